@@ -1,0 +1,138 @@
+"""What each counter costs on a machine: the terms whose sum is a call's time.
+
+A request that interrupts C CPUs costs `flush_first` for the first and `flush_next` for
+each further one; written as (flush_first - flush_next) a request + flush_next an IPI it
+is linear in the counters, and a request that interrupts nobody swaps the first bracket
+for `flush_lazy`.
+
+arm64 has no IPIs: an entry cleared costs a TLBI and the wait for it, a deferred one
+only the TLBI, a batch one wait.  With INVLPGB a request is one broadcast whatever CPUs are
+behind it, lazy ones included, and IPIs cost nothing; assumed besides: every mm has a
+global ASID (Linux gives one from 4 CPUs on), TLBSYNC takes as long on any machine.
+
+Source: try_to_migrate_one(), arch_tlbbatch_flush() and flush_tlb_mm_range(), Linux 6.3
+to 6.18; the batch's copy by Shivank Garg, batch copying RFC V3, 2025.
+"""
+
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
+
+from jaxmig.machines.profile import Arch, Bound, Profile, ProfileError
+
+Policy = Literal["serial", "batched"]
+PHASES: Final = ("alloc", "unmap", "flush", "copy", "remap", "other")
+PRICED: Final = (
+    *("allocs", "alloc_pages", "tries", "ptes_cleared", "pmds_cleared"),
+    *("ptes_deferred", "flushes_immediate", "flushes_immediate_lazy"),
+    *("flushes_batch", "flushes_batch_lazy", "ipis_immediate", "ipis_batch"),
+    *("nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "moves", "folios_moved"),
+    *("pages_copied", "pages_copied_huge", "copies_wasted", "ptes_set", "pmds_set"),
+    "lru_drains",
+)
+PMD_PAGES: Final = 512
+
+
+class Term(NamedTuple):
+    """`ns` for each `counter`, in a phase and at a place in the code.
+
+    Places: alloc, lock, walk, clear (ptep_clear_flush), defer, flush (the batch's),
+    copy, engine (a batch's copy), switch, drain, remap.
+    """
+
+    counter: str
+    phase: str
+    place: str
+    ns: float
+
+
+@lru_cache(maxsize=256)
+def terms(
+    profile: Profile, copy: str, policy: Policy, arch: Arch, bound: Bound
+) -> tuple[Term, ...]:
+    """The terms of `profile`'s machine; several may share counter, phase and place.
+
+    Raises:
+      ProfileError: a copy engine that it does not have, or no costs for `arch`.
+    """
+    p = profile.at(bound)
+    flush = {"x86": _ipis, "x86-invlpgb": _broadcast, "arm64": _tlbi}[arch]
+    try:
+        maintenance = flush(p, "flush" if policy == "batched" else "clear")
+    except KeyError as key:
+        raise ProfileError(f"{p.name}: {key} missing: no costs for {arch}") from None
+    return (*_software(p, policy), *maintenance, *_copies(p, copy, policy))
+
+
+def _software(p: Profile, policy: Policy) -> list[Term]:
+    lock, switch, check = p["cost.bookkeeping"], p["cost.switch"], p["cost.move_check"]
+    # Nobody knows where the gain comes from, so it comes off both in proportion: then
+    # neither can fall below nothing.
+    gain = p["cost.batch_gain"] / (lock + switch or 1) if policy == "batched" else 0
+    terms = [
+        Term("allocs", "alloc", "alloc", p["cost.alloc"]),
+        Term("alloc_pages", "alloc", "alloc", p["cost.alloc_page"]),
+        Term("tries", "other", "lock", lock),
+        Term("moves", "other", "switch", check),
+        # The check is part of the switch: a move at first try costs the switch alone.
+        Term("folios_moved", "other", "switch", switch - check - gain * switch),
+        Term("folios_moved", "other", "lock", -gain * lock),
+        Term("lru_drains", "other", "drain", p["cost.lru_drain"]),
+    ]
+    for kind in ("ptes", "pmds"):
+        terms.append(Term(f"{kind}_cleared", "unmap", "walk", p["cost.walk"]))
+        terms.append(Term(f"{kind}_set", "remap", "remap", p["cost.remap"]))
+    return terms
+
+
+def _ipis(p: Profile, local: str) -> list[Term]:
+    first, more = p["cost.flush_first"], p["cost.flush_next"]
+    lazy = p["cost.flush_lazy"] - (first - more)
+    terms = _local(p, local)
+    for kind, place in (("immediate", "clear"), ("batch", "flush")):
+        terms.append(Term(f"flushes_{kind}", "flush", place, first - more))
+        terms.append(Term(f"flushes_{kind}_lazy", "flush", place, lazy))
+        terms.append(Term(f"ipis_{kind}", "flush", place, more))
+    return terms
+
+
+def _broadcast(p: Profile, local: str) -> list[Term]:
+    return [
+        *_local(p, local),
+        Term("flushes_immediate", "flush", "clear", p["cost.broadcast"]),
+        Term("flushes_batch", "flush", "flush", p["cost.broadcast_all"]),
+    ]
+
+
+def _local(p: Profile, full: str) -> list[Term]:
+    return [
+        Term("nr_tlb_local_flush_one", "flush", "clear", p["cost.local_page"]),
+        Term("nr_tlb_local_flush_all", "flush", full, p["cost.local_full"]),
+        Term("ptes_deferred", "flush", "defer", p["cost.defer"]),
+    ]
+
+
+def _tlbi(p: Profile, _: str) -> list[Term]:
+    tlbi, dsb = p["cost.tlbi"], p["cost.dsb"]
+    return [
+        Term("ptes_cleared", "flush", "clear", tlbi + dsb),
+        Term("pmds_cleared", "flush", "clear", tlbi + dsb),
+        # A deferred entry leaves the immediate price and keeps its TLBI.
+        Term("ptes_deferred", "flush", "clear", -(tlbi + dsb)),
+        Term("ptes_deferred", "flush", "defer", tlbi),
+        Term("flushes_batch", "flush", "flush", dsb),
+    ]
+
+
+def _copies(p: Profile, copy: str, policy: Policy) -> list[Term]:
+    small, huge = p.copy_speedups(copy)
+    place = "copy"
+    if policy == "serial":
+        small = huge = 1.0
+    elif copy != "cpu":
+        place = "engine"
+    page = p["cost.copy_4k"] / small
+    return [
+        Term("pages_copied", "copy", place, page),
+        Term("copies_wasted", "copy", place, page),
+        Term("pages_copied_huge", "copy", place, p["cost.copy_2m"] / PMD_PAGES / huge),
+    ]
