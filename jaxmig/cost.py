@@ -2,8 +2,8 @@
 
 Everything is linear in the counters, so a table of counts is priced as one matrix
 product with `weights()`; `machines/terms.py` says what each counter costs.  Some
-weights are negative; no phase is, since lazy requests are requests, deferred entries are
-entries and so on, and `price()` refuses counts that break such rules.
+weights are negative; no phase is, since lazy requests are requests, deferred entries
+are entries and so on, and `price()` refuses counts that break such rules.
 
 Where a phase's border is a matter of taste:
   flush  all TLB maintenance wherever Linux does it: shootdowns, local flushes, leaving

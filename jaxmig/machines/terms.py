@@ -6,9 +6,9 @@ is linear in the counters, and a request that interrupts nobody swaps the first 
 for `flush_lazy`.
 
 arm64 has no IPIs: an entry cleared costs a TLBI and the wait for it, a deferred one
-only the TLBI, a batch one wait.  With INVLPGB a request is one broadcast whatever CPUs are
-behind it, lazy ones included, and IPIs cost nothing; assumed besides: every mm has a
-global ASID (Linux gives one from 4 CPUs on), TLBSYNC takes as long on any machine.
+only the TLBI, a batch one wait.  With INVLPGB a request is one broadcast whatever CPUs
+are behind it, lazy ones included, and IPIs cost nothing; assumed besides: every mm has
+a global ASID (Linux gives one from 4 CPUs on), TLBSYNC takes as long on any machine.
 
 Source: try_to_migrate_one(), arch_tlbbatch_flush() and flush_tlb_mm_range(), Linux 6.3
 to 6.18; the batch's copy by Shivank Garg, batch copying RFC V3, 2025.

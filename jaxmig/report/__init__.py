@@ -1,0 +1,43 @@
+"""Results as people and programs read them: tables, call trees, JSON and CSV.
+
+Every function takes plain data and returns text or plain data; none prints or computes
+a result.
+"""
+
+from jaxmig.report.compare import assumed_line, compare, speedup
+from jaxmig.report.machines import machine_dict, machine_text, machines_text
+from jaxmig.report.records import (
+    document,
+    error_document,
+    from_csv,
+    record,
+    to_csv,
+    to_json,
+)
+from jaxmig.report.tables import FORMATS, bold, table, terminal_width, wants_color
+from jaxmig.report.tree import Node, call_tree, tree_dict, tree_rows, tree_text
+
+__all__ = [
+    "FORMATS",
+    "Node",
+    "assumed_line",
+    "bold",
+    "call_tree",
+    "compare",
+    "document",
+    "error_document",
+    "from_csv",
+    "machine_dict",
+    "machine_text",
+    "machines_text",
+    "record",
+    "speedup",
+    "table",
+    "terminal_width",
+    "to_csv",
+    "to_json",
+    "tree_dict",
+    "tree_rows",
+    "tree_text",
+    "wants_color",
+]

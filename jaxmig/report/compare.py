@@ -1,0 +1,150 @@
+"""Releases side by side: what a call did on each, and what it would have taken.
+
+Modelled time and this computer's own time are different things and never share a row.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxmig.machines import Profile
+from jaxmig.report.tables import bold, table
+from jaxmig.report.units import (
+    count,
+    cpu_list,
+    duration,
+    rate,
+    reduction,
+    seconds,
+    span,
+)
+
+Record = Mapping[str, Any]
+_PHASES = ("alloc", "unmap", "flush", "copy", "remap", "other")
+
+
+def assumed_line(
+    profile: Profile,
+    *,
+    running: Iterable[int],
+    lazy: Iterable[int] = (),
+    cpu: int = 0,
+    cpus: int | None = None,
+    nodes: int | None = None,
+    batch: int = 512,
+    copy: str = "cpu",
+    content: bool = True,
+) -> str:
+    """One line that says on what machine and in what state the numbers hold.
+
+    Args:
+      running, lazy: CPU numbers of the target.
+      cpus, nodes: if not the profile's.
+      batch: base pages; 0 is no limit.
+    """
+    prices = [n for key, n in profile.numbers.items() if key.startswith("cost.")]
+    guessed = sum(number.assumed for number in prices)
+    return (
+        f"Assumed: {profile.name} ({profile.arch}, {nodes or profile.nodes} nodes, "
+        f"{cpus or profile.cpus} CPUs); target on CPUs {cpu_list(running)}, "
+        f"lazy on {cpu_list(lazy)}; CPU {cpu} migrates; batch limit "
+        f"{f'{batch} pages' if batch else 'none'}; copy {copy}; "
+        f"contents {'carried' if content else 'not carried'}; "
+        f"{guessed} of {len(prices)} costs are guesses (jaxmig machines)"
+    )
+
+
+def compare(
+    records: Sequence[Record],
+    *,
+    assumed: str,
+    fmt: str = "simple",
+    width: int | None = None,
+    color: bool = False,
+) -> str:
+    """The assumptions in the first line, then one column a record.
+
+    Reductions and speed-ups are against the first record.  `compile_s` and `stolen_ns`
+    are shown where records have them.
+
+    Raises:
+      ValueError: an unknown table format, or no records.
+    """
+    if not records:
+        raise ValueError("nothing to compare: no records")
+    headers = ["", *(f"{r['kernel']} {r['policy']}" for r in records)]
+    rows = [[name, *map(show, records)] for name, show in _rows(records)]
+    for row in rows:
+        if row[0] in ("IPI reduction", "speed-up"):
+            row[:] = [bold(cell, color) for cell in row]
+    return f"{assumed}\n\n{table(headers, rows, fmt, width)}"
+
+
+def speedup(after: Record, before: Record) -> float | None:
+    """How many times more pages a second; None where one of them moved none."""
+    fast, slow = _pages_per_s(after), _pages_per_s(before)
+    return fast / slow if fast and slow else None
+
+
+def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]]:
+    """Name of each row and how to get its cell from a record."""
+    first = records[0]
+
+    def vm(key: str) -> Callable[[Record], str]:
+        return lambda r: count(r["vmstat"][key])
+
+    def phase(key: str) -> Callable[[Record], str]:
+        return lambda r: duration(r["time_ns"][key])
+
+    rows = [
+        ("result", lambda r: r["errno"] or str(r["ret"])),
+        ("pages moved", vm("pgmigrate_success")),
+        ("pages failed", vm("pgmigrate_fail")),
+        ("flush requests", vm("nr_tlb_remote_flush")),
+        ("IPIs", lambda r: count(_ipis(r))),
+        ("IPI reduction", lambda r: _against(r, first)),
+        ("modelled time", phase("total")),
+        ("  range", _time_range),
+        *((f"  {key}", phase(key)) for key in _PHASES),
+        ("modelled pages/s", lambda r: rate(_pages_per_s(r))),
+        ("  range", _rate_range),
+        ("speed-up", lambda r: _speedup_cell(r, first)),
+    ]
+    if any("stolen_ns" in r for r in records):
+        rows.append(
+            ("taken from other CPUs", lambda r: duration(r.get("stolen_ns", 0)))
+        )
+    rows.append(("this computer: run", lambda r: seconds(r.get("wall_s"))))
+    if any("compile_s" in r for r in records):
+        rows.append(("this computer: compile", lambda r: seconds(r.get("compile_s"))))
+    return rows
+
+
+def _ipis(r: Record) -> int:
+    return int(sum(r["ipis_per_cpu"]))
+
+
+def _against(r: Record, first: Record) -> str:
+    return "-" if r is first else reduction(_ipis(r), _ipis(first))
+
+
+def _speedup_cell(r: Record, first: Record) -> str:
+    factor = None if r is first else speedup(r, first)
+    return "-" if factor is None else f"{factor:.2f}x"
+
+
+def _pages_per_s(r: Record, ns: float | None = None) -> float:
+    time = r["time_ns"]["total"] if ns is None else ns
+    return r["vmstat"]["pgmigrate_success"] / time * 1e9 if time else 0.0
+
+
+def _time_range(r: Record) -> str:
+    ends = r.get("time_ns_range")
+    return span(ends[0], ends[1], duration) if ends else "-"
+
+
+def _rate_range(r: Record) -> str:
+    ends = r.get("time_ns_range")
+    if not ends:
+        return "-"
+    # The longest time is the lowest rate.
+    return span(_pages_per_s(r, ends[1]), _pages_per_s(r, ends[0]), rate)

@@ -1,0 +1,64 @@
+"""The machine profiles as tables: what each number is and who says so."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxmig.machines import SCHEMA, Number, Profile
+from jaxmig.report.tables import table
+
+
+def machines_text(
+    profiles: Sequence[Profile], fmt: str = "simple", width: int | None = None
+) -> str:
+    """One line a machine."""
+    rows = [
+        [p.name, p.arch, str(p.nodes), str(p.cpus), _engines(p), p.title]
+        for p in profiles
+    ]
+    headers = ["name", "arch", "nodes", "CPUs", "copy engines", "machine"]
+    return table(headers, rows, fmt, width, left=(0, 1, 4, 5))
+
+
+def machine_text(
+    profile: Profile, fmt: str = "simple", width: int | None = None
+) -> str:
+    """Every number of one machine: value, range, unit, meaning and source."""
+    rows = [
+        [key, _show(n.value), _ends(n), n.unit, SCHEMA[key].meaning, n.source]
+        for key, n in profile.numbers.items()
+    ]
+    for engine in profile.engines.values():
+        for size, rates in (("small", engine.small), ("huge", engine.huge)):
+            for workers, gbps in rates.rates if rates else ():
+                name = f"{engine.name}:{workers}.{size}"
+                source = rates.source if rates else ""
+                row = [name, _show(gbps), "", "GB/s", "end-to-end rate", source]
+                rows.append(row)
+    headers = ["number", "value", "range", "unit", "meaning", "source"]
+    return table(headers, rows, fmt, width, left=(0, 3, 4, 5))
+
+
+def machine_dict(
+    profile: Profile, cpus: int | None = None, nodes: int | None = None
+) -> dict[str, Any]:
+    """The machine as result documents name it; `cpus`, `nodes` if not the profile's."""
+    return {
+        "profile": profile.name,
+        "arch": profile.arch,
+        "nodes": nodes or profile.nodes,
+        "cpus": cpus or profile.cpus,
+    }
+
+
+def _engines(profile: Profile) -> str:
+    return ", ".join(profile.engines) or "-"
+
+
+def _ends(number: Number) -> str:
+    if number.low is None or number.high is None:
+        return ""
+    return f"{_show(number.low)} .. {_show(number.high)}"
+
+
+def _show(value: float) -> str:
+    return f"{value:,}"

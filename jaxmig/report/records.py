@@ -1,0 +1,176 @@
+"""Result records: plain dicts made from counts and costs, to JSON and CSV and back.
+
+A record is what one call did on one kernel release.  In CSV nested names are joined by
+dots, a list is one cell of JSON, a value that is null says `null`, and an empty cell
+means that the record has no such field.
+"""
+
+import csv
+import errno as errnos
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from jaxmig.cost import Cost
+
+Record = dict[str, Any]
+VMSTAT: Final = (
+    *("pgmigrate_success", "pgmigrate_fail"),
+    *("thp_migration_success", "thp_migration_fail", "thp_migration_split"),
+    *("nr_tlb_remote_flush", "nr_tlb_remote_flush_received"),
+    *("nr_tlb_local_flush_all", "nr_tlb_local_flush_one"),
+)
+# Always text, whatever their cells look like: release "6.10" is not the number 6.1.
+_TEXT: Final = ("kernel", "policy", "syscall", "errno", "error", "scenario")
+
+
+def record(
+    *,
+    kernel: str,
+    policy: str,
+    syscall: str,
+    ret: int,
+    counts: Mapping[str, int],
+    ipis_per_cpu: Sequence[int],
+    nodes_after: Mapping[str, int],
+    cost: Cost,
+    wall_s: float,
+    status: Sequence[int | None] | None = None,
+    **extra: Any,
+) -> Record:
+    """The record of one call.
+
+    Args:
+      ret: what the kernel function returns; a negative errno becomes -1 and its name.
+      counts: the counters of the call, by name; received flushes are taken from
+        `ipis_per_cpu`.
+      status: of move_pages only; left out if None.
+      wall_s: s this computer took after compilation.
+      extra: further fields, such as compile_s.
+    """
+    name = errnos.errorcode.get(-ret, str(-ret)) if ret < 0 else None
+    ipis = [int(n) for n in ipis_per_cpu]
+    vmstat = {key: int(counts.get(key, 0)) for key in VMSTAT}
+    vmstat["nr_tlb_remote_flush_received"] = sum(ipis)
+    made: Record = {
+        "kernel": kernel,
+        "policy": policy,
+        "syscall": syscall,
+        "ret": -1 if ret < 0 else int(ret),
+        "errno": name,
+        "vmstat": vmstat,
+        "ipis_per_cpu": ipis,
+        "batches": int(counts["batches"]),
+        "allocs": int(counts["allocs"]),
+    }
+    if status is not None:
+        made["status"] = list(status)
+    made["nodes_after"] = {str(n): int(pages) for n, pages in nodes_after.items()}
+    made["time_ns"] = cost.time_ns
+    if cost.time_ns_range is not None:
+        made["time_ns_range"] = cost.time_ns_range
+    made["stolen_ns"] = cost.stolen
+    made["wall_s"] = float(wall_s)
+    return made | extra
+
+
+def document(
+    version: str,
+    scenario: str | None,
+    machine: Mapping[str, Any],
+    calls: Iterable[Mapping[str, Any]],
+) -> Record:
+    """The whole of `--json`'s output for one scenario."""
+    calls = [dict(call) for call in calls]
+    return {
+        "jaxmig": version,
+        "scenario": scenario,
+        "machine": dict(machine),
+        "calls": calls,
+    }
+
+
+def error_document(scenario: str, line: str) -> Record:
+    """What stands in the place of a document when a scenario fails."""
+    return {"scenario": scenario, "error": line}
+
+
+def to_json(doc: Mapping[str, Any], indent: int | None = None) -> str:
+    """One line of JSON (or indented), without a final newline; arrays become lists.
+
+    Raises:
+      ValueError: a NaN or an infinity, which JSON does not have.
+    """
+    return json.dumps(doc, indent=indent, allow_nan=False, default=_plain)
+
+
+def to_csv(records: Iterable[Mapping[str, Any]]) -> str:
+    """Records as CSV with a header; columns in the order in which fields first come."""
+    rows = [flatten(made) for made in records]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(c, row[c]) if c in row else "" for c in columns])
+    return out.getvalue()
+
+
+def from_csv(text: str) -> list[Record]:
+    """The records that `to_csv` wrote."""
+    records = []
+    for row in csv.DictReader(io.StringIO(text)):
+        flat = {key: _value(key, cell) for key, cell in row.items() if cell}
+        records.append(unflatten(flat))
+    return records
+
+
+def flatten(made: Mapping[str, Any], prefix: str = "") -> Record:
+    """Nested names joined by dots; an empty mapping stays one empty value."""
+    flat: Record = {}
+    for key, value in made.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Record:
+    """The inverse of `flatten`."""
+    made: Record = {}
+    for key, value in flat.items():
+        *outer, last = key.split(".")
+        inner = made
+        for name in outer:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return made
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, str):
+        # Quoted only if it would come back as something else.
+        return value if column in _TEXT or _value("", value) == value else _json(value)
+    return _json(value)
+
+
+def _value(column: str, cell: str) -> Any:
+    if column in _TEXT:
+        return None if cell == "null" else cell
+    try:
+        return json.loads(cell)
+    except json.JSONDecodeError:
+        return cell
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and their scalars as lists and numbers, whatever library they are of."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
