@@ -103,10 +103,10 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
         ("IPIs", lambda r: count(_ipis(r))),
         ("IPI reduction", lambda r: _against(r, first)),
         ("modelled time", phase("total")),
-        ("  range", _time_range),
-        *((f"  {key}", phase(key)) for key in _PHASES),
+        ("modelled time, range", _time_range),
+        *((f"modelled time, {key}", phase(key)) for key in _PHASES),
         ("modelled pages/s", lambda r: rate(_pages_per_s(r))),
-        ("  range", _rate_range),
+        ("modelled pages/s, range", _rate_range),
         ("speed-up", lambda r: _speedup_cell(r, first)),
     ]
     if any("stolen_ns" in r for r in records):

@@ -1,5 +1,6 @@
 """The machine profiles as tables: what each number is and who says so."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ def machine_text(
                 source = rates.source if rates else ""
                 row = [name, _show(gbps), "", "GB/s", "end-to-end rate", source]
                 rows.append(row)
+    if width is not None:
+        # Sources are sentences: folded, they leave the table fit for a terminal.
+        rows = [[*row[:4], _fold(row[4], 28), _fold(row[5], 44)] for row in rows]
     headers = ["number", "value", "range", "unit", "meaning", "source"]
     return table(headers, rows, fmt, width, left=(0, 3, 4, 5))
 
@@ -52,6 +56,10 @@ def machine_dict(
 
 def _engines(profile: Profile) -> str:
     return ", ".join(profile.engines) or "-"
+
+
+def _fold(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width))
 
 
 def _ends(number: Number) -> str:

@@ -1,0 +1,380 @@
+"""The price of counts: published ratios, linearity, phases that add up."""
+
+import itertools
+
+import pytest
+from hypothesis import given, strategies as st
+
+from jaxmig.cost import PHASES, PRICED, price, weights
+from jaxmig.events import COUNTERS, WORK
+from jaxmig.machines import Number, ProfileError, load, names
+from jaxmig.report import call_tree, tree_rows
+
+N = 512 * 64
+X86_PER_PAGE = 200 + 500 + 250 + 150 + 250 + 900
+HUGE = 512
+
+
+def counts(**given: int) -> dict[str, int]:
+    return dict.fromkeys(PRICED, 0) | given
+
+
+def moved(pages: int) -> dict[str, int]:
+    """The counters that order-0 pages raise whatever the flush."""
+    each = (
+        "allocs alloc_pages tries ptes_cleared moves folios_moved pages_copied ptes_set"
+    )
+    return dict.fromkeys([*each.split(), "lru_drains"], pages)
+
+
+def serial(pages: int, cpus: int) -> dict[str, int]:
+    flushes = {"flushes_immediate": pages, "ipis_immediate": pages * cpus}
+    return counts(**moved(pages), **flushes)
+
+
+def batched(pages: int, cpus: int) -> dict[str, int]:
+    flushes = {"flushes_batch": pages // 512, "ipis_batch": pages // 512 * cpus}
+    return counts(**moved(pages), **flushes, ptes_deferred=pages)
+
+
+def speedup(machine: str, cpus: int) -> float:
+    profile = load(machine)
+    before = price(serial(N, cpus), profile, policy="serial").total
+    return before / price(batched(N, cpus), profile).total
+
+
+@st.composite
+def consistent(draw: st.DrawFn) -> dict[str, int]:
+    """Counts that a call can have: parts within wholes, an IPI a request that sends."""
+    n = st.integers(0, 10**12)
+    drawn = {name: draw(n) for name in PRICED}
+    for kind in ("immediate", "batch"):
+        drawn[f"flushes_{kind}"] += drawn[f"flushes_{kind}_lazy"]
+        drawn[f"ipis_{kind}"] += drawn[f"flushes_{kind}"]
+    drawn["ptes_cleared"] += drawn["ptes_deferred"]
+    drawn["moves"] += drawn["folios_moved"]
+    drawn["tries"] += drawn["folios_moved"]
+    return drawn
+
+
+# --- published figures ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 16, 18, 19, 64])
+def test_xeon_speedup_is_the_formula_s(cpus):
+    flush = 1800 + 280 * (cpus - 1)
+    expected = (X86_PER_PAGE + flush) / (X86_PER_PAGE + 30 + flush / 512)
+    assert speedup("xeon-2s", cpus) == pytest.approx(expected, rel=1e-12)
+
+
+def test_xeon_speedups_are_those_of_two_sockets():
+    assert speedup("xeon-2s", 16) == pytest.approx(3.60, abs=0.005)
+    # The published 3.917 lies between 18 and 19 CPUs that run the target.
+    assert speedup("xeon-2s", 18) < 3.917 < speedup("xeon-2s", 19)
+    assert speedup("xeon-2s", 1) == pytest.approx(1.8, abs=0.05)
+
+
+def test_latr_shootdowns_come_back():
+    for machine, cpus, us in (("xeon-2s", 16, 6.0), ("xeon-8s", 120, 80.0)):
+        one = counts(flushes_immediate=1, ipis_immediate=cpus)
+        assert price(one, load(machine)).flush == pytest.approx(us * 1e3, rel=2e-3)
+
+
+def test_arm64_per_page_before_and_after_batching():
+    profile = load("arm64-2n128c")
+    before = price(serial(N, 0), profile, policy="serial").total / N
+    after = price(batched(N, 0), profile).total / N
+    assert before == 300 + 880 + 360 + 130 + 650 + 3350 + 110 + 2080 == 7860
+    assert after == 7860 - 2080 + 2080 / 512
+    assert before / after == pytest.approx(1.36, abs=0.005)
+
+
+def test_arm64_without_deferral_gains_nothing():
+    # Linux 6.3 on arm64 defers no flush: a batch pays what a serial call pays.
+    profile = load("arm64-2n128c")
+    assert price(serial(N, 0), profile).total == N * 7860
+
+
+def test_gain_of_batching_is_off_by_default_and_takes_time_off_batches_only():
+    plain = load("arm64-2n128c")
+    gain = plain.replace({"cost.batch_gain": 1350})
+    pages = 2**18
+    assert price(batched(pages, 0), plain).total / 1e9 == pytest.approx(1.516, abs=1e-3)
+    assert price(batched(pages, 0), gain).total / 1e9 == pytest.approx(1.161, rel=2e-3)
+    before = serial(pages, 0)
+    both = [price(before, p, policy="serial").total for p in (plain, gain)]
+    assert both[0] == both[1]
+
+
+# --- weights by hand -----------------------------------------------------------------
+
+X86 = {
+    "allocs": ("alloc", 200),
+    "alloc_pages": ("alloc", 0),
+    "tries": ("other", 500),
+    "ptes_cleared": ("unmap", 250),
+    "pmds_cleared": ("unmap", 250),
+    "ptes_deferred": ("flush", 30),
+    "flushes_immediate": ("flush", 1520),
+    "flushes_immediate_lazy": ("flush", -1320),
+    "flushes_batch": ("flush", 1520),
+    "flushes_batch_lazy": ("flush", -1320),
+    "ipis_immediate": ("flush", 280),
+    "ipis_batch": ("flush", 280),
+    "nr_tlb_local_flush_one": ("flush", 100),
+    "nr_tlb_local_flush_all": ("flush", 500),
+    "moves": ("other", 50),
+    "folios_moved": ("other", 200),
+    "pages_copied": ("copy", 900),
+    "pages_copied_huge": ("copy", 196000 / 512),
+    "copies_wasted": ("copy", 900),
+    "ptes_set": ("remap", 150),
+    "pmds_set": ("remap", 150),
+    "lru_drains": ("other", 0),
+}
+
+
+def test_xeon_weights():
+    table = weights(load("xeon-2s"))
+    assert set(table) == set(X86) == set(PRICED)
+    for counter, (phase, ns) in X86.items():
+        assert table[counter] == dict.fromkeys(PHASES, 0) | {phase: ns}, counter
+
+
+def test_arm64_weights_of_tlb_work():
+    table = weights(load("arm64-2n128c"))
+    assert table["ptes_cleared"]["flush"] == table["pmds_cleared"]["flush"] == 2190
+    assert table["ptes_deferred"]["flush"] == -2080
+    assert table["flushes_batch"]["flush"] == 2080
+    silent = [name for name in PRICED if "ipis" in name or "local" in name]
+    silent += ["flushes_immediate", "flushes_immediate_lazy", "flushes_batch_lazy"]
+    assert not any(any(table[name].values()) for name in silent)
+
+
+def test_counters_exist_and_all_work_is_priced():
+    assert set(PRICED) <= set(COUNTERS)
+    assert set(WORK) <= set(PRICED)
+
+
+def test_requests_to_lazy_cpus_cost_their_own_price():
+    lazy = counts(flushes_batch=3, flushes_batch_lazy=3)
+    assert price(lazy, load("xeon-2s")).total == 600
+
+
+def test_a_reference_check_that_fails_is_cheap():
+    assert price(counts(moves=7), load("xeon-2s")).other == 350
+
+
+def test_stolen_time_is_the_targets_and_in_no_phase():
+    cost = price(batched(512, 4) | {"ipis_immediate": 10}, load("xeon-2s"))
+    assert cost.stolen == 4 * 500 + 10 * 300
+    assert price(batched(512, 4), load("arm64-2n128c")).stolen == 0
+
+
+def test_invlpgb_broadcasts_instead_of_interrupting():
+    profile = load("zen3-2s-invlpgb")
+    few, many = (price(serial(512, cpus), profile) for cpus in (1, 63))
+    assert few.total == many.total
+    assert few.flush == 512 * profile["cost.broadcast"]
+    # An older kernel on the same box interrupts.
+    old = price(serial(512, 63), profile, arch="x86")
+    assert old == price(serial(512, 63), load("zen3-2s"))
+
+
+def test_arch_without_costs_is_refused():
+    with pytest.raises(ProfileError, match=r"xeon-2s: .*cost\.tlbi.*arm64"):
+        price(counts(), load("xeon-2s"), arch="arm64")
+
+
+# --- laws ----------------------------------------------------------------------------
+
+
+@given(consistent(), st.sampled_from(names()), st.sampled_from(["serial", "batched"]))
+def test_phases_and_tree_sum_to_the_total(drawn, machine, policy):
+    cost = price(drawn, load(machine), policy=policy)
+    assert sum(getattr(cost, phase) for phase in PHASES) == cost.total
+    assert all(type(ns) is int and ns >= 0 for ns in cost.time_ns.values())
+    root = call_tree(cost)
+    assert root.ns == cost.total
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.children:
+            assert node.ns == sum(child.ns for child in node.children)
+        stack += node.children
+    assert all(ns > 0 for _, _, ns, _ in tree_rows(root)) or cost.total == 0
+
+
+@given(consistent(), consistent(), st.integers(1, 1000), st.sampled_from(names()))
+def test_price_is_linear(a, b, k, machine):
+    profile = load(machine)
+    mixed = price({name: a[name] + k * b[name] for name in PRICED}, profile)
+    apart = price(a, profile).total + k * price(b, profile).total
+    # Each of a dozen cells is rounded to whole ns, b's k times over.
+    assert abs(mixed.total - apart) <= 12 * (k + 1) + 1e-12 * apart
+
+
+@given(consistent(), st.sampled_from(names()))
+def test_range_holds_the_total(drawn, machine):
+    cost = price(drawn, load(machine))
+    slack = 12 + 1e-12 * cost.total
+    assert cost.low - slack <= cost.total <= cost.high + slack
+
+
+@given(consistent(), st.sampled_from(names()))
+def test_weights_are_the_price_as_a_matrix(drawn, machine):
+    cost, table = price(drawn, load(machine)), weights(load(machine))
+    for phase in PHASES:
+        ns = sum(drawn[name] * table[name][phase] for name in PRICED)
+        assert getattr(cost, phase) == pytest.approx(ns, abs=12, rel=1e-9)
+
+
+def test_large_counts_lose_nothing():
+    pages = 10**18 + 1
+    assert price(counts(allocs=pages), load("xeon-2s")).alloc == 200 * pages
+
+
+def test_time_range_is_absent_without_ranges():
+    profile = load("xeon-2s")
+    exact = profile.replace(profile.values("cost."))
+    assert price(batched(512, 1), exact).time_ns_range is None
+    low, high = price(batched(512, 1), profile).time_ns_range
+    assert low < price(batched(512, 1), profile).total < high
+
+
+def test_a_gain_s_range_runs_the_other_way():
+    profile = load("arm64-2n128c")
+    gain = Number(500, "ns", "assumed", 0, 1000)
+    numbers = dict(profile.numbers) | {"cost.batch_gain": gain}
+    spread = type(profile)(**{**vars(profile), "numbers": numbers})
+    plain, wide = (price(batched(N, 0), p) for p in (profile, spread))
+    assert wide.total == plain.total - 500 * N
+    assert wide.low == plain.low - 1000 * N
+    assert wide.high == plain.high
+
+
+# --- copy engines --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("copy", "published"),
+    [("threads:4", 31.41), ("threads:16", 35.89), ("dma:1", 12.50), ("dma:16", 63.69)],
+)
+def test_zen3_engines_give_back_published_rates(copy, published):
+    """2 MiB folios: 3 % of the baseline call is not the copy and stays as it is."""
+    rest = 0.03 * 2**21 / 10.67
+    took = price(counts(pages_copied_huge=HUGE), load("zen3-2s"), copy=copy).copy
+    assert 2**21 / (rest + took) == pytest.approx(published, rel=0.005)
+
+
+def test_small_pages_gain_little_and_a_lone_channel_loses():
+    def copy_ns(copy: str) -> int:
+        return price(counts(pages_copied=10**6), load("zen3-2s"), copy=copy).copy
+
+    cpu = copy_ns("cpu")
+    assert copy_ns("dma:1") > 1.9 * cpu
+    assert copy_ns("threads:8") < copy_ns("threads:4") < copy_ns("threads:1") < cpu
+    # Between measured counts, between their speeds; beyond the last, the last.
+    assert copy_ns("threads:8") < copy_ns("threads:6") < copy_ns("threads:4")
+    assert copy_ns("threads:64") == copy_ns("threads:16")
+
+
+def test_interpolation_is_linear_in_the_logarithm():
+    table = load("zen3-2s").engines["threads"].huge
+    middle = (table.speedup(2) + table.speedup(8)) / 2
+    between = type(table)(**{**vars(table), "rates": (table.rates[1], table.rates[3])})
+    assert between.speedup(4) == pytest.approx(middle)
+
+
+def test_unmeasured_sizes_keep_the_cpu_s_price():
+    some = counts(pages_copied=100, pages_copied_huge=HUGE)
+    cpu, threads = (
+        price(some, load("haswell-2s"), copy=c) for c in ("cpu", "threads:8")
+    )
+    assert cpu.copy == 100 * 2000 + 845_000
+    # 2.387 GB/s end to end, 96.2 % of it copy, against 9.023 GB/s.
+    rest = 0.038 * 2**21 / 2.387
+    faster = (0.962 / 2.387 * 2**21) / (2**21 / 9.023 - rest)
+    assert threads.copy == pytest.approx(100 * 2000 + 845_000 / faster, abs=1)
+
+
+def test_an_engine_copies_batches_and_says_so_in_the_tree():
+    profile = load("xeon-2s")
+    tree = call_tree(price(batched(512, 1), profile, copy="threads:4"))
+    found = [name for _, name, _, _ in tree_rows(tree)]
+    assert "folios_mc_copy" in found
+    assert "folio_copy" not in found
+    one, engine = (
+        price(serial(512, 1), profile, policy="serial", copy=c)
+        for c in ("cpu", "threads:4")
+    )
+    assert one == engine
+
+
+def test_wasted_copies_cost_as_much_as_good_ones():
+    profile = load("xeon-2s")
+    for copy in ("cpu", "dma:16"):
+        good, lost = (
+            price(counts(**{name: 10**4}), profile, copy=copy).copy
+            for name in ("pages_copied", "copies_wasted")
+        )
+        assert good == lost > 0
+
+
+@pytest.mark.parametrize(
+    "copy",
+    ["", "threads", "threads:", "threads:0", "threads:-1", "dma:x", "gpu:2", "dma:²"],
+)
+def test_bad_copy_engines_are_refused(copy):
+    with pytest.raises(ProfileError, match="copy: "):
+        price(counts(), load("xeon-2s"), copy=copy)
+
+
+def test_engines_never_measured_are_refused():
+    with pytest.raises(ProfileError, match="arm64-2n128c has cpu only"):
+        price(counts(), load("arm64-2n128c"), copy="threads:2")
+    with pytest.raises(ProfileError, match="measured only from 16 up"):
+        price(counts(), load("haswell-2s"), copy="dma:8")
+
+
+# --- counts that cannot be -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRICED)
+def test_missing_and_negative_counts_are_refused(name):
+    lacking = counts()
+    del lacking[name]
+    with pytest.raises(ValueError, match=f"counts lack '{name}'"):
+        price(lacking, load("xeon-2s"))
+    with pytest.raises(ValueError, match=f"{name} is -1"):
+        price(counts(**{name: -1}), load("xeon-2s"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"flushes_immediate_lazy": 1},
+        {"flushes_batch_lazy": 1},
+        {"ptes_deferred": 1},
+        {"folios_moved": 1},
+        {"flushes_immediate": 1},
+        {"flushes_batch": 2, "ipis_batch": 1},
+    ],
+)
+def test_contradictions_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong)).split("_")[-1]):
+        price(counts(**wrong), load("xeon-2s"))
+
+
+def test_other_counters_are_ignored():
+    extra = counts() | dict.fromkeys(set(COUNTERS) - set(PRICED), 5)
+    assert price(extra, load("xeon-2s")).total == 0
+
+
+def test_counters_change_nothing_but_their_own_phases():
+    profile = load("xeon-2s")
+    base = batched(512, 4)
+    for name, other in itertools.product(("pages_copied", "ptes_set"), PHASES):
+        more = price(base | {name: base[name] + 1}, profile)
+        same = getattr(more, other) == getattr(price(base, profile), other)
+        assert same == (other != X86[name][0])
