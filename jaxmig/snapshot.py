@@ -27,6 +27,7 @@ from jaxmig.procfs.columns import (
     PageFlag,
     Table,
 )
+from jaxmig.procfs.join import Columns, Sources
 from jaxmig.procfs.maps import Areas
 from jaxmig.procfs.npz import SnapshotError
 from jaxmig.procfs.process import Processes
@@ -213,12 +214,12 @@ def _check(s: Snapshot) -> None:
 
 def _sources(
     root: str | Path, sys_root: str | Path, page_size: int | None, hide_pfns: bool
-) -> capture.Sources:
+) -> Sources:
     size = page_size or capture.system_page_size()
-    return capture.Sources(Path(root), Path(sys_root), size, hide_pfns)
+    return Sources(Path(root), Path(sys_root), size, hide_pfns)
 
 
-def _freeze(c: capture.Columns, sources: capture.Sources) -> Snapshot:
+def _freeze(c: Columns, sources: Sources) -> Snapshot:
     return Snapshot(
         sources.base_page, c.process, c.area, c.vpn, c.pfn, c.flags, c.node, c.order,
         c.mapcount, c.kpageflags, c.areas, c.processes, tuple(c.missing),

@@ -23,7 +23,8 @@ from jaxmig.procfs.pagemap import (
 
 def has(flags: U32, flag: F) -> Bools:
     """Rows with any of these bits, bool[n]."""
-    return (flags & bits(flag)) != 0
+    found: Bools = (flags & bits(flag)) != 0
+    return found
 
 
 def mark(rows: Bools, flag: F) -> U32:

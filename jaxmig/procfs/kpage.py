@@ -5,6 +5,7 @@ of include/linux/kernel-page-flags.h; fs/proc/page.c:stable_page_flags sets them
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def _folios(words: U64) -> tuple[I64, I8]:
     return head, order[head]
 
 
-def _blocks(path: Path, pfns: I64):  # type: ignore[no-untyped-def]
+def _blocks(path: Path, pfns: I64) -> Iterator[tuple[I64, I64, U64]]:
     """Yields (rows of pfns, their flat index in words, words[blocks, BLOCK])."""
     by_pfn = np.argsort(pfns, kind="stable")
     block = pfns[by_pfn] // BLOCK
@@ -122,4 +123,5 @@ def page_flags(words: U64) -> U32:
 
 def is_shmem(words: U64) -> Bools:
     """Swap-backed but not anonymous: a page of shmem whatever its path says."""
-    return (bit(words, SWAPBACKED) == 1) & (bit(words, ANON) == 0)
+    shmem: Bools = (bit(words, SWAPBACKED) == 1) & (bit(words, ANON) == 0)
+    return shmem

@@ -7,7 +7,8 @@ own: which of them two processes share after fork(2) cannot be seen without PFNs
 
 import numpy as np
 
-from jaxmig.procfs.columns import I32, I64, U32, PageFlag, bits
+from jaxmig.procfs.columns import I32, I64, U32, PageFlag
+from jaxmig.procfs.infer import has
 from jaxmig.procfs.maps import Areas
 
 
@@ -20,28 +21,27 @@ def lay_out(vpn: I64, area: I32, flags: U32, areas: Areas, base_page: int) -> I6
       base_page: bytes.
     """
     unit = _unit_pages(area, flags, areas, base_page)
-    index = np.where(_is_file(flags), _file_page(vpn, area, areas, base_page), vpn)
+    index: I64 = np.where(
+        has(flags, PageFlag.FILE), _file_page(vpn, area, areas, base_page), vpn
+    )
     unit_id, sizes = _number_units(index // unit, area, flags, areas, unit)
     # Sizes are powers of two: laid from the largest down, each falls aligned.
     order = np.argsort(-sizes, kind="stable")
-    base = np.empty(len(sizes), np.int64)
+    base: I64 = np.empty(len(sizes), np.int64)
     ends = np.cumsum(sizes[order])
     first = int(sizes.max(initial=1))  # frame 0 stays free, it reads as "hidden"
     base[order] = first + ends - sizes[order]
     return base[unit_id] + index % unit
 
 
-def _is_file(flags: U32) -> np.ndarray:
-    return (flags & bits(PageFlag.FILE)) != 0
-
-
 def _unit_pages(area: I32, flags: U32, areas: Areas, base_page: int) -> I64:
     """Base pages of the block that must stay contiguous around each page."""
-    huge = (flags & bits(PageFlag.HUGE_PMD)) != 0
-    of_area = np.maximum(areas.page_size // base_page, 1)
-    pmd = base_page // 8  # entries of one page table: 512 for 4 KiB
-    unit = np.where(huge, pmd, of_area[area])
-    return np.where(flags & bits(PageFlag.ZERO) != 0, 1, unit)
+    huge = has(flags, PageFlag.HUGE_PMD)
+    of_area: I64 = np.maximum(areas.page_size // base_page, 1)
+    pmd = np.int64(base_page // 8)  # entries of one page table: 512 for 4 KiB
+    unit: I64 = np.where(huge, pmd, of_area[area])
+    unit[has(flags, PageFlag.ZERO)] = 1
+    return unit
 
 
 def _file_page(vpn: I64, area: I32, areas: Areas, base_page: int) -> I64:
@@ -58,7 +58,7 @@ def _number_units(
     Equal keys share an id. A key is (owner, index, size) where the owner is the file,
     the process for private pages, or the one page of zeros.
     """
-    files = {}
+    files: dict[tuple[int, int, str], int] = {}
     file_of_area = np.zeros(len(areas), np.int64)
     names = zip(areas.device.tolist(), areas.inode.tolist(), areas.path, strict=True)
     for row, (device, inode, path) in enumerate(names):
@@ -66,9 +66,11 @@ def _number_units(
         key = (device, inode, "" if inode else path)
         file_of_area[row] = files.setdefault(key, len(files) + 1)
     owner = np.where(
-        _is_file(flags), file_of_area[area], -1 - areas.process[area].astype(np.int64)
+        has(flags, PageFlag.FILE),
+        file_of_area[area],
+        -1 - areas.process[area].astype(np.int64),
     )
-    zero = (flags & bits(PageFlag.ZERO)) != 0
+    zero = has(flags, PageFlag.ZERO)
     owner = np.where(zero, 0, owner)
     unit_index = np.where(zero, 0, unit_index)
     # Each key fits one row of the sort; sorted input makes lexsort fast.

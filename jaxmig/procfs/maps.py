@@ -85,7 +85,7 @@ def parse_areas(text: str, source: str = "maps") -> list[RawArea]:
 
 def _area(header: re.Match[str]) -> RawArea:
     g = header.group
-    perms = sum(bit for i, letter, bit in PERMS if g(i) == letter)
+    perms: int = sum(bit for i, letter, bit in PERMS if g(i) == letter)
     perms |= Perm.SHARED if g(6) == "s" else 0
     device = int(g(8), 16) << 32 | int(g(9), 16)
     start, end, offset = (int(g(i), 16) for i in (1, 2, 7))

@@ -10,7 +10,6 @@ privilege, which pages are mapped by a PMD and which are the zero page.
 """
 
 import dataclasses
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +59,7 @@ def bit(words: U64, position: int) -> U64:
 def pread_words(fd: int, first: int, count: int) -> U64:
     """`count` words from word `first`; what the file does not hold reads as 0."""
     words = np.zeros(count, "<u8")
-    view = memoryview(words).cast("B")
+    view = words.data.cast("B")
     done = 0
     while done < len(view):
         got = os.preadv(fd, [view[done:]], first * 8 + done)
@@ -75,6 +74,10 @@ def scan(fd: int, start: int, end: int, page: int) -> tuple[I64, U8] | None:
 
     None where the kernel has no PAGEMAP_SCAN, or `fd` is a saved file.
     """
+    try:
+        import fcntl  # not on every system, and snapshots are read on all of them
+    except ImportError:
+        return None
     ranges: list[U64] = []
     vector = np.zeros((REGIONS, 3), np.uint64)
     out = vector.ctypes.data
@@ -87,7 +90,7 @@ def scan(fd: int, start: int, end: int, page: int) -> tuple[I64, U8] | None:
             np.uint64,
         )
         try:
-            found = fcntl.ioctl(fd, PAGEMAP_SCAN, memoryview(argument).cast("B"), True)
+            found = fcntl.ioctl(fd, PAGEMAP_SCAN, argument.data.cast("B"), True)
         except (OSError, ValueError):
             return None
         ranges.append(vector[:found].copy())
