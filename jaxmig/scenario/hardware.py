@@ -1,0 +1,130 @@
+"""The `[machine]` and `[[process]]` tables: nodes, CPUs and who runs there."""
+
+from collections.abc import Callable
+
+from jaxmig.scenario.model import MachineSpec, ProcessSpec
+from jaxmig.scenario.table import Table
+from jaxmig.scenario.words import MAX_CPUS, MAX_MEMORY, MAX_NODES, size_text
+
+MACHINE_KEYS = ("profile", "nodes", "cpus", "node_size", "free")
+PROCESS_KEYS = ("name", "running", "lazy")
+
+# What a profile's name means is known elsewhere; this asks for its number of CPUs, and
+# the ValueError that it raises for a name it does not know becomes the user's message.
+ProfileCpus = Callable[[str], int]
+
+_DEFAULT_CPUS = 4
+_LEAST_NODE = 64 << 20
+
+
+def parse_machine(
+    table: Table, profile_cpus: ProfileCpus | None, regions_size: int
+) -> MachineSpec:
+    """The machine, with what the file leaves out filled in.
+
+    Args:
+      profile_cpus: tells how many CPUs a profile has, for a file that does not say.
+      regions_size: bytes of all regions, from which the default node size follows.
+    """
+    given = table.values.get("node_size")
+    nodes_implied = len(given) if isinstance(given, list) and given else 2
+    too_many = f"a machine has at least one node and at most {MAX_NODES}"
+    nodes = table.integer("nodes", nodes_implied, 1, MAX_NODES, too_many)
+    profile = table.text("profile", "xeon-2s")
+    cpus = _profile(table, profile, profile_cpus)
+    too_many = f"a machine has at least one CPU and at most {MAX_CPUS}"
+    cpus = table.integer("cpus", cpus, 1, MAX_CPUS, too_many)
+    node_size = _node_size(table, nodes, regions_size)
+    return MachineSpec(profile, nodes, cpus, node_size, _free(table, node_size))
+
+
+def _profile(table: Table, profile: str, profile_cpus: ProfileCpus | None) -> int:
+    if profile_cpus is None:
+        return _DEFAULT_CPUS
+    try:
+        return profile_cpus(profile)
+    except ValueError as unknown:
+        raise table.error("profile", str(unknown)) from None
+
+
+def _node_size(table: Table, nodes: int, regions_size: int) -> tuple[int, ...]:
+    if "node_size" not in table:
+        # Room for every region twice over: memory ends only where a file says so.
+        roomy = max(_LEAST_NODE, 2 * regions_size)
+        return (-(-roomy // (2 << 20)) * (2 << 20),) * nodes
+    given = table.values["node_size"]
+    if isinstance(given, list):
+        sizes = tuple(table.as_size(v, "node_size", i) for i, v in enumerate(given))
+        if len(sizes) != nodes:
+            problem = f"{len(sizes)} sizes for {nodes} nodes; give one for each node"
+            raise table.error("node_size", f"{problem}, or one string for all")
+    else:
+        sizes = (table.as_size(given, "node_size"),) * nodes
+    if sum(sizes) > MAX_MEMORY:
+        problem = f"all nodes together exceed {MAX_MEMORY >> 30}g"
+        raise table.error("node_size", f"{problem}; frame numbers end there")
+    return sizes
+
+
+def _free(table: Table, node_size: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    given = table.values.get("free", {})
+    if not isinstance(given, dict):
+        raise table.wrong("free", 'a size for each node meant: { 1 = "1200k" }')
+    free = []
+    for node, value in given.items():
+        # TOML's keys are strings; "01" would be a second name for node 1.
+        known = node.isascii() and node.isdigit() and len(node) < 6
+        if not known or str(int(node)) != node or int(node) >= len(node_size):
+            problem = f"there is no such node; the nodes are {_span(len(node_size))}"
+            raise table.error("free", problem, node)
+        size = table.as_size(value, "free", node)
+        room = node_size[int(node)]
+        if size > room:
+            problem = f"node {node} has only {size_text(room)}; free at most that"
+            raise table.error("free", problem, node)
+        free.append((int(node), size))
+    return tuple(sorted(free))
+
+
+def check_free(table: Table, machine: MachineSpec, used: tuple[int, ...]) -> None:
+    """Refuse more free memory than the regions, which take `used`, leave on a node."""
+    for node, size in machine.free:
+        left = machine.node_size[node] - used[node]
+        if size > left:
+            problem = f"the regions leave {size_text(left)} of node {node}"
+            raise table.error("free", f"{problem}; free at most that", str(node))
+
+
+def parse_processes(tables: list[Table], cpus: int) -> tuple[ProcessSpec, ...]:
+    """The processes, no CPU of which is another's."""
+    owner: dict[int, str] = {}
+    processes: dict[str, ProcessSpec] = {}
+    for table in tables:
+        table.need("name")
+        name = table.text("name")
+        if name in processes:
+            raise table.error("name", "another process has this name; choose another")
+        running = _cpus(table, "running", cpus, owner)
+        lazy = _cpus(table, "lazy", cpus, owner)
+        processes[name] = ProcessSpec(name, running, lazy)
+    return tuple(processes.values())
+
+
+def _cpus(table: Table, key: str, cpus: int, owner: dict[int, str]) -> tuple[int, ...]:
+    """The CPUs under `key`, entered into `owner`, which says who has which."""
+    listed = []
+    for at, value in enumerate(table.array(key, "a list of CPUs: [1, 2]")):
+        cpu = table.as_integer(value, key, at)
+        if not 0 <= cpu < cpus:
+            problem = f"there is no such CPU; the machine has {_span(cpus)}"
+            raise table.error(key, problem, at)
+        if cpu in owner:
+            problem = f"CPU {cpu} is already in {owner[cpu]}; list it once in the file"
+            raise table.error(key, problem, at)
+        owner[cpu] = f"{key} of process {table.text('name')}"
+        listed.append(cpu)
+    return tuple(listed)
+
+
+def _span(count: int) -> str:
+    return f"0 to {count - 1}" if count > 1 else "only 0"

@@ -1,0 +1,95 @@
+"""The words that scenario files may use, and how sizes and node lists are written."""
+
+import re
+
+BASE_PAGE = 4096
+FIRST_ADDRESS = 0x10000000
+MAX_NODES = 1024  # MAX_NUMNODES of x86-64 and arm64 as distributions build them
+MAX_CPUS = 8192  # NR_CPUS of the same kernels
+MAX_MEMORY = 8 << 40  # frame numbers are 31 bits wide
+
+KERNELS = [
+    *("6.1", "6.2"),  # serial
+    "v4",  # the batched series as posted
+    *("6.3", "6.5", "6.6", "6.7", "6.8", "6.10", "6.12", "6.18"),  # batched
+]
+BOTH = ("6.2", "6.3")  # the last release without batching and the first with it
+KINDS = ["anon", "cow", "shmem", "file", "ksm", "swapcache", "movable_ops", "hugetlb"]
+STATES = [
+    "extra_ref",
+    "pinned",
+    "locked",
+    "writeback",
+    "freed",
+    "private",
+    "buffers_locked",
+    "temp_stack",
+    "isolated",
+    "partially_mapped",
+    "prot_none",
+    "driver_eagain",
+    "driver_error",
+    "released",
+    "zero_page",
+    "untouched",
+    "huge_dst_unavailable",
+]
+FRAMELESS = ("untouched", "zero_page")  # states of a page that has no frame of its own
+SYSCALLS = ["migrate_pages", "move_pages", "mbind", "kernel"]
+MODES = ["async", "sync_light", "sync"]
+
+# Who inside Linux calls migrate_pages(), with the mode it asks for.  Compaction uses
+# all three; async is that of direct compaction's first try.
+CALLER_MODES = {
+    "compaction": "async",
+    "numa_balancing": "async",
+    "demotion": "async",
+    "memory_offline": "sync",
+    "cma": "sync",
+    "longterm_pin": "sync",
+    "soft_offline": "sync",
+    "damon": "async",
+}
+# The same callers under the names that Linux's trace points print as the reason.
+CALLER_REASONS = {
+    "numa_misplaced": "numa_balancing",
+    "memory_hotplug": "memory_offline",
+    "hotplug": "memory_offline",
+    "contig_range": "cma",
+    "memory_failure": "soft_offline",
+}
+
+FLAGS = {"strict": 1, "move": 2, "move_all": 4}  # MPOL_MF_*
+POLICIES = [
+    "default",
+    "preferred",
+    "bind",
+    "interleave",
+    "local",
+    "preferred_many",
+    "weighted_interleave",
+]
+
+_SIZE = re.compile(r"([0-9]{1,19})([kmg]?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_RANGE = r"(?:[0-9]{1,9}(?:-[0-9]{1,9})?)"
+_NODES = re.compile(rf"(?:[!+]?(?:all|{_RANGE}(?:,{_RANGE})*))?")
+
+
+def size_of(text: str) -> int | None:
+    """Bytes that a size such as `4000k` or `1g` names; None if it is no size."""
+    found = _SIZE.fullmatch(text)
+    return int(found[1]) * _UNITS[found[2].lower()] if found else None
+
+
+def size_text(size: int) -> str:
+    """`size` with the largest suffix that divides it."""
+    for unit in ("g", "m", "k"):
+        if size and size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]}{unit}"
+    return str(size)
+
+
+def is_node_string(text: str) -> bool:
+    """Whether libnuma could read `text` as a set of nodes (an empty one included)."""
+    return _NODES.fullmatch(text) is not None
