@@ -94,22 +94,14 @@ def price(
     phases = dict.fromkeys(PHASES, 0)
     for (phase, _), ns in cells.items():
         phases[phase] += ns
-    ends: list[int] = []
     bounds: tuple[Bound, Bound] = ("low", "high")
-    for bound in bounds:
-        end = terms(profile, copy, policy, arch, bound)
-        ends.append(sum(_cells(counts, end).values()))
-    low, high = ends
-    stolen = 0
-    if arch == "x86":
-        page, full = profile["target.page"], profile["target.full"]
-        stolen = round(page * counts["ipis_immediate"] + full * counts["ipis_batch"])
+    ends = [_cells(counts, terms(profile, copy, policy, arch, b)) for b in bounds]
     return Cost(
         total=sum(phases.values()),
         **phases,
-        low=low,
-        high=high,
-        stolen=stolen,
+        low=sum(ends[0].values()),
+        high=sum(ends[1].values()),
+        stolen=_stolen(counts, profile) if arch == "x86" else 0,
         places=_by_place(cells),
         policy=policy,
     )
@@ -134,6 +126,13 @@ def weights(
     for term in terms(profile, copy, policy, arch or profile.arch, bound):
         table[term.counter][term.phase] += term.ns
     return table
+
+
+def _stolen(counts: Mapping[str, int], profile: Profile) -> int:
+    """Handler time on all interrupted CPUs together, ns."""
+    # A PMD's immediate flush is a full one too; the counters do not tell it apart.
+    page, full = profile["target.page"], profile["target.full"]
+    return round(page * counts["ipis_immediate"] + full * counts["ipis_batch"])
 
 
 def _check(counts: Mapping[str, int], arch: Arch) -> None:

@@ -49,18 +49,14 @@ def record(
       wall_s: s this computer took after compilation.
       extra: further fields, such as compile_s.
     """
-    name = errnos.errorcode.get(-ret, str(-ret)) if ret < 0 else None
-    ipis = [int(n) for n in ipis_per_cpu]
-    vmstat = {key: int(counts.get(key, 0)) for key in VMSTAT}
-    vmstat["nr_tlb_remote_flush_received"] = sum(ipis)
     made: Record = {
         "kernel": kernel,
         "policy": policy,
         "syscall": syscall,
         "ret": -1 if ret < 0 else int(ret),
-        "errno": name,
-        "vmstat": vmstat,
-        "ipis_per_cpu": ipis,
+        "errno": errnos.errorcode.get(-ret, str(-ret)) if ret < 0 else None,
+        "vmstat": _vmstat(counts, ipis_per_cpu),
+        "ipis_per_cpu": [int(n) for n in ipis_per_cpu],
         "batches": int(counts["batches"]),
         "allocs": int(counts["allocs"]),
     }
@@ -73,6 +69,12 @@ def record(
     made["stolen_ns"] = cost.stolen
     made["wall_s"] = float(wall_s)
     return made | extra
+
+
+def _vmstat(counts: Mapping[str, int], ipis_per_cpu: Sequence[int]) -> dict[str, int]:
+    vmstat = {key: int(counts.get(key, 0)) for key in VMSTAT}
+    vmstat["nr_tlb_remote_flush_received"] = sum(int(n) for n in ipis_per_cpu)
+    return vmstat
 
 
 def document(
