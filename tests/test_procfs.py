@@ -1,4 +1,4 @@
-"""The readers of /proc: formats, live processes, and what is missing."""
+"""The readers of /proc on live and recorded processes, and what is missing."""
 
 import os
 import signal
@@ -10,30 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from jaxmig.procfs import errors, kpage, maps, numa_maps, pagemap, process
-from jaxmig.procfs.columns import AreaKind, pick
-from jaxmig.procfs.columns import PageFlag as F
-from jaxmig.snapshot import Snapshot, take, take_all
 from procfs_fake import (
-    ANON,
-    CACHE,
-    EXCLUSIVE,
-    FILE,
-    HEAD,
-    HUGETLB,
-    PRESENT,
     SLEEP_PID,
     SLEEP_RSS,
-    SWAPPED,
-    TAIL,
-    ZERO,
-    Area,
-    invent,
     sleep_root,
     write_process,
 )
+
+from jaxmig.procfs import errors, numa_maps, pagemap, process
+from jaxmig.procfs.columns import AreaKind
+from jaxmig.procfs.columns import PageFlag as F
+from jaxmig.snapshot import Snapshot, take, take_all
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads a live /proc")
 MIB = 1 << 20
@@ -248,177 +235,9 @@ def test_kpageflags_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "CAP_SYS_ADMIN" in snapshot.missing[0]
 
 
-def test_reasons_of_invented_pages(tmp_path: Path) -> None:
-    anon = {i: PRESENT | EXCLUSIVE | 100 + i for i in range(4)}
-    anon |= {4: PRESENT | 7, 5: PRESENT | 7, 6: SWAPPED | 3, 7: PRESENT | 900}
-    areas = [
-        Area(16, 8, anon, counts={"Rss": 5, "Private_Dirty": 3, "Referenced": 4}),
-        Area(64, 2, {0: PRESENT | 9}, "rw-s", "/dev/gpu", 5, "rd wr pf io"),
-        Area(80, 1, {0: PRESENT | FILE | 50}, "r-xp", "[vdso]", vm_flags="rd ex"),
-        Area(96, 1, {0: PRESENT | FILE | 300}, "rw-s", "/secretmem (deleted)", 8),
-        Area(112, 1, {0: PRESENT | FILE | 301}, "rw-s", "/dev/dax0.0", 9),
-    ]
-    flags = {100 + i: ANON for i in range(4)} | {7: ZERO, 50: 1 << 11, 900: 1 << 11}
-    flags |= {300: CACHE, 301: CACHE, 102: ANON | 1 << 19}
-    root = invent(tmp_path, 5, areas, flags, rss=8)
-    snapshot = take(5, root=root, page_size=4096)
-    assert reasons(snapshot) == {
-        "VM_PFNMAP/VM_IO area (/dev/gpu)": 1,
-        "DAX area": 1,
-        "zero page": 2,
-        "vDSO: mapped more than once, not on the LRU": 1,
-        "memfd_secret area": 1,
-        "poisoned memory": 1,
-        "not on the LRU (kpageflags)": 1,
-    }
-    assert np.count_nonzero(snapshot.movable) == 3
-    assert snapshot.rss_pages.tolist() == [8]
-    assert count(snapshot, F.DIRTY) == 3
-    assert count(snapshot, F.YOUNG) == 4
-    # The same without frames: zero pages follow from what smaps leaves out.
-    blind = take(5, root=root, page_size=4096, hide_pfns=True)
-    assert reasons(blind)["zero page"] == 2
-
-
-def test_folios_and_huge_pages(tmp_path: Path) -> None:
-    big = {i: PRESENT | EXCLUSIVE | 1024 + i for i in range(512)}
-    split = {512 + i: PRESENT | EXCLUSIVE | 2048 + i for i in range(512)}
-    small = {1024 + i: PRESENT | EXCLUSIVE | 5000 + i for i in range(4)}
-    counts = {"Rss": 1028, "AnonHugePages": 512}
-    hugetlb = {i: PRESENT | FILE | EXCLUSIVE | 8192 + i for i in range(512)}
-    areas = [
-        Area(512, 1028, big | split | small, counts=counts),
-        Area(4096, 512, hugetlb, "rw-s", "/anon_hugepage (deleted)", 3, "rd wr ht"),
-    ]
-    flags = {1024: ANON | HEAD} | {1024 + i: TAIL for i in range(1, 512)}
-    flags |= {2048 + i: ANON for i in range(512)} | {5003: ANON}
-    flags |= {5000: ANON | HEAD, 5001: TAIL, 5002: ANON}
-    flags |= {8192 + i: HUGETLB | (TAIL if i else HEAD) for i in range(512)}
-    root = invent(tmp_path, 5, areas, flags)
-    snapshot = take(5, root=root, page_size=4096)
-    assert snapshot.order.tolist() == [9] * 512 + [0] * 512 + [1, 1, 0, 0] + [9] * 512
-    assert np.flatnonzero(snapshot.has(F.HUGE_PMD)).tolist() == list(range(512))
-    assert not snapshot.has(F.OFF_LRU).any()
-    assert snapshot.rss_pages.tolist() == [1028]
-    blind = take(5, root=root, page_size=4096, hide_pfns=True)
-    for flag in (F.HUGE_PMD, F.HUGETLB):
-        frames = blind.pfn[blind.has(flag)]
-        assert frames[0] % 512 == 0
-        assert (np.diff(frames) == 1).all()
-    assert len(np.unique(blind.pfn)) == len(blind)
-
-
-@pytest.mark.parametrize("hide", [False, True])
-def test_shared_file_pages_have_one_frame(tmp_path: Path, hide: bool) -> None:
-    for pid, start in ((5, 16), (6, 99)):
-        shared = {i: PRESENT | FILE | 70 + i for i in range(3)}
-        own = {0: PRESENT | EXCLUSIVE | pid * 100}
-        invent(tmp_path, pid, [Area(start, 3, shared, path="/l", inode=4)
-                               , Area(200, 1, own)])  # fmt: skip
-    snapshot = take_all(root=tmp_path, page_size=4096, hide_pfns=hide)
-    first, second = (snapshot.pfn[snapshot.select(p)] for p in (0, 1))
-    np.testing.assert_array_equal(first[:3], second[:3])
-    assert first[3] != second[3]
-    assert len(np.unique(snapshot.pfn)) == 5
-
-
-def test_nodes_spread_by_count(tmp_path: Path) -> None:
-    words = {i: PRESENT | EXCLUSIVE | 40 + i for i in range(6)}
-    area = Area(16, 6, words, numa="bind:0-1 anon=6 N0=2 N1=4 kernelpagesize_kB=4")
-    snapshot = take(5, root=invent(tmp_path, 5, [area]), page_size=4096)
-    assert snapshot.node.tolist() == [0, 0, 1, 1, 1, 1]
-    assert snapshot.areas.policy == ("bind:0-1",)
-    assert any(s.startswith("nodes:") for s in snapshot.missing)
-
-
-def test_nodes_of_memory_blocks(tmp_path: Path) -> None:
-    top = tmp_path / "devices/system"
-    for node, block in ((0, 0), (0, 1), (1, 2)):
-        (top / f"node/node{node}/memory{block}").mkdir(parents=True)
-    (top / "memory").mkdir()
-    (top / "memory/block_size_bytes").write_text("8000000\n")
-    pfns = np.array([0, 32768, 65536, 98304, 1 << 40], np.int64)
-    nodes = numa_maps.nodes_of_frames(pfns, 4096, tmp_path)
-    assert nodes is not None
-    assert nodes.tolist() == [0, 0, 1, -1, -1]
-    assert numa_maps.nodes_of_frames(pfns, 4096, tmp_path / "none") is None
-    assert numa_maps.online_nodes(tmp_path) == [0, 1]
-
-
-def test_giant_holes_cost_nothing(tmp_path: Path) -> None:
-    empty = Area(1 << 20, 1 << 34, counts={"Rss": 0})  # 64 TiB reserved
-    used = Area(16, 2, {1: PRESENT | EXCLUSIVE | 5}, counts={"Rss": 1})
-    root = invent(tmp_path, 5, [used, empty])
-    assert len(take(5, root=root, page_size=4096)) == 1
-
-
 def test_kernel_thread(tmp_path: Path) -> None:
     proc = write_process(tmp_path, 2, "kthreadd")
     text = (proc / "stat").read_text().replace("-1 0", f"-1 {0x208040}")
     (proc / "stat").write_text(text)
     with pytest.raises(errors.KernelThread, match=r"PID 2 \(kthreadd\)"):
         take(2, root=tmp_path)
-
-
-def test_no_proc(tmp_path: Path) -> None:
-    with pytest.raises(errors.NotLinux, match="no process file system"):
-        take(1, root=tmp_path / "proc")
-    with pytest.raises(errors.NotLinux):
-        take_all(root=tmp_path / "proc")
-
-
-def test_vanishing_files(tmp_path: Path) -> None:
-    write_process(tmp_path, 7)
-    with pytest.raises(errors.ProcError, match="7/maps"):
-        take(7, root=tmp_path)
-
-
-@pytest.mark.parametrize("text", ["hello\n", "12-zz rw-p 0 0:0 0\n"])
-def test_garbled_maps(text: str) -> None:
-    with pytest.raises(errors.ProcError, match="maps:1: not a line"):
-        maps.parse_areas(text)
-    with pytest.raises(errors.ProcError, match="numa_maps:1: not a line"):
-        numa_maps.parse_numa_maps("zz default\n")
-
-
-def test_names_with_blanks_and_brackets() -> None:
-    fields = process.stat_fields("7 (a) b (c) R 1" + " 0" * 40)
-    assert fields[2:4] == ["a) b (c", "R"]
-    line = "1000-2000 rw-p 00000000 08:01 7      /tmp/a b (deleted)\n"
-    (area,) = maps.parse_areas(line)
-    assert area.path == "/tmp/a b (deleted)"
-    assert maps.area_kind(area, {}) == AreaKind.FILE
-    assert maps.area_kind(area, {8 << 32 | 1: AreaKind.SHMEM}) == AreaKind.SHMEM
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=60),
-    st.lists(st.integers(0, 20), min_size=5, max_size=5),
-)
-def test_pick_takes_the_best_of_each_group(
-    rows: list[tuple[int, int]], want: list[int]
-) -> None:
-    group, score = np.array(rows).T
-    chosen = pick(group, np.array(want), score)
-    for g in range(5):
-        mine = group == g
-        assert chosen[mine].sum() == min(want[g], mine.sum())
-        left, taken = score[mine & ~chosen], score[mine & chosen]
-        assert not len(left) or not len(taken) or taken.min() >= left.max()
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=200))
-def test_folio_orders_of_a_packed_block(orders: list[int]) -> None:
-    sizes = [1 << order for order in sorted(orders, reverse=True)]
-    words = np.zeros(kpage.BLOCK, np.uint64)
-    wanted: list[int] = []
-    for size in sizes:
-        at = len(wanted)
-        if at + size > kpage.BLOCK:
-            break
-        words[at] = HEAD if size > 1 else 0
-        words[at + 1 : at + size] = TAIL
-        wanted += [size.bit_length() - 1] * size
-    _, found = kpage._folios(words.reshape(1, -1))
-    assert found[0, : len(wanted)].tolist() == wanted
-    assert not found[0, len(wanted) :].any()

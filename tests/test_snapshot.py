@@ -1,5 +1,6 @@
 """Snapshot files: what is written reads back, and nothing else is believed."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jaxmig import snapshot as s
 from procfs_fake import SLEEP_PID, SLEEP_RSS, sleep_root
+
+from jaxmig import snapshot as s
 
 GOLDEN = Path(__file__).parent / "data/procfs/snapshot-v1.npz"
 
@@ -119,11 +121,11 @@ def test_garbage_gives_one_line(tmp_path: Path, cut: int, flips: list[int]) -> N
         data[at % len(data)] ^= 0x55
     broken = tmp_path / "broken.npz"
     broken.write_bytes(data[: len(data) - cut])
-    try:
+    with contextlib.suppress(s.SnapshotError):  # flips may hit padding
         s.load(broken)
-    except s.SnapshotError as error:
-        assert "\n" not in str(error)
-        assert str(broken) in str(error)
+        return
+    with pytest.raises(s.SnapshotError, match=r"^[^\n]*broken\.npz[^\n]*$"):
+        s.load(broken)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"garbage" * 100])

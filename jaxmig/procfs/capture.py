@@ -10,6 +10,7 @@ from jaxmig.procfs.errors import (
     NoSuchProcess,
     NotLinux,
     PermissionDenied,
+    ProcError,
     ProcessVanished,
 )
 from jaxmig.procfs.join import Columns, Sources, join
@@ -46,7 +47,7 @@ def capture_all(sources: Sources) -> Columns:
 
     Raises NotLinux without a proc directory, PermissionDenied if nothing may be read.
     """
-    spaces, raw, denied = [], [], 0
+    spaces, raw, odd, denied = [], [], [], 0
     for pid in list_pids(sources.root):
         if sources.live and pid == os.getpid():
             continue  # its own page table grows while it reads
@@ -59,11 +60,15 @@ def capture_all(sources: Sources) -> Columns:
             continue
         except (KernelThread, NoSuchProcess, ProcessVanished):
             continue
+        except ProcError as error:
+            odd.append(f"left out: {error}")
+            continue
         spaces.append(space)
         raw.append(about)
     if not spaces:
         raise PermissionDenied(f"{sources.root}: no process may be read; {PTRACE}")
     columns = join(spaces, raw, sources)
+    columns.missing += odd
     if denied:
         columns.missing.append(f"processes that may not be read: {denied} ({PTRACE})")
     return columns
