@@ -21,6 +21,8 @@ from jaxmig.scenario.words import (
     size_of,
 )
 
+# A key of another call is refused rather than ignored: whoever writes `mode` for
+# move_pages believes that it does something.
 _COMMON = (
     "syscall",
     "process",
@@ -65,6 +67,7 @@ def _call(table: Table, processes: list[str], regions: Regions, cpus: int) -> Ca
     if syscall in ("migrate_pages", "kernel"):
         table.need("from", "to")
     caller = _caller(table)
+    # The getters give the default of a key that only other calls take.
     common = CallSpec(
         syscall=syscall,
         process=_process(table, processes),
@@ -108,12 +111,14 @@ def _caller(table: Table) -> str | None:
 
 
 def _mode(table: Table, syscall: str, caller: str | None) -> str | None:
+    # System calls are always synchronous; only Linux's own callers choose.
     if syscall != "kernel":
         return None
     return table.word("mode", MODES, CALLER_MODES[caller] if caller else "sync")
 
 
 def _fault_at(table: Table) -> int | None:
+    # It is an index and not an argument, so that a negative one means nothing to Linux.
     what = "this counts the elements of the caller's array"
     at = table.integer("fault_at", -1, 0, (1 << 63) - 1, what)
     return None if at < 0 else at
@@ -128,6 +133,7 @@ def _move_pages(table: Table, call: CallSpec, regions: Regions) -> CallSpec:
     pages = _pages(table, regions)
     count = regions[pages].n_pages if isinstance(pages, str) else len(pages)
     nodes = _nodes(table, count)
+    # To move_pages() no flags mean MPOL_MF_MOVE; mbind() then moves nothing.
     flags = _flags(table, FLAGS["move"])
     return replace(call, pages=pages, nodes=nodes, flags=flags)
 
@@ -140,10 +146,12 @@ def _mbind(table: Table, call: CallSpec, regions: Regions) -> CallSpec:
             raise table.error("pages", problem)
         pages = _region_name(table, regions)
     else:
+        # As in C: no region has to be there, nor does the range have to be one.
         table.need("start", "len")
         start = _page(table, table.values["start"], regions, "start")
         length = _length(table)
     policy = table.values.get("policy", "bind")
+    # A policy that Linux does not know is EINVAL there; as a number it may be tried.
     if isinstance(policy, str):
         policy = table.word("policy", POLICIES, "bind")
     else:
@@ -198,6 +206,7 @@ def _page(
         raise table.error(key, problem, *at)
     if value[0] not in regions:
         raise table.error(key, _no_region(value[0], regions), *at, 0)
+    # Behind the region lies the next one, or nothing, which a call may well ask for.
     index = table.as_integer(value[1], key, *at, 1)
     if index < 0:
         problem = "pages of a region are counted from 0; give 0 or more"
@@ -222,6 +231,7 @@ def _flags(table: Table, default: int) -> int:
     value = table.values.get("flags", default)
     if not isinstance(value, str):
         return table.as_integer(value, "flags")
+    # Words cannot give an unknown bit; whoever wants to see EINVAL writes a number.
     bits = 0
     for word in value.split("|"):
         if word.strip() not in FLAGS:

@@ -27,6 +27,7 @@ def parse_machine(
       regions_size: bytes of all regions, from which the default node size follows.
     """
     given = table.values.get("node_size")
+    # A size for each node says how many there are, where nothing else does.
     nodes_implied = len(given) if isinstance(given, list) and given else 2
     too_many = f"a machine has at least one node and at most {MAX_NODES}"
     nodes = table.integer("nodes", nodes_implied, 1, MAX_NODES, too_many)
@@ -97,6 +98,7 @@ def check_free(table: Table, machine: MachineSpec, used: tuple[int, ...]) -> Non
 
 def parse_processes(tables: list[Table], cpus: int) -> tuple[ProcessSpec, ...]:
     """The processes, no CPU of which is another's."""
+    # One map for running and lazy of all processes: a CPU holds a single mm.
     owner: dict[int, str] = {}
     processes: dict[str, ProcessSpec] = {}
     for table in tables:

@@ -79,10 +79,9 @@ class _Scan:
         for key in keys[:-1]:
             where = self._latest((*where, key))
         where = (*where, keys[-1])
+        self._note(where, start)
         if is_array:
             self.arrays[where] = self.arrays.get(where, 0) + 1
-        else:
-            self._note(where, start)
         where = self._latest(where)
         self._note(where, start)
         return where

@@ -37,6 +37,7 @@ _ATTEMPT = re.compile(r"attempt:([0-9]{1,9})")
 
 def sum_of_sizes(tables: list[Table]) -> int:
     """Bytes of all regions, as far as they can be read yet; errors come later."""
+    # The machine comes first, but a node size left out depends on these.
     sizes = 0
     for table in tables:
         if "size" in table:
@@ -129,6 +130,7 @@ def parse_conditions(
     tables: list[Table], regions: tuple[RegionSpec, ...]
 ) -> tuple[ConditionSpec, ...]:
     """The conditions, each of which lies inside its region."""
+    # Any state may befall any kind: what it means there is for the kernel's rules.
     known = {region.name: region for region in regions}
     conditions = []
     for table in tables:
@@ -153,6 +155,7 @@ def _pages(table: Table, n_pages: int) -> ConditionPages:
         if every is None or int(every[1]) == 0:
             raise table.error("pages", f"this names no pages; {remedy}")
         return ("every", int(every[1]))
+    # Repetitions stay: each adds a reference of its own where the state is extra_ref.
     pages = []
     for at, element in enumerate(table.array("pages", remedy.removeprefix("write "))):
         page = table.as_integer(element, "pages", at)
@@ -188,6 +191,7 @@ def check_room(
         room = machine.node_size[region.node]
         frames = _frames(region, conditions)
         used[region.node] += frames * BASE_PAGE
+        # One region must fit as a whole, even where its pages have no frames yet.
         if region.size > room or used[region.node] > room:
             whole = (
                 "this is" if region.size > room else "this and the regions above are"
@@ -200,6 +204,7 @@ def check_room(
 
 def _frames(region: RegionSpec, conditions: tuple[ConditionSpec, ...]) -> int:
     """Base pages of `region` that have a frame: a condition holds for whole folios."""
+    # Counted and not listed, since a region may have 2^31 pages.
     bare = 0
     for condition in conditions:
         if condition.region == region.name and condition.state in FRAMELESS:

@@ -6,7 +6,14 @@ import tomllib
 from pathlib import Path
 
 from jaxmig.scenario.calls import CALL_KEYS, parse_calls
-from jaxmig.scenario.errors import ScenarioError, clip, error_at, printable, show, suggest
+from jaxmig.scenario.errors import (
+    ScenarioError,
+    clip,
+    error_at,
+    printable,
+    show,
+    suggest,
+)
 from jaxmig.scenario.hardware import (
     MACHINE_KEYS,
     PROCESS_KEYS,
@@ -50,6 +57,7 @@ def load(
       ScenarioError: if the file cannot be read, or played.
     """
     name = os.fspath(path)
+    # A path with a zero byte is a ValueError before it is any OSError.
     try:
         with Path(name).open("rb") as file:
             data = file.read(_MAX_FILE + 1)
@@ -77,6 +85,7 @@ def loads(
     if not root.values:
         raise _file_error(path, "the file is empty; add a [[process]] and a [[call]]")
     root.only(("kernel", *_KEYS), _homes(()))
+    # Keys are looked at before values, so that a misspelt key is not called missing.
     regions_at = _tables(root, "region")
     machine_at = _machine_table(root)
     machine = parse_machine(machine_at, profile_cpus, sum_of_sizes(regions_at))
@@ -112,6 +121,7 @@ def _document(text: str, path: str) -> dict[str, object]:
 
 def _syntax_error(text: str, path: str, message: str) -> ScenarioError:
     """tomllib's message, behind the line that it is about."""
+    # tomllib counts the lines of the text with its line ends made uniform.
     lines = text.replace("\r\n", "\n").split("\n")
     place = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", message)
     number = int(place[1]) if place else max(len(text.rstrip().split("\n")), 1)

@@ -84,6 +84,7 @@ class Table:
         value = self.values.get(key, default)
         if not isinstance(value, str):
             raise self.wrong(key, "a string in quotes")
+        # A default of "" says that the caller has dealt with the key's absence.
         if key in self.values and not value:
             raise self.error(key, f"this is empty; give a {key}")
         return value
@@ -138,6 +139,7 @@ class Table:
         # bool is a subclass of int in Python, though not in TOML.
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.wrong(key, "a whole number without quotes", *at)
+        # Addresses are unsigned and everything else is signed: this admits both.
         if not -(1 << 63) <= value < 1 << 64:
             problem = "this does not fit in 64 bits; give a smaller number"
             raise self.error(key, problem, *at)
