@@ -83,7 +83,8 @@ def _call(table: Table, processes: list[str], regions: Regions, cpus: int) -> Ca
         maxnode=table.optional_integer("maxnode"),
         fault_at=_fault_at(table),
     )
-    return _ARGUMENTS.get(syscall, _no_more)(table, common, regions)
+    more = _ARGUMENTS.get(syscall)
+    return more(table, common, regions) if more else common
 
 
 def _process(table: Table, processes: list[str]) -> str:
@@ -122,10 +123,6 @@ def _fault_at(table: Table) -> int | None:
     what = "this counts the elements of the caller's array"
     at = table.integer("fault_at", -1, 0, (1 << 63) - 1, what)
     return None if at < 0 else at
-
-
-def _no_more(table: Table, call: CallSpec, regions: Regions) -> CallSpec:
-    return call
 
 
 def _move_pages(table: Table, call: CallSpec, regions: Regions) -> CallSpec:
