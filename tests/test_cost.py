@@ -176,6 +176,8 @@ def test_invlpgb_broadcasts_instead_of_interrupting():
     few, many = (price(serial(512, cpus), profile) for cpus in (1, 63))
     assert few.total == many.total
     assert few.flush == 512 * profile["cost.broadcast"]
+    once = counts(flushes_batch=2, flushes_batch_lazy=1, ipis_batch=63)
+    assert price(once, profile).flush == 2 * profile["cost.broadcast_all"]
     # An older kernel on the same box interrupts.
     old = price(serial(512, 63), profile, arch="x86")
     assert old == price(serial(512, 63), load("zen3-2s"))

@@ -194,6 +194,12 @@ RATES = '[engine.dma.huge]\nunit = "GB/s"\nsource = "me"\nbaseline = 10\n'
             "does not hold",
         ),
         (
+            SMALL
+            + ALLOC
+            + '{ value = 6, unit = "ns", source = "me", low = 4, high = 5 }',
+            "does not hold",
+        ),
+        (
             SMALL + ALLOC + '{ value = 3, unit = "ns", source = "me", hi = 4 }',
             r"cost\.alloc\.hi: unknown key",
         ),
@@ -221,6 +227,7 @@ RATES = '[engine.dma.huge]\nunit = "GB/s"\nsource = "me"\nbaseline = 10\n'
             SMALL + RATES + "copy_share = 0.5\nrates = { 1 = 20.0 }",
             "impossible with this copy_share",
         ),
+        (SMALL + RATES + "copy_share = 0.5\nrates = { 1 = 0 }", "impossible"),
         (SMALL + RATES + "copy_share = 0.5\nrates = { x = 9.0 }", "rates: write"),
         (SMALL + RATES + "copy_share = 1.5\nrates = { 1 = 9.0 }", "copy_share <= 1"),
         (SMALL + RATES + "copy_share = 0.5\nrates = { 0 = 9.0 }", "workers >= 1"),

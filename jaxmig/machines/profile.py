@@ -8,7 +8,7 @@ bound it.
 
 import dataclasses
 import math
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -86,9 +86,7 @@ class RateTable:
             )
         if workers >= counts[-1]:
             return gains[-1]
-        i = bisect_left(counts, workers)
-        if counts[i] == workers:
-            return gains[i]
+        i = bisect_right(counts, workers)
         span = math.log2(counts[i] / counts[i - 1])
         part = math.log2(workers / counts[i - 1]) / span
         return gains[i - 1] + part * (gains[i] - gains[i - 1])
