@@ -1,0 +1,122 @@
+"""Who gets onto a list: isolation, and the page-table scans of mm/mempolicy.c."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .folio import Entry, Folio
+from .kernel import EIO, Kernel
+from .world import Process
+
+PMD_PAGES = 512
+STRICT, MOVE, MOVE_ALL = 1, 2, 4
+
+
+def isolate(folio: Folio, by_driver: bool = False) -> bool:
+    """folio_isolate_lru() or isolate_hugetlb(); movable_ops needs its driver."""
+    if folio.isolated or (folio.movable_ops and not by_driver):
+        return False
+    if folio.test("isolated"):
+        return False
+    folio.isolated = True
+    return True
+
+
+def putback(folios: list[Folio]) -> None:
+    """putback_movable_pages()."""
+    for folio in folios:
+        folio.isolated = False
+
+
+def run(k: Kernel, request, folios: list[Folio]) -> int:
+    """migrate_pages() of this release, and the putback that every caller does."""
+    from . import batched, serial, v4
+
+    if k.release.policy == "serial":
+        rc = serial.migrate_pages(k, request, folios)
+    elif k.release.has("async_first"):
+        rc = batched.migrate_pages(k, request, folios)
+    else:
+        rc = v4.migrate_pages(k, request, folios)
+    # A result of 0 says that nothing is left, so nobody puts anything back.
+    if rc:
+        putback(folios)
+    return rc
+
+
+def kernel_list(process: Process, nodes: set[int]) -> list[Folio]:
+    """The process's folios on some nodes, in address order, isolated."""
+    found = []
+    for entry in process.entries_in(0, 1 << 62):
+        folio = entry.folio
+        if folio is None or folio.node not in nodes or not entry.region.migratable:
+            continue
+        if isolate(folio, by_driver=True):
+            found.append(folio)
+    return found
+
+
+@dataclass
+class Scan:
+    """struct queue_pages: what a scan collects and what it could not take."""
+
+    k: Kernel
+    flags: int
+    wanted: set[int]
+    invert: bool = False
+    folios: list[Folio] = field(default_factory=list)
+    failed: int = 0
+    large: Folio | None = None
+    stopped: bool = False  # up to 6.6 a strict scan ends behind what it can't move
+
+    def wants(self, folio: Folio) -> bool:
+        """queue_folio_required()."""
+        return (folio.node in self.wanted) != self.invert
+
+
+def queue_pages_range(scan: Scan, process: Process, start: int, end: int) -> int:
+    """queue_pages_range(): 0, or -EIO for MPOL_MF_STRICT on its own."""
+    block = None
+    for entry in process.entries_in(start, end):
+        strict_only = scan.flags & (STRICT | MOVE | MOVE_ALL) == STRICT
+        if not entry.region.migratable and not scan.flags & STRICT:
+            continue
+        # The walk visits one PMD range at a time and looks at results after each.
+        here = entry.vpn // PMD_PAGES, entry.region.name
+        if scan.stopped and here != block:
+            break
+        block = here
+        folio = entry.folio
+        if folio is None or not scan.wants(folio):
+            continue
+        if strict_only:
+            return EIO
+        if scan.stopped and entry.level != "pte":
+            break
+        _queue(scan, entry, folio)
+    return 0
+
+
+def _queue(scan: Scan, entry: Entry, folio: Folio) -> None:
+    """queue_folios_pte_range() and its PMD and hugetlb siblings, for one entry."""
+    counts = scan.k.release.has("count_unisolated")
+    # From 6.7 a large folio mapped by PTEs is looked at once.
+    if counts and folio.large and entry.level == "pte":
+        if folio is scan.large:
+            return
+        scan.large = folio
+    if entry.region.migratable and _add(scan, folio):
+        return
+    whole = entry.level == "pte" and scan.k.release.has("count_unisolated_ptes")
+    scan.failed += folio.nr if whole else 1
+    scan.stopped = scan.stopped or (not counts and bool(scan.flags & STRICT))
+
+
+def _add(scan: Scan, folio: Folio) -> bool:
+    """migrate_folio_add(): not wanting to take a shared folio is no failure."""
+    if not scan.flags & MOVE_ALL and folio.sharers != 1:
+        return True
+    if not isolate(folio):
+        return False
+    scan.folios.append(folio)
+    return True

@@ -1,0 +1,85 @@
+"""Moving one unmapped folio: move_to_new_folio() and what it calls."""
+
+from __future__ import annotations
+
+from .folio import Folio
+from .kernel import EAGAIN, EIO, Kernel, Request
+from .rmap import remove_migration_ptes
+
+
+def move_to_new_folio(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
+    """move_to_new_folio() in mm/migrate.c: 0, -EAGAIN or a lasting error."""
+    if src.movable_ops:
+        return _move_by_driver(k, dst, src)
+    # A refused exclusive mapping was tested during the walk; every other kind of
+    # pin is one reference too many here.
+    exclusive = any(e.kind in ("WRITE", "READ_EXCLUSIVE") for e in src.maps)
+    exclusive = exclusive and src.kind in ("anon", "hugetlb")
+    held = src.test("extra_ref")
+    if not exclusive:
+        held = src.test("pinned") or held
+    if held:
+        return EAGAIN
+    if not src.hugetlb and src.test("buffers_locked"):
+        if mode == "async":
+            return EAGAIN
+        src.sleep_on("buffers_locked")
+    _copy(k, dst, src)
+    return 0
+
+
+def _move_by_driver(k: Kernel, dst: Folio, src: Folio) -> int:
+    """The movable_ops branch: the driver may be done, busy or broken."""
+    if src.test("released"):
+        k.world.unmap_for_good(src)
+        dst.contents = []  # unused: finish() gives it back
+        return 0
+    if src.test("driver_eagain"):
+        return EAGAIN
+    if src.test("driver_error"):
+        return EIO
+    _copy(k, dst, src)
+    return 0
+
+
+def _copy(k: Kernel, dst: Folio, src: Folio) -> None:
+    """folio_copy() and folio_migrate_flags()."""
+    dst.contents = list(src.contents)
+    dst.dirty, dst.mlocked, dst.buffers = src.dirty, src.mlocked, src.buffers
+    # Reading: what the outside world does to a page goes on with the new folio.
+    dst.states = src.states
+    k.hook("copy")
+
+
+def finish(k: Kernel, request: Request, src: Folio, dst: Folio) -> None:
+    """A folio has moved: map the new one, let go of the old one, wake waiters."""
+    if not dst.contents:
+        k.world.release(dst)
+    elif src.movable_ops:
+        # No rmap: the driver's own tables are what points at the page.
+        for entry in src.maps:
+            entry.folio = dst
+        dst.maps, src.maps = src.maps, []
+    else:
+        remove_migration_ptes(k, src, dst)
+    if src in k.world.unmapped:
+        k.world.unmapped[k.world.unmapped.index(src)] = dst
+    src.locked = dst.locked = False
+    src.isolated = False
+    k.free_source(request, src)
+    k.hook("remap")
+    k.world.wake()
+
+
+def undo_source(k: Kernel, src: Folio) -> None:
+    """migrate_folio_undo_src(): the old folio is mapped and unlocked again."""
+    remove_migration_ptes(k, src, src)
+    src.locked = False
+    k.hook("remap")
+    k.world.wake()
+
+
+def undo_target(k: Kernel, dst: Folio) -> None:
+    """migrate_folio_undo_dst(): the unused new folio is freed."""
+    dst.locked = False
+    k.world.release(dst)

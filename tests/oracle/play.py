@@ -1,0 +1,100 @@
+"""Play a scenario: a fresh world for each kernel, then its calls in order."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import movepages, syscalls
+from .callers import kernel_call
+from .kernel import Kernel, Unmapped
+from .releases import Release, expand
+from .scenario import build
+from .world import Between, World
+
+
+@dataclass
+class Play:
+    """What one kernel made of a scenario."""
+
+    world: World
+    records: list[dict] = field(default_factory=list)
+    # What an in-kernel caller reports upwards, 0 or a negative errno, per call.
+    outcomes: list[int] = field(default_factory=list)
+
+
+def play(
+    document: dict,
+    kernel: str,
+    *,
+    batch: int = 512,
+    arch: str | None = None,
+    between: Between | None = None,
+    prepare: Callable[[World], None] | None = None,
+    after: Callable[[World, int], None] | None = None,
+) -> Play:
+    """Play every call of a scenario on one kernel release.
+
+    ``between(world, call, index, phase)`` runs after the phases "unmap", "flush"
+    (index: list or, serial, attempt), "copy" and "remap" (index: folio);
+    ``prepare(world)`` before the first call, ``after(world, call)`` behind each.
+    """
+    if arch is None:
+        profile = str(document.get("machine", {}).get("profile", ""))
+        arch = "arm64" if profile.startswith("arm64") else "x86"
+    result = Play(build(document))
+    if prepare is not None:
+        prepare(result.world)
+    # The deferred flush belongs to the task; one task calls from each CPU.
+    pending: dict[int, Unmapped] = {}
+    for index, call in enumerate(document.get("call", [])):
+        number = call.get("cpu", 0)
+        ubc = pending.setdefault(number, Unmapped())
+        k = Kernel(result.world, Release(kernel), arch, batch, ubc, number, index)
+        k.between = between
+        k.ipis = [0] * len(result.world.cpus)
+        _call(k, call, result)
+        if after is not None:
+            after(result.world, index)
+    return result
+
+
+def _call(k: Kernel, call: dict, result: Play) -> None:
+    """One call and its record."""
+    name = call["syscall"]
+    process = k.world.processes[call.get("process", next(iter(k.world.processes)))]
+    status = None
+    outcome = 0
+    if name == "move_pages":
+        rc, status = movepages.move_pages(k, call, process)
+    elif name == "kernel":
+        rc, outcome = kernel_call(k, call, process)
+    else:
+        rc = {"migrate_pages": syscalls.migrate_pages, "mbind": syscalls.mbind}[name](
+            k, call, process
+        )
+    record = {
+        "kernel": k.release.name,
+        "policy": k.release.policy,
+        "syscall": name,
+        "ret": -1 if rc < 0 else rc,
+        "errno": errno.errorcode[-rc] if rc < 0 else None,
+        "vmstat": k.vmstat,
+        "ipis_per_cpu": k.ipis,
+        "batches": k.batches,
+        "allocs": k.allocs,
+    }
+    if status is not None:
+        record["status"] = status
+    record["nodes_after"] = k.world.nodes_of(process)
+    result.records.append(record)
+    result.outcomes.append(outcome)
+
+
+def play_both(document: dict, **options) -> list[dict]:
+    """Records of every kernel the document names, kernel by kernel."""
+    records = []
+    for name in expand(document.get("kernel", "both")):
+        records += play(document, name, **options).records
+    return records

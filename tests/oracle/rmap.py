@@ -1,0 +1,78 @@
+"""The two rmap walks: entries out (mm/rmap.c) and back in (mm/migrate.c)."""
+
+from __future__ import annotations
+
+from . import tlb
+from .folio import ANON, Entry, Folio
+from .kernel import Kernel, share_refused
+
+
+def try_to_migrate(k: Kernel, folio: Folio, batch: bool) -> None:
+    """try_to_migrate(): replace every entry of a folio by a migration entry.
+
+    ``batch`` is TTU_BATCH_FLUSH.  The walk ends at the first refusal.
+    """
+    # An exec'ing task's stack is skipped, for anonymous pages other than KSM's.
+    anon = folio.kind in ANON | {"hugetlb"} and folio.kind != "ksm"
+    if anon and folio.test("temp_stack"):
+        return
+    for entry in folio.maps:
+        if entry.state == "present" and not _migrate_one(k, folio, entry, batch):
+            return
+
+
+def _migrate_one(k: Kernel, folio: Folio, entry: Entry, batch: bool) -> bool:
+    """try_to_migrate_one(), or set_pmd_migration_entry() for a PMD."""
+    clear_flush(k, entry, batch)
+    if entry.dirty:
+        folio.dirty = True
+    if share_refused(folio, entry):
+        entry.state = "present"  # the old entry is written back, hint and all
+        return False
+    if entry.write:
+        entry.kind = "WRITE"
+    else:
+        entry.kind = "READ_EXCLUSIVE" if entry.exclusive else "READ"
+    entry.exclusive = False
+    entry.state = "migration"
+    return True
+
+
+def clear_flush(k: Kernel, entry: Entry, batch: bool) -> None:
+    """Clear an entry and flush it now or later, as its level demands."""
+    entry.state = "cleared"
+    if entry.level == "pmd":
+        # pmdp_invalidate() does not ask whether the entry is accessible.
+        k.hook("unmap")
+        tlb.flush_pmd(k, entry)
+    elif batch and entry.level == "pte" and tlb.should_defer(k, entry.process):
+        tlb.set_pending(k, entry)
+    else:
+        k.hook("unmap")
+        if entry.accessible:  # ptep_clear_flush()
+            tlb.flush_page(k, entry)
+
+
+def remove_migration_ptes(k: Kernel, src: Folio, dst: Folio) -> None:
+    """remove_migration_ptes(): point the entries at dst (or back at src)."""
+    for entry in src.maps:
+        if entry.state != "migration":
+            continue
+        _remove_one(entry, dst)
+    if dst is not src:
+        dst.maps, src.maps = src.maps, []
+
+
+def _remove_one(entry: Entry, dst: Folio) -> None:
+    """remove_migration_pte(): which bits survive (section 3.5)."""
+    entry.folio = dst
+    entry.state = "present"
+    entry.write = entry.kind == "WRITE" and entry.region.writable
+    entry.dirty = entry.dirty and dst.dirty
+    if entry.kind == "WRITE" and entry.level != "pmd":
+        entry.uffd_wp = False
+    entry.exclusive = entry.kind != "READ" and dst.kind in ANON | {"hugetlb"}
+    if dst.hugetlb and len(entry.region.processes) > 1:
+        entry.exclusive = False  # shared hugetlb memory is not anonymous
+    entry.hint = False
+    entry.kind = ""

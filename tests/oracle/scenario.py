@@ -1,0 +1,174 @@
+"""From a scenario document to a fresh world, with the defaults filled in."""
+
+from __future__ import annotations
+
+from .folio import PMD_ORDER, Entry, Folio, Region, State
+from .world import Cpu, Process, World
+
+PAGE = 4096
+FIRST_ADDRESS = 0x10000000
+UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def size(text: object) -> int:
+    """Bytes of "4000k", "2m" or a plain number."""
+    word = str(text).strip().lower()
+    if word and word[-1] in UNITS:
+        return int(float(word[:-1]) * UNITS[word[-1]])
+    return int(word)
+
+
+def build(document: dict) -> World:
+    """The state before the first call."""
+    machine = document.get("machine", {})
+    nodes = machine.get("nodes", 2)
+    world = World(cpus=_cpus(document, nodes), free=_node_sizes(machine, nodes))
+    for item in document.get("process", []):
+        _add_process(world, item)
+    address, token = FIRST_ADDRESS // PAGE, 1
+    for item in document.get("region", []):
+        conditions = [
+            c for c in document.get("condition", []) if c["region"] == item["name"]
+        ]
+        address = _add_region(world, item, conditions, address, token)
+        token += world.regions[item["name"]].pages
+    for node, text in machine.get("free", {}).items():
+        world.free[int(node)] = size(text) // PAGE
+    return world
+
+
+def _cpus(document: dict, nodes: int) -> list[Cpu]:
+    """CPUs, spread over the nodes in order."""
+    named = [0]
+    for item in document.get("process", []):
+        named += [*item.get("running", []), *item.get("lazy", [])]
+    # Reading: without a number the machine has 4 CPUs, or as many as are named.
+    count = document.get("machine", {}).get("cpus", max(4, max(named) + 1))
+    return [Cpu(i, i * nodes // count) for i in range(count)]
+
+
+def _node_sizes(machine: dict, nodes: int) -> dict[int, int]:
+    """Base pages of every node."""
+    sizes = machine.get("node_size", "1024g")
+    if not isinstance(sizes, list):
+        sizes = [sizes] * nodes
+    return {node: size(text) // PAGE for node, text in enumerate(sizes)}
+
+
+def _add_process(world: World, item: dict) -> None:
+    """A process and the CPUs that have its mm loaded, running or lazy."""
+    process = Process(item["name"])
+    world.processes[process.name] = process
+    for number in [*item.get("running", []), *item.get("lazy", [])]:
+        cpu = world.cpus[number]
+        cpu.loaded, cpu.lazy = process, number not in item.get("running", [])
+        process.cpumask.add(number)
+
+
+def _add_region(
+    world: World, item: dict, conditions: list[dict], address: int, token: int
+) -> int:
+    """Map a region; returns the first free vpn behind it."""
+    order = (size(item.get("folio", "4k")) // PAGE).bit_length() - 1
+    step = 1 << order
+    owners = item["process"]
+    owners = [owners] if isinstance(owners, str) else owners
+    region = Region(
+        name=item["name"],
+        kind=item.get("kind", "anon"),
+        order=order,
+        start=-(-address // step) * step,
+        pages=size(item["size"]) // PAGE,
+        writable=item.get("writable", True),
+        mlocked=item.get("mlocked", False),
+        migratable=item.get("migratable", True),
+        buffers=item.get("private", False),
+        prot_none=item.get("prot_none", False),
+        processes=[world.processes[name] for name in owners],
+    )
+    # Anonymous memory that several processes map is what fork() leaves behind.
+    if region.kind == "anon" and len(owners) > 1:
+        region.kind = "cow"
+    world.regions[region.name] = region
+    for process in region.processes:
+        process.regions.append(region)
+    states = _states(region, conditions)
+    for index in range(0, region.pages, step):
+        node = item.get("node", 0)
+        tokens = list(range(token + index, token + index + step))
+        _add_folio(world, region, node, index, tokens, states.get(index // step, {}))
+    return region.start + region.pages
+
+
+def _states(region: Region, conditions: list[dict]) -> dict[int, dict[str, State]]:
+    """Conditions by folio number; every page of the list adds its own."""
+    found: dict[int, dict[str, State]] = {}
+    for condition in conditions:
+        for page in condition_pages(condition.get("pages", "all"), region.pages):
+            states = found.setdefault(page >> region.order, {})
+            state = states.setdefault(condition["state"], State())
+            state.untils.append(condition.get("until", "forever"))
+    return found
+
+
+def condition_pages(pages: object, total: int) -> list[int]:
+    """Indices meant by a list, "all" or "every:n"."""
+    if pages == "all":
+        return list(range(total))
+    if isinstance(pages, str) and pages.startswith("every:"):
+        return list(range(0, total, int(pages[6:])))
+    return [pages] if isinstance(pages, int) else list(pages)  # type: ignore[call-overload]
+
+
+def _add_folio(
+    world: World,
+    region: Region,
+    node: int,
+    index: int,
+    tokens: list[int],
+    states: dict[str, State],
+) -> None:
+    """One folio of a region with its entry or entries in every process."""
+    vpn = region.start + index
+    if "untouched" in states:
+        return
+    if "zero_page" in states:
+        for process in region.processes:
+            for i in range(len(tokens)):
+                at = vpn + i
+                process.entries[at] = Entry(
+                    process, region, at, 1, 0, None, "pte", state="zero"
+                )
+        return
+    folio = Folio(region.order, region.kind, node, tokens)
+    folio.mlocked = region.mlocked
+    folio.buffers = region.buffers or "buffers_locked" in states
+    folio.states = {k: v for k, v in states.items() if k != "prot_none"}
+    if not folio.hugetlb:
+        world.free[node] -= folio.nr
+    for process in region.processes:
+        map_folio(folio, process, region, vpn, hint="prot_none" in states)
+
+
+def map_folio(
+    folio: Folio, process: Process, region: Region, vpn: int, hint: bool = False
+) -> None:
+    """Enter a folio into one page table, as one huge entry or by PTEs."""
+    level = "pte"
+    if folio.hugetlb:
+        level = "huge"
+    elif folio.order >= PMD_ORDER:
+        level = "pmd"
+    nr = 1 if level == "pte" else folio.nr
+    exclusive = folio.kind in ("anon", "hugetlb") and len(region.processes) == 1
+    # Reading: memory was written once, so it is young and, where the region is
+    # writable, dirty; a file's pages are clean.
+    dirty = region.writable and folio.kind != "file"
+    shared = folio.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    write = region.writable and not region.prot_none and (exclusive or shared)
+    for sub in range(0, folio.nr, nr):
+        entry = Entry(process, region, vpn + sub, nr, sub, folio, level)
+        entry.write, entry.dirty, entry.soft_dirty = write, dirty, dirty
+        entry.exclusive, entry.hint = exclusive, hint
+        process.entries[entry.vpn] = entry
+        folio.maps.append(entry)
