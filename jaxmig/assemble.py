@@ -1,0 +1,230 @@
+"""From lists of folios and entries, on the host, to a Machine.
+
+Everything is a numpy array over folios or entries, so that 64 M pages are laid out in
+seconds; regions (`build.py`) and snapshots of real processes both end here.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from jaxmig import conditions as cond, contents, frame, pte
+from jaxmig.machine import NOWHERE, Conditions, Cpus, Geometry, Machine
+from jaxmig.tlb import empty_tlb
+
+
+@dataclasses.dataclass
+class Folios:
+    """What is in memory, a row a folio."""
+
+    order: Int32[np.ndarray, " folios"]
+    node: Int32[np.ndarray, " folios"]
+    flags: Int32[np.ndarray, " folios"]  # kind and bits of frame.py, without the order
+    extra_refs: Int32[np.ndarray, " folios"]
+
+
+@dataclasses.dataclass
+class Entries:
+    """What maps it.  `folio` -1: nothing is mapped; the bits hold flags and mm."""
+
+    folio: Int64[np.ndarray, " entries"]
+    page: Int32[np.ndarray, " entries"]  # base page within the folio
+    bits: Int32[np.ndarray, " entries"]
+
+
+@dataclasses.dataclass
+class Hardware:
+    """Nodes, CPUs, TLBs."""
+
+    nodes: int
+    mask: Bool[np.ndarray, "mms cpus"]
+    lazy: Bool[np.ndarray, " cpus"]
+    tlb: tuple[int, int] = (128, 12)  # sets, ways of 4 KiB entries
+    huge_tlb: tuple[int, int] = (128, 12)
+    free: Sequence[int | None] = ()  # base pages a node, None: as much as there is
+
+
+def geometry_of(
+    hw: Hardware, f: Folios, ptes: int, shared: bool, splits: bool, headroom: bool
+) -> Geometry:
+    """Pools with room for every folio of their order on every node."""
+    orders = tuple(sorted({0, *np.unique(f.order).tolist()}))
+    counts = {o: int((f.order == o).sum()) for o in orders}
+    if splits:
+        counts[0] = sum(n << o for o, n in counts.items())
+    blocks = tuple(max(counts[o], 1) * (2 if headroom else 1) for o in orders)
+    per_node = sum(n << o for n, o in zip(blocks, orders, strict=True))
+    if per_node * hw.nodes >= NOWHERE:
+        raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
+    return Geometry(hw.nodes, per_node, orders, blocks, ptes, shared, headroom)
+
+
+def place(
+    g: Geometry, f: Folios, seed: int | None
+) -> tuple[Int64[np.ndarray, " folios"], Int32[np.ndarray, " slots"], np.ndarray]:
+    """Head frame of each folio, the free stacks, and how much is on each.
+
+    Frames are handed out in order, or shuffled within their pool if there is a seed.
+    """
+    head = np.empty(f.order.shape[0], np.int64)
+    free = np.full(g.nodes * g.slots_per_node, NOWHERE, np.int32)
+    top = np.zeros((g.nodes, len(g.orders)), np.int32)
+    for node in range(g.nodes):
+        for k, order in enumerate(g.orders):
+            mine = np.flatnonzero((f.node == node) & (f.order == order))
+            base = node * g.frames_per_node + g.pool_start(k)
+            slots = np.arange(mine.size)
+            if seed is not None:
+                slots = np.random.default_rng((seed, node, order)).permutation(slots)
+            head[mine] = base + (slots << order)
+            left = np.arange(mine.size, g.pool_blocks[k])[::-1]
+            start = node * g.slots_per_node + g.stack_start(k)
+            free[start : start + left.size] = base + (left << order)
+            top[node, k] = left.size
+    return head, free, top
+
+
+def chains(
+    frames: int, of: Int64[np.ndarray, " entries"], live: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """First entry of each frame, next entry of each entry, whether any is shared.
+
+    `of` is the frame in whose row each entry's chain begins.
+    """
+    first = np.full(frames, NOWHERE, np.int32)
+    following = np.full(of.shape[0], NOWHERE, np.int32)
+    entries = np.flatnonzero(live)
+    # Written backwards, so that the lowest entry of a shared frame wins.
+    first[of[entries[::-1]]] = entries[::-1]
+    late = first[of[entries]] != entries
+    if not late.any():
+        return first, following, False
+    by_frame = entries[np.argsort(of[entries], kind="stable")]
+    same = of[by_frame[1:]] == of[by_frame[:-1]]
+    following[by_frame[:-1][same]] = by_frame[1:][same]
+    return first, following, True
+
+
+def assemble(
+    hw: Hardware,
+    f: Folios,
+    ptes: Entries,
+    pmds: Entries,
+    pmd_table: Int32[np.ndarray, " pmds"],
+    *,
+    left: np.ndarray | None = None,
+    marks: np.ndarray | None = None,
+    splits: bool = False,
+    headroom: bool = False,
+    seed: int | None = None,
+    content: bool = True,
+) -> Machine:
+    """The machine.  `left`, `marks`: conditions by folio (see conditions.py).
+
+    Raises:
+      ValueError: if the frames do not fit the index type.
+    """
+    n_ptes = ptes.folio.shape[0]
+    folio = np.concatenate([ptes.folio, pmds.folio])
+    page = np.concatenate([ptes.page, pmds.page])
+    bits = np.concatenate([ptes.bits, pmds.bits | pte.HUGE]).astype(np.int32)
+    live = folio >= 0
+    counts = np.bincount(folio[live], minlength=f.order.shape[0])
+    shared = _is_shared(f, folio, page, live, counts)
+    g = geometry_of(hw, f, n_ptes, shared, splits, headroom)
+    head, free, top = place(g, f, seed)
+    mapped = np.where(live, head[folio] + page, 0) if live.any() else folio * 0
+    first, following, _ = chains(g.frames, mapped, live)
+    rows = _frame_rows(g, f, head, counts, mapped, live, first)
+    word = np.where(live, mapped, NOWHERE).astype(np.int32)
+    used = _used(g.nodes, f)
+    limits = list(hw.free) + [None] * (g.nodes - len(hw.free))
+    total = int(used.sum())
+    nfree = [total if n is None else n for n in limits]
+    return Machine(
+        frame=jnp.asarray(rows),
+        memory=contents.fresh(g.frames) if content else None,
+        pte=jnp.asarray(np.stack([word, bits], axis=1)),
+        rmap_next=jnp.asarray(following),
+        pmd_table=jnp.asarray(pmd_table if pmd_table.size else np.zeros(1, np.int32)),
+        free=jnp.asarray(free),
+        top=jnp.asarray(top),
+        nfree=jnp.asarray(np.asarray(nfree, np.int32)),
+        tlb=empty_tlb(*hw.tlb, hw.lazy.shape[0]),
+        huge_tlb=empty_tlb(*hw.huge_tlb, hw.lazy.shape[0]),
+        cpus=_cpus(hw),
+        conditions=_conditions(g, head, left, marks),
+        geometry=g,
+    )
+
+
+def _is_shared(
+    f: Folios, folio: np.ndarray, page: np.ndarray, live: np.ndarray, counts: np.ndarray
+) -> bool:
+    if (counts[f.order == 0] > 1).any():
+        return True
+    large = live & (f.order[folio] > 0) if f.order.size else live & False
+    if not large.any():
+        return False
+    # Large folios: some page or PMD of theirs mapped twice.
+    key = (folio[large] << 10) + page[large]
+    return bool(np.unique(key).size < key.size)
+
+
+def _used(nodes: int, f: Folios) -> np.ndarray:
+    mine = (f.flags & frame.KIND) != frame.HUGETLB
+    pages = (np.int64(1) << f.order[mine]).astype(np.float64)
+    return np.bincount(f.node[mine], weights=pages, minlength=nodes).astype(np.int64)
+
+
+def _frame_rows(
+    g: Geometry,
+    f: Folios,
+    head: np.ndarray,
+    counts: np.ndarray,
+    mapped: np.ndarray,
+    live: np.ndarray,
+    first: np.ndarray,
+) -> np.ndarray:
+    rows = np.zeros((g.frames, frame.COLUMNS), np.int32)
+    rows[:, frame.RMAP] = first
+    if live.any():
+        rows[:, frame.MAPCOUNT] = np.bincount(mapped[live], minlength=g.frames)
+    flags = (f.flags | f.order).astype(np.int32)
+    rows[head, frame.FLAGS] = flags
+    cached = np.asarray(frame.cache_refs(flags))
+    rows[head, frame.REFCOUNT] = counts + cached + f.extra_refs
+    for order in g.orders[1:]:
+        big = head[f.order == order]
+        tails = (big[:, None] + np.arange(1, 1 << order)).reshape(-1)
+        rows[tails, frame.FLAGS] = np.repeat(
+            rows[big, frame.FLAGS] | frame.TAIL, (1 << order) - 1
+        )
+    return rows
+
+
+def _cpus(hw: Hardware) -> Cpus:
+    mms, cpus = hw.mask.shape
+    loaded = np.where(hw.mask.any(0), hw.mask.argmax(0), NOWHERE).astype(np.int32)
+    return Cpus(
+        mask=jnp.asarray(hw.mask),
+        lazy=jnp.asarray(hw.lazy),
+        mm=jnp.asarray(loaded),
+        gen=jnp.zeros(cpus, jnp.int32),
+        mm_gen=jnp.zeros(mms, jnp.int32),
+        pending=jnp.zeros(cpus, bool),
+    )
+
+
+def _conditions(
+    g: Geometry, head: np.ndarray, left: np.ndarray | None, marks: np.ndarray | None
+) -> Conditions | None:
+    if left is None or marks is None:
+        return None
+    rows = np.zeros((g.frames, len(cond.STATES)), np.int32)
+    flags = np.zeros(g.frames, np.int32)
+    rows[head], flags[head] = left, marks
+    return Conditions(left=jnp.asarray(rows), flags=jnp.asarray(flags))

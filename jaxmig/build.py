@@ -1,0 +1,367 @@
+"""Building a machine: nodes, CPUs, processes, and the regions they map.
+
+b = Builder(nodes=2, cpus=4)
+app = b.process("app", running=[1, 2, 3])
+heap = b.mmap(app, pages=1000, node=0)
+state = b.build()
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from jaxmig import conditions as cond, frame, pte
+from jaxmig.assemble import Entries, Folios, Hardware, assemble
+from jaxmig.machine import PMD_PAGES, Machine
+
+FIRST_ADDRESS: Final = 0x10000000
+KINDS: Final = {
+    "anon": frame.ANON,
+    "cow": frame.ANON,
+    "shmem": frame.SHMEM,
+    "file": frame.FILE,
+    "ksm": frame.KSM,
+    "swapcache": frame.SWAPCACHE,
+    "movable_ops": frame.MOVABLE_OPS,
+    "hugetlb": frame.HUGETLB,
+}
+PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
+# States that make a page absent rather than stand in its way.
+ABSENT: Final = ("untouched", "zero_page")
+FOREVER: Final = ("forever",)
+
+
+@dataclasses.dataclass
+class Process:
+    """An address space and the CPUs that hold it."""
+
+    name: str
+    number: int
+    running: tuple[int, ...]
+    lazy: tuple[int, ...]
+
+
+@dataclasses.dataclass
+class Region:
+    """Consecutive pages that one or more processes map at the same address."""
+
+    name: str
+    processes: tuple[Process, ...]
+    pages: int  # base pages
+    order: int
+    kind: str
+    node: int
+    start: int  # address
+    writable: bool
+    mlocked: bool
+    migratable: bool
+    private: bool
+    prot_none: bool
+    first_folio: int = 0
+    # Per process: number of the first PTE and, under PMD mappings, of the first leaf.
+    first_pte: dict[int, int] = dataclasses.field(default_factory=dict)
+    first_pmd: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folios(self) -> int:
+        """How many folios it has."""
+        return self.pages >> self.order
+
+    @property
+    def by_pmd(self) -> bool:
+        """Whether PMD leaves map it."""
+        return self.order == frame.PMD_ORDER
+
+    @property
+    def exclusive(self) -> bool:
+        """Anonymous or hugetlb memory of a single process."""
+        return (
+            self.kind in ("anon", "hugetlb", "swapcache") and len(self.processes) == 1
+        )
+
+
+@dataclasses.dataclass
+class _Condition:
+    region: Region
+    folios: np.ndarray
+    state: str
+    left: int
+    endless: bool
+
+
+class Builder:
+    """Collects processes, regions and conditions; `build()` lays them out.
+
+    Sizes are in base pages of 4 KiB.  `free` limits the free memory of a node; a node
+    without a limit has room for all pages of the machine.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 2,
+        cpus: int = 4,
+        *,
+        free: Sequence[int | None] = (),
+        tlb: tuple[int, int] = (128, 12),
+        huge_tlb: tuple[int, int] = (128, 12),
+    ) -> None:
+        if nodes < 1 or cpus < 1:
+            raise ValueError(f"nodes={nodes}, cpus={cpus}: at least one of each")
+        self.nodes, self.cpus = nodes, cpus
+        self.free, self.tlb, self.huge_tlb = list(free), tlb, huge_tlb
+        self.processes: list[Process] = []
+        self.regions: list[Region] = []
+        self._conditions: list[_Condition] = []
+        self._absent: dict[int, list[tuple[str, np.ndarray]]] = {}
+        self._next = FIRST_ADDRESS
+        self.splits = False  # room for the pieces of every large folio
+
+    def process(
+        self, name: str, running: Iterable[int] = (), lazy: Iterable[int] = ()
+    ) -> Process:
+        """A process; `running` and `lazy` CPUs are in its mm_cpumask."""
+        p = Process(name, len(self.processes), tuple(running), tuple(lazy))
+        bad = [c for c in p.running + p.lazy if not 0 <= c < self.cpus]
+        if bad:
+            raise ValueError(f"process {name}: CPU {bad[0]} of {self.cpus}")
+        if p.number >= pte.MAX_MM:
+            raise ValueError(f"process {name}: at most {pte.MAX_MM} processes")
+        self.processes.append(p)
+        return p
+
+    def mmap(
+        self,
+        processes: Process | Sequence[Process],
+        pages: int,
+        node: int = 0,
+        *,
+        order: int = 0,
+        kind: str = "anon",
+        name: str = "",
+        writable: bool = True,
+        mlocked: bool = False,
+        migratable: bool = True,
+        private: bool = False,
+        prot_none: bool = False,
+    ) -> Region:
+        """Map `pages` base pages on `node` into one process, or into several at once.
+
+        Raises:
+          ValueError: for an unknown kind or node, or a size that folios do not fill.
+        """
+        owners = (processes,) if isinstance(processes, Process) else tuple(processes)
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}: one of {' '.join(KINDS)}")
+        if not 0 <= node < self.nodes:
+            raise ValueError(f"node {node}: the machine has {self.nodes}")
+        if pages < 1 or pages % (1 << order) or not 0 <= order <= frame.PMD_ORDER:
+            raise ValueError(f"{pages} pages: not a multiple of 2^{order}")
+        size = 4096 << order
+        start = -(-self._next // size) * size
+        self._next = start + pages * 4096
+        region = Region(
+            name or f"region{len(self.regions)}",
+            owners,
+            pages,
+            order,
+            "cow" if kind == "anon" and len(owners) > 1 else kind,
+            node,
+            start,
+            writable,
+            mlocked,
+            migratable,
+            private,
+            prot_none,
+        )
+        self.regions.append(region)
+        return region
+
+    def condition(
+        self,
+        region: Region,
+        state: str,
+        pages: Iterable[int] | None = None,
+        until: str | int = "forever",
+    ) -> None:
+        """Put `state` in the way of some base pages of a region (None: of all).
+
+        `until`: "forever", "waited" (until somebody sleeps on it), or n: gone when the
+        kernel looks for the n-th time.
+        """
+        index = np.arange(region.pages) if pages is None else np.asarray(list(pages))
+        if state in ABSENT:
+            self._absent.setdefault(id(region), []).append((state, index))
+            return
+        left = cond.UNTIL_WAITED if isinstance(until, str) else until - 1
+        endless = until == "forever"
+        # Every page of a larger folio named is one more reference, but one state.
+        folios = index >> region.order
+        self._conditions.append(_Condition(region, folios, state, left, endless))
+
+    def build(
+        self,
+        *,
+        content: bool = True,
+        seed: int | None = None,
+        headroom: bool = False,
+    ) -> Machine:
+        """The machine; with a seed, frames are in random order on their nodes."""
+        f = _folios(self.regions)
+        ptes, pmds, table = _entries(self.regions, self.processes, self._absent)
+        left, marks = _states(self.regions, self._conditions, f)
+        hw = Hardware(
+            self.nodes,
+            *_masks(self),
+            tlb=self.tlb,
+            huge_tlb=self.huge_tlb,
+            free=self.free,
+        )
+        return assemble(
+            hw,
+            f,
+            ptes,
+            pmds,
+            table,
+            left=left,
+            marks=marks,
+            splits=self.splits,
+            headroom=headroom,
+            seed=seed,
+            content=content,
+        )
+
+
+def _masks(b: Builder) -> tuple[np.ndarray, np.ndarray]:
+    mask = np.zeros((max(len(b.processes), 1), b.cpus), bool)
+    lazy = np.zeros(b.cpus, bool)
+    for p in b.processes:
+        mask[p.number, list(p.running + p.lazy)] = True
+        lazy[list(p.lazy)] = True
+    return mask, lazy
+
+
+def _folios(regions: list[Region]) -> Folios:
+    columns: list[list[np.ndarray]] = [[], [], []]
+    first = 0
+    for r in regions:
+        r.first_folio, first = first, first + r.folios
+        flags = KINDS[r.kind]
+        flags |= 0 if r.kind == "movable_ops" else frame.LRU
+        flags |= frame.MLOCKED if r.mlocked else 0
+        flags |= frame.PRIVATE if r.private else 0
+        flags |= frame.EXCLUSIVE_MAP if r.exclusive else 0
+        flags |= frame.DIRTY if frame.is_anon_host(flags) else 0
+        for column, value in zip(columns, (r.order, r.node, flags), strict=True):
+            column.append(np.full(r.folios, value, np.int32))
+    order, node, flags_ = (
+        np.concatenate(c) if c else np.zeros(0, np.int32) for c in columns
+    )
+    return Folios(order, node, flags_, np.zeros(order.shape[0], np.int32))
+
+
+def _bits(r: Region, p: Process) -> int:
+    """The bits of a touched page: young and dirty, writable if nobody shares it."""
+    bits = (p.number << pte.MM_SHIFT) | pte.PRESENT | pte.YOUNG | pte.SOFT_DIRTY
+    bits |= pte.VM_WRITE if r.writable else 0
+    bits |= pte.VM_LOCKED if r.mlocked else 0
+    bits |= (pte.VM_PROT_NONE | pte.PROT_NONE) if r.prot_none else 0
+    if r.exclusive:
+        bits |= pte.EXCLUSIVE
+    direct = r.exclusive or r.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    if r.writable and direct:
+        bits |= pte.WRITE | pte.DIRTY
+    return bits
+
+
+def _entries(
+    regions: list[Region],
+    processes: list[Process],
+    absent: dict[int, list[tuple[str, np.ndarray]]],
+) -> tuple[Entries, Entries, np.ndarray]:
+    small: list[list[np.ndarray]] = [[], [], []]
+    large: list[list[np.ndarray]] = [[], [], []]
+    table: list[np.ndarray] = []
+    n_pte = n_pmd = 0
+    for p in processes:
+        for r in regions:
+            if p not in r.processes:
+                continue
+            r.first_pte[p.number], n_pte = n_pte, n_pte + r.pages
+            page = np.arange(r.pages)
+            folio = r.first_folio + (page >> r.order)
+            sub = (page & ((1 << r.order) - 1)).astype(np.int32)
+            bits = np.full(r.pages, _bits(r, p), np.int32)
+            if r.by_pmd:
+                r.first_pmd[p.number], n_pmd = n_pmd, n_pmd + r.folios
+                first = page[::PMD_PAGES]
+                _append(large, folio[first], sub[first], bits[first])
+                table.append((r.first_pte[p.number] + first).astype(np.int32))
+                folio, bits = np.full(r.pages, -1), bits & pte.STAYS
+            _clear(folio, bits, absent.get(id(r), []))
+            _append(small, folio, sub, bits)
+    pmd_table = np.concatenate(table) if table else np.zeros(0, np.int32)
+    return _join(small), _join(large), pmd_table
+
+
+def _clear(
+    folio: np.ndarray, bits: np.ndarray, absent: list[tuple[str, np.ndarray]]
+) -> None:
+    """Pages never touched map nothing; a read-only touch maps the zero page."""
+    for state, index in absent:
+        folio[index] = -1
+        bits[index] &= pte.STAYS
+        if state == "zero_page":
+            bits[index] |= pte.ZERO_PAGE | pte.PRESENT
+
+
+def _append(columns: list[list[np.ndarray]], *values: np.ndarray) -> None:
+    for column, value in zip(columns, values, strict=True):
+        column.append(value)
+
+
+def _join(columns: list[list[np.ndarray]]) -> Entries:
+    folio, page, bits = (
+        np.concatenate(c) if c else np.zeros(0, np.int64) for c in columns
+    )
+    return Entries(folio.astype(np.int64), page.astype(np.int32), bits.astype(np.int32))
+
+
+def _states(
+    regions: list[Region], conditions: list[_Condition], f: Folios
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if not conditions and not any(r.kind == "movable_ops" for r in regions):
+        return None, None
+    left = np.zeros((f.order.shape[0], len(cond.STATES)), np.int32)
+    marks = np.zeros(f.order.shape[0], np.int32)
+    for c in conditions:
+        _apply(c, f, left, marks)
+    return left, marks
+
+
+def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None:
+    folios = c.region.first_folio + c.folios
+    unique, times = np.unique(folios, return_counts=True)
+    flag = {"freed": cond.FREED, "released": cond.RELEASED, "isolated": cond.ISOLATED}
+    if c.state in flag:
+        marks[unique] |= flag[c.state]
+    elif c.state == "partially_mapped":
+        f.flags[unique] |= frame.SPLIT_QUEUED
+    else:
+        name = "private" if c.state == "no_mapping" else c.state
+        state = cond.STATES.index(name)
+        left[unique, state] = np.maximum(left[unique, state], c.left)
+        if c.endless:
+            marks[unique] |= cond.forever(state)
+        if state == cond.EXTRA_REF and c.left:
+            f.extra_refs[unique] += times.astype(np.int32)
+            marks[unique] += times.astype(np.int32) << cond.EXTRA_SHIFT
+        if state == cond.PINNED and c.left:
+            refs = PIN_REFS if c.region.exclusive and c.region.order == 0 else 1
+            f.extra_refs[unique] += refs
+            marks[unique] |= 0 if c.region.exclusive else cond.PIN_HELD
+        if state == cond.BUFFERS_LOCKED:
+            f.flags[unique] |= frame.PRIVATE
+    if c.state == "isolated":
+        f.flags[unique] &= ~frame.LRU

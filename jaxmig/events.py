@@ -1,0 +1,109 @@
+"""What happened during a call, counted.
+
+Phases and policies add to these counters and never see a nanosecond: the cost model
+(`cost.py`) multiplies them by a machine profile afterwards.  A counter is two uint32
+limbs, because the IPIs of 64 M pages and 128 CPUs pass 2^32 and JAX has no 64-bit
+integers unless its importer asked for them.
+
+Source of the vmstat names: struct migrate_pages_stats and migrate_pages() in
+mm/migrate.c; include/linux/vm_event_item.h.
+"""
+
+from typing import Any, Final
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, UInt32
+
+from jaxmig.pytree import pytree
+
+# /proc/vmstat.
+VMSTAT: Final = (
+    "pgmigrate_success",  # base pages, also those freed under the call
+    "pgmigrate_fail",  # base pages tried and failed
+    "thp_migration_success",  # PMD-mappable folios (6.1: every large folio)
+    "thp_migration_fail",
+    "thp_migration_split",
+    "nr_tlb_remote_flush",  # flush_tlb_multi() calls on the sender, even if all are lazy
+    "nr_tlb_local_flush_all",  # full flushes on the migrating CPU
+    "nr_tlb_local_flush_one",  # pages flushed one by one on the migrating CPU
+)
+CALL: Final = (
+    "nr_split",  # large folios split, of any size (counted as failed from 6.7)
+    "batches",  # lists given to the asynchronous stage
+    "allocs",  # destination folios obtained
+)
+# What the cost model prices and nobody else reads.
+WORK: Final = (
+    "alloc_pages",  # base pages of `allocs`
+    "tries",  # unmap attempts of a folio that got past the allocation
+    "ptes_cleared",  # try_to_migrate_one() runs on a PTE
+    "pmds_cleared",  # the same on a PMD (also hugetlb)
+    "ptes_deferred",  # of ptes_cleared, left to the batch's flush
+    "flushes_immediate",  # requests to other CPUs, one PTE or PMD each (x86)
+    "flushes_immediate_lazy",  # of those, requests that interrupted nobody
+    "flushes_batch",  # try_to_unmap_flush() with something pending
+    "flushes_batch_lazy",  # of those, requests that interrupted nobody
+    "ipis_immediate",
+    "ipis_batch",
+    "moves",  # move attempts: the reference check
+    "folios_moved",  # mapping switches
+    "pages_copied",  # base pages copied as folios below PMD size
+    "pages_copied_huge",  # base pages copied as PMD-sized folios
+    "copies_wasted",  # base pages copied for a folio that then failed (copy engines)
+    "ptes_set",  # remove_migration_pte() runs on a PTE, moved or put back
+    "pmds_set",
+    "lru_drains",  # lru_add_drain() calls
+)
+COUNTERS: Final = VMSTAT + CALL + WORK
+_INDEX: Final = {name: i for i, name in enumerate(COUNTERS)}
+
+Count = int | Int[Array, ""] | Bool[Array, ""]
+
+
+@pytree
+class Events:
+    """Counters of one call, and the shootdown interrupts each CPU took."""
+
+    low: UInt32[Array, " counters"]
+    high: UInt32[Array, " counters"]
+    ipis: UInt32[Array, " cpus"]
+    ipis_high: UInt32[Array, " cpus"]
+
+    def add(self, **counts: Count) -> "Events":
+        """These events and `counts` more, each below 2^32."""
+        zero = np.uint32(0)
+        more = [jnp.asarray(counts.pop(n, zero), jnp.uint32) for n in COUNTERS]
+        if counts:
+            raise TypeError(f"no such counter: {', '.join(counts)}")
+        low = self.low + jnp.stack(more)
+        carry = (low < self.low).astype(jnp.uint32)
+        return Events(low, self.high + carry, self.ipis, self.ipis_high)
+
+    def interrupt(self, cpus: Any) -> "Events":
+        """These events and IPIs more: a count, or a mask, a CPU."""
+        low = self.ipis + cpus.astype(jnp.uint32)
+        carry = (low < self.ipis).astype(jnp.uint32)
+        return Events(self.low, self.high, low, self.ipis_high + carry)
+
+    def counts(self) -> dict[str, int]:
+        """Counter -> Python int.  Host only."""
+        wide = _wide(self.low, self.high)
+        return {name: int(wide[i]) for name, i in _INDEX.items()}
+
+    def ipis_per_cpu(self) -> list[int]:
+        """Interrupts each CPU took.  Host only."""
+        return [int(n) for n in _wide(self.ipis, self.ipis_high)]
+
+
+def none(cpus: int) -> Events:
+    """No events yet, on a machine of `cpus` CPUs."""
+    counters = np.zeros(len(COUNTERS), np.uint32)
+    per_cpu = np.zeros(cpus, np.uint32)
+    return Events(*(jnp.asarray(a) for a in (counters, counters, per_cpu, per_cpu)))
+
+
+def _wide(low: Any, high: Any) -> np.ndarray:
+    return np.asarray(low).astype(np.uint64) + (
+        np.asarray(high).astype(np.uint64) << 32
+    )

@@ -1,0 +1,79 @@
+"""A frame's row, four int32 words: what struct page and struct folio keep.
+
+    REFCOUNT  references to the folio, in its head's row: one a mapping (a PMD mapping is
+              one), one a base page for the page or swap cache, one for private data, and
+              whatever else holds it.  The isolation reference is not counted at rest.
+    MAPCOUNT  PTEs that map this frame; in a head's row also PMDs that map the folio
+    FLAGS     the bits below; order and kind are set in a folio's head and its tails
+    RMAP      first entry that maps this frame (or, in a head's row, a PMD of the folio);
+              the others follow by Machine.rmap_next
+
+Source: include/linux/mm_types.h, include/linux/page-flags.h, Linux 6.3.
+"""
+
+from typing import Final
+
+from jaxtyping import Array, Bool, Int32
+
+REFCOUNT: Final = 0
+MAPCOUNT: Final = 1
+FLAGS: Final = 2
+RMAP: Final = 3
+COLUMNS: Final = 4
+
+ORDER: Final = 0xF  # bits 0-3
+KIND_SHIFT: Final = 4
+KIND: Final = 0xF << KIND_SHIFT
+FREE, ANON, SHMEM, FILE, KSM, SWAPCACHE, MOVABLE_OPS, HUGETLB = (
+    k << KIND_SHIFT for k in range(8)
+)
+TAIL: Final = 1 << 8
+LRU: Final = 1 << 9  # on a list from which it can be isolated
+DIRTY: Final = 1 << 10
+MLOCKED: Final = 1 << 11
+PRIVATE: Final = 1 << 12  # buffers: one more reference
+LOCKED: Final = 1 << 13  # by the migration, between unmap and remap
+UNMAPPED: Final = 1 << 14  # migration entries stand for its mappings
+SPLIT_QUEUED: Final = 1 << 15  # partially mapped, on the deferred-split queue
+EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
+PMD_ORDER: Final = 9
+
+Flags = Int32[Array, "*lanes"]
+
+
+def kind(flags: Flags) -> Flags:
+    """One of FREE ... HUGETLB."""
+    return flags & KIND
+
+
+def order(flags: Flags) -> Flags:
+    """The folio has 2^order base pages."""
+    return flags & ORDER
+
+
+def is_anon(flags: Flags) -> Bool[Array, "*lanes"]:
+    """folio_test_anon(): also in the swap cache; KSM pages are anonymous to the rmap."""
+    k = kind(flags)
+    return (k == ANON) | (k == SWAPCACHE) | (k == KSM)
+
+
+def is_anon_host(flags: int) -> bool:
+    """is_anon() of one Python integer."""
+    return flags & KIND in (ANON, SWAPCACHE, KSM)
+
+
+def has(flags: Flags, bit: int) -> Bool[Array, "*lanes"]:
+    """Whether any bit of `bit` is set."""
+    return (flags & bit) != 0
+
+
+def cache_refs(flags: Flags) -> Flags:
+    """References that a folio at rest holds beside its mappings (folio_expected_refs()).
+
+    A page or swap cache holds one a base page and buffers hold one; a hugetlb folio
+    counts its page cache as one.
+    """
+    k = kind(flags)
+    cached = (k == SHMEM) | (k == FILE) | (k == SWAPCACHE)
+    pages = (1 << order(flags)) * cached
+    return pages + (k == HUGETLB) * 1 + (has(flags, PRIVATE) & cached) * 1

@@ -1,0 +1,142 @@
+"""migrate_pages(): the call itself, for any release, mode and machine."""
+
+import dataclasses
+import functools
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+from jaxmig import events
+from jaxmig.events import Events
+from jaxmig.machine import Machine
+from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
+from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
+from jaxmig.policy.serial import migrate_serial
+from jaxmig.policy.stepwise import NO_LIMIT, migrate_stepwise
+from jaxmig.pytree import pytree
+from jaxmig.rules import Rules, rules
+
+NR_MAX_BATCHED_MIGRATION: Final = 512
+
+
+@pytree
+class Result:
+    """What a call returned and counted."""
+
+    failed: Int32[Array, ""]  # folios not migrated: the return value unless negative
+    error: Int32[Array, ""]
+    events: Events
+
+    @property
+    def errno(self) -> str | None:
+        """Name of the error, or None.  Host only."""
+        return "ENOMEM" if int(self.error) == ENOMEM else None
+
+    @property
+    def ret(self) -> int:
+        """What migrate_pages() returns, -1 with an errno.  Host only."""
+        return -1 if self.errno else int(self.failed)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the caller would never have come back.  Host only."""
+        return int(self.error) == SLEEPS
+
+    @property
+    def vmstat(self) -> dict[str, int]:
+        """Change of /proc/vmstat.  Host only."""
+        counts = self.events.counts()
+        stat = {name: counts[name] for name in events.VMSTAT[:6]}
+        stat["nr_tlb_remote_flush_received"] = sum(self.events.ipis_per_cpu())
+        return stat | {name: counts[name] for name in events.VMSTAT[6:]}
+
+
+def run(
+    m: Machine,
+    folios: Int32[Array, " folios"],
+    size: Int32[Array, ""],
+    node: Int32[Array, ""],
+    cpu: Int32[Array, ""],
+    limit: Int32[Array, ""],
+    r: Rules,
+) -> tuple[Machine, Result]:
+    """The call on the first `size` of `folios`; traceable."""
+    k = Call(
+        m=m,
+        ev=events.none(m.cpus.lazy.shape[0]),
+        todo=List(folios, size),
+        held=nothing(folios),
+        ret=nothing(folios),
+        split=nothing(folios),
+        stats=no_stats(),
+        retry=no_retry(),
+        error=jnp.int32(0),
+        remaining=jnp.int32(0),
+    )
+    at = Where(cpu=cpu, node=node)
+    k = (
+        migrate_stepwise(r, k, at, limit)
+        if r.release.batched
+        else migrate_serial(r, k, at)
+    )
+    s = k.stats
+    ev = k.ev.add(
+        pgmigrate_fail=s.failed_pages,
+        thp_migration_fail=s.thp_failed,
+        thp_migration_split=s.thp_split,
+        nr_split=s.split,
+    )
+    # An empty list on return means success, whatever was counted as failed on the way.
+    failed = jnp.where(k.remaining == 0, 0, s.failed)
+    return k.m, Result(failed, k.error, ev)
+
+
+@functools.cache
+def compiled(r: Rules, donate: bool) -> Any:
+    """The jitted call for these rules."""
+    return jax.jit(functools.partial(run, r=r), donate_argnums=(0,) if donate else ())
+
+
+def migrate_pages(
+    state: Machine,
+    folios: Any,
+    node: Any,
+    *,
+    kernel: str = "6.3",
+    mode: str = "sync",
+    reason: str = "syscall_or_cpuset",
+    cpu: Any = 0,
+    batch: Any = NR_MAX_BATCHED_MIGRATION,
+    arch: str = "x86",
+    memalloc: bool = False,
+    donate: bool = False,
+) -> tuple[Machine, Result]:
+    """Migrate folios, given by their head frames, to `node`.
+
+    Args:
+      state: the machine; unchanged, unless `donate` gives its arrays away.
+      folios: int32[folios], head frames in list order.
+      batch: base pages at which a batch is closed; 0: no limit.  Serial releases have none.
+    Returns:
+      The machine after the call and what the call returned and counted.
+    Raises:
+      ValueError: for a release, mode, reason or architecture that is not modelled.
+    Source: migrate_pages() in mm/migrate.c.
+    """
+    r = rules(kernel, mode, reason, arch, memalloc)
+    heads = jnp.asarray(folios, jnp.int32)
+    limit = jnp.asarray(batch, jnp.int32)
+    limit = jnp.where(limit == 0, np.int32(NO_LIMIT), limit)
+    size = jnp.int32(heads.shape[0])
+    if heads.shape[0] == 0:
+        heads = jnp.zeros(1, jnp.int32)
+    numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
+    return compiled(r, donate)(state, heads, size, *numbers, limit)
+
+
+def replace(state: Machine, **changes: Any) -> Machine:
+    """`state` with some arrays replaced."""
+    return dataclasses.replace(state, **changes)

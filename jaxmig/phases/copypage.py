@@ -1,0 +1,86 @@
+"""Phase 3: contents and the folio's identity move to the destination frames.
+
+Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migrate.c.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int32
+
+from jaxmig import wall
+from jaxmig.machine import NOWHERE, Machine
+
+Index = Int32[Array, ""]
+
+
+@jax.named_scope("folio_copy")
+def copy_folio(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
+    """Copy `pages` base pages (0: none) frame by frame."""
+    if m.memory is None:
+        return m
+
+    def page(i: Index, memory: Array) -> Array:
+        row = wall.read(i, lambda: memory[src + i])
+        return wall.put(memory, dst + i, row)
+
+    return dataclasses.replace(m, memory=jax.lax.fori_loop(0, pages, page, m.memory))
+
+
+@jax.named_scope("folio_migrate_mapping")
+def switch_folio(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
+    """Give the destination what the source was; the source's rows become free ones.
+
+    `pages` 0: nothing happens.  Chains come along by their heads; the page cache's
+    references are dst's from here on, and extra ones cannot exist any more.
+    """
+    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
+
+    def page(i: Index, rows: Array) -> Array:
+        row = wall.read(i, lambda: rows[src + i])
+        rows = wall.put(rows, dst + i, row)
+        return wall.put(rows, src + i, blank)
+
+    m = dataclasses.replace(m, frame=jax.lax.fori_loop(0, pages, page, m.frame))
+    return _switch_conditions(m, src, dst, pages)
+
+
+def _switch_conditions(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
+    c = m.conditions
+    if c is None:
+        return m
+
+    def page(_: Index, arrays: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, flags = arrays
+        row, bits = wall.read(src, lambda: (left[src], flags[src]))
+        left = wall.put(wall.put(left, dst, row), src, row * 0)
+        return left, wall.put(wall.put(flags, dst, bits), src, bits * 0)
+
+    left, flags = jax.lax.fori_loop(0, jnp.minimum(pages, 1), page, (c.left, c.flags))
+    return dataclasses.replace(
+        m, conditions=dataclasses.replace(c, left=left, flags=flags)
+    )
+
+
+def free_folio(m: Machine, head: Index, pages: Index) -> Machine:
+    """Blank the rows of a folio that is no more (`pages` 0: none)."""
+    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
+
+    def page(i: Index, rows: Array) -> Array:
+        return wall.put(rows, head + i, blank)
+
+    m = dataclasses.replace(m, frame=jax.lax.fori_loop(0, pages, page, m.frame))
+    c = m.conditions
+    if c is None:
+        return m
+    left, flags = wall.read(head, lambda: (c.left[head], c.flags[head]))
+    keep = pages == 0
+    return dataclasses.replace(
+        m,
+        conditions=dataclasses.replace(
+            c,
+            left=wall.put(c.left, head, jnp.where(keep, left, 0)),
+            flags=wall.put(c.flags, head, jnp.where(keep, flags, 0)),
+        ),
+    )

@@ -1,0 +1,107 @@
+"""Phase 1: replace every entry of a folio by a migration entry.
+
+Each entry is cleared and its flush is either sent at once or left to the batch.  A page
+that may be pinned and is exclusive refuses: its entry is cleared, flushed and put back as
+it was, and the walk ends.
+
+Source: try_to_migrate_one(), set_pmd_migration_entry(), should_defer_flush() in
+mm/rmap.c and mm/huge_memory.c, Linux 6.3.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import frame, pte, tlb, wall
+from jaxmig.events import Events
+from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
+from jaxmig.machine import Machine
+from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
+from jaxmig.rules import Rules
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+
+
+def clear_flush(
+    rules: Rules,
+    m: Machine,
+    ev: Events,
+    at: Visit,
+    cpu: Index,
+    batch: bool,
+    hugetlb: Flag,
+) -> tuple[Machine, Events]:
+    """Clear one entry and flush it, or remember that its flush is owed."""
+    mm = pte.mm_of(at.bits)
+    pmd = pte.has(at.bits, pte.HUGE)
+    # pmdp_invalidate() flushes even what no TLB can hold.
+    held = pte.accessible(at.bits) | (pmd & ~hugetlb)
+    if batch:
+        put_off = ~pmd & tlb.should_defer(rules, m.cpus, mm, cpu)
+        owed = put_off & (held | (not rules.release.checks_pte_accessible))
+        m = dataclasses.replace(m, cpus=tlb.defer(rules, m.cpus, mm, owed))
+        ev = ev.add(ptes_deferred=owed)
+    else:
+        put_off = jnp.asarray(False)
+
+    def now(state: tuple[Machine, Events]) -> tuple[Machine, Events]:
+        one_op = ~pmd | hugetlb
+        live = jnp.asarray(True)
+        return tlb.flush_entry(rules, *state, at.entry, mm, cpu, pmd, one_op, live)
+
+    m, ev = wall.when(held & ~put_off, now, (m, ev))
+    return m, ev.add(ptes_cleared=~pmd, pmds_cleared=pmd)
+
+
+@jax.named_scope("try_to_migrate")
+def unmap_folio(
+    rules: Rules,
+    m: Machine,
+    ev: Events,
+    head: Index,
+    cpu: Index,
+    batch: bool,
+    live: Flag,
+    refuses: Flag,
+) -> tuple[Machine, Events]:
+    """try_to_migrate() of the folio at `head`, if `live`.
+
+    `batch`: TTU_BATCH_FLUSH.  `refuses`: pinned and exclusive; then the folio stays mapped.
+    """
+    row = wall.read(head, lambda: m.frame[head])
+    flags = row[FLAGS]
+    pages = walked_pages(m, row, jnp.int32(1) << frame.order(flags))
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+
+    def visit(m: Machine, carry: tuple[Events, Index, Flag], at: Visit) -> tuple:
+        ev, cleared, dirty = carry
+        m, ev = clear_flush(rules, m, ev, at, cpu, batch, hugetlb)
+        word = jnp.where(refuses, at.bits, pte.to_migration(at.bits))
+        m = dataclasses.replace(
+            m, pte=wall.put(m.pte, at.entry, jnp.stack([at.pfn, word]))
+        )
+        if len(m.geometry.orders) > 1:
+            tail = head + at.page
+            count = jnp.where(refuses, m.frame[tail, MAPCOUNT], 0)
+            m = dataclasses.replace(m, frame=m.frame.at[tail, MAPCOUNT].set(count))
+        dirty = dirty | pte.has(at.bits, pte.DIRTY)
+        return m, (ev, cleared + 1, dirty), ~refuses
+
+    start = (ev, jnp.int32(0), jnp.asarray(False))
+    m, (ev, cleared, dirty) = rmap_walk(
+        m, head, jnp.where(live, pages, 0), visit, start
+    )
+    gone = live & ~refuses
+    state = jnp.where(gone, frame.LOCKED | frame.UNMAPPED, 0)
+    new = jnp.stack(
+        [
+            row[REFCOUNT] - jnp.where(gone, cleared, 0),
+            jnp.where(gone, 0, row[MAPCOUNT]),
+            flags | state | jnp.where(dirty, frame.DIRTY, 0),
+            row[frame.RMAP],
+        ]
+    )
+    return dataclasses.replace(m, frame=wall.put(m.frame, head, new)), ev

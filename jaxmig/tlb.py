@@ -1,0 +1,181 @@
+"""Which CPUs a flush reaches, and what each of them drops.
+
+x86 keeps a generation per address space and, on each CPU, the generation it has caught
+up with.  A CPU that is exactly one behind a one-page flush drops that page; one that is
+further behind drops everything.  Lazy CPUs take no interrupt and catch up later.
+
+Source: flush_tlb_mm_range(), flush_tlb_func(), arch_tlbbatch_flush() in
+arch/x86/mm/tlb.c; arch/arm64/include/asm/tlbflush.h, Linux 6.3 and 6.6.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import wall
+from jaxmig.events import Events
+from jaxmig.machine import NOWHERE, Cpus, Machine, Tlb
+from jaxmig.rules import Rules
+
+CpuSet = Bool[Array, " cpus"]
+Index = Int32[Array, ""]
+GLOBAL_ASID_CPUS = 4  # an mm active on so many CPUs gets a global ASID (INVLPGB)
+
+
+def empty_tlb(sets: int, ways: int, cpus: int) -> Tlb:
+    """A TLB for every CPU that holds nothing."""
+    blank = jnp.full((sets, cpus * ways), NOWHERE, jnp.int32)
+    zero = jnp.zeros_like(blank)
+    return Tlb(entry=blank, pfn=blank, bits=zero, age=zero)
+
+
+def others(cpus: Cpus, mm: Index, cpu: Index) -> CpuSet:
+    """mm_cpumask() without the CPU that migrates; lazy CPUs included."""
+    return cpus.mask[mm] & (jnp.arange(cpus.mm.shape[0]) != cpu)
+
+
+def should_defer(rules: Rules, cpus: Cpus, mm: Index, cpu: Index) -> Bool[Array, ""]:
+    """should_defer_flush(): worth it only if another CPU may hold the mm (x86)."""
+    if rules.broadcasts:
+        return jnp.asarray(rules.release.arm64_defers)
+    return others(cpus, mm, cpu).any()
+
+
+def defer(rules: Rules, cpus: Cpus, mm: Index, when: Bool[Array, ""]) -> Cpus:
+    """set_tlb_ubc_flush_pending(): the mm's generation moves, its CPUs are owed a flush."""
+    if rules.broadcasts:
+        return cpus
+    return dataclasses.replace(
+        cpus,
+        mm_gen=wall.add(cpus.mm_gen, mm, when.astype(jnp.int32)),
+        pending=cpus.pending | (cpus.mask[mm] & when),
+    )
+
+
+def lanes_of(cpus: CpuSet, tlb: Tlb) -> Bool[Array, " cpus*ways"]:
+    """One flag a CPU, spread over the slots of a set."""
+    ways = tlb.entry.shape[1] // cpus.shape[0]
+    return jnp.broadcast_to(cpus[:, None], (cpus.shape[0], ways)).reshape(-1)
+
+
+def drop_page(tlb: Tlb, entry: Index, told: CpuSet) -> Tlb:
+    """INVLPG: the CPUs `told` drop one entry."""
+    row = entry % tlb.entry.shape[0]
+    tags = wall.read(row, lambda: tlb.entry[row])
+    kept = jnp.where((tags == entry) & lanes_of(told, tlb), NOWHERE, tags)
+    return dataclasses.replace(tlb, entry=wall.put(tlb.entry, row, kept))
+
+
+def drop_all(tlb: Tlb, told: CpuSet) -> Tlb:
+    """A full flush of the loaded address space on the CPUs `told`."""
+    dead = lanes_of(told, tlb)[None]
+    return dataclasses.replace(tlb, entry=jnp.where(dead, NOWHERE, tlb.entry))
+
+
+def drop_all_sizes(m: Machine, told: CpuSet) -> Machine:
+    """Full flush of both sizes, as a rare event in a loop."""
+
+    def both(tlbs: tuple[Tlb, Tlb]) -> tuple[Tlb, Tlb]:
+        return drop_all(tlbs[0], told), drop_all(tlbs[1], told)
+
+    tlb, huge = wall.when(told.any(), both, (m.tlb, m.huge_tlb))
+    return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
+
+
+def flush_entry(
+    rules: Rules,
+    m: Machine,
+    ev: Events,
+    entry: Index,
+    mm: Index,
+    cpu: Index,
+    pmd: Bool[Array, ""],
+    one_op: Bool[Array, ""],
+    live: Bool[Array, ""],
+) -> tuple[Machine, Events]:
+    """ptep_clear_flush() of one entry, if `live`.
+
+    `one_op` is false for a THP's PMD: 512 pages are over the ceiling of 33, so every CPU
+    flushes everything; a hugetlb entry is one invalidation of its own stride.
+    """
+    if rules.broadcasts:
+        every = jnp.broadcast_to(live, m.cpus.lazy.shape)
+        ev = ev.add(flushes_immediate=live)
+        return _drop_entry(m, entry, pmd, every), ev
+    c = m.cpus
+    rest = others(c, mm, cpu)
+    self_set = (jnp.arange(rest.shape[0]) == cpu) & (c.mm[cpu] == mm)
+    requested = rest.any() & live
+    hit = rest & ~c.lazy & live
+    if rules.invlpgb:
+        broadcast = (c.mask[mm] & ~c.lazy).sum() >= GLOBAL_ASID_CPUS
+        requested &= ~broadcast
+        ipis = hit & ~broadcast
+    else:
+        ipis = hit
+    told = hit | (self_set & live)
+    gen = c.mm_gen[mm] + live
+    single = (c.gen + 1 == gen) & one_op
+    local = (told & self_set).any()
+    local_one = (told & self_set & single).any()
+    cpus = dataclasses.replace(
+        c, mm_gen=wall.put(c.mm_gen, mm, gen), gen=jnp.where(told, gen, c.gen)
+    )
+    m = _drop_entry(dataclasses.replace(m, cpus=cpus), entry, pmd, told & single)
+    m = drop_all_sizes(m, told & ~single)
+    sent = ipis.sum()
+    ev = ev.add(
+        nr_tlb_remote_flush=requested,
+        nr_tlb_local_flush_one=local_one,
+        nr_tlb_local_flush_all=local & ~local_one,
+        flushes_immediate=requested,
+        flushes_immediate_lazy=requested & (sent == 0),
+        ipis_immediate=sent,
+    )
+    return m, ev.interrupt(ipis)
+
+
+def _drop_entry(
+    m: Machine, entry: Index, pmd: Bool[Array, ""], told: CpuSet
+) -> Machine:
+    # An entry sits in the TLB of its size only; the other search finds nothing.
+    tlb = drop_page(m.tlb, entry, told & ~pmd)
+    if len(m.geometry.orders) == 1:
+        return dataclasses.replace(m, tlb=tlb)
+    huge = drop_page(m.huge_tlb, entry, told & pmd)
+    return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
+
+
+def flush_batch(
+    rules: Rules, m: Machine, ev: Events, cpu: Index, owed: Bool[Array, ""]
+) -> tuple[Machine, Events]:
+    """try_to_unmap_flush(): one round for all that is pending, nothing if nothing is."""
+    c = m.cpus
+    if rules.broadcasts:
+        # The invalidations are under way since the unmap; this waits for their end.
+        return m, ev.add(flushes_batch=owed)
+    self_set = jnp.arange(c.mm.shape[0]) == cpu
+    rest = c.pending & ~self_set
+    hit = rest & ~c.lazy
+    loaded = jnp.clip(c.mm, 0, c.mm_gen.shape[0] - 1)
+    behind = (c.mm != NOWHERE) & (c.gen != c.mm_gen[loaded])
+    local = (c.pending & self_set & behind).any()
+    requested = rest.any()
+    ipis = hit
+    if rules.invlpgb:
+        # One broadcast drops every non-global translation of every CPU.
+        requested, ipis, hit = requested & False, hit & False, ~c.lazy & owed
+    told = (hit | (c.pending & self_set)) & behind
+    caught_up = jnp.where(told, c.mm_gen[loaded], c.gen)
+    cpus = dataclasses.replace(c, gen=caught_up, pending=c.pending & False)
+    m = drop_all_sizes(dataclasses.replace(m, cpus=cpus), told)
+    sent = ipis.sum()
+    ev = ev.add(
+        nr_tlb_remote_flush=requested,
+        nr_tlb_local_flush_all=local,
+        flushes_batch=requested,
+        flushes_batch_lazy=requested & (sent == 0),
+        ipis_batch=sent,
+    )
+    return m, ev.interrupt(ipis)

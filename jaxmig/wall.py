@@ -1,0 +1,45 @@
+"""Reading and writing state in compiled loops without copying it.
+
+XLA:CPU copies a whole array at every trip of a loop that reads one carried array to
+write another, because fusion may move the read past the write.  A conditional is a wall
+that fusion does not cross: all reads of a trip go inside one, then come the writes.  The
+predicate must be one that XLA cannot fold to a constant.
+
+A conditional that WRITES state copies it too; a loop of at most one trip does not.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+T = TypeVar("T")
+
+
+def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
+    """`reads()` behind a wall; `witness` is any index it uses, never negative."""
+    shapes = jax.eval_shape(reads)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reads, lambda: zeros)
+
+
+def when(pred: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
+    """`change(state)` if `pred` else `state`, in place."""
+
+    def once(carry: tuple[Any, T]) -> tuple[Any, T]:
+        return jnp.asarray(False), change(carry[1])
+
+    return jax.lax.while_loop(lambda c: c[0], once, (jnp.asarray(pred), state))[1]
+
+
+def put(array: Array, index: Int32[Array, ""], row: Array) -> Array:
+    """`array` with one row replaced; `index` must be inside (slices clamp)."""
+    start = (index,) + (0,) * (array.ndim - 1)
+    return jax.lax.dynamic_update_slice(array, row[None].astype(array.dtype), start)
+
+
+def add(array: Array, index: Int32[Array, ""], amount: Int32[Array, "..."]) -> Array:
+    """`array` with `amount` added to one row."""
+    return put(array, index, array[index] + amount)
