@@ -14,7 +14,8 @@ SYNC_PASSES = PASSES - ASYNC_PASSES
 
 def migrate_pages(k: Kernel, request: Request, folios: list[Folio]) -> int:
     """migrate_pages() of 6.3 and later; ``folios`` keeps what did not migrate."""
-    stats, ret = Stats(), []
+    stats = Stats()
+    ret: list[Folio] = []
     rc = migrate_hugetlbs(k, request, folios, ret, stats)
     total = rc
     while rc >= 0 and folios:
@@ -85,7 +86,8 @@ def _sync(
     stats: Stats,
 ) -> int:
     """migrate_pages_sync(): all together asynchronously, the rest one by one."""
-    first, failed = Stats(), []
+    first = Stats()
+    failed: list[Folio] = []
     b = Batch(k, request, "async", batch, failed, split, first, ASYNC_PASSES)
     rc = migrate_pages_batch(b)
     stats.succeeded += first.succeeded

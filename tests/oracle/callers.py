@@ -21,6 +21,7 @@ class Caller:
     reason: str
     pages: int = 0  # base pages that close a list; 0: one list of everything
     tries: int = 1  # migrate_pages() calls on the same list
+    goes_on: bool = False  # -ENOMEM does not keep it from its next list
     memalloc: bool = False
 
 
@@ -30,14 +31,16 @@ CALLERS = {
     "memory_hotplug": Caller("sync", "memory_hotplug"),
     "contig_range": Caller("sync", "contig_range", tries=5),
     "longterm_pin": Caller("sync", "longterm_pin"),
-    "memory_failure": Caller("sync", "memory_failure", 1),
+    "memory_failure": Caller("sync", "memory_failure", 1, goes_on=True),
     "mempolicy_mbind": Caller("sync", "mempolicy_mbind"),
-    "numa_misplaced": Caller("async", "numa_misplaced", 1),
-    "demotion": Caller("async", "demotion", CLUSTER, memalloc=True),
+    "numa_misplaced": Caller("async", "numa_misplaced", 1, goes_on=True),
+    "demotion": Caller("async", "demotion", CLUSTER, goes_on=True, memalloc=True),
     "damon": Caller("async", "damon"),
 }
 ALIASES = {
     "hotplug": "memory_hotplug",
+    "memory_offline": "memory_hotplug",
+    "offline": "memory_hotplug",
     "alloc_contig": "contig_range",
     "cma": "contig_range",
     "soft_offline": "memory_failure",
@@ -62,7 +65,7 @@ def kernel_call(k: Kernel, call: dict, process: Process) -> tuple[int, int]:
     todo = kernel_list(process, parse(call.get("from", "0"), nodes))
     if caller.reason == "numa_misplaced":
         todo = _worth_moving(todo)
-    failed = last = 0
+    failed = error = last = 0
     while todo:
         folios = _cut(todo, caller.pages)
         if caller.reason == "numa_misplaced" and not _has_room(k, folios, target):
@@ -70,11 +73,12 @@ def kernel_call(k: Kernel, call: dict, process: Process) -> tuple[int, int]:
             continue
         rc = _tries(k, request, folios, caller.tries)
         last = rc or last
-        if rc < 0:
+        if rc < 0 and not caller.goes_on:
             putback(todo)
             return rc, outcome(caller, rc)
-        failed += rc
-    return failed, outcome(caller, last)
+        error = min(error, rc)
+        failed += max(rc, 0)
+    return error or failed, outcome(caller, last)
 
 
 def outcome(caller: Caller, rc: int) -> int:

@@ -99,6 +99,7 @@ class Folio:
     maps: list[Entry] = field(default_factory=list)
     states: dict[str, State] = field(default_factory=dict)
     isolated: bool = False
+    anon: bool = False  # folio_test_anon(), also true of private hugetlb pages
     locked: bool = False
     dirty: bool = False
     mlocked: bool = False

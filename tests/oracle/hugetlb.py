@@ -19,11 +19,13 @@ def unmap_and_move_huge_page(
     dst = k.allocate(request, src)
     if dst is None:
         return ENOMEM
-    rc = EAGAIN
-    if not src.test("locked") or (force and request.mode == "sync"):
-        if "locked" in src.states and src.states["locked"].active():
+    rc = 0
+    if src.test("locked"):
+        if force and request.mode == "sync":
             src.sleep_on("locked")
-        rc = _locked(k, request, src, dst)
+        else:
+            rc = EAGAIN
+    rc = rc or _locked(k, request, src, dst)
     if rc:
         undo_target(k, dst)
     return rc

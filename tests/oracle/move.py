@@ -13,8 +13,7 @@ def move_to_new_folio(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
         return _move_by_driver(k, dst, src)
     # A refused exclusive mapping was tested during the walk; every other kind of
     # pin is one reference too many here.
-    exclusive = any(e.kind in ("WRITE", "READ_EXCLUSIVE") for e in src.maps)
-    exclusive = exclusive and src.kind in ("anon", "hugetlb")
+    exclusive = src.anon and any(e.kind != "READ" for e in src.maps)
     held = src.test("extra_ref")
     if not exclusive:
         held = src.test("pinned") or held
@@ -56,7 +55,8 @@ def finish(k: Kernel, request: Request, src: Folio, dst: Folio) -> None:
     if not dst.contents:
         k.world.release(dst)
     elif src.movable_ops:
-        # No rmap: the driver's own tables are what points at the page.
+        # No rmap: the driver's own tables point at the page, and it flushes them.
+        k.world.forget(src)
         for entry in src.maps:
             entry.folio = dst
         dst.maps, src.maps = src.maps, []

@@ -63,8 +63,14 @@ def _query(
             return EFAULT
         for i in chunk:
             found = lookup(k, process, pages[i] // 4096)
-            status[i] = found if isinstance(found, int) else found.folio.node
+            status[i] = found if isinstance(found, int) else node_of(found)
     return 0
+
+
+def node_of(entry: Entry) -> int:
+    """page_to_nid() of a mapped page."""
+    assert entry.folio is not None
+    return entry.folio.node
 
 
 def lookup(k: Kernel, process: Process, vpn: int) -> int | Entry:
@@ -108,7 +114,7 @@ def _move(m: Move, pages: list[int], nodes: list[int]) -> int:
     rc = 0
     at = len(pages)
     for i, address in enumerate(pages):
-        node = nodes[i] if i < len(nodes) else 0
+        node = nodes[i] if i < len(nodes) else -1
         rc = _check(m, i, node, mems)
         if rc:
             at = i
@@ -135,7 +141,7 @@ def _check(m: Move, i: int, node: int, mems: set[int]) -> int:
     """The errors that end the call at element i."""
     if m.call.get("fault_at") == i:
         return EFAULT
-    if not 0 <= node < MAX_NUMNODES or node not in m.k.world.free:
+    if not 0 <= node < MAX_NUMNODES or node not in m.k.world.memory:
         return ENODEV
     return 0 if node in mems else EACCES
 

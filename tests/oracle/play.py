@@ -42,7 +42,7 @@ def play(
     """
     if arch is None:
         profile = str(document.get("machine", {}).get("profile", ""))
-        arch = "arm64" if profile.startswith("arm64") else "x86"
+        arch = _arch(profile)
     result = Play(build(document))
     if prepare is not None:
         prepare(result.world)
@@ -58,6 +58,13 @@ def play(
         if after is not None:
             after(result.world, index)
     return result
+
+
+def _arch(profile: str) -> str:
+    """The architecture that a cost profile's name tells."""
+    if profile.startswith("arm64"):
+        return "arm64"
+    return "x86-invlpgb" if profile.endswith("invlpgb") else "x86"
 
 
 def _call(k: Kernel, call: dict, result: Play) -> None:

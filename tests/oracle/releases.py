@@ -9,17 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 RELEASES = [
-    "6.1",
-    "6.2",
-    "v4",
-    "6.3",
-    "6.5",
-    "6.6",
-    "6.7",
-    "6.8",
-    "6.10",
-    "6.12",
-    "6.18",
+    *("6.1", "6.2", "v4", "6.3", "6.5", "6.6"),
+    *("6.7", "6.8", "6.10", "6.12", "6.18"),
 ]
 
 # Feature -> first release that shows it.
@@ -63,7 +54,7 @@ class Release:
 
 
 def expand(kernel: object) -> list[str]:
-    """Turn a scenario's kernel value into release names, in the order given."""
+    """Turn a scenario's kernel value into release names, each once, in order."""
     if kernel is None or kernel == "both":
         return ["6.2", "6.3"]
     if isinstance(kernel, str):
@@ -71,4 +62,4 @@ def expand(kernel: object) -> list[str]:
     names: list[str] = []
     for item in kernel:  # type: ignore[attr-defined]
         names += expand(item) if item == "both" else [str(item).strip()]
-    return names
+    return list(dict.fromkeys(names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import tlb
-from .folio import ANON, Entry, Folio
+from .folio import Entry, Folio
 from .kernel import Kernel, share_refused
 
 
@@ -13,8 +13,7 @@ def try_to_migrate(k: Kernel, folio: Folio, batch: bool) -> None:
     ``batch`` is TTU_BATCH_FLUSH.  The walk ends at the first refusal.
     """
     # An exec'ing task's stack is skipped, for anonymous pages other than KSM's.
-    anon = folio.kind in ANON | {"hugetlb"} and folio.kind != "ksm"
-    if anon and folio.test("temp_stack"):
+    if folio.anon and folio.kind != "ksm" and folio.test("temp_stack"):
         return
     for entry in folio.maps:
         if entry.state == "present" and not _migrate_one(k, folio, entry, batch):
@@ -71,8 +70,6 @@ def _remove_one(entry: Entry, dst: Folio) -> None:
     entry.dirty = entry.dirty and dst.dirty
     if entry.kind == "WRITE" and entry.level != "pmd":
         entry.uffd_wp = False
-    entry.exclusive = entry.kind != "READ" and dst.kind in ANON | {"hugetlb"}
-    if dst.hugetlb and len(entry.region.processes) > 1:
-        entry.exclusive = False  # shared hugetlb memory is not anonymous
+    entry.exclusive = entry.kind != "READ" and dst.anon
     entry.hint = False
     entry.kind = ""

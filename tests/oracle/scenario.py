@@ -22,7 +22,9 @@ def build(document: dict) -> World:
     """The state before the first call."""
     machine = document.get("machine", {})
     nodes = machine.get("nodes", 2)
-    world = World(cpus=_cpus(document, nodes), free=_node_sizes(machine, nodes))
+    sizes = _node_sizes(machine, nodes)
+    memory = {node for node, pages in sizes.items() if pages}
+    world = World(_cpus(document, nodes), sizes, memory)
     for item in document.get("process", []):
         _add_process(world, item)
     address, token = FIRST_ADDRESS // PAGE, 1
@@ -69,9 +71,10 @@ def _add_region(
     world: World, item: dict, conditions: list[dict], address: int, token: int
 ) -> int:
     """Map a region; returns the first free vpn behind it."""
-    order = (size(item.get("folio", "4k")) // PAGE).bit_length() - 1
+    usual = "2m" if item.get("kind") == "hugetlb" else "4k"
+    order = (size(item.get("folio", usual)) // PAGE).bit_length() - 1
     step = 1 << order
-    owners = item["process"]
+    owners = item.get("process", next(iter(world.processes)))
     owners = [owners] if isinstance(owners, str) else owners
     region = Region(
         name=item["name"],
@@ -141,6 +144,8 @@ def _add_folio(
                 )
         return
     folio = Folio(region.order, region.kind, node, tokens)
+    private = folio.hugetlb and len(region.processes) == 1
+    folio.anon = region.anonymous or private
     folio.mlocked = region.mlocked
     folio.buffers = region.buffers or "buffers_locked" in states
     folio.states = {k: v for k, v in states.items() if k != "prot_none"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import tlb
-from .folio import ANON, Entry, Folio
+from .folio import Entry, Folio
 from .kernel import EAGAIN, EBUSY, Kernel
 from .rmap import clear_flush
 
@@ -39,7 +39,7 @@ def _refused(folio: Folio) -> int:
     if held:
         return EAGAIN
     # The walk skips such a stack, so references of the mappings remain.
-    if folio.kind in ANON and folio.test("temp_stack"):
+    if folio.anon and folio.test("temp_stack"):
         return EAGAIN
     return 0
 
@@ -59,12 +59,12 @@ def _pieces(k: Kernel, folio: Folio) -> list[Folio]:
     pieces = []
     for sub in range(folio.nr):
         piece = Folio(0, folio.kind, folio.node, [folio.contents[sub]])
-        piece.isolated = True
+        piece.anon, piece.isolated = folio.anon, True
         piece.dirty, piece.mlocked = folio.dirty, folio.mlocked
         pieces.append(piece)
     for entry in folio.maps:
         del entry.process.entries[entry.vpn]
-    if folio.kind in ANON:
+    if folio.anon:
         for entry in folio.maps:
             for i in range(entry.nr):
                 _map_piece(entry, i, pieces[entry.sub + i])

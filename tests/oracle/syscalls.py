@@ -25,8 +25,8 @@ def flag_bits(flags: object) -> int:
 
 def allowed(k: Kernel, call: dict, key: str) -> set[int]:
     """cpuset_mems_allowed() of the target ("cpuset") or of the caller."""
-    nodes = set(k.world.free)
-    return parse(call[key], len(nodes)) & nodes if key in call else nodes
+    nodes = k.world.memory
+    return parse(call[key], len(k.world.free)) & nodes if key in call else nodes
 
 
 def find_task(call: dict) -> int:
@@ -83,7 +83,9 @@ POLICIES = ("default", "preferred", "bind", "interleave", "local", "preferred_ma
 def mbind(k: Kernel, call: dict, process: Process) -> int:
     """kernel_mbind() and do_mbind() in mm/mempolicy.c."""
     count = len(k.world.free)
-    policy = str(call.get("policy", "bind"))
+    policy = call.get("policy", "bind")
+    if isinstance(policy, int) and 0 <= policy < len(POLICIES):
+        policy = POLICIES[policy]
     if policy not in POLICIES:
         return EINVAL
     given = call.get("nodes", call.get("to", "" if _nodeless(policy) else "1"))
@@ -97,7 +99,7 @@ def mbind(k: Kernel, call: dict, process: Process) -> int:
     if flags & MOVE_ALL and not call.get("privileged", True):
         return EPERM
     start, length = _range(k, call)
-    if start % 4096 or start + length < start:
+    if start % 4096 or (start + length) % (1 << 64) < start:
         return EINVAL
     if length == 0:
         return 0
@@ -126,10 +128,11 @@ def _range(k: Kernel, call: dict) -> tuple[int, int]:
     """Start and length in bytes: of a region, or as given."""
     name = call.get("region", call.get("pages"))
     region = k.world.regions.get(name) if isinstance(name, str) else None
-    start = call.get("start", call.get("address", region.start * 4096 if region else 0))
-    whole = region.pages * 4096 if region else 0
-    length = size(call.get("length", call.get("len", whole)))
-    return start, -(-length // 4096) * 4096
+    start = call.get("start", region.start * 4096 if region else 0)
+    if isinstance(start, list):
+        start = (k.world.regions[start[0]].start + start[1]) * 4096
+    length = size(call.get("len", region.pages * 4096 if region else 0))
+    return start, -(-length // 4096) * 4096 % (1 << 64)
 
 
 def _bind(

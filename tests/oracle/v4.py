@@ -28,7 +28,8 @@ class Pieces(Batch):
 
 def migrate_pages(k: Kernel, request: Request, folios: list[Folio]) -> int:
     """migrate_pages() as posted; ``folios`` keeps what did not migrate."""
-    stats, ret = Stats(), []
+    stats = Stats()
+    ret: list[Folio] = []
     rc = migrate_hugetlbs(k, request, folios, ret, stats)
     total = rc
     while rc >= 0 and folios:

@@ -86,6 +86,7 @@ class World:
 
     cpus: list[Cpu]
     free: dict[int, int]  # node -> free base pages
+    memory: set[int] = field(default_factory=set)  # nodes that have memory
     processes: dict[str, Process] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
     unmapped: list[Folio] = field(default_factory=list)  # page cache only
@@ -101,7 +102,7 @@ class World:
             if self.free.get(node, 0) < src.nr:
                 return None
             self.free[node] -= src.nr
-        return Folio(src.order, src.kind, node, [0] * src.nr)
+        return Folio(src.order, src.kind, node, [0] * src.nr, anon=src.anon)
 
     def release(self, folio: Folio) -> None:
         """Give a folio's frames back to its node (hugetlb: to the pool)."""
@@ -110,13 +111,18 @@ class World:
 
     def unmap_for_good(self, folio: Folio) -> None:
         """Take a page from its processes, as their own munmap() would have."""
+        self.forget(folio)
         for entry in folio.maps:
             entry.process.entries.pop(entry.vpn, None)
-            for cpu in self.cpus:
-                cpu.drop_range(entry.process, entry.vpn, entry.nr)
         folio.maps = []
         if folio in self.unmapped:
             self.unmapped.remove(folio)
+
+    def forget(self, folio: Folio) -> None:
+        """Drop a folio's translations where somebody else did the flushing."""
+        for entry in folio.maps:
+            for cpu in self.cpus:
+                cpu.drop_range(entry.process, entry.vpn, entry.nr)
 
     # What an application thread does -----------------------------------------
 
