@@ -1,9 +1,11 @@
-"""The oracle itself: worked examples, rules of each release, and real kernels' counts."""
+"""The oracle itself: worked examples, each release's rules, counts of real kernels."""
 
 from __future__ import annotations
 
 import pytest
-from oracle import play
+from hypothesis import given, settings, strategies as st
+from oracle import RELEASES, SleepsForever, World, expand, play, play_both
+from oracle.nodes import plan
 
 
 def document(conditions=(), running=(1, 2, 3), lazy=(), call=None, **region) -> dict:
@@ -38,7 +40,6 @@ def counts(doc: dict, kernel: str) -> tuple:
 
 
 ASYNC = {"syscall": "kernel", "mode": "async", "from": "0", "to": "1"}
-ALTERNATE = {"syscall": "move_pages", "pages": "heap", "nodes": [1, 2] * 500}
 
 
 @pytest.mark.parametrize(
@@ -82,3 +83,284 @@ def test_worked_examples(doc, serial, batched):
     """Rows 1, 2, 3, 4, 6, 12 and 13 of the kernel specification's examples."""
     assert counts(doc, "6.2") == serial
     assert counts(doc, "6.3") == batched
+
+
+def test_a_page_of_two_processes_is_flushed_once_for_both():
+    """Row 7: one flush of the union of the CPUs, or one per mapping."""
+    doc = document(process=["victim", "other"], kind="shmem", size="2m")
+    doc["machine"]["cpus"] = 8
+    doc["process"] = [
+        {"name": "victim", "running": [1, 2]},
+        {"name": "other", "running": [3, 4, 5]},
+    ]
+    assert counts(doc, "6.2") == (1024, 2560, 512, 512, 0, 0)
+    assert counts(doc, "6.3") == (1, 5, 512, 512, 0, 0)
+
+
+def test_alternating_nodes_batch_nothing():
+    """Row 11: lists of one page, each with a flush of its own."""
+    call = {"syscall": "move_pages", "pages": "heap", "nodes": [1, 2] * 500}
+    doc = document(call=call)
+    doc["machine"]["nodes"] = 3
+    assert counts(doc, "6.2") == counts(doc, "6.3") == (1000, 3000, 1000, 1000, 0, 0)
+    assert play(doc, "6.3").records[0]["batches"] == 1000
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pages", "flushes"),
+    [("6.1", n, n) for n in (1, 2, 511, 512, 513, 1024)]
+    + [("6.12", n, -(-n // 512)) for n in (1, 2, 511, 512, 513, 1024, 4096)],
+)
+def test_real_kernels_sent_as_many_interrupts(kernel, pages, flushes):
+    """move_pages(2) with three CPUs spinning, counted on 6.1 and 6.12."""
+    call = {"syscall": "move_pages", "pages": "heap", "nodes": 1, "flags": "move_all"}
+    record = play(document(size=pages * 4096, call=call), kernel).records[0]
+    assert record["ipis_per_cpu"] == [0, flushes, flushes, flushes]
+    assert record["status"] == [1] * pages
+
+
+NO_HUGE = [{"pages": "all", "state": "huge_dst_unavailable"}]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "folio", "flushes", "thp"),
+    [
+        ("6.1", "16k", 64, (0, 8, 8)),  # every large folio is a THP to 6.1
+        ("6.2", "16k", 64, (0, 0, 0)),
+        ("6.3", "16k", 33, (0, 0, 0)),  # each PTE of a split, then one batch
+        ("6.8", "16k", 9, (0, 0, 0)),  # one for each split
+        ("6.2", "2m", 8 + 4096, (0, 8, 8)),
+        ("6.3", "2m", 16, (0, 8, 8)),
+    ],
+)
+def test_splits(kernel, folio, flushes, thp):
+    size = {"16k": "128k", "2m": "16m"}[folio]
+    record = play(document(NO_HUGE, size=size, folio=folio), kernel).records[0]
+    vmstat = record["vmstat"]
+    assert vmstat["nr_tlb_remote_flush"] == flushes
+    found = tuple(vmstat[f"thp_migration_{k}"] for k in ("success", "fail", "split"))
+    assert found == thp
+    assert record["ret"] == 0
+
+
+@pytest.mark.parametrize(("kernel", "ret", "last"), [("6.3", 0, 1), ("6.7", 3, None)])
+def test_an_uncounted_split_hides_pieces_left_behind(kernel, ret, last):
+    """6.3 to 6.6 report success although memory ended among the pieces."""
+    pages = [["heap", 0], ["heap", 4], ["heap", 8]]
+    call = {"syscall": "move_pages", "pages": pages, "nodes": 1}
+    doc = document(NO_HUGE, size="48k", folio="16k", call=call)
+    doc["machine"]["free"] = {"1": "40k"}
+    result = play(doc, kernel)
+    record = result.records[0]
+    assert (record["ret"], record["status"]) == (ret, [last] * 3)
+    isolated = [f for f in result.world.snapshot()["folios"] if f["isolated"]]
+    assert len(isolated) == (2 if ret == 0 else 0)
+
+
+def test_memory_ends():
+    doc = document()
+    doc["machine"]["free"] = {"1": "2400k"}
+    for kernel in ("6.2", "v4", "6.3"):
+        record = play(doc, kernel).records[0]
+        assert (record["ret"], record["errno"]) == (-1, "ENOMEM")
+        assert record["nodes_after"] == {"0": 400, "1": 600}
+        assert record["vmstat"]["pgmigrate_fail"] == 1
+
+
+def test_an_immediate_flush_covers_the_deferred_ones():
+    """The local CPU flushes all at the THP, and its batch finds nothing left."""
+    doc = document(running=(0, 1), size="8k")
+    doc["region"] += [
+        {"process": "victim", "name": "thp", "size": "2m", "folio": "2m"},
+        {"process": "victim", "name": "more", "size": "8k"},
+    ]
+    record = play(doc, "6.3").records[0]
+    assert record["batches"] == 2
+    assert record["ipis_per_cpu"] == [0, 3, 0, 0]
+    assert record["vmstat"]["nr_tlb_local_flush_all"] == 2
+    assert record["vmstat"]["nr_tlb_local_flush_one"] == 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "allocs", "flushes"), [("6.2", 1030, 1000), ("v4", 1133, 12)]
+)
+def test_sleeping_on_locks(kernel, allocs, flushes):
+    """v4 moves what is unmapped before it waits (-EDEADLOCK)."""
+    held = [{"pages": "every:100", "state": "locked", "until": "waited"}]
+    assert counts(document(held), kernel) == (flushes, flushes * 3, allocs, 1000, 0, 0)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "v4", "6.3", "6.18"])
+def test_a_sleep_without_end_is_refused(kernel):
+    with pytest.raises(SleepsForever, match="sleep for ever"):
+        play(document(on_page_100("locked")), kernel)
+
+
+SYSCALLS = [
+    ({"syscall": "migrate_pages", "to": "0"}, 0, None),
+    ({"syscall": "migrate_pages", "pid": -1}, -1, "ESRCH"),
+    ({"syscall": "migrate_pages", "maxnode": 0}, -1, "EINVAL"),
+    ({"syscall": "migrate_pages", "fault_at": 0}, -1, "EFAULT"),
+    ({"syscall": "migrate_pages", "to": "7"}, -1, "EINVAL"),
+    ({"syscall": "migrate_pages", "to": "7", "privileged": False}, -1, "EPERM"),
+    ({"syscall": "move_pages", "pages": "heap", "nodes": 9}, -1, "ENODEV"),
+    ({"syscall": "move_pages", "pages": "heap", "pid": 9}, -1, "ESRCH"),
+    ({"syscall": "move_pages", "pages": "heap", "flags": 1}, -1, "EINVAL"),
+    (
+        {"syscall": "move_pages", "pages": "heap", "nodes": 1, "cpuset": "0"},
+        -1,
+        "EACCES",
+    ),
+    ({"syscall": "move_pages", "flags": "move_all", "privileged": False}, -1, "EPERM"),
+    ({"syscall": "mbind", "pages": "heap", "nodes": "1", "flags": 8}, -1, "EINVAL"),
+    ({"syscall": "mbind", "start": 0, "len": 4096, "nodes": "1"}, -1, "EFAULT"),
+    ({"syscall": "mbind", "pages": "heap", "flags": "strict"}, -1, "EIO"),
+    ({"syscall": "mbind", "pages": "heap", "flags": "move|strict"}, 0, None),
+]
+
+
+@pytest.mark.parametrize(("call", "ret", "error"), SYSCALLS)
+def test_errors_of_system_calls(call, ret, error):
+    record = play(document(call=call), "6.3").records[0]
+    assert (record["ret"], record["errno"]) == (ret, error)
+
+
+def test_nodes_are_emptied_in_linux_order():
+    assert list(plan({2, 3, 4}, {3, 4, 5})) == [(4, 5), (3, 4), (2, 3)]
+    moves = [(7, 4), (6, 3), (2, 5), (1, 4), (0, 3)]
+    assert list(plan(set(range(8)), {3, 4, 5})) == moves
+    assert list(plan({0}, {1, 2})) == [(0, 1)]
+    assert list(plan({0, 1}, {0, 1})) == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "hint", "untouched"),
+    [("6.1", -2, -14), ("6.5", 1, -14), ("6.12", 1, -2)],
+)
+def test_what_move_pages_looks_through(kernel, hint, untouched):
+    conditions = [
+        {"pages": [1], "state": "prot_none"},
+        {"pages": [2], "state": "untouched"},
+        {"pages": [3], "state": "zero_page"},
+    ]
+    call = {"syscall": "move_pages", "pages": "heap", "nodes": 1}
+    record = play(document(conditions, size="16k", call=call), kernel).records[0]
+    assert record["status"] == [1, hint, untouched, -14]
+
+
+def test_a_failed_list_leaves_statuses_unwritten():
+    call = {"syscall": "move_pages", "pages": "heap", "nodes": 1}
+    doc = document([{"pages": [1], "state": "extra_ref"}], size="12k", call=call)
+    doc["region"].append({**doc["region"][0], "name": "there", "node": 1})
+    call["pages"] = [["heap", 0], ["heap", 1], ["there", 0], ["heap", 2]]
+    record = play(doc, "6.3").records[0]
+    # One folio failed, and the last page was not tried.
+    assert (record["ret"], record["status"]) == (2, [None, None, 1, None])
+
+
+@pytest.mark.parametrize("kernel", RELEASES)
+def test_a_store_through_a_stale_translation_arrives(kernel):
+    """Between unmap and flush a CPU may still write; after it, it has to wait."""
+    vpn, waited, done = 0x10000, {}, []
+
+    def between(world: World, call: int, index: int, phase: str) -> None:
+        if phase not in waited and vpn in world.processes["victim"].entries:
+            token = 1000 + len(waited)
+            waited[phase] = world.store(1, "victim", vpn, token)
+            done.append(token)
+
+    world = play(document(size="4k"), kernel, between=between, prepare=World.warm).world
+    assert waited["unmap"] is False
+    assert waited["flush"] is waited["copy"] is True
+    assert world.load(2, "victim", vpn) == done[-1]
+
+
+KINDS = ["anon", "cow", "shmem", "file", "ksm", "swapcache", "movable_ops", "hugetlb"]
+STATES = [
+    *("extra_ref", "pinned", "locked", "writeback", "freed", "private", "released"),
+    *("buffers_locked", "temp_stack", "isolated", "partially_mapped", "prot_none"),
+    *("driver_eagain", "driver_error", "zero_page", "huge_dst_unavailable"),
+]
+
+
+@st.composite
+def documents(draw) -> dict:
+    """Small machines with one region, some conditions and one or two calls."""
+    folio = draw(st.sampled_from(["4k", "16k", "2m"]))
+    kind = draw(st.sampled_from(KINDS))
+    folio = {"ksm": "4k", "hugetlb": "2m"}.get(kind, folio)
+    size = {"4k": "80k", "16k": "160k", "2m": "4m"}[folio]
+    conditions = [
+        {
+            "pages": draw(st.sampled_from([[0], [3, 3, 17], "every:7"])),
+            "state": draw(st.sampled_from(STATES)),
+            "until": draw(st.sampled_from(["forever", "waited", "attempt:3"])),
+        }
+        for _ in range(draw(st.integers(0, 3)))
+    ]
+    calls = [
+        {"syscall": "migrate_pages", "from": "0", "to": "1"},
+        {"syscall": "move_pages", "pages": "heap", "nodes": 1, "cpu": 1},
+        {"syscall": "kernel", "from": "0", "to": "1", "mode": "sync_light"},
+        {"syscall": "kernel", "from": "0", "to": "1", "caller": "demotion"},
+        {"syscall": "mbind", "pages": "heap", "policy": "interleave", "nodes": "0,1"},
+    ]
+    doc = document(conditions, lazy=(0,), size=size, folio=folio, kind=kind)
+    doc["call"] = draw(st.lists(st.sampled_from(calls), min_size=1, max_size=2))
+    doc["machine"]["free"] = {"1": draw(st.sampled_from(["8k", "2100k", "64m"]))}
+    return doc
+
+
+def contents(world: World) -> dict:
+    """Token of every mapped page of the victim."""
+    pages = world.snapshot()["pages"]["victim"]
+    return {vpn: page["token"] for vpn, page in pages.items() if "token" in page}
+
+
+def check_at_rest(world: World) -> None:
+    """Nothing locked or half mapped, and no TLB leads to an old frame."""
+    shot = world.snapshot()
+    for page in shot["pages"]["victim"].values():
+        assert page["state"] in ("present", "zero")
+    assert not any(folio["locked"] for folio in shot["folios"])
+    assert all(free >= 0 for free in shot["free"].values())
+    for cpu in world.cpus:
+        for (name, vpn, size), entry in cpu.tlb.items():
+            if not cpu.lazy and cpu.loaded is world.processes[name]:
+                now = world.processes[name].lookup(vpn * (512 if size == "2m" else 1))
+                assert now is not None
+                assert now.folio is entry.folio
+
+
+@settings(max_examples=60, deadline=None)
+@given(doc=documents(), kernel=st.sampled_from(RELEASES), arch=st.integers(0, 2))
+def test_invariants(doc, kernel, arch):
+    """Contents, frames and translations survive whatever happens to a call."""
+    before: dict = {}
+
+    def prepare(world: World) -> None:
+        world.warm()
+        before.update(contents(world), memory=memory(world))
+
+    try:
+        world = play(
+            doc, kernel, arch=["x86", "arm64", "x86-invlpgb"][arch], prepare=prepare
+        ).world
+    except SleepsForever:
+        return
+    check_at_rest(world)
+    assert memory(world) == before["memory"]
+    assert contents(world).items() <= before.items()
+
+
+def memory(world: World) -> int:
+    """Free and used base pages together, hugetlb's apart."""
+    folios = world.snapshot()["folios"]
+    used = sum(1 << f["order"] for f in folios if f["kind"] != "hugetlb")
+    return used + sum(world.free.values())
+
+
+def test_kernels_are_expanded_in_order():
+    assert expand(["6.18", "both", "6.3"]) == ["6.18", "6.2", "6.3"]
+    kernels = [r["kernel"] for r in play_both(document())]
+    assert kernels == ["6.2", "6.3"]

@@ -67,16 +67,16 @@ def finish(k: Kernel, request: Request, src: Folio, dst: Folio) -> None:
     src.locked = dst.locked = False
     src.isolated = False
     k.free_source(request, src)
-    k.hook("remap")
     k.world.wake()
+    k.hook("remap")
 
 
 def undo_source(k: Kernel, src: Folio) -> None:
     """migrate_folio_undo_src(): the old folio is mapped and unlocked again."""
     remove_migration_ptes(k, src, src)
     src.locked = False
-    k.hook("remap")
     k.world.wake()
+    k.hook("remap")
 
 
 def undo_target(k: Kernel, dst: Folio) -> None:
