@@ -145,13 +145,13 @@ def assemble(
     total = int(used.sum())
     nfree = [total if n is None else n for n in limits]
     return Machine(
-        frame=jnp.asarray(rows),
+        frame=jnp.array(rows),
         memory=contents.fresh(g.frames) if content else None,
-        pte=jnp.asarray(np.stack([word, bits], axis=1)),
-        rmap_next=jnp.asarray(following),
+        pte=jnp.array(np.stack([word, bits], axis=1)),
+        rmap_next=jnp.array(following),
         pmd_table=jnp.asarray(pmd_table if pmd_table.size else np.zeros(1, np.int32)),
-        free=jnp.asarray(free),
-        top=jnp.asarray(top),
+        free=jnp.array(free),
+        top=jnp.array(top),
         nfree=jnp.asarray(np.asarray(nfree, np.int32)),
         tlb=empty_tlb(*hw.tlb, hw.lazy.shape[0]),
         huge_tlb=empty_tlb(*hw.huge_tlb, hw.lazy.shape[0]),
@@ -227,4 +227,4 @@ def _conditions(
     rows = np.zeros((g.frames, len(cond.STATES)), np.int32)
     flags = np.zeros(g.frames, np.int32)
     rows[head], flags[head] = left, marks
-    return Conditions(left=jnp.asarray(rows), flags=jnp.asarray(flags))
+    return Conditions(left=jnp.array(rows), flags=jnp.asarray(flags))

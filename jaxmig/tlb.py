@@ -25,9 +25,14 @@ GLOBAL_ASID_CPUS = 4  # an mm active on so many CPUs gets a global ASID (INVLPGB
 
 def empty_tlb(sets: int, ways: int, cpus: int) -> Tlb:
     """A TLB for every CPU that holds nothing."""
-    blank = jnp.full((sets, cpus * ways), NOWHERE, jnp.int32)
-    zero = jnp.zeros_like(blank)
-    return Tlb(entry=blank, pfn=blank, bits=zero, age=zero)
+    shape = (sets, cpus * ways)
+    # Four buffers of their own: one shared by two fields could not be donated.
+    return Tlb(
+        entry=jnp.full(shape, NOWHERE, jnp.int32),
+        pfn=jnp.full(shape, NOWHERE, jnp.int32),
+        bits=jnp.zeros(shape, jnp.int32),
+        age=jnp.zeros(shape, jnp.int32),
+    )
 
 
 def others(cpus: Cpus, mm: Index, cpu: Index) -> CpuSet:
