@@ -23,6 +23,7 @@ def lock_source(
         if avoid:
             return EDEADLK
         src.sleep_on("locked")
+    # Writeback is looked at with the lock held, and only SYNC waits for it.
     if src.test("writeback"):
         if mode != "sync":
             return EBUSY
@@ -34,8 +35,11 @@ def lock_source(
 
 def unmap(k: Kernel, src: Folio, batch: bool) -> int:
     """From the locks to the unmapped folio: UNMAP, or -EAGAIN with src mapped."""
+    # Such a page is not found by rmap; there is nothing to unmap.
     if src.movable_ops:
         return UNMAP
+    # Reading: when the state ends, the page is an ordinary one again; a real one
+    # would have been freed together with its buffers.
     if src.test("private"):
         return EAGAIN  # no mapping: only an attempt to free its buffers is made
     rmap.try_to_migrate(k, src, batch)
@@ -44,6 +48,7 @@ def unmap(k: Kernel, src: Folio, batch: bool) -> int:
 
 def unmap_and_move(k: Kernel, request: Request, src: Folio, force: bool) -> int:
     """unmap_and_move() and __unmap_and_move() of 6.2: the whole of one attempt."""
+    # The order is Linux's: a freed page costs no allocation, a busy one does.
     if k.freed_under_us(request, src):
         return 0
     dst = k.allocate(request, src)
@@ -54,6 +59,7 @@ def unmap_and_move(k: Kernel, request: Request, src: Folio, force: bool) -> int:
         undo_target(k, dst)
         return rc
     src.locked = True
+    # The serial version never puts a flush off.
     rc = unmap(k, src, batch=False)
     k.hook("flush")
     if rc == UNMAP:
@@ -61,6 +67,7 @@ def unmap_and_move(k: Kernel, request: Request, src: Folio, force: bool) -> int:
         if rc == 0:
             finish(k, request, src, dst)
             return 0
+    # Everything is undone, so the next pass pays for all of it again.
     undo_source(k, src)
     undo_target(k, dst)
     return rc

@@ -82,6 +82,7 @@ def unmap_phase(b: Batch) -> None:
         for folio in list(b.folios):
             if _split_partially_mapped(b, folio):
                 continue
+            # A busy folio waits for the next pass while the others stay unmapped.
             rc, dst = migrate_folio_unmap(b.k, b.request, folio, b.mode)
             if rc == ENOMEM:
                 if no_memory(b, folio):
@@ -99,6 +100,7 @@ def unmapped(b: Batch, folio: Folio, dst: Folio | None, rc: int) -> None:
     b.folios.remove(folio)
     if rc == UNMAP:
         assert dst is not None
+        # Both folios stay locked until the move phase is done with them.
         b.moving.append((folio, dst))
     elif rc == 0:
         b.count_succeeded(folio)
@@ -115,14 +117,17 @@ def no_memory(b: Batch, folio: Folio) -> bool:
         rc = _split(b, folio)
         if rc == 0:
             return False
+        # The pinner wants every page moved, so even a failed split is tried again.
         if b.request.reason == "longterm_pin" and rc == EAGAIN:
             b.count_retry(folio)
+            # Up to 6.3 it is counted as failed now and once more as a retry.
             if b.k.release.has("longterm_counted_once"):
                 b.failed -= 1
                 b.stats.thp_failed -= b.k.is_thp(folio)
             return False
     b.stats.failed_pages += folio.nr + b.retry_pages
     b.stats.thp_failed += b.thp_retry
+    # What is unmapped already is still moved before the error is returned.
     b.saved = ENOMEM
     return True
 
@@ -152,6 +157,7 @@ def _split_partially_mapped(b: Batch, folio: Folio) -> bool:
         return False
     if folio.kind not in ("anon", "cow", "swapcache"):
         return False
+    # A refused split is no failure: the folio migrates whole.
     if not folio.test("partially_mapped") or _split(b, folio):
         return False
     b.count_failed(folio)
@@ -165,6 +171,7 @@ def move_phase(b: Batch, once: bool = False) -> None:
         if not b.retry:
             break
         b.start_pass()
+        # A copy of the list, since what succeeds or fails leaves it.
         for pair in list(b.moving):
             _move(b, pair)
         if once:
@@ -180,6 +187,7 @@ def _move(b: Batch, pair: tuple[Folio, Folio]) -> None:
     if rc == EAGAIN:
         b.count_retry(src)
         return
+    # Every other result takes the pair off both lists.
     b.moving.remove(pair)
     if rc == 0:
         finish(b.k, b.request, src, dst)
@@ -194,6 +202,7 @@ def _move(b: Batch, pair: tuple[Folio, Folio]) -> None:
 
 def put_back(b: Batch) -> None:
     """The "out" label: what is still unmapped is mapped again and given up."""
+    # These were counted as failed when the passes ended.
     for src, dst in b.moving:
         undo_source(b.k, src)
         b.ret.append(src)

@@ -16,6 +16,7 @@ def migrate_pages(k: Kernel, request: Request, folios: list[Folio]) -> int:
     """migrate_pages() of 6.3 and later; ``folios`` keeps what did not migrate."""
     stats = Stats()
     ret: list[Folio] = []
+    # Without memory for a hugetlb folio nothing else is tried.
     rc = migrate_hugetlbs(k, request, folios, ret, stats)
     total = rc
     while rc >= 0 and folios:
@@ -23,6 +24,7 @@ def migrate_pages(k: Kernel, request: Request, folios: list[Folio]) -> int:
         split: list[Folio] = []
         rc = _one_batch(k, request, batch, ret, split, stats)
         ret += batch
+        # The error ends the call: later batches stay on the list, uncounted.
         if rc < 0:
             ret += split
             total = rc
@@ -43,6 +45,7 @@ def cut_batch(k: Kernel, folios: list[Folio], ret: list[Folio]) -> list[Folio]:
     for folio in folios:
         pages += folio.nr
         taken += 1
+        # The folio that reaches the limit is included, so a batch may exceed it.
         if 0 < k.batch <= pages:
             break
     batch = folios[:taken]
@@ -73,6 +76,7 @@ def _pieces(
     """All pieces of a batch as one more list, one pass, failures not returned."""
     if split:
         b = Batch(k, request, "async", split, ret, None, stats, 1)
+        # Its result is dropped: each large folio has been counted as a failure.
         migrate_pages_batch(b)
         ret += split
 
@@ -101,11 +105,14 @@ def _sync(
         return rc
     # Failures are tried again below, except that a split folio has failed for good.
     stats.thp_failed += first.thp_split
+    # Before nr_split a smaller folio could be split without counting anywhere.
     total = first.split if k.release.has("nr_split") else first.thp_split
+    # First those that stayed behind, then what was given up or undone.
     batch += failed
     while batch:
         one = [batch.pop(0)]
         b = Batch(k, request, request.mode, one, ret, split, stats, SYNC_PASSES)
+        # With one folio there is nobody to deadlock with: it may sleep.
         rc = migrate_pages_batch(b)
         ret += one
         if rc < 0:

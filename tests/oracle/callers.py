@@ -27,8 +27,11 @@ class Caller:
 
 CALLERS = {
     "syscall": Caller("sync", "syscall"),
+    # Reading: direct compaction by default, which is asynchronous; large folios
+    # are taken too, since the list is everything on the node.
     "compaction": Caller("async", "compaction", CLUSTER),
     "memory_hotplug": Caller("sync", "memory_hotplug"),
+    # Reading: one list of the whole range.
     "contig_range": Caller("sync", "contig_range", tries=5),
     "longterm_pin": Caller("sync", "longterm_pin"),
     "memory_failure": Caller("sync", "memory_failure", 1, goes_on=True),
@@ -71,11 +74,13 @@ def kernel_call(k: Kernel, call: dict, process: Process) -> tuple[int, int]:
         if caller.reason == "numa_misplaced" and not _has_room(k, folios, target):
             putback(folios)
             continue
+        # Each list is a migrate_pages() call of its own.
         rc = _tries(k, request, folios, caller.tries)
         last = rc or last
         if rc < 0 and not caller.goes_on:
             putback(todo)
             return rc, outcome(caller, rc)
+        # Reading: the result is -ENOMEM if any of the lists met it.
         error = min(error, rc)
         failed += max(rc, 0)
     return error or failed, outcome(caller, last)
@@ -83,6 +88,7 @@ def kernel_call(k: Kernel, call: dict, process: Process) -> tuple[int, int]:
 
 def outcome(caller: Caller, rc: int) -> int:
     """What the caller tells its own caller about a failure."""
+    # GUP gives up with -ENOMEM whatever the reason was.
     if caller.reason == "longterm_pin":
         return ENOMEM if rc else 0
     if caller.reason in ("memory_failure", "contig_range") and rc > 0:
@@ -109,6 +115,7 @@ def _tries(k: Kernel, request: Request, folios: list[Folio], tries: int) -> int:
         rc = run(k, request, folios)
         if rc <= 0:
             break
+        # The list was never put back in between.
         for folio in folios:
             folio.isolated = True
     putback(folios if rc else [])

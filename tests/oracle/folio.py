@@ -133,6 +133,7 @@ class Folio:
     @property
     def sharers(self) -> int:
         """folio_estimated_sharers(): mappings of the first base page."""
+        # The first page stands for all of them, as in Linux.
         return sum(e.sub == 0 for e in self.maps)
 
     def mapped(self) -> bool:
@@ -151,6 +152,7 @@ class Folio:
     def cache_refs(self) -> int:
         """References of the page or swap cache, and of private data."""
         refs = 0
+        # The cache holds one reference for each base page.
         if self.kind in ("file", "shmem", "swapcache"):
             refs = self.nr
         return refs + (1 if self.kind == "hugetlb" else 0) + self.buffers
@@ -165,6 +167,7 @@ class Folio:
         """References migration does not expect."""
         extra = self.states["extra_ref"].count() if "extra_ref" in self.states else 0
         pins = self.states["pinned"].count() if "pinned" in self.states else 0
+        # A large folio counts its pins exactly, one reference each.
         return extra + pins * (1 if self.order else PIN_BIAS)
 
     def test(self, state: str) -> bool:
@@ -172,11 +175,13 @@ class Folio:
         it = self.states.get(state)
         if it is None:
             return False
+        # Reading: every look counts, that of a split as well.
         it.tests += 1
         return it.active()
 
     def sleep_on(self, state: str) -> None:
         """Linux sleeps until a state ends; one that never ends is refused."""
+        # Sleeping ends "waited" and "attempt:n" alike.
         if "forever" in self.states[state].untils:
             raise SleepsForever(
                 f"the call would sleep for ever: a page of kind {self.kind!r} on "

@@ -20,6 +20,7 @@ def unmap_and_move_huge_page(
     if dst is None:
         return ENOMEM
     rc = 0
+    # Even SYNC_LIGHT does not wait here, unlike for other folios.
     if src.test("locked"):
         if force and request.mode == "sync":
             src.sleep_on("locked")
@@ -37,6 +38,7 @@ def _locked(k: Kernel, request: Request, src: Folio, dst: Folio) -> int:
     if src.test("private"):
         return EBUSY
     src.locked = True
+    # TTU_BATCH_FLUSH is not used: one flush for each mapping.
     rmap.try_to_migrate(k, src, batch=False)
     k.hook("flush")
     rc = EAGAIN if src.mapped() else move_to_new_folio(k, dst, src, request.mode)
@@ -52,6 +54,7 @@ def migrate_hugetlbs(
 ) -> int:
     """migrate_hugetlbs() of 6.3: failures, or -ENOMEM, which ends the whole call."""
     failed, retry = 0, 1
+    # Always ten passes, the last seven of them forced, whatever the mode.
     for number in range(PASSES):
         if not retry:
             break
@@ -59,6 +62,7 @@ def migrate_hugetlbs(
         for folio in [f for f in folios if f.hugetlb]:
             rc = unmap_and_move_huge_page(k, request, folio, number > 2)
             if rc == ENOMEM:
+                # The count of failed folios is lost: only the error is returned.
                 stats.failed_pages += folio.nr + retry_pages
                 return ENOMEM
             if rc == EAGAIN:

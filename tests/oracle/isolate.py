@@ -18,6 +18,7 @@ def isolate(folio: Folio, by_driver: bool = False) -> bool:
         return False
     if folio.test("isolated"):
         return False
+    # From here on nobody else can queue it.
     folio.isolated = True
     return True
 
@@ -51,6 +52,7 @@ def kernel_list(process: Process, nodes: set[int]) -> list[Folio]:
         folio = entry.folio
         if folio is None or folio.node not in nodes or not entry.region.migratable:
             continue
+        # A folio mapped by many PTEs is met again and is isolated already.
         if isolate(folio, by_driver=True):
             found.append(folio)
     return found
@@ -79,6 +81,7 @@ def queue_pages_range(scan: Scan, process: Process, start: int, end: int) -> int
     block = None
     for entry in process.entries_in(start, end):
         strict_only = scan.flags & (STRICT | MOVE | MOVE_ALL) == STRICT
+        # queue_pages_test_walk() skips the whole area.
         if not entry.region.migratable and not scan.flags & STRICT:
             continue
         # The walk visits one PMD range at a time and looks at results after each.
@@ -89,10 +92,9 @@ def queue_pages_range(scan: Scan, process: Process, start: int, end: int) -> int
         folio = entry.folio
         if folio is None or not scan.wants(folio):
             continue
+        # STRICT alone only reports a page on a wrong node.
         if strict_only:
             return EIO
-        if scan.stopped and entry.level != "pte":
-            break
         _queue(scan, entry, folio)
     return 0
 
@@ -107,8 +109,11 @@ def _queue(scan: Scan, entry: Entry, folio: Folio) -> None:
         scan.large = folio
     if entry.region.migratable and _add(scan, folio):
         return
+    # From 6.18 a batch of PTEs is counted PTE by PTE.
     whole = entry.level == "pte" and scan.k.release.has("count_unisolated_ptes")
     scan.failed += folio.nr if whole else 1
+    # Reading: as in Linux, the second PTE of an isolated large folio counts too,
+    # so MOVE|STRICT on such folios gives -EIO up to 6.6.
     scan.stopped = scan.stopped or (not counts and bool(scan.flags & STRICT))
 
 

@@ -90,6 +90,7 @@ class Kernel:
     def hook(self, phase: str) -> None:
         """Let a test act between two phases."""
         if self.between is not None:
+            # Unmapping and flushing belong to a list, the rest to a folio.
             index = self.lists if phase in ("unmap", "flush") else self.moves
             self.between(self.world, self.call, index, phase)
 
@@ -98,6 +99,7 @@ class Kernel:
         nodes = request.target(src)
         for node in [nodes] if isinstance(nodes, int) else nodes:
             dst = self.world.allocate(src, node)
+            # Locked at once: nobody else knows the folio yet.
             if dst is not None:
                 dst.locked = True
                 self.allocs += 1
@@ -123,11 +125,13 @@ class Kernel:
 
     def free_source(self, request: Request, src: Folio) -> None:
         """migrate_folio_done(): the last reference goes, except to poisoned pages."""
+        # A poisoned frame is never used again.
         if request.reason != "memory_failure":
             self.world.release(src)
 
     def freed_under_us(self, request: Request, folio: Folio) -> bool:
         """Only our reference is left: nothing to migrate, only to free."""
+        # Drivers hold references of their own; 6.18 does not look.
         if folio.movable_ops and self.release.has("movable_not_freed"):
             return False
         if not folio.test("freed"):

@@ -14,11 +14,13 @@ def move_to_new_folio(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
     # A refused exclusive mapping was tested during the walk; every other kind of
     # pin is one reference too many here.
     exclusive = src.anon and any(e.kind != "READ" for e in src.maps)
+    # The mappings are gone, so any reference too many is somebody else's.
     held = src.test("extra_ref")
     if not exclusive:
         held = src.test("pinned") or held
     if held:
         return EAGAIN
+    # Reading: a state of locked buffers gives any kind of folio buffers.
     if not src.hugetlb and src.test("buffers_locked"):
         if mode == "async":
             return EAGAIN
@@ -29,6 +31,7 @@ def move_to_new_folio(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
 
 def _move_by_driver(k: Kernel, dst: Folio, src: Folio) -> int:
     """The movable_ops branch: the driver may be done, busy or broken."""
+    # Released after its isolation: a success without a move.
     if src.test("released"):
         k.world.unmap_for_good(src)
         dst.contents = []  # unused: finish() gives it back
@@ -62,6 +65,7 @@ def finish(k: Kernel, request: Request, src: Folio, dst: Folio) -> None:
         dst.maps, src.maps = src.maps, []
     else:
         remove_migration_ptes(k, src, dst)
+    # A piece of a file that nothing maps: the page cache is all that changes.
     if src in k.world.unmapped:
         k.world.unmapped[k.world.unmapped.index(src)] = dst
     src.locked = dst.locked = False

@@ -18,9 +18,11 @@ STAT_CHUNK = 16
 
 def move_pages(k: Kernel, call: dict, process: Process) -> tuple[int, list[int | None]]:
     """kernel_move_pages(): the result and the status array (None: not written)."""
+    # Reading: without flags MPOL_MF_MOVE is meant.
     pages = addresses(k, call.get("pages", []))
     status: list[int | None] = [None] * len(pages)
     flags = flag_bits(call.get("flags", "move"))
+    # MPOL_MF_STRICT is refused here, unlike in mbind().
     if flags & ~(MOVE | MOVE_ALL):
         return EINVAL, status
     if flags & MOVE_ALL and not call.get("privileged", True):
@@ -116,6 +118,7 @@ def _move(m: Move, pages: list[int], nodes: list[int]) -> int:
     for i, address in enumerate(pages):
         node = nodes[i] if i < len(nodes) else -1
         rc = _check(m, i, node, mems)
+        # The queue is still sent, and its statuses are written.
         if rc:
             at = i
             break
@@ -128,6 +131,7 @@ def _move(m: Move, pages: list[int], nodes: list[int]) -> int:
         found = add_page(m, address // 4096, node)
         if found > 0:
             continue
+        # A page that needs no move, or cannot, closes the list.
         m.status[i] = found or node
         if err := _flush(m, i):
             # Page i has its status: it is not one of those left untried.
@@ -154,6 +158,7 @@ def _flush(m: Move, i: int) -> int:
     assert node is not None
     folios, m.folios = m.folios, []
     rc = run(m.k, Request(lambda src: node), folios)
+    # A positive result adds what was not attempted; no status is written.
     if rc:
         return rc + len(m.status) - i if rc > 0 else rc
     m.status[m.start : i] = [node] * (i - m.start)
@@ -170,10 +175,12 @@ def add_page(m: Move, vpn: int, node: int) -> int:
         return entry
     folio = entry.folio
     assert folio is not None
+    # Asked first: a page that is there already has no other problem.
     if folio.node == node:
         return 0
     if folio.sharers > 1 and not m.move_all:
         return EACCES
+    # An error left over from the check before, as Linux had it.
     if folio.hugetlb and vpn != entry.vpn and not m.k.release.has("hugetlb_tail"):
         return EACCES
     if not isolate(folio):

@@ -18,6 +18,7 @@ def parse(text: object, nodes: int) -> set[int]:
     word = str(text).strip()
     if word.startswith("!"):
         return set(range(nodes)) - parse(word[1:], nodes)
+    # Relative to a cpuset of all nodes, so the plus changes nothing.
     word = word.removeprefix("+")
     if word == "all":
         return set(range(nodes))
@@ -40,6 +41,7 @@ def get_nodes(wanted: set[int], maxnode: int | None, fault: bool) -> int | set[i
         return EINVAL
     if fault:
         return EFAULT
+    # Bits behind maxnode are not read.
     seen = {n for n in wanted if 0 <= n < bits}
     return EINVAL if any(n >= MAX_NUMNODES for n in seen) else seen
 
@@ -57,12 +59,14 @@ def plan(old: set[int], new: set[int]):
     while left:
         best = None
         for s in sorted(left):
+            # With sets of different size a node that stays in use keeps its pages.
             if len(old) != len(new) and s in new:
                 continue
             d = node_remap(s, old, new)
             if s == d:
                 continue
             best = (s, d)
+            # Best: the destination will not be emptied any more.
             if d not in left:
                 break
         if best is None:

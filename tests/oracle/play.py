@@ -44,6 +44,7 @@ def play(
         profile = str(document.get("machine", {}).get("profile", ""))
         arch = _arch(profile)
     result = Play(build(document))
+    # Tests set PTE bits and fill TLBs here.
     if prepare is not None:
         prepare(result.world)
     # The deferred flush belongs to the task; one task calls from each CPU.
@@ -62,6 +63,7 @@ def play(
 
 def _arch(profile: str) -> str:
     """The architecture that a cost profile's name tells."""
+    # Reading: a profile says what flushes cost, and so whose flushes they are.
     if profile.startswith("arm64"):
         return "arm64"
     return "x86-invlpgb" if profile.endswith("invlpgb") else "x86"
@@ -71,6 +73,7 @@ def _call(k: Kernel, call: dict, result: Play) -> None:
     """One call and its record."""
     name = call["syscall"]
     process = k.world.processes[call.get("process", next(iter(k.world.processes)))]
+    # Only move_pages(2) reports page by page.
     status = None
     outcome = 0
     if name == "move_pages":

@@ -15,6 +15,7 @@ def try_to_migrate(k: Kernel, folio: Folio, batch: bool) -> None:
     # An exec'ing task's stack is skipped, for anonymous pages other than KSM's.
     if folio.anon and folio.kind != "ksm" and folio.test("temp_stack"):
         return
+    # Reading: processes in file order, addresses ascending.
     for entry in folio.maps:
         if entry.state == "present" and not _migrate_one(k, folio, entry, batch):
             return
@@ -23,6 +24,7 @@ def try_to_migrate(k: Kernel, folio: Folio, batch: bool) -> None:
 def _migrate_one(k: Kernel, folio: Folio, entry: Entry, batch: bool) -> bool:
     """try_to_migrate_one(), or set_pmd_migration_entry() for a PMD."""
     clear_flush(k, entry, batch)
+    # The entry is gone, so its dirty bit lives on in the folio.
     if entry.dirty:
         folio.dirty = True
     if share_refused(folio, entry):
@@ -32,6 +34,7 @@ def _migrate_one(k: Kernel, folio: Folio, entry: Entry, batch: bool) -> bool:
         entry.kind = "WRITE"
     else:
         entry.kind = "READ_EXCLUSIVE" if entry.exclusive else "READ"
+    # Sharing clears AnonExclusive; the kind of entry remembers it.
     entry.exclusive = False
     entry.state = "migration"
     return True
@@ -48,6 +51,7 @@ def clear_flush(k: Kernel, entry: Entry, batch: bool) -> None:
         tlb.set_pending(k, entry)
     else:
         k.hook("unmap")
+        # No CPU can have cached an entry that allows no access.
         if entry.accessible:  # ptep_clear_flush()
             tlb.flush_page(k, entry)
 
@@ -66,10 +70,12 @@ def _remove_one(entry: Entry, dst: Folio) -> None:
     """remove_migration_pte(): which bits survive (section 3.5)."""
     entry.folio = dst
     entry.state = "present"
+    # mprotect() may have come in between: the area's present word counts.
     entry.write = entry.kind == "WRITE" and entry.region.writable
     entry.dirty = entry.dirty and dst.dirty
     if entry.kind == "WRITE" and entry.level != "pmd":
         entry.uffd_wp = False
     entry.exclusive = entry.kind != "READ" and dst.anon
+    # The new entry is made from the area's protection alone.
     entry.hint = False
     entry.kind = ""

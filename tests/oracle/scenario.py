@@ -34,6 +34,7 @@ def build(document: dict) -> World:
         ]
         address = _add_region(world, item, conditions, address, token)
         token += world.regions[item["name"]].pages
+    # What is free before the calls, whatever the regions use.
     for node, text in machine.get("free", {}).items():
         world.free[int(node)] = size(text) // PAGE
     return world
@@ -51,6 +52,7 @@ def _cpus(document: dict, nodes: int) -> list[Cpu]:
 
 def _node_sizes(machine: dict, nodes: int) -> dict[int, int]:
     """Base pages of every node."""
+    # Reading: without a size, memory never runs out.
     sizes = machine.get("node_size", "1024g")
     if not isinstance(sizes, list):
         sizes = [sizes] * nodes
@@ -71,6 +73,7 @@ def _add_region(
     world: World, item: dict, conditions: list[dict], address: int, token: int
 ) -> int:
     """Map a region; returns the first free vpn behind it."""
+    # Hugetlb pages come in 2 MiB unless told otherwise.
     usual = "2m" if item.get("kind") == "hugetlb" else "4k"
     order = (size(item.get("folio", usual)) // PAGE).bit_length() - 1
     step = 1 << order
@@ -148,7 +151,9 @@ def _add_folio(
     folio.anon = region.anonymous or private
     folio.mlocked = region.mlocked
     folio.buffers = region.buffers or "buffers_locked" in states
+    # A NUMA hint sits in the entries, not in the folio.
     folio.states = {k: v for k, v in states.items() if k != "prot_none"}
+    # Hugetlb pages come from a pool that was set aside before.
     if not folio.hugetlb:
         world.free[node] -= folio.nr
     for process in region.processes:
@@ -165,11 +170,13 @@ def map_folio(
     elif folio.order >= PMD_ORDER:
         level = "pmd"
     nr = 1 if level == "pte" else folio.nr
+    # Reading: by name of the kind, so a page in the swap cache is not exclusive.
     exclusive = folio.kind in ("anon", "hugetlb") and len(region.processes) == 1
     # Reading: memory was written once, so it is young and, where the region is
     # writable, dirty; a file's pages are clean.
     dirty = region.writable and folio.kind != "file"
     shared = folio.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    # Reading: a NUMA hint leaves the write bit as it is.
     write = region.writable and not region.prot_none and (exclusive or shared)
     for sub in range(0, folio.nr, nr):
         entry = Entry(process, region, vpn + sub, nr, sub, folio, level)

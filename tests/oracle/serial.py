@@ -35,6 +35,7 @@ def migrate_pages(k: Kernel, request: Request, folios: list[Folio]) -> int:
     """migrate_pages() of 6.1 and 6.2; ``folios`` keeps what did not migrate."""
     s = Serial(k, request)
     rc = _phase(s, folios)
+    # Second phase: only the pieces, one pass, since failures do not count.
     if rc == 0 and s.split:
         s.ret = folios + s.ret
         folios[:] = s.split
@@ -43,6 +44,7 @@ def migrate_pages(k: Kernel, request: Request, folios: list[Folio]) -> int:
     if rc == 0:
         rc = s.failed + s.large_failed
     folios[:0] = s.ret
+    # All pieces of the split folios went: as if nothing had failed.
     if not folios:
         rc = 0
     k.account(s.stats)
@@ -55,7 +57,9 @@ def _phase(s: Serial, folios: list[Folio]) -> int:
         if not (s.retry or s.large_retry):
             break
         s.retry = s.large_retry = s.thp_retry = s.retry_pages = 0
+        # A copy, because what is done with leaves the list.
         for folio in list(folios):
+            # For the hook, every attempt is a list and a move.
             s.k.lists += 1
             s.k.moves += 1
             attempt = unmap_and_move_huge_page if folio.hugetlb else unmap_and_move
@@ -104,6 +108,7 @@ def _retry(s: Serial, folio: Folio) -> None:
         s.thp_retry += s.k.is_thp(folio)
     elif not s.pieces:
         s.retry += 1
+    # Pages are remembered in the second phase too.
     s.retry_pages += folio.nr
 
 
@@ -117,6 +122,7 @@ def _no_memory(s: Serial, folio: Folio, folios: list[Folio]) -> bool:
             folios.remove(folio)
             s.split += pieces
             return False
+        # Counted as failed above and again as a retry: Linux did so until 6.5.
         if s.request.reason == "longterm_pin" and pieces == EAGAIN:
             _retry(s, folio)
             return False

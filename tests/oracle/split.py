@@ -13,12 +13,14 @@ def try_split_folio(k: Kernel, folio: Folio, mode: str) -> int | list[Folio]:
     if folio.test("locked"):
         if mode == "async" and k.release.has("split_trylock"):
             return EAGAIN
+        # Up to 6.10 even an asynchronous caller sleeps here.
         folio.sleep_on("locked")
     rc = _refused(folio)
     if rc:
         return rc
     _unmap_folio(k, folio)
     pieces = _pieces(k, folio)
+    # The pieces are isolated in its place.
     folio.isolated = False
     if not k.release.has("pieces_ascending"):
         pieces[1:] = pieces[:0:-1]
@@ -28,12 +30,14 @@ def try_split_folio(k: Kernel, folio: Folio, mode: str) -> int | list[Folio]:
 
 def _refused(folio: Folio) -> int:
     """split_huge_page_to_list(): what is looked at before and while unmapping."""
+    # Neither anonymous nor in a mapping.
     if folio.movable_ops:
         return EBUSY
     if folio.test("writeback") or folio.test("private"):
         return EBUSY
     if folio.test("buffers_locked"):
         return EBUSY
+    # can_split_folio() sees references before anything is unmapped.
     held = folio.test("extra_ref")
     held = folio.test("pinned") or held
     if held:
@@ -50,6 +54,7 @@ def _unmap_folio(k: Kernel, folio: Folio) -> None:
         clear_flush(k, entry, batch=k.release.has("split_defers_flush"))
         if entry.dirty:
             folio.dirty = True
+    # This sends what the batch had pending as well.
     if k.release.has("split_defers_flush"):
         tlb.flush_pending(k)
 
@@ -81,6 +86,7 @@ def _map_piece(old: Entry, i: int, piece: Folio) -> None:
     new = Entry(old.process, old.region, old.vpn + i, 1, 0, piece, "pte")
     new.write, new.young, new.dirty = old.write, old.young, old.dirty
     new.soft_dirty, new.uffd_wp = old.soft_dirty, old.uffd_wp
+    # A NUMA hint is lost: the PTE is made anew.
     new.exclusive = old.exclusive
     new.process.entries[new.vpn] = new
     piece.maps.append(new)

@@ -49,11 +49,13 @@ def migrate_pages(k: Kernel, call: dict, process: Process) -> int:
     if find_task(call):
         return ESRCH
     privileged = call.get("privileged", True)
+    # First the target's cpuset, unless privileged, then the caller's.
     if not new <= allowed(k, call, "cpuset") and not privileged:
         return EPERM
     new = new & allowed(k, call, "caller_cpuset")
     if not new:
         return EINVAL
+    # Each source node is emptied in turn; one error ends it all.
     busy = 0
     for source, target in plan(old, new):
         rc = _migrate_to_node(k, process, source, target, privileged)
@@ -71,6 +73,7 @@ def _migrate_to_node(
     queue_pages_range(scan, process, 0, 1 << 62)
     rc = run(k, Request(lambda src: target), scan.folios) if scan.folios else 0
     if rc >= 0 and k.release.has("count_unisolated"):
+        # Up to 6.6 nobody hears of folios that could not be isolated.
         rc += scan.failed
     return rc
 
@@ -101,11 +104,13 @@ def mbind(k: Kernel, call: dict, process: Process) -> int:
     start, length = _range(k, call)
     if start % 4096 or (start + length) % (1 << 64) < start:
         return EINVAL
+    # An empty range is fine before the policy has been looked at.
     if length == 0:
         return 0
     usable = nodes & allowed(k, call, "caller_cpuset")
     if _bad_policy(policy, nodes, usable):
         return EINVAL
+    # The default policy has no wrong node.
     flags &= ~STRICT if policy == "default" else ~0
     return _bind(k, process, call, policy, (nodes, usable), flags, (start, length))
 
@@ -151,6 +156,7 @@ def _bind(
     if not flags & (STRICT | MOVE | MOVE_ALL):
         return 0
     scan = Scan(k, flags, masks[0], invert=True)
+    # Nothing has been migrated yet, so what was queued just goes back.
     if queue_pages_range(scan, process, first, last):
         putback(scan.folios)
         return EIO
@@ -168,6 +174,7 @@ def _hole(process: Process, first: int, last: int) -> bool:
         region = process.region_of(at)
         if region is None:
             return True
+        # Regions may touch each other: that leaves no hole.
         at = region.start + region.pages
     return False
 
@@ -181,9 +188,11 @@ def _targets(k: Kernel, policy: str, nodes: set[int]):
     count = len(k.world.free)
 
     def zonelist(home: int) -> list[int]:
+        """Nodes in the order of fallback."""
         return [(home + i) % count for i in range(count)]
 
     def choose(src: Folio) -> list[int]:
+        """The policy's nodes for one folio."""
         if policy == "bind":
             return [n for n in zonelist(k.cpu.node) if n in nodes]
         if policy == "preferred_many":

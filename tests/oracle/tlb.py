@@ -101,6 +101,7 @@ def _spared(k: Kernel, cpu: Cpu, info: Info) -> bool:
 def _flush_func(k: Kernel, cpu: Cpu, info: Info) -> None:
     """flush_tlb_func(): what one CPU does, guided by the generations."""
     mm = cpu.loaded
+    # No user address space here, or another one than the flush is for.
     if mm is None or (cpu.number != k.number and info.mm not in (None, mm)):
         return
     if cpu.lazy:
@@ -109,6 +110,7 @@ def _flush_func(k: Kernel, cpu: Cpu, info: Info) -> None:
     # Caught up already, by a flush that covered this one too.
     if cpu.tlb_gen == mm.tlb_gen or 0 <= info.gen <= cpu.tlb_gen:
         return
+    # Single pages only if this is the very next flush this CPU has to do.
     partial = not info.whole and info.gen == cpu.tlb_gen + 1 == mm.tlb_gen
     if partial:
         assert info.mm is mm
@@ -141,6 +143,7 @@ def should_defer(k: Kernel, mm: Process) -> bool:
     """should_defer_flush() in mm/rmap.c, once TTU_BATCH_FLUSH is given."""
     if k.arch == "arm64":
         return k.release.has("arm64_deferred")
+    # Lazy CPUs count too, though none of them will be interrupted.
     return bool(mm.cpumask - {k.number})
 
 
@@ -153,6 +156,7 @@ def set_pending(k: Kernel, entry: Entry) -> None:
     if k.arch == "arm64":
         ubc.issued.append((mm, entry.vpn, entry.nr))
         return
+    # Every PTE raises the generation, so one flush catches up with all.
     mm.tlb_gen += 1
     ubc.cpumask |= mm.cpumask
 
@@ -175,6 +179,7 @@ def flush_pending(k: Kernel) -> None:
 def _flush_batch(k: Kernel, ubc: Unmapped) -> None:
     """arch_tlbbatch_flush(): always everything, never single pages."""
     info = Info(None, 0, 0, 1, True, BATCH)
+    # Nobody's generation is raised, so later flushes are full ones.
     if _invlpgb(k):
         for cpu in k.world.cpus:
             cpu.tlb.clear()

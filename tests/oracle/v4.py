@@ -36,6 +36,7 @@ def migrate_pages(k: Kernel, request: Request, folios: list[Folio]) -> int:
         batch = _cut(k, folios, ret)
         rc = _batch(k, request, batch, ret, stats) if batch else 0
         ret += batch
+        # An error replaces the count of what failed before.
         total = rc if rc < 0 else total + rc
     folios[:0] = ret
     k.account(stats)
@@ -69,14 +70,17 @@ def _batch(
     while rc == EDEADLK:
         # Everything is unlocked again: now it is safe to wait.
         rc = _round(b)
+    # As in 6.3, a batch that ran out of memory drops its split pieces.
     if rc < 0:
         ret += split
     elif split:
         ret += batch
+        # Leftovers are set aside first, so that only pieces are tried again.
         batch[:] = split
         pieces = Pieces(k, request, request.mode, batch, ret, None, stats, PASSES)
         while _round(pieces) == EDEADLK:
             pass
+        # Running out of memory among the pieces ends the call, unlike in 6.3.
         rc = pieces.saved or rc
     return rc
 
@@ -108,6 +112,7 @@ def _unmap_phase(b: Batch) -> None:
                 b.k, b.request, folio, b.mode, number > 2, bool(b.moving), batch=True
             )
             if rc == EDEADLK:
+                # Retries of this unfinished pass are not counted as failures.
                 b.saved = EDEADLK
                 return
             if rc == ENOMEM:

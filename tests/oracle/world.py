@@ -99,6 +99,7 @@ class World:
         if src.order and src.test("huge_dst_unavailable"):
             return None
         if not src.hugetlb:
+            # No fragmentation and no watermarks: room is all that counts.
             if self.free.get(node, 0) < src.nr:
                 return None
             self.free[node] -= src.nr
@@ -164,12 +165,14 @@ class World:
         self._run(cpu, process)
         for key in ((name, vpn, "4k"), (name, vpn // 512, "2m")):
             hit = cpu.tlb.get(key)
+            # A clean translation has to walk before its first write (dirty assist).
             if hit is not None and (not write or (hit.write and hit.dirty)):
                 offset = 0 if key[2] == "4k" else vpn % 512
                 return Translation(hit.folio, hit.sub + offset, hit.write, hit.dirty)
         entry = process.lookup(vpn)
         if entry is None or entry.folio is None:
             raise LookupError(f"{name} has no page at {vpn:#x}")
+        # migration_entry_wait(): the thread sleeps on the folio lock.
         if entry.state != "present":
             return None
         entry.hint = False  # do_numa_page(): the hint fault restores the PTE
@@ -199,6 +202,7 @@ class World:
         """switch_mm_irqs_off(): load the mm, flush if this CPU is behind."""
         if cpu.loaded is process and not cpu.lazy:
             return
+        # A CPU that was lazy may have missed flushes.
         if cpu.loaded is not process or cpu.tlb_gen != process.tlb_gen:
             cpu.drop_all(process)
         if cpu.loaded not in (None, process):
