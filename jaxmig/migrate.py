@@ -113,6 +113,7 @@ def migrate_pages(
     arch: str = "x86",
     memalloc: bool = False,
     donate: bool = False,
+    size: Any = None,
 ) -> tuple[Machine, Result]:
     """Migrate folios, given by their head frames, to `node`.
 
@@ -120,6 +121,8 @@ def migrate_pages(
       state: the machine; unchanged, unless `donate` gives its arrays away.
       folios: int32[folios], head frames in list order.
       batch: base pages at which a batch is closed; 0: no limit.  Serial releases have none.
+      size: how many of `folios` are on the list, so that lists padded to one length share
+        a compilation; all if None.
     Returns:
       The machine after the call and what the call returned and counted.
     Raises:
@@ -128,13 +131,17 @@ def migrate_pages(
     """
     r = rules(kernel, mode, reason, arch, memalloc)
     heads = jnp.asarray(folios, jnp.int32)
-    limit = jnp.asarray(batch, jnp.int32)
-    limit = jnp.where(limit == 0, np.int32(NO_LIMIT), limit)
-    size = jnp.int32(heads.shape[0])
+    size = jnp.asarray(heads.shape[0] if size is None else size, jnp.int32)
     if heads.shape[0] == 0:
         heads = jnp.zeros(1, jnp.int32)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
-    return compiled(r, donate)(state, heads, size, *numbers, limit)
+    return compiled(r, donate)(state, heads, size, *numbers, limit_of(batch))
+
+
+def limit_of(batch: Any) -> Int32[Array, ""]:
+    """Base pages that close a batch, from an option where 0 means that none do."""
+    limit = jnp.asarray(batch, jnp.int32)
+    return jnp.where(limit == 0, np.int32(NO_LIMIT), limit)
 
 
 def replace(state: Machine, **changes: Any) -> Machine:
