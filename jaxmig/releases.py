@@ -43,6 +43,10 @@ class Release:
     follows_prot_none: bool = False
     # migrate_pages(2) adds folios it could not isolate to its result
     counts_unisolated: bool = False
+    # and, of a large folio mapped by PTEs, each of them
+    counts_unisolated_ptes: bool = False
+    # mbind() knows MPOL_WEIGHTED_INTERLEAVE
+    weighs_interleave: bool = False
 
 
 _V63 = Release("6.3")
@@ -58,7 +62,9 @@ _V67 = dataclasses.replace(
     counts_unisolated=True,
 )
 _V68 = dataclasses.replace(_V67, name="6.8", split_flushes_batch=True)
-_V610 = dataclasses.replace(_V68, name="6.10", splits_partially_mapped=True)
+_V610 = dataclasses.replace(
+    _V68, name="6.10", splits_partially_mapped=True, weighs_interleave=True
+)
 _V612 = dataclasses.replace(
     _V610, name="6.12", split_trylocks=True, pieces_ascend=True, walks_folios=True
 )
@@ -78,7 +84,7 @@ RELEASES: Final[dict[str, Release]] = {
         _V68,
         _V610,
         _V612,
-        dataclasses.replace(_V612, name="6.18"),
+        dataclasses.replace(_V612, name="6.18", counts_unisolated_ptes=True),
     )
 }
 BOTH: Final = ("6.2", "6.3")  # the last serial and the first batched release
