@@ -1,0 +1,183 @@
+"""Who calls migrate_pages() inside Linux: with which lists, mode and reason, and what a
+failure means to them.
+
+Source: mm/compaction.c, mm/memory_hotplug.c, mm/page_alloc.c, mm/gup.c,
+mm/memory-failure.c, mm/vmscan.c, mm/migrate.c (migrate_misplaced_page()), mm/damon,
+Linux 6.3 and 6.18.
+"""
+
+import dataclasses
+import errno
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from jaxtyping import Int64
+
+from jaxmig import frame
+from jaxmig.syscalls.scan import kernel_list, order_of
+from jaxmig.syscalls.session import Session
+from jaxmig.syscalls.space import Heads, Space, View
+
+COMPACT_CLUSTER_MAX: Final = 32
+SWAP_CLUSTER_MAX: Final = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """How one caller asks."""
+
+    mode: str  # unless it is told another
+    reason: str
+    pages: int = 0  # base pages that close a list; 0: one list of everything
+    tries: int = 1  # calls on what is left of a list
+    memalloc: bool = False  # it runs in reclaim
+    error: int = 0  # what it tells its own caller about folios left, 0: nothing
+
+
+CALLERS: Final = {
+    "kernel": Caller("sync", "syscall_or_cpuset"),
+    "compaction": Caller("async", "compaction", COMPACT_CLUSTER_MAX),
+    "numa_balancing": Caller("async", "numa_misplaced", 1),
+    "demotion": Caller("async", "demotion", SWAP_CLUSTER_MAX, memalloc=True),
+    "memory_offline": Caller("sync", "memory_hotplug"),
+    "cma": Caller("sync", "contig_range", tries=5, error=errno.EBUSY),
+    "longterm_pin": Caller("sync", "longterm_pin", error=errno.ENOMEM),
+    "soft_offline": Caller("sync", "memory_failure", 1, error=errno.EBUSY),
+    "damon": Caller("async", "damon"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a caller's lists came to.
+
+    Attributes:
+      ret: folios not migrated, summed over the lists, or -ENOMEM.
+      error: negative errno that the caller reports upwards, 0 if none.
+      lists: calls of migrate_pages().
+    """
+
+    ret: int
+    error: int
+    lists: int
+
+
+def call(
+    s: Session,
+    space: Space,
+    old: frozenset[int],
+    node: int,
+    *,
+    caller: str = "kernel",
+    mode: str | None = None,
+) -> Outcome:
+    """Let `caller` move what a process has on the nodes `old` to `node`.
+
+    Raises:
+      ValueError: for a caller that is not modelled.
+      SleepsForever: where Linux would.
+    """
+    if caller not in CALLERS:
+        raise ValueError(f"caller {caller!r}: not modelled; one of {' '.join(CALLERS)}")
+    c = CALLERS[caller]
+    folios = kernel_list(s.view(), space, old)
+    if c.reason == "numa_misplaced":
+        folios = _worth_moving(s.view(), folios)
+    c = dataclasses.replace(c, mode=mode or c.mode)
+    failed = lists = 0
+    for part, batch in _lists(s, c, folios, node):
+        ret = _tries(s, c, space, part, node, batch)
+        lists += 1
+        if ret < 0:
+            return Outcome(ret, ret, lists)
+        failed += ret
+    return Outcome(failed, -c.error if failed else 0, lists)
+
+
+def _worth_moving(view: View, folios: Heads) -> Heads:
+    """migrate_misplaced_page() leaves dirty file pages and shared THPs alone."""
+    flags = view.flags(folios)
+    kind = flags & frame.KIND
+    dirty_file = (kind == frame.FILE) & ((flags & frame.DIRTY) != 0)
+    thp = (frame.order(flags) == frame.PMD_ORDER) & (kind != frame.HUGETLB)
+    return folios[~(dirty_file | (thp & (view.sharers(folios) > 1)))]
+
+
+def _lists(
+    s: Session, c: Caller, folios: Heads, node: int
+) -> Iterator[tuple[Heads, int | None]]:
+    """The caller's lists, one at a time, each with its own batch limit or None."""
+    if not c.pages or len(folios) == 0:
+        yield folios, None
+        return
+    size = np.int64(1) << order_of(s.view(), folios).astype(np.int64)
+    if _as_one(s, c, size, node):
+        # Lists that share nothing may as well be the batches of a single call.
+        yield folios, c.pages
+        return
+    cuts = _cuts(size, c.pages)
+    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        if c.reason == "numa_misplaced" and s.free(node) < size[first]:
+            # migrate_balanced_pgdat(): no room, so the hint fault does not even try.
+            continue
+        yield folios[first:last], None
+
+
+def _cuts(size: Int64[np.ndarray, " folios"], pages: int) -> list[int]:
+    """Where lists begin: each closes with the folio that brings it to `pages`."""
+    if (size == 1).all():
+        return [*range(0, len(size), pages), len(size)]
+    cuts, total = [0], 0
+    for i, n in enumerate(size.tolist()):
+        total += n
+        if total >= pages:
+            cuts.append(i + 1)
+            total = 0
+    return cuts if cuts[-1] == len(size) else [*cuts, len(size)]
+
+
+def _as_one(
+    s: Session, c: Caller, size: Int64[np.ndarray, " folios"], node: int
+) -> bool:
+    """Whether one call with batches of the lists' size does the same as many calls.
+
+    It does where nothing can run out, split or abort, and a batch is a list.
+    """
+    small = bool((size == 1).all()) and s.free(node) >= len(size)
+    return small and (not s.release.batched or s.batch == 0 or s.batch >= c.pages)
+
+
+def _tries(
+    s: Session, c: Caller, space: Space, folios: Heads, node: int, batch: int | None
+) -> int:
+    """migrate_pages() on one list, again on what is left of it if the caller does."""
+    ret = 0
+    for _ in range(c.tries):
+        before = s.view()
+        ret = s.migrate(
+            folios, node, mode=c.mode, reason=c.reason, memalloc=c.memalloc, batch=batch
+        )
+        if ret <= 0:
+            break
+        if c.tries > 1:
+            folios = _left(before, s.view(), folios)
+    return ret
+
+
+def _left(before: View, after: View, folios: Heads) -> Heads:
+    """What a call left of its list: folios still there, and pieces of split ones."""
+    if before.geometry.orders == (0,):
+        whole = folios
+    else:
+        spans = zip(folios.tolist(), order_of(before, folios).tolist(), strict=True)
+        whole = np.concatenate([_frames(after, h, o) for h, o in spans])
+    flags = after.flags(whole)
+    return whole[(flags & frame.KIND) != frame.FREE].astype(np.int32)
+
+
+def _frames(after: View, head: int, order: int) -> Heads:
+    """A folio that is whole, or all its pieces."""
+    if order == 0 or after.flags(np.asarray([head]))[0] & frame.ORDER == order:
+        return np.asarray([head], np.int32)
+    return np.arange(head, head + (1 << order), dtype=np.int32)

@@ -1,0 +1,221 @@
+"""Play a scenario: build its machine, make its calls on each kernel, write records.
+
+load(path) --> build() --> for each kernel: call by call on one state --> RECORD
+"""
+
+import dataclasses
+import errno as errnos
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from jaxmig import callers, cost, machines, syscalls
+from jaxmig.machine import Machine
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
+from jaxmig.releases import release
+from jaxmig.report.records import Record, record
+from jaxmig.scenario import CallSpec, Scenario, ScenarioError
+from jaxmig.syscalls import Session, Space, parse_nodes
+from jaxmig.world import Layout, build
+
+__all__ = ["Layout", "build", "play"]
+
+SLEEPABLE: Final = ("locked", "writeback", "buffers_locked")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    batch: int
+    arch: machines.Arch | None
+    copy: str
+    profile: machines.Profile
+
+
+def play(
+    scenario: Scenario,
+    *,
+    kernels: Sequence[str] | None = None,
+    batch: int = NR_MAX_BATCHED_MIGRATION,
+    arch: machines.Arch | None = None,
+    profile: machines.Profile | None = None,
+    copy: str = "cpu",
+    content: bool = False,
+    seed: int | None = None,
+) -> list[Record]:
+    """Records of all calls, kernel by kernel, each kernel from a fresh state.
+
+    Args:
+      kernels: instead of those that the scenario names.
+      batch: base pages that close a batch; 0: no limit.
+      arch: instead of the profile's.
+      profile: instead of the one that the scenario names.
+      copy: the copy engine that is priced, "cpu", "threads:N" or "dma:N".
+      content, seed: as for `build`.
+    Raises:
+      ScenarioError: for a profile that does not exist, or a call that would sleep for
+        ever.
+      ValueError: for a release, architecture or copy engine that is not modelled.
+    """
+    options = _Options(batch, arch, copy, profile or _profile(scenario))
+    fresh, layout = build(scenario, content=content, seed=seed)
+    records = []
+    for kernel in kernels or scenario.kernels:
+        state = fresh
+        for number in range(len(scenario.calls)):
+            state, made = _call(scenario, layout, state, kernel, number, options)
+            records.append(made)
+    return records
+
+
+def _profile(scenario: Scenario) -> machines.Profile:
+    name = scenario.machine.profile
+    try:
+        return machines.load(name)
+    except machines.ProfileError as error:
+        raise scenario.error(("machine", "profile"), f'"{name}"', str(error)) from None
+
+
+def _call(
+    scenario: Scenario,
+    layout: Layout,
+    state: Machine,
+    kernel: str,
+    number: int,
+    options: _Options,
+) -> tuple[Machine, Record]:
+    """One call and its record."""
+    c = scenario.calls[number]
+    arch = options.arch or options.profile.arch
+    s = Session(
+        state,
+        kernel,
+        cpu=c.cpu,
+        batch=options.batch,
+        arch=arch,
+        memory=layout.memory,
+    )
+    start = time.perf_counter()
+    try:
+        ret, extra = _make(scenario, s, layout.spaces[c.process], c)
+    except syscalls.SleepsForever:
+        raise _endless(scenario, c, number) from None
+    wall = time.perf_counter() - start - s.compile_s
+    policy: cost.Policy = "batched" if release(kernel).batched else "serial"
+    # Only 6.15 and later broadcast; the others pay for interrupts on such a CPU too.
+    plain = arch == "x86-invlpgb" and kernel != "6.18"
+    priced = cost.price(
+        s.counts,
+        options.profile,
+        copy=options.copy,
+        policy=policy,
+        arch="x86" if plain else arch,
+    )
+    nodes = syscalls.pages_by_node(s.view(), layout.spaces[c.process], s.nodes)
+    return s.state, record(
+        kernel=kernel,
+        policy=policy,
+        syscall=c.syscall,
+        ret=ret,
+        counts=s.counts,
+        ipis_per_cpu=s.ipis,
+        nodes_after={str(n): pages for n, pages in enumerate(nodes)},
+        cost=priced,
+        wall_s=max(wall, 0.0),
+        **extra,
+    )
+
+
+def _make(
+    scenario: Scenario, s: Session, space: Space, c: CallSpec
+) -> tuple[int, dict[str, Any]]:
+    """What the call returns, and the fields that only its record has."""
+    match c.syscall:
+        case "migrate_pages":
+            return _migrate_pages(s, space, c), {}
+        case "move_pages":
+            ret, status = _move_pages(scenario, s, space, c)
+            return ret, {"status": status}
+        case "mbind":
+            return _mbind(scenario, s, space, c), {}
+    old, new = (parse_nodes(text, s.nodes) for text in (c.from_, c.to))
+    node = min(new, default=0)
+    if c.caller is None:
+        return callers.call(s, space, old, node, mode=c.mode).ret, {}
+    done = callers.call(s, space, old, node, caller=c.caller, mode=c.mode)
+    errno = errnos.errorcode[-done.error] if done.error else None
+    return done.ret, {"caller": c.caller, "caller_errno": errno, "lists": done.lists}
+
+
+def _cpuset(s: Session, text: str | None) -> frozenset[int] | None:
+    return None if text is None else parse_nodes(text, s.nodes)
+
+
+def _migrate_pages(s: Session, space: Space, c: CallSpec) -> int:
+    return syscalls.migrate_pages(
+        s,
+        space,
+        parse_nodes(c.from_, s.nodes),
+        parse_nodes(c.to, s.nodes),
+        privileged=c.privileged,
+        pid=c.pid,
+        cpuset=_cpuset(s, c.cpuset),
+        caller_cpuset=_cpuset(s, c.caller_cpuset),
+        maxnode=c.maxnode,
+        fault_at=c.fault_at,
+    )
+
+
+def _move_pages(
+    scenario: Scenario, s: Session, space: Space, c: CallSpec
+) -> tuple[int, list[int | None]]:
+    if isinstance(c.nodes, str):
+        raise TypeError("move_pages takes no node string")
+    return syscalls.move_pages(
+        s,
+        space,
+        scenario.addresses(c),
+        c.nodes,
+        syscalls.MOVE if c.flags is None else c.flags,
+        privileged=c.privileged,
+        pid=c.pid,
+        cpuset=_cpuset(s, c.cpuset),
+        fault_at=c.fault_at,
+    )
+
+
+def _mbind(scenario: Scenario, s: Session, space: Space, c: CallSpec) -> int:
+    if isinstance(c.pages, str):
+        region = scenario.region(c.pages)
+        start, length = region.start, region.size
+    else:
+        start, length = scenario.address(c.start or 0), c.length or 0
+    if isinstance(c.nodes, tuple):
+        nodes = frozenset(c.nodes)
+    else:
+        nodes = frozenset() if c.nodes is None else parse_nodes(c.nodes, s.nodes)
+    return syscalls.mbind(
+        s,
+        space,
+        start,
+        length,
+        "bind" if c.policy is None else c.policy,
+        nodes,
+        c.flags or 0,
+        home=scenario.machine.node_of_cpu(c.cpu),
+        privileged=c.privileged,
+        caller_cpuset=_cpuset(s, c.caller_cpuset),
+        maxnode=c.maxnode,
+        fault_at=c.fault_at,
+    )
+
+
+def _endless(scenario: Scenario, c: CallSpec, number: int) -> ScenarioError:
+    """The error for a call that would never come back, at what it waits for."""
+    problem = 'the call would sleep for ever; write until = "waited" or "attempt:n"'
+    for i, condition in enumerate(scenario.conditions):
+        mapped = c.process in scenario.region(condition.region).processes
+        waits = condition.state in SLEEPABLE and condition.until == "forever"
+        if mapped and waits:
+            where = ("condition", i, "state")
+            return scenario.error(where, f'"{condition.state}"', problem)
+    return scenario.error(("call", number, "syscall"), f'"{c.syscall}"', problem)

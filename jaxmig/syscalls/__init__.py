@@ -1,0 +1,29 @@
+"""The system calls that migrate pages: what they refuse, what they list, what they say.
+
+They run on the host, over numpy views of the page tables, and hand lists of folios to
+the compiled migrate_pages() of `jaxmig.migrate`.
+"""
+
+from jaxmig.syscalls.mbind import mbind
+from jaxmig.syscalls.migratepages import migrate_pages
+from jaxmig.syscalls.movepages import move_pages
+from jaxmig.syscalls.nodes import parse_nodes
+from jaxmig.syscalls.scan import MOVE, MOVE_ALL, STRICT, kernel_list
+from jaxmig.syscalls.session import Session, SleepsForever
+from jaxmig.syscalls.space import Area, Space, pages_by_node
+
+__all__ = [
+    "MOVE",
+    "MOVE_ALL",
+    "STRICT",
+    "Area",
+    "Session",
+    "SleepsForever",
+    "Space",
+    "kernel_list",
+    "mbind",
+    "migrate_pages",
+    "move_pages",
+    "pages_by_node",
+    "parse_nodes",
+]

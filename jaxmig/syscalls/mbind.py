@@ -1,0 +1,169 @@
+"""mbind(2) with MPOL_MF_MOVE: bring a range's pages where its new policy wants them.
+
+Source: kernel_mbind(), do_mbind(), mpol_new(), queue_pages_range(), new_folio() in
+mm/mempolicy.c, Linux 6.3 and 6.18.
+"""
+
+import dataclasses
+import errno
+from typing import Final
+
+import numpy as np
+
+from jaxmig import frame
+from jaxmig.machine import PMD_PAGES
+from jaxmig.syscalls.lookup import PAGE_SHIFT
+from jaxmig.syscalls.migratepages import usable
+from jaxmig.syscalls.nodes import Nodes, get_nodes
+from jaxmig.syscalls.scan import (
+    MOVE,
+    MOVE_ALL,
+    STRICT,
+    Found,
+    Queue,
+    mapped,
+    on_nodes,
+    order_of,
+)
+from jaxmig.syscalls.session import Session
+from jaxmig.syscalls.space import Area, Space
+
+# By number: MPOL_DEFAULT is 0.
+POLICIES: Final = (
+    "default",
+    "preferred",
+    "bind",
+    "interleave",
+    "local",
+    "preferred_many",
+    "weighted_interleave",
+)
+SIZE: Final = 1 << 64  # of an address space, in bytes
+
+
+def mbind(
+    s: Session,
+    space: Space,
+    start: int,
+    length: int,
+    policy: str | int,
+    nodes: Nodes,
+    flags: int = 0,
+    *,
+    home: int = 0,
+    privileged: bool = True,
+    caller_cpuset: Nodes | None = None,
+    maxnode: int | None = None,
+    fault_at: int | None = None,
+) -> int:
+    """The call on bytes `start` ... `start` + `length` - 1: 0 or a negative errno.
+
+    Args:
+      home: node of the calling CPU, from which "bind" and "local" look for memory.
+      fault_at: not None if the mask cannot be read.
+    """
+    mode = POLICIES.index(policy) if isinstance(policy, str) else policy
+    last = len(POLICIES) if s.release.weighs_interleave else len(POLICIES) - 1
+    if not 0 <= mode < last:
+        return -errno.EINVAL
+    wanted = get_nodes(nodes, maxnode, fault_at is not None)
+    if isinstance(wanted, int):
+        return wanted
+    if flags & ~(STRICT | MOVE | MOVE_ALL):
+        return -errno.EINVAL
+    if flags & MOVE_ALL and not privileged:
+        return -errno.EPERM
+    start, length = start % SIZE, -(-(length % SIZE) // 4096) * 4096 % SIZE
+    if start % 4096 or start + length >= SIZE:
+        return -errno.EINVAL
+    if length == 0:
+        return 0
+    p = Policy(POLICIES[mode], wanted, wanted & usable(s, caller_cpuset), home)
+    if not p.valid:
+        return -errno.EINVAL
+    if p.name == "default":
+        flags &= ~STRICT
+    first = start >> PAGE_SHIFT
+    return _bind(s, space, p, flags, first, first + (length >> PAGE_SHIFT))
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """struct mempolicy: what was asked and what the caller may use of it."""
+
+    name: str
+    wanted: Nodes
+    nodes: Nodes
+    home: int
+
+    @property
+    def valid(self) -> bool:
+        """mpol_new() and mpol_set_nodemask()."""
+        if self.name in ("default", "local"):
+            return not self.wanted
+        # Preferring nothing is another way to say "local".
+        return bool(self.nodes) or (self.name == "preferred" and not self.wanted)
+
+    def zones(self, nodes: int) -> list[int]:
+        """Nodes in the order in which an allocation tries them."""
+        near = [(self.home + i) % nodes for i in range(nodes)]
+        mine = [n for n in near if n in self.nodes]
+        match self.name:
+            case "bind":
+                return mine
+            case "preferred_many":
+                return mine + [n for n in near if n not in self.nodes]
+            case "preferred" if self.nodes:
+                return [(min(self.nodes) + i) % nodes for i in range(nodes)]
+        return near
+
+
+def _bind(
+    s: Session, space: Space, p: Policy, flags: int, first: int, last: int
+) -> int:
+    """do_mbind() behind the checks of its arguments."""
+    if p.name != "default" and not space.covers(first, last):
+        return -errno.EFAULT
+    if not flags:
+        return 0
+    queue, areas = Queue(s.view(), s.release, flags), []
+    stopped = False
+    for a in space.areas:
+        low, high = max(first, a.start) - a.start, min(last - a.start, a.pages)
+        if low >= high or stopped or not (a.migratable or flags & STRICT):
+            continue
+        found = mapped(s.view(), a, low, high)
+        found = found.take(~on_nodes(found, p.wanted) if p.wanted else slice(None))
+        if flags == STRICT and len(found.head):
+            return -errno.EIO
+        stopped = _queue(queue, a, found)
+        areas += [a] * len(queue.heads[-1]) if queue.heads else []
+    ret = _migrate(s, queue, p)
+    return -errno.EIO if flags & STRICT and (ret or queue.failed) else 0
+
+
+def _queue(queue: Queue, a: Area, found: Found) -> bool:
+    """Isolate what is misplaced; True if the walk ends here."""
+    # Up to 6.6 a strict walk ends with the page-table page of what it cannot move.
+    ends = bool(queue.flags & STRICT) and not queue.release.counts_unisolated
+    if not a.migratable:
+        queue.failed += len(found.head)
+        return ends and len(found.head) > 0
+    if ends:
+        stuck = ~queue.view.on_lru(found.head)
+        if not queue.flags & MOVE_ALL:
+            stuck &= queue.view.sharers(found.head) == 1
+        if stuck.any():
+            block = (a.start + found.page) // PMD_PAGES
+            queue.add(found.take(block <= block[stuck.argmax()]))
+            return True
+    queue.add(found)
+    return False
+
+
+def _migrate(s: Session, queue: Queue, p: Policy) -> int:
+    """The list to the nodes that the policy names; the result of migrate_pages()."""
+    heads = queue.list
+    if len(heads) == 0:
+        return 0
+    raise NotImplementedError(frame, order_of, np)

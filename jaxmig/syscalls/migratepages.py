@@ -1,0 +1,77 @@
+"""migrate_pages(2): empty nodes of a process into others.
+
+Source: kernel_migrate_pages(), do_migrate_pages(), migrate_to_node() in
+mm/mempolicy.c, Linux 6.3 and 6.18.
+"""
+
+import errno
+
+from jaxmig.syscalls.nodes import Nodes, get_nodes, plan
+from jaxmig.syscalls.scan import MOVE, MOVE_ALL, Queue, mapped, on_nodes
+from jaxmig.syscalls.session import Session
+from jaxmig.syscalls.space import Space
+
+
+def migrate_pages(
+    s: Session,
+    space: Space,
+    old: Nodes,
+    new: Nodes,
+    *,
+    privileged: bool = True,
+    pid: int | None = None,
+    cpuset: Nodes | None = None,
+    caller_cpuset: Nodes | None = None,
+    maxnode: int | None = None,
+    fault_at: int | None = None,
+) -> int:
+    """The call on the process of `space`: folios not moved, or a negative errno.
+
+    Args:
+      privileged: whether the caller has CAP_SYS_NICE; without it, he is the same user.
+      pid: None or 0 for the process itself; nobody else has a pid.
+      cpuset, caller_cpuset: nodes that the process and the caller may use; None: all.
+      maxnode: as passed, one more than the bits of the masks; None: enough.
+      fault_at: 0 if the old mask cannot be read, any other number if the new one.
+    """
+    sources = get_nodes(old, maxnode, fault_at == 0)
+    if isinstance(sources, int):
+        return sources
+    targets = get_nodes(new, maxnode, fault_at is not None)
+    if isinstance(targets, int):
+        return targets
+    if pid:
+        return -errno.ESRCH
+    if not privileged and not targets <= usable(s, cpuset):
+        return -errno.EPERM
+    targets &= usable(s, caller_cpuset)
+    if not targets:
+        return -errno.EINVAL
+    flags = MOVE_ALL if privileged else MOVE
+    busy = 0
+    for source, target in plan(sources, targets):
+        ret = migrate_to_node(s, space, source, target, flags)
+        if ret < 0:
+            return ret
+        busy += ret
+    return busy
+
+
+def usable(s: Session, cpuset: Nodes | None) -> Nodes:
+    """cpuset_mems_allowed(): nodes with memory, of the cpuset if there is one."""
+    return s.memory if cpuset is None else s.memory & cpuset
+
+
+def migrate_to_node(
+    s: Session, space: Space, source: int, target: int, flags: int
+) -> int:
+    """One list of everything the process has on `source`."""
+    queue = Queue(s.view(), s.release, flags)
+    for a in space.areas:
+        if a.migratable:
+            found = mapped(s.view(), a, 0, a.pages)
+            queue.add(found.take(on_nodes(found, frozenset({source}))))
+    ret = s.migrate(queue.list, target)
+    # Before 6.7 nobody counted what could not be isolated.
+    counted = queue.failed if s.release.counts_unisolated else 0
+    return ret + counted if ret >= 0 else ret

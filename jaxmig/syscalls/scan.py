@@ -1,0 +1,113 @@
+"""Looking for folios in page tables: what a walk finds and what it takes along.
+
+Source: queue_pages_range(), queue_folios_pte_range(), queue_folios_pmd(),
+queue_folios_hugetlb(), migrate_folio_add() in mm/mempolicy.c, Linux 6.3 and 6.18.
+"""
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from jaxmig import frame, pte
+from jaxmig.releases import Release
+from jaxmig.syscalls.space import Area, Heads, Space, View, entries_of
+
+STRICT, MOVE, MOVE_ALL = 1, 2, 4  # MPOL_MF_*
+NO_HEADS: Final = np.zeros(0, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Mapped folios of one area, a row an entry, in address order."""
+
+    head: Heads
+    page: Int64[np.ndarray, " rows"]  # of the entry, relative to the area
+    node: Int32[np.ndarray, " rows"]
+    by_pte: Bool[np.ndarray, " rows"]
+
+    def take(self, rows: np.ndarray) -> "Found":
+        """Some of the rows."""
+        columns = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return Found(*(c[rows] for c in columns))
+
+    def once(self) -> np.ndarray:
+        """bool[rows]: the first row of each folio; its rows follow one another."""
+        first = np.ones(self.head.shape[0], bool)
+        first[1:] = self.head[1:] != self.head[:-1]
+        return first
+
+
+def mapped(view: View, a: Area, first: int, last: int) -> Found:
+    """The mapped folios of pages `first` ... `last` - 1 of an area."""
+    entry, page = entries_of(view, a, first, last)
+    there = view.mapped(entry)
+    if not there.all():
+        entry, page = entry[there], page[there]
+    pfn = view.pte[entry, pte.PFN]
+    return Found(view.head(pfn), page, view.node(pfn), entry < view.geometry.ptes)
+
+
+def on_nodes(found: Found, nodes: frozenset[int]) -> np.ndarray:
+    """bool[rows]: entries whose folio lies on one of `nodes`."""
+    if len(nodes) == 1:
+        return found.node == min(nodes)
+    return np.isin(found.node, sorted(nodes))
+
+
+def kernel_list(view: View, space: Space, nodes: frozenset[int]) -> Heads:
+    """Folios of a process on some nodes in address order, as its callers isolate them.
+
+    Isolated folios and areas that may not migrate are left out.
+    """
+    lists = [NO_HEADS]
+    for a in space.areas:
+        if not a.migratable:
+            continue
+        found = mapped(view, a, 0, a.pages)
+        found = found.take(on_nodes(found, nodes))
+        head = found.head[found.once()]
+        free = view.isolable(head)
+        lists.append(head if free.all() else head[free])
+    return np.concatenate(lists)
+
+
+@dataclasses.dataclass
+class Queue:
+    """struct queue_pages: the list so far and what could not be put on it."""
+
+    view: View
+    release: Release
+    flags: int  # MPOL_MF_*
+    heads: list[Heads] = dataclasses.field(default_factory=list)
+    failed: int = 0
+
+    @property
+    def list(self) -> Heads:
+        """Folios isolated so far, in address order."""
+        return np.concatenate([NO_HEADS, *self.heads])
+
+    def add(self, found: Found) -> None:
+        """Isolate the folios of `found`, each once; shared ones only with MOVE_ALL."""
+        once = found.once()
+        head = found.head[once]
+        wanted = np.ones(head.shape[0], bool)
+        if not self.flags & MOVE_ALL:
+            wanted = self.view.sharers(head) == 1
+        free = self.view.on_lru(head)
+        self.heads.append(head[wanted & free])
+        stuck = wanted & ~free
+        if stuck.any():
+            self.failed += self.unisolated(found, head[stuck])
+
+    def unisolated(self, found: Found, stuck: Heads) -> int:
+        """How many failures these folios are: one each, or one a PTE."""
+        if not self.release.counts_unisolated_ptes:
+            return stuck.shape[0]
+        return int(np.isin(found.head, stuck).sum())
+
+
+def order_of(view: View, heads: Heads) -> Int32[np.ndarray, " folios"]:
+    """log2 of the base pages of folios."""
+    return frame.order(view.flags(heads))

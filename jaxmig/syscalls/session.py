@@ -1,0 +1,175 @@
+"""One call from outside: the machine it works on and what its lists add up to.
+
+A system call or a caller hands lists of folios to `Session.migrate()`, one after the
+other; counts and interrupts of all of them become the call's.
+"""
+
+import errno
+import time
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32
+
+from jaxmig import frame
+from jaxmig.events import COUNTERS
+from jaxmig.machine import Machine
+from jaxmig.migrate import (
+    NR_MAX_BATCHED_MIGRATION,
+    Result,
+    compiled,
+    limit_of,
+    replace,
+)
+from jaxmig.releases import Release, release
+from jaxmig.rules import Rules, rules
+from jaxmig.syscalls.space import Heads, View
+
+SMALLEST_LIST: Final = 1024
+
+_executables: dict[Any, Any] = {}
+
+
+class SleepsForever(Exception):
+    """The call waits for something that never ends."""
+
+
+def bucket(size: int) -> int:
+    """Room for a list of `size`: the next power of two, so that few sizes compile."""
+    return max(SMALLEST_LIST, 1 << (max(size, 1) - 1).bit_length())
+
+
+def executable(r: Rules, *args: Any) -> Any:
+    """The compiled call for these rules and shapes; compiles where it is new."""
+    shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
+    key = (r, jax.tree.structure(args), shapes)
+    if key not in _executables:
+        _executables[key] = compiled(r, False).lower(*args).compile()
+    return _executables[key]
+
+
+class Session:
+    """State, release and hardware of one call, and its running totals.
+
+    Attributes:
+      state: the machine as the lists migrated so far have left it.
+      memory: nodes that have memory (N_MEMORY).
+      counts: sums of the counters of events.py.
+      ipis: shootdown interrupts each CPU took.
+      compile_s: seconds that went into compilation, not into the call.
+    """
+
+    def __init__(
+        self,
+        state: Machine,
+        kernel: str = "6.3",
+        *,
+        cpu: int = 0,
+        batch: int = NR_MAX_BATCHED_MIGRATION,
+        arch: str = "x86",
+        memory: frozenset[int] | None = None,
+    ) -> None:
+        self.state, self.kernel, self.cpu = state, kernel, cpu
+        self.batch, self.arch = batch, arch
+        self.nodes = state.geometry.nodes
+        self.memory = frozenset(range(self.nodes)) if memory is None else memory
+        self.counts = dict.fromkeys(COUNTERS, 0)
+        self.ipis = [0] * state.cpus.lazy.shape[0]
+        self.compile_s = 0.0
+        self._view: View | None = None
+
+    @property
+    def release(self) -> Release:
+        """The switches of the kernel that is called."""
+        return release(self.kernel)
+
+    def view(self) -> View:
+        """The state on the host, until the next list is migrated."""
+        if self._view is None:
+            self._view = View.of(self.state)
+        return self._view
+
+    def free(self, node: int) -> int:
+        """Base pages free on a node, 0 if there is no such node."""
+        return int(self.state.nfree[node]) if 0 <= node < self.nodes else 0
+
+    def migrate(
+        self,
+        folios: Heads,
+        node: int,
+        *,
+        mode: str = "sync",
+        reason: str = "syscall_or_cpuset",
+        memalloc: bool = False,
+        batch: int | None = None,
+    ) -> int:
+        """migrate_pages() of one list to one node.
+
+        Returns folios not migrated, or -ENOMEM.
+        Raises SleepsForever where Linux would wait for ever.
+        """
+        if len(folios) == 0:
+            return 0
+        whole = self._large(folios)
+        state, home = self.state, node
+        if not 0 <= node < self.nodes:
+            # Allocating there always fails, as on a node whose memory is used up.
+            home = self._other_node(folios)
+            state = replace(state, nfree=state.nfree.at[home].set(0))
+        r = rules(self.kernel, mode, reason, self.arch, memalloc)
+        limit = limit_of(self.batch if batch is None else batch)
+        state, result = self._run(r, state, folios, home, limit)
+        if home != node:
+            nfree = state.nfree.at[home].add(self.state.nfree[home])
+            state = replace(state, nfree=nfree)
+        if result.sleeps:
+            raise SleepsForever
+        self.state, self._view = state, None
+        ret = -errno.ENOMEM if result.errno else int(result.failed)
+        if self._book(result)["nr_split"] and ret == 0:
+            self._forget_pieces(whole)
+        return ret
+
+    def _run(
+        self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
+    ) -> tuple[Machine, Result]:
+        padded = np.zeros(bucket(len(folios)), np.int32)
+        padded[: len(folios)] = folios
+        heads, size = jnp.asarray(padded), jnp.int32(len(folios))
+        args = (state, heads, size, jnp.int32(node), jnp.int32(self.cpu), limit)
+        start = time.perf_counter()
+        call = executable(r, *args)
+        self.compile_s += time.perf_counter() - start
+        return jax.block_until_ready(call(*args))
+
+    def _book(self, result: Result) -> dict[str, int]:
+        counts = result.events.counts()
+        for name, count in counts.items():
+            self.counts[name] += count
+        ipis = result.events.ipis_per_cpu()
+        self.ipis = [a + b for a, b in zip(self.ipis, ipis, strict=True)]
+        return counts
+
+    def _other_node(self, folios: Heads) -> int:
+        taken = set(np.unique(self.view().node(folios)).tolist())
+        return min(set(range(self.nodes)) - taken, default=0)
+
+    def _large(self, folios: Heads) -> Int32[np.ndarray, "large 2"]:
+        """Heads and orders of the large folios of a list."""
+        if self.state.geometry.orders == (0,):
+            return np.zeros((0, 2), np.int32)
+        order = frame.order(self.view().flags(folios))
+        return np.stack([folios, order], axis=1)[order > 0]
+
+    def _forget_pieces(self, whole: Int32[np.ndarray, "large 2"]) -> None:
+        """A result of 0 makes callers put nothing back: pieces left stay isolated."""
+        view = self.view()
+        pieces = [np.arange(h, h + (1 << o)) for h, o in whole.tolist()]
+        at = np.concatenate(pieces)
+        flags = view.frame[at, frame.FLAGS]
+        at = at[(flags & frame.KIND != frame.FREE) & (flags & frame.LRU != 0)]
+        rows = self.state.frame.at[at, frame.FLAGS]
+        left = jnp.asarray(view.frame[at, frame.FLAGS] & ~frame.LRU)
+        self.state, self._view = replace(self.state, frame=rows.set(left)), None

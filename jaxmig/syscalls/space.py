@@ -1,0 +1,150 @@
+"""A process's address space on the host: its areas, and what its entries map.
+
+Everything here is a numpy array over pages or entries, so that a process of millions of
+pages is looked through without a Python loop.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from jaxmig import conditions as cond, frame, pte
+from jaxmig.machine import PMD_PAGES, Geometry, Machine
+
+Pages = Int64[np.ndarray, " pages"]
+Heads = Int32[np.ndarray, " folios"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Area:
+    """A VMA: consecutive pages with consecutive entries."""
+
+    start: int  # virtual page number
+    pages: int
+    first_pte: int
+    first_pmd: int = -1  # entry of the first PMD leaf, -1 if PTEs map the area
+    migratable: bool = True
+    anonymous: bool = True  # vma_is_anonymous()
+    hugetlb: bool = False
+
+
+class Space:
+    """The areas of one process in ascending order, as columns."""
+
+    def __init__(self, areas: Sequence[Area]) -> None:
+        self.areas = tuple(sorted(areas, key=lambda a: a.start))
+
+        def column(name: str) -> np.ndarray:
+            return np.asarray([getattr(a, name) for a in self.areas], np.int64)
+
+        self.start, self.pages = column("start"), column("pages")
+        self.first_pte, self.first_pmd = column("first_pte"), column("first_pmd")
+        self.migratable = column("migratable").astype(bool)
+        self.anonymous = column("anonymous").astype(bool)
+        self.hugetlb = column("hugetlb").astype(bool)
+
+    def area_of(self, vpn: np.ndarray) -> Pages:
+        """Index of the area that holds each page, -1 if none does."""
+        if not self.areas:
+            return np.full(vpn.shape, -1, np.int64)
+        i = np.searchsorted(self.start, vpn, side="right") - 1
+        at = np.maximum(i, 0)
+        return np.where((i >= 0) & (vpn < self.start[at] + self.pages[at]), at, -1)
+
+    def covers(self, first: int, last: int) -> bool:
+        """Whether areas lie gapless over the pages `first` ... `last` - 1."""
+        at = first
+        for a in self.areas:
+            if a.start <= at < a.start + a.pages:
+                at = a.start + a.pages
+        return at >= last
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The state as numpy arrays; on a CPU they are the state's own memory."""
+
+    frame: Int32[np.ndarray, "frames 4"]
+    pte: Int32[np.ndarray, "entries 2"]
+    marks: Int32[np.ndarray, " frames"] | None  # Conditions.flags
+    geometry: Geometry
+
+    @staticmethod
+    def of(m: Machine) -> "View":
+        """What `m` looks like now."""
+        marks = None if m.conditions is None else np.asarray(m.conditions.flags)
+        return View(np.asarray(m.frame), np.asarray(m.pte), marks, m.geometry)
+
+    def mapped(self, entry: Pages) -> Bool[np.ndarray, " pages"]:
+        """Entries behind which a folio stands."""
+        bits = self.pte[entry, pte.BITS]
+        return (bits & (pte.PRESENT | pte.ZERO_PAGE)) == pte.PRESENT
+
+    def head(self, pfn: np.ndarray) -> Heads:
+        """Head frame of the folio that each frame belongs to."""
+        g = self.geometry
+        if g.orders == (0,):
+            return pfn
+        order = frame.order(self.frame[pfn, frame.FLAGS])
+        offset = pfn % g.frames_per_node
+        for k, o in enumerate(g.orders):
+            inside = (offset - g.pool_start(k)) & ((1 << o) - 1)
+            pfn = np.where(order == o, pfn - inside, pfn) if o else pfn
+        return pfn
+
+    def node(self, pfn: np.ndarray) -> np.ndarray:
+        """The node of each frame."""
+        return pfn // self.geometry.frames_per_node
+
+    def flags(self, head: Heads) -> Int32[np.ndarray, " folios"]:
+        """Flag words of folios."""
+        return self.frame[head, frame.FLAGS]
+
+    def sharers(self, head: Heads) -> Int32[np.ndarray, " folios"]:
+        """folio_estimated_sharers(): mappings of the first base page."""
+        return self.frame[head, frame.MAPCOUNT]
+
+    def on_lru(self, head: Heads) -> Bool[np.ndarray, " folios"]:
+        """Folios that folio_isolate_lru() or isolate_hugetlb() would take."""
+        return (self.flags(head) & frame.LRU) != 0
+
+    def isolable(self, head: Heads) -> Bool[np.ndarray, " folios"]:
+        """The same, and pages that a driver lends to migration."""
+        free = self.on_lru(head)
+        driver = (self.flags(head) & frame.KIND) == frame.MOVABLE_OPS
+        if driver.any():
+            taken = 0 if self.marks is None else self.marks[head] & cond.ISOLATED
+            free = free | (driver & (taken == 0))
+        return free
+
+
+def entries_of(view: View, a: Area, first: int, last: int) -> tuple[Pages, Pages]:
+    """Entries and their page numbers in an area, one a leaf, in address order.
+
+    `first` and `last` are page numbers relative to the area; a PMD leaf counts as the
+    page at which it begins.
+    """
+    page = np.arange(first, last, dtype=np.int64)
+    entry = a.first_pte + page
+    if a.first_pmd < 0:
+        return entry, page
+    leaf = a.first_pmd + page // PMD_PAGES
+    whole = (view.pte[leaf, pte.BITS] & pte.PRESENT) != 0
+    # A range that begins inside a PMD leaf still meets the leaf.
+    shown = ~whole | (page % PMD_PAGES == 0) | (page == first)
+    return np.where(whole, leaf, entry)[shown], page[shown]
+
+
+def pages_by_node(view: View, space: Space, nodes: int) -> list[int]:
+    """Base pages of a process on each node."""
+    count = np.zeros(nodes, np.int64)
+    for a in space.areas:
+        entry, _ = entries_of(view, a, 0, a.pages)
+        entry = entry[view.mapped(entry)]
+        node = view.node(view.pte[entry, pte.PFN])
+        huge = np.where(entry >= view.geometry.ptes, PMD_PAGES, 1)
+        weights = np.bincount(node, weights=huge, minlength=nodes)
+        count += weights.astype(np.int64)
+    return [int(n) for n in count]

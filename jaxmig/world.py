@@ -1,0 +1,150 @@
+"""The machine of a scenario: its nodes, CPUs, processes and pages, laid out.
+
+build(scenario) --> (Machine, Layout)
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from jaxmig.build import Builder, Process, Region
+from jaxmig.machine import Machine
+from jaxmig.scenario import RegionSpec, Scenario
+from jaxmig.syscalls import Area, Space, parse_nodes
+
+PAGE_SHIFT: Final = 12
+ANONYMOUS: Final = ("anon", "cow", "ksm", "swapcache")
+FRAMELESS: Final = ("untouched", "zero_page")
+PADDED_UP_TO: Final = 1 << 18  # base pages; padding more would cost real memory
+LEAST_PAGES: Final = 1 << 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where things are in the machine that `build` made."""
+
+    spaces: dict[str, Space]  # by name of the process
+    memory: frozenset[int]  # nodes that have memory
+
+
+def build(
+    scenario: Scenario, *, content: bool = False, seed: int | None = None
+) -> tuple[Machine, Layout]:
+    """The machine before the first call, and what lies where in it.
+
+    Args:
+      content: whether frames hold their 4 KiB.
+      seed: frames are in random order on their nodes if there is one.
+    """
+    spec = scenario.machine
+    # Translations are counted elsewhere: a call's counts do not depend on them.
+    b = Builder(
+        spec.nodes, spec.cpus, free=_free(scenario), tlb=(1, 1), huge_tlb=(1, 1)
+    )
+    owners = {p.name: b.process(p.name, p.running, p.lazy) for p in scenario.processes}
+    regions = [_map(b, r, owners) for r in scenario.regions]
+    for c in scenario.conditions:
+        r = scenario.region(c.region)
+        until = c.until if isinstance(c.until, str) else c.until[1]
+        pages = _of_folios(r, c.indices(r.n_pages), c.state)
+        b.condition(regions[scenario.regions.index(r)], c.state, pages, until)
+    _pad(b)
+    b.splits = any(r.folio_order and r.kind != "hugetlb" for r in scenario.regions)
+    m = b.build(content=content, seed=seed, headroom=_stays(scenario))
+    spaces = {
+        name: Space(
+            [
+                _area(m, spec_, r, p)
+                for spec_, r in zip(scenario.regions, regions, strict=True)
+                if name in spec_.processes
+            ]
+        )
+        for name, p in owners.items()
+    }
+    return m, Layout(
+        spaces, frozenset(n for n, size in enumerate(spec.node_size) if size)
+    )
+
+
+def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
+    return b.mmap(
+        [owners[name] for name in r.processes],
+        r.n_pages,
+        r.node,
+        order=r.folio_order,
+        kind=r.kind,
+        name=r.name,
+        writable=r.writable,
+        mlocked=r.mlocked,
+        migratable=r.migratable,
+        private=r.private,
+        prot_none=r.prot_none,
+    )
+
+
+def _of_folios(r: RegionSpec, pages: Sequence[int], state: str) -> np.ndarray:
+    """The pages a condition holds for: where there is no frame, whole folios lack it."""
+    index = np.asarray(pages, np.int64)
+    if r.folio_order and state in FRAMELESS:
+        heads = np.unique(index >> r.folio_order) << r.folio_order
+        index = (heads[:, None] + np.arange(1 << r.folio_order)).reshape(-1)
+    return index
+
+
+def _free(scenario: Scenario) -> list[int]:
+    """Base pages free on each node: what the file says, or what regions leave."""
+    spec = scenario.machine
+    used = np.zeros(spec.nodes, np.int64)
+    for r in scenario.regions:
+        bare: list[np.ndarray] = [np.zeros(0, np.int64)]
+        for c in scenario.conditions:
+            if c.region == r.name and c.state in FRAMELESS:
+                bare.append(np.asarray(c.indices(r.n_pages)) >> r.folio_order)
+        absent = np.unique(np.concatenate(bare)).size
+        # The pool of huge pages is no free memory.
+        if r.kind != "hugetlb":
+            used[r.node] += (r.n_folios - absent) << r.folio_order
+    size = np.asarray(spec.node_size, np.int64) >> PAGE_SHIFT
+    free = np.minimum(size - used, np.iinfo(np.int32).max)
+    for node, left in spec.free:
+        free[node] = left >> PAGE_SHIFT
+    return [int(n) for n in free]
+
+
+def _pad(b: Builder) -> None:
+    """Fill up to round numbers of pages, so that scenarios share compilations."""
+    entries = sum(r.pages * len(r.processes) for r in b.regions)
+    if not b.processes or entries > PADDED_UP_TO:
+        return
+    # Pages of this region map nothing; behind all others, no address is in it.
+    room = max(LEAST_PAGES, 1 << entries.bit_length()) - entries
+    extra = b.mmap(b.processes[-1], room, name="(padding)")
+    b.condition(extra, "untouched")
+
+
+def _stays(scenario: Scenario) -> bool:
+    """Whether some call may move folios to the node on which they are."""
+    nodes = scenario.machine.nodes
+    for c in scenario.calls:
+        if c.syscall == "mbind":
+            return True
+        if c.syscall == "kernel":
+            old, new = parse_nodes(c.from_, nodes), parse_nodes(c.to, nodes)
+            if old & new:
+                return True
+    return False
+
+
+def _area(m: Machine, spec: RegionSpec, r: Region, p: Process) -> Area:
+    pmd = r.first_pmd.get(p.number)
+    return Area(
+        start=r.start >> PAGE_SHIFT,
+        pages=r.pages,
+        first_pte=r.first_pte[p.number],
+        first_pmd=-1 if pmd is None else m.geometry.ptes + pmd,
+        migratable=r.migratable,
+        anonymous=spec.kind in ANONYMOUS,
+        hugetlb=spec.kind == "hugetlb",
+    )
