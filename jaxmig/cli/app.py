@@ -1,0 +1,108 @@
+"""From the arguments to a command, and from what goes wrong to an exit code.
+
+0 success, 1 failure of what was asked, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+from jaxmig import __version__
+from jaxmig.cli import machines, migratepages, play, snapshot
+from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.machines import ProfileError
+from jaxmig.nodes import NodeError
+from jaxmig.procfs import ProcError
+from jaxmig.scenario import ScenarioError
+from jaxmig.snapshot import SnapshotError
+from jaxmig.targets import TargetError
+
+COMMANDS = (migratepages, play, snapshot, machines)
+KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
+EXAMPLE = """example:
+  jaxmig migratepages memhog:64m 0 1     64 MiB from node 0 to 1, serial and batched
+  jaxmig COMMAND --help                  the options of a command, with an example
+"""
+
+
+def parser() -> Parser:
+    """The parser of all commands."""
+    top = Parser(
+        prog="jaxmig",
+        description="Simulates how Linux migrates pages between memory nodes.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"jaxmig {__version__}")
+    commands = top.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser
+    )
+    for module in COMMANDS:
+        module.add(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    guard = interruptible() if argv is None else contextlib.nullcontext()
+    with guard:
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    try:
+        args = parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    name = f"jaxmig {args.command}"
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except (Usage, TargetError) as error:
+        say(f"{name}: {error}; see `{name} --help`")
+        return 2
+    except KNOWN as error:
+        say(f"{name}: {error}")
+        return 1
+    except MemoryError:
+        say(f"{name}: out of memory; use --no-content or fewer pages")
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; do not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted")
+        return 130
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends the program at once, also while compiled code runs.
+
+    Python would see the signal only after that code returns, minutes later at worst;
+    the C-level handler writes to a pipe immediately, and a thread waits there.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while got := os.read(reader, 1):
+            if got[0] == signal.SIGINT:
+                os.write(2, b"\njaxmig: interrupted\n")
+                os._exit(130)
+
+    old = signal.signal(signal.SIGINT, lambda *_: None)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, old)
+        os.close(writer)

@@ -1,0 +1,28 @@
+"""What ends a command: a line for stderr and an exit code."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class Failure(Exception):
+    """What was asked cannot be done; the text says what, where and what to do."""
+
+
+class Usage(Exception):
+    """The command line contradicts itself; exit code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and leave with 2."""
+        one = " ".join(message.split())
+        print(f"{self.prog}: {one}; see `{self.prog} --help`", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def say(line: str) -> None:
+    """A warning or an error on stderr."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,58 @@
+"""`jaxmig machines`: the cost profiles, and where each of their numbers comes from."""
+
+import argparse
+import sys
+
+from jaxmig import machines, report
+from jaxmig.cli import options
+from jaxmig.cli.errors import Parser
+from jaxmig.cli.output import write
+
+EXAMPLES = """  jaxmig machines
+  jaxmig machines xeon-2s
+"""
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The parser of the command."""
+    summary = "list the machine profiles, or every number of one with its source"
+    parser = options.add_parser(commands, "machines", summary, EXAMPLES, run)
+    parser.add_argument("name", nargs="?", type=options.machine, metavar="NAME")
+    parser.add_argument(
+        "--json", metavar="FILE", help="as JSON instead; - is standard output"
+    )
+    parser.add_argument("--table", choices=report.FORMATS, default="simple")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list, or one profile."""
+    names = [args.name] if args.name else machines.names()
+    profiles = [machines.load(name) for name in names]
+    if args.json:
+        made = [_plain(p) for p in profiles]
+        write(args.json, report.to_json({"machines": made}, indent=1) + "\n")
+        return 0
+    width = report.terminal_width(sys.stdout)
+    if args.name:
+        print(report.machine_text(profiles[0], args.table, width))
+    else:
+        print(report.machines_text(profiles, args.table, width))
+    return 0
+
+
+def _plain(p: machines.Profile) -> dict[str, object]:
+    numbers = {
+        key: {"value": n.value, "unit": n.unit, "source": n.source}
+        | ({} if n.low is None else {"low": n.low, "high": n.high})
+        for key, n in p.numbers.items()
+    }
+    engines = {
+        name: {
+            size: {"unit": t.unit, "source": t.source, "rates": dict(t.rates)}
+            for size, t in (("small", engine.small), ("huge", engine.huge))
+            if t is not None
+        }
+        for name, engine in p.engines.items()
+    }
+    shape = {"name": p.name, "title": p.title, "arch": p.arch}
+    return shape | {"numbers": numbers, "engines": engines}

@@ -1,0 +1,27 @@
+"""A progress bar on stderr, on a terminal only."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+
+@contextlib.contextmanager
+def progress(steps: int, title: str) -> Iterator[Callable[[str], None]]:
+    """Yields a function that says what was just done, `steps` times in all."""
+    with tqdm(
+        total=steps,
+        desc=title,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        delay=0.5,  # a short run needs no bar
+        bar_format="{desc}: {percentage:3.0f} %|{bar}| {postfix} {elapsed}",
+    ) as bar:
+
+        def tick(what: str) -> None:
+            bar.set_postfix_str(what, refresh=False)
+            bar.update()
+
+        yield tick

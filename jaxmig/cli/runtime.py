@@ -1,0 +1,65 @@
+"""JAX as a command wants it: quiet, and with compiled programs kept between runs.
+
+JAXMIG_NO_CACHE=1 keeps nothing; JAX's own JAX_COMPILATION_CACHE_DIR names another place.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import warnings
+from pathlib import Path
+
+import jax
+import jaxlib
+
+
+def prepare() -> None:
+    """Settings of this process; whatever the user's environment says stays."""
+    # Without a GPU, JAX and XLA say so on stderr at several levels; 1 is JAX's own.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    # Arrays that numpy still looks at cannot be given away; that costs memory only.
+    warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+    if os.environ.get("JAXMIG_NO_CACHE"):
+        return
+    # A cache in a home directory that disappears must not end a command.
+    jax.config.update("jax_raise_persistent_cache_errors", False)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        directory = cache_directory()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cache_directory() -> Path:
+    """Where compiled programs are kept: apart by version and by kind of processor.
+
+    A program compiled by another jaxlib, or for another processor of a shared home
+    directory, could crash.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification says that a relative path is to be ignored.
+    home = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    versions = f"jax-{jax.__version__}-jaxlib-{jaxlib.__version__}"
+    return home / "jaxmig" / f"{versions}-{_processor()}"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        text = platform.processor()
+    lines = [
+        line
+        for line in text.splitlines()
+        if line.partition("\t")[0] in ("flags", "Features", "model name")
+    ]
+    kind = hashlib.sha256("\n".join(sorted(set(lines))).encode()).hexdigest()[:8]
+    return f"{platform.machine()}-{kind}"

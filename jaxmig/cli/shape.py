@@ -1,0 +1,138 @@
+"""The machine that options, profile and target together ask for."""
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxmig import nodes
+from jaxmig.cli import options
+from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.machine import PAGE_BYTES
+from jaxmig.machines import Profile
+from jaxmig.targets import Setting, Target
+
+BYTES_PER_PAGE = 128  # of the tables, generously
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The hardware, and the environment that the output depends on."""
+
+    setting: Setting
+    environ: Mapping[str, str]
+
+
+def add_memory(parser: Parser) -> None:
+    """How much memory nodes have."""
+    group = parser.add_argument_group("memory")
+    group.add_argument(
+        "--node-size",
+        type=options.pages,
+        metavar="SIZE",
+        help="memory of each node (as much as the target needs)",
+    )
+    group.add_argument(
+        "--free",
+        type=options.free,
+        metavar="NODE=SIZE",
+        help="how much of a node is free before the call; several with commas",
+    )
+
+
+def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
+    """The hardware for a target; Usage or Failure where things do not fit together."""
+    n = args.nodes or max(2, target.nodes)
+    if target.nodes > n:
+        raise Failure(
+            f"{target.name} has pages on node {target.nodes - 1}; "
+            f"give --nodes {target.nodes} or more"
+        )
+    cpus = args.cpus or profile.cpus
+    running, lazy = _cpus(args, cpus, target)
+    first = nodes.parse(args.from_, n)
+    setting = Setting(
+        nodes=n,
+        cpus=cpus,
+        running=running,
+        lazy=lazy,
+        tlb=profile.tlb,
+        huge_tlb=profile.tlb_huge,
+        content=args.content is not False,
+        seed=args.seed or 0,
+        node=first[0] if first else 0,
+    )
+    free = _free(args, n, target, setting.node)
+    _fits(target, setting)
+    return Shape(dataclasses.replace(setting, free=free), os.environ)
+
+
+def _cpus(
+    args: argparse.Namespace, cpus: int, target: Target
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    lazy = args.lazy or ()
+    for name, given in (("running", args.running), ("lazy", lazy)):
+        bad = [c for c in given or () if c >= cpus]
+        if bad:
+            raise Usage(f"--{name}: CPU {bad[0]}: the machine has CPUs 0-{cpus - 1}")
+    if args.running is None:
+        folded = nodes.fold(target.running, cpus)
+        return tuple(c for c in folded if c not in lazy), lazy
+    both = sorted(set(args.running) & set(lazy))
+    if both:
+        raise Usage(f"--lazy: CPU {both[0]} runs the target already; it cannot be lazy")
+    return args.running, lazy
+
+
+def _free(
+    args: argparse.Namespace, n: int, target: Target, node: int
+) -> tuple[int | None, ...]:
+    """Base pages free by node; None for as many as the target needs."""
+    free: list[int | None] = [None] * n
+    if args.node_size is not None:
+        used = target.by_node or {node: target.pages}
+        for i in range(n):
+            free[i] = args.node_size - used.get(i, 0)
+            if free[i] < 0:
+                raise Failure(
+                    f"--node-size: {target.name} has {used[i]:,} pages on node {i}, "
+                    f"which holds {args.node_size:,}; give a larger size"
+                )
+    for i, pages in (args.free or {}).items():
+        if i >= n:
+            raise Usage(f"--free: node {i}: the machine has nodes 0-{n - 1}")
+        free[i] = pages
+    return tuple(free)
+
+
+def _fits(target: Target, s: Setting) -> None:
+    """Raises Failure for a machine that this computer's memory cannot hold."""
+    frames = target.pages * s.nodes
+    need = frames * ((PAGE_BYTES if s.content else 0) + BYTES_PER_PAGE)
+    there = _available()
+    if there is not None and need > there:
+        advice = "use fewer pages" + (" or --no-content" if s.content else "")
+        raise Failure(
+            f"{target.name} on {s.nodes} nodes needs {need / 2**30:,.1f} GiB of "
+            f"memory, this computer has {there / 2**30:,.1f} GiB free; {advice}"
+        )
+
+
+def _available() -> int | None:
+    """Bytes that may still be used; None where nobody says."""
+    found = []
+    for name in LIMITS:
+        try:
+            found.append(int(Path(name).read_text("ascii")))
+        except (OSError, ValueError):
+            continue  # no such limit, or "max"
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    return min(found, default=None)

@@ -1,0 +1,52 @@
+"""`jaxmig snapshot`: the page table of a live process, kept in a file."""
+
+import argparse
+
+from jaxmig import snapshot
+from jaxmig.cli import options
+from jaxmig.cli.errors import Parser, Usage
+from jaxmig.cli.output import check
+
+EXAMPLES = """  jaxmig snapshot 4711 -o app.npz
+  jaxmig snapshot --all -o machine.npz
+"""
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The parser of the command."""
+    summary = "save the page table of live processes, read from /proc"
+    parser = options.add_parser(commands, "snapshot", summary, EXAMPLES, run)
+    pid = options.whole("PID", 1, options.MAX_INT)
+    parser.add_argument("pid", nargs="*", type=pid, metavar="PID")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE.npz", help="where to save it"
+    )
+    parser.add_argument("--all", action="store_true", help="every process")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, save, and say what was read."""
+    if bool(args.pid) == args.all:
+        raise Usage("name a PID, or all of them with --all")
+    if not args.output.endswith(".npz"):
+        raise Usage(f"-o {args.output}: the name of a snapshot ends in .npz")
+    check(args.output)
+    taken = snapshot.take_all() if args.all else snapshot.take(*args.pid)
+    taken.save(args.output)
+    print(f"{args.output}: {describe(taken)}")
+    for why, pages in taken.unmovable():
+        print(f"may not move: {pages:,} pages: {why}")
+    for line in taken.missing:
+        print(f"not known: {line}")
+    return 0
+
+
+def describe(taken: snapshot.Snapshot) -> str:
+    """How much there is of whom."""
+    n = len(taken.processes)
+    if n == 1:
+        who = f"PID {taken.processes.pid[0]} ({taken.processes.comm[0]})"
+    else:
+        who = f"{n} processes"
+    pages = int(taken.rss_pages.sum())
+    return f"{who}, {pages:,} pages resident (Rss), {len(taken):,} mappings"
