@@ -13,12 +13,15 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
+
 from jaxmig import resident, snapshot
-from jaxmig.build import Builder
+from jaxmig.build import Builder, Region
 from jaxmig.frame import PMD_ORDER
 from jaxmig.machine import PAGE_BYTES, PMD_PAGES, Machine
 from jaxmig.scenario.words import size_of, size_text
-from jaxmig.snapshot import Snapshot
+from jaxmig.snapshot import Snapshot, SnapshotError
+from jaxmig.syscalls import Area, Space
 
 MEMHOG_CPU: Final = 5  # the published run bound it with `numactl -C 5`
 PMBENCH_SETSIZE: Final = 128 << 20  # its default, as are the others below
@@ -58,14 +61,14 @@ class Target:
 
     name: str
     description: str
-    pages: int  # base pages that have a frame
+    pages: int  # base pages of all processes that are built
     running: tuple[int, ...]  # CPUs, as the target itself numbers them
-    build: Callable[[Setting], Machine]
+    build: Callable[[Setting], tuple[Machine, Space]]
     nodes: int = 1  # how many its pages need
     by_node: dict[int, int] = dataclasses.field(default_factory=dict)  # base pages
-    mm: int = 0  # its number among the processes of the machine
     unmovable: tuple[tuple[str, int], ...] = ()  # (why, pages)
-    missing: tuple[str, ...] = ()  # what could not be read, and what was assumed
+    missing: tuple[str, ...] = ()  # what could not be read
+    assumed: tuple[str, ...] = ()  # what was assumed about its pages
 
 
 def resolve(text: str, pid: int | None = None) -> Target:
@@ -122,7 +125,7 @@ def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
     """A process of a snapshot; `pid` chooses where there are several."""
     which = _choose(text, s, pid)
     if s.page_size != PAGE_BYTES:
-        raise TargetError(
+        raise SnapshotError(
             f"{text}: pages of {s.page_size} bytes; only page tables of 4 KiB pages "
             "can be modelled"
         )
@@ -130,25 +133,26 @@ def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
     number, comm = int(s.processes.pid[which]), s.processes.comm[which]
     pages = int(s.rss_pages[which])
     if not len(s.vpn[mine]):
-        raise TargetError(f"{text}: PID {number} ({comm}) has no resident page")
+        raise SnapshotError(f"{text}: PID {number} ({comm}) has no resident page")
     only = resident.only(s, which)
     return Target(
         name=text,
         description=f"PID {number} ({comm}), {pages:,} pages resident (Rss)",
-        pages=pages,
+        pages=len(s),
         running=tuple(s.processes.running(which)),
         build=lambda setting: resident.build(s, which, setting),
         nodes=int(s.node.max()) + 1,
-        mm=which,
+        by_node=dict(enumerate(np.bincount(s.node).tolist())),
         unmovable=tuple(only.unmovable()),
-        missing=s.missing + resident.notes(s),
+        missing=s.missing,
+        assumed=resident.notes(s),
     )
 
 
 def _choose(text: str, s: Snapshot, pid: int | None) -> int:
     pids = s.processes.pid.tolist()
     if pid is not None and pid not in pids:
-        raise TargetError(f"{text}: holds no PID {pid}; it has {_few(pids)}")
+        raise SnapshotError(f"{text}: holds no PID {pid}; it has {_few(pids)}")
     if pid is None and len(pids) != 1:
         raise TargetError(
             f"{text}: holds {len(pids)} processes; choose one with --pid: {_few(pids)}"
@@ -168,7 +172,7 @@ def _touched(
     pages = -(-size // PAGE_BYTES)
     large = pages // PMD_PAGES * PMD_PAGES if huge else 0
 
-    def build(setting: Setting) -> Machine:
+    def build(setting: Setting) -> tuple[Machine, Space]:
         b = Builder(
             setting.nodes,
             setting.cpus,
@@ -178,15 +182,27 @@ def _touched(
         )
         b.splits = setting.limited and large > 0
         process = b.process(text, setting.running, setting.lazy)
+        regions = []
         if large:
-            b.mmap(process, large, setting.node, order=PMD_ORDER)
+            regions.append(b.mmap(process, large, setting.node, order=PMD_ORDER))
         if pages > large:
-            b.mmap(process, pages - large, setting.node)
-        return b.build(content=setting.content, seed=setting.seed)
+            regions.append(b.mmap(process, pages - large, setting.node))
+        m = b.build(content=setting.content, seed=setting.seed)
+        return m, Space([_area(r, m.geometry.ptes) for r in regions])
 
-    folios = f"{large // PMD_PAGES:,} of 2 MiB and " if large else ""
-    small = f"{pages - large:,} pages of 4 KiB"
-    return Target(text, f"{what}: {folios}{small}", pages, running, build)
+    kinds = ((large // PMD_PAGES, "2 MiB"), (pages - large, "4 KiB"))
+    folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
+    return Target(text, f"{what}: {folios}", pages, running, build)
+
+
+def _area(r: Region, ptes: int) -> Area:
+    """Where the only process has a region."""
+    return Area(
+        start=r.start // PAGE_BYTES,
+        pages=r.pages,
+        first_pte=r.first_pte[0],
+        first_pmd=ptes + r.first_pmd[0] if r.by_pmd else -1,
+    )
 
 
 def _bytes(text: str, size: str) -> int:

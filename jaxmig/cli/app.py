@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
+from jax.errors import JaxRuntimeError
+
 from jaxmig import __version__
 from jaxmig.cli import machines, migratepages, play, snapshot
 from jaxmig.cli.errors import Failure, Parser, Usage, say
@@ -69,7 +71,10 @@ def _main(argv: Sequence[str]) -> int:
     except KNOWN as error:
         say(f"{name}: {error}")
         return 1
-    except MemoryError:
+    except (MemoryError, JaxRuntimeError) as error:
+        # XLA says RESOURCE_EXHAUSTED; whatever else it says is a fault worth a trace.
+        if isinstance(error, JaxRuntimeError) and "RESOURCE_EXH" not in str(error):
+            raise
         say(f"{name}: out of memory; use --no-content or fewer pages")
         return 1
     except BrokenPipeError:

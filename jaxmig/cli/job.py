@@ -6,38 +6,40 @@ At most one machine is alive at a time, so that its contents fit into memory.
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmig import cost, report, walk
-from jaxmig.cli.verify import mismatches
-from jaxmig.events import COUNTERS
+from jaxmig import callers, cost, report, syscalls
+from jaxmig.cli import verify
 from jaxmig.machine import Machine
 from jaxmig.machines import Profile
-from jaxmig.migrate import compiled, limit_of
-from jaxmig.releases import RELEASES
-from jaxmig.rules import Rules
+from jaxmig.migrate import Result, compiled
+from jaxmig.releases import release
+from jaxmig.rules import Rules, rules
+from jaxmig.syscalls import Session, SleepsForever
+from jaxmig.syscalls.session import bucket
+from jaxmig.syscalls.space import Heads
 from jaxmig.targets import Setting, Target
 
-SMALLEST_LIST = 512
 Tick = Callable[[str], None]
+STEPS: Final = 3  # ticks a kernel
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
     """How the migration is asked for."""
 
-    steps: tuple[tuple[int, int], ...]  # (source, destination) nodes, in order
-    mode: str = "sync"
-    reason: str = "syscall_or_cpuset"
-    memalloc: bool = False
+    old: frozenset[int]
+    new: frozenset[int]
     cpu: int = 0
     batch: int = 512
     copy: str = "cpu"
     privileged: bool = True
+    caller: str | None = None  # None: migrate_pages(2)
+    mode: str | None = None  # None: the caller's
 
 
 @dataclasses.dataclass
@@ -47,28 +49,40 @@ class Outcome:
     record: report.records.Record
     cost: cost.Cost
     requested: int  # folios on the lists
+    stayed: int  # base pages that were on none of the source nodes
     wrong: int | None  # base pages whose contents changed; None: not carried
-    sleeps: bool  # the caller waits for something that never ends
+    full: tuple[int, ...]  # destinations without a free page after failures
 
 
-class _Totals:
-    """Sums over the steps of a call."""
+class Donating(Session):
+    """A session that gives its machine to each call, and times the call alone."""
 
-    def __init__(self, cpus: int) -> None:
-        self.counts = dict.fromkeys(COUNTERS, 0)
-        self.ipis = np.zeros(cpus, np.int64)
-        self.failed = self.requested = 0
-        self.error: str | None = None
-        self.sleeps = False
-        self.wall_s = self.compile_s = 0.0
+    def __init__(self, state: Machine, kernel: str, call: Call, arch: str) -> None:
+        super().__init__(state, kernel, cpu=call.cpu, batch=call.batch, arch=arch)
+        self.wall_s = 0.0
+        self.requested = 0
+        self._programs: dict[Any, Any] = {}
 
-    def add(self, result: Any) -> None:
-        """One list's result."""
-        for name, count in result.events.counts().items():
-            self.counts[name] += count
-        self.ipis += np.asarray(result.events.ipis_per_cpu())
-        self.failed += int(result.failed)
-        self.error, self.sleeps = result.errno, result.sleeps
+    def _run(
+        self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
+    ) -> tuple[Machine, Result]:
+        # numpy views of arrays that are given away would keep them alive.
+        self.state, self._view = state, None
+        room = bucket(len(folios))
+        padded = np.zeros(room, np.int32)
+        padded[: len(folios)] = folios
+        numbers = (jnp.int32(len(folios)), jnp.int32(node), jnp.int32(self.cpu))
+        args = jax.block_until_ready((state, jnp.asarray(padded), *numbers, limit))
+        start = time.perf_counter()
+        if (r, room) not in self._programs:
+            self._programs[r, room] = compiled(r, True).lower(*args).compile()
+        ready = time.perf_counter()
+        done: tuple[Machine, Result] = self._programs[r, room](*args)
+        jax.block_until_ready(done)
+        self.wall_s += time.perf_counter() - ready
+        self.compile_s += ready - start
+        self.requested += len(folios)
+        return done
 
 
 def run(
@@ -82,7 +96,9 @@ def run(
     """The same call on each kernel, each on a fresh machine.
 
     Args:
-      tick: told what was done, four times a kernel.
+      tick: told what was done, STEPS times a kernel.
+    Raises:
+      SleepsForever: where Linux would wait for something that never ends.
     """
     return [_one(target, setting, profile, kernel, call, tick) for kernel in kernels]
 
@@ -95,65 +111,65 @@ def _one(
     call: Call,
     tick: Tick,
 ) -> Outcome:
-    release = RELEASES[kernel]
-    rules = Rules(release, call.mode, call.reason, profile.arch, call.memalloc)
-    state = target.build(setting)
+    state, space = target.build(setting)
+    s = Donating(state, kernel, call, profile.arch)
+    del state
     tick(f"{kernel}: built")
-    before = walk.frames(state)
-    total = _Totals(setting.cpus)
-    programs: dict[int, Any] = {}
-    for source, to in call.steps:
-        heads = walk.heads(state, target.mm, source, call.privileged)
-        if heads.size and not total.error and not total.sleeps:
-            state = _step(state, heads, to, call, rules, total, programs)
+    before = verify.frames(s.state)
+    on_nodes = syscalls.pages_by_node(s.view(), space, s.nodes)
+    ret = _migrate(s, space, call)
     tick(f"{kernel}: migrated")
-    after = walk.frames(state)
-    wrong = mismatches(state, before, after) if setting.content else None
-    nodes = walk.nodes_of(state, target.mm)
+    wrong = verify.mismatches(s.state, before) if setting.content else None
     tick(f"{kernel}: verified")
-    policy: cost.Policy = "batched" if release.batched else "serial"
-    priced = cost.price(total.counts, profile, copy=call.copy, policy=policy)
+    priced, policy = _price(s, profile, kernel, call.copy)
+    after = syscalls.pages_by_node(s.view(), space, s.nodes)
     made = report.record(
         kernel=kernel,
         policy=policy,
-        syscall="migrate_pages",
-        ret=-12 if total.error else total.failed,
-        counts=total.counts,
-        ipis_per_cpu=total.ipis.tolist(),
-        nodes_after=nodes,
+        syscall="migrate_pages" if _is_syscall(call) else "kernel",
+        ret=ret,
+        counts=s.counts,
+        ipis_per_cpu=s.ipis,
+        nodes_after={str(n): pages for n, pages in enumerate(after)},
         cost=priced,
-        wall_s=total.wall_s,
-        compile_s=total.compile_s,
-        requested=total.requested,
+        wall_s=s.wall_s,
+        compile_s=s.compile_s,
+        requested=s.requested,
         contents_wrong=wrong,
     )
-    return Outcome(made, priced, total.requested, wrong, total.sleeps)
+    return Outcome(
+        record=made,
+        cost=priced,
+        requested=s.requested,
+        stayed=sum(n for i, n in enumerate(on_nodes) if i not in call.old),
+        wrong=wrong,
+        full=tuple(n for n in sorted(call.new) if ret and not s.free(n)),
+    )
 
 
-def _step(
-    state: Machine,
-    heads: np.ndarray,
-    to: int,
-    call: Call,
-    rules: Rules,
-    total: _Totals,
-    programs: dict[int, Any],
-) -> Machine:
-    """One list to one node; compiling is timed apart."""
-    # Lists of similar length share a program.
-    room = max(SMALLEST_LIST, 1 << (heads.size - 1).bit_length())
-    padded = np.zeros(room, np.int32)
-    padded[: heads.size] = heads
-    numbers = (jnp.int32(heads.size), jnp.int32(to), jnp.int32(call.cpu))
-    args = (state, jnp.asarray(padded), *numbers, limit_of(call.batch))
-    start = time.perf_counter()
-    if room not in programs:
-        programs[room] = compiled(rules, True).lower(*args).compile()
-    jax.block_until_ready(args)
-    ready = time.perf_counter()
-    state, result = jax.block_until_ready(programs[room](*args))
-    total.wall_s += time.perf_counter() - ready
-    total.compile_s += ready - start
-    total.requested += heads.size
-    total.add(result)
-    return state
+def _is_syscall(call: Call) -> bool:
+    return call.caller is None and call.mode in (None, "sync")
+
+
+def _migrate(s: Session, space: syscalls.Space, call: Call) -> int:
+    if _is_syscall(call):
+        return syscalls.migrate_pages(
+            s, space, call.old, call.new, privileged=call.privileged
+        )
+    caller = call.caller or "kernel"
+    node = min(call.new)
+    return callers.call(s, space, call.old, node, caller=caller, mode=call.mode).ret
+
+
+def _price(
+    s: Session, profile: Profile, kernel: str, copy: str
+) -> tuple[cost.Cost, cost.Policy]:
+    policy: cost.Policy = "batched" if release(kernel).batched else "serial"
+    arch = profile.arch
+    # Releases that do not know the broadcast instruction interrupt on such a CPU too.
+    if arch == "x86-invlpgb" and not rules(kernel, arch=arch).invlpgb:
+        arch = "x86"
+    return cost.price(s.counts, profile, copy=copy, policy=policy, arch=arch), policy
+
+
+__all__ = ["Call", "Outcome", "SleepsForever", "run"]

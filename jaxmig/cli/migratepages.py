@@ -8,25 +8,14 @@ from jaxmig import __version__, machines, nodes, report
 from jaxmig.cli import job, options, output, runtime, shape
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import BOTH
-from jaxmig.syscalls.nodes import plan
-from jaxmig.targets import Target, resolve
+from jaxmig.targets import Setting, Target, resolve
 
 EXAMPLES = """  jaxmig migratepages memhog:64m 0 1
   jaxmig migratepages 4711 0 1 --cpus 4 --running 1-3
   jaxmig migratepages app.npz 0 1 --kernel 6.2,6.18 --json result.json
 """
-# Who calls, as rules.py names the reason, and whether from within reclaim.
-CALLERS = {
-    "compaction": ("async", "compaction", True),
-    "numa_balancing": ("async", "numa_misplaced", False),
-    "demotion": ("async", "demotion", True),
-    "memory_offline": ("sync", "memory_hotplug", False),
-    "cma": ("sync", "contig_range", False),
-    "longterm_pin": ("sync", "longterm_pin", False),
-    "soft_offline": ("sync", "memory_failure", False),
-    "damon": ("async", "damon", False),
-}
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -64,11 +53,24 @@ def run(args: argparse.Namespace) -> int:
     target = resolve(args.target, args.pid)
     made = shape.of(args, profile, target)
     call = _call(args, made, profile)
-    kernels = args.kernel or BOTH
-    with progress(3 * len(kernels), args.target) as tick:
-        outcomes = job.run(target, made.setting, profile, kernels, call, tick)
+    try:
+        outcomes = _migrate(args, target, made, profile, call)
+    except job.SleepsForever:
+        raise Failure("the call would wait for ever for a page in use") from None
     _print(args, profile, target, made, call, outcomes)
-    return _verdict(outcomes, call)
+    return _verdict(outcomes)
+
+
+def _migrate(
+    args: argparse.Namespace,
+    target: Target,
+    made: shape.Shape,
+    profile: machines.Profile,
+    call: job.Call,
+) -> list[job.Outcome]:
+    kernels = args.kernel or BOTH
+    with progress(job.STEPS * len(kernels), args.target) as tick:
+        return job.run(target, made.setting, profile, kernels, call, tick)
 
 
 def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> job.Call:
@@ -78,23 +80,22 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
     if not old or not new:
         which = args.to if old else args.from_
         raise Failure(f"{which!r} names no node of {n}; name one")
-    mode, reason, memalloc = CALLERS.get(
-        args.caller, ("sync", "syscall_or_cpuset", False)
-    )
+    if (args.caller or args.mode not in (None, "sync")) and len(new) > 1:
+        raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
     copy = args.copy or "cpu"
     p.copy_speedups(copy)  # refuses an engine that the machine lacks
     cpu = args.cpu or 0
     if cpu >= made.setting.cpus:
         raise Usage(f"--cpu {cpu}: the machine has CPUs 0-{made.setting.cpus - 1}")
     return job.Call(
-        steps=tuple(plan(frozenset(old), frozenset(new))),
-        mode=args.mode or mode,
-        reason=reason,
-        memalloc=memalloc,
+        old=frozenset(old),
+        new=frozenset(new),
         cpu=cpu,
-        batch=512 if args.batch is None else args.batch,
+        batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
         copy=copy,
         privileged=not args.unprivileged,
+        caller=args.caller,
+        mode=args.mode,
     )
 
 
@@ -139,7 +140,7 @@ def _print(
         )
     )
     print()
-    for line in _remarks(target, outcomes):
+    for line in _remarks(target, s, call, outcomes):
         print(line)
     for o in outcomes:
         print(f"\nModelled time of {o.record['kernel']} ({o.record['policy']}):")
@@ -153,43 +154,61 @@ def _about(target: Target) -> dict[str, Any]:
         "pages": target.pages,
         "unmovable": [{"why": w, "pages": n} for w, n in target.unmovable],
         "missing": list(target.missing),
+        "assumed": list(target.assumed),
     }
 
 
-def _remarks(target: Target, outcomes: list[job.Outcome]) -> list[str]:
+def _remarks(
+    target: Target, setting: Setting, call: job.Call, outcomes: list[job.Outcome]
+) -> list[str]:
     """What was verified, what may not move and why, what is not known."""
-    lines = [_verified(target, outcomes)]
+    lines = [_verified(outcomes)]
+    stayed = outcomes[0].stayed
+    if stayed:
+        lines.append(f"On other nodes, so not asked to move: {stayed:,} pages.")
     for why, pages in target.unmovable:
         lines.append(f"May not move: {pages:,} pages: {why}.")
-    for line in target.missing:
-        lines.append(f"Not known: {line}.")
+    lines += [f"Not known: {line}." for line in target.missing]
+    lines += [f"Assumed: {line}." for line in target.assumed]
+    if call.cpu in setting.running:
+        lines.append(
+            f"CPU {call.cpu} migrates and runs the target: it takes no IPI for itself."
+        )
     return lines
 
 
-def _verified(target: Target, outcomes: list[job.Outcome]) -> str:
+def _verified(outcomes: list[job.Outcome]) -> str:
     if any(o.wrong is None for o in outcomes):
         return "Contents: not carried, so not verified."
     wrong = {o.record["kernel"]: o.wrong for o in outcomes if o.wrong}
     if wrong:
         bad = ", ".join(f"{n:,} pages after {kernel}" for kernel, n in wrong.items())
-        return f"Contents: WRONG in {bad}; this is a fault of jaxmig, report it."
+        return f"Contents: WRONG in {bad}; this is a fault of jaxmig, please report it."
     after = ", ".join(o.record["kernel"] for o in outcomes)
-    return f"Contents: every page holds what it held before (word by word, {after})."
+    return f"Contents: every page holds what it held before (word by word; {after})."
 
 
-def _verdict(outcomes: list[job.Outcome], call: job.Call) -> int:
-    """The exit code, and a line for what went wrong."""
+def _verdict(outcomes: list[job.Outcome]) -> int:
+    """The exit code, and a line on stderr for each kernel that failed."""
     code = 0
     for o in outcomes:
-        r, head = o.record, f"jaxmig migratepages: {o.record['kernel']}"
-        if r["errno"]:
-            after = ", ".join(f"{n}: {p:,}" for n, p in r["nodes_after"].items())
-            say(
-                f"{head}: migrate_pages: {r['errno']}: the destination is full; "
-                f"{r['vmstat']['pgmigrate_success']:,} of {o.requested:,} moved, pages "
-                f"now by node {after}; give it more with --free or --node-size"
-            )
-        if o.sleeps:
-            say(f"{head}: the call would wait for ever")
-        code |= bool(r["errno"] or o.sleeps or o.wrong)
+        line = _complaint(o)
+        if line:
+            say(f"jaxmig migratepages: {o.record['kernel']}: {line}")
+            code = 1
     return code
+
+
+def _complaint(o: job.Outcome) -> str:
+    r = o.record
+    moved = r["vmstat"]["pgmigrate_success"]
+    if o.full:
+        answer = r["errno"] or f"{r['ret']} folios left behind"
+        nodes = ", ".join(map(str, o.full))
+        return (
+            f"migrate_pages: {answer}: node {nodes} is full; {moved:,} pages fitted; "
+            "give it more with --free or --node-size"
+        )
+    if r["errno"]:
+        return f"migrate_pages: {r['errno']}; {moved:,} pages moved"
+    return "contents changed" if o.wrong else ""

@@ -1,18 +1,35 @@
 """`jaxmig run`: plays scenario files."""
 
 import argparse
+import dataclasses
+import os
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from jaxmig import __version__, machines, report, scenario
-from jaxmig.cli import options
-from jaxmig.cli.errors import Failure, Parser, say
-from jaxmig.cli.output import alone, check, write
+from jaxmig import __version__, machines, player, report, scenario
+from jaxmig.cli import options, output, runtime
+from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli.override import overridden
+from jaxmig.cli.progress import progress
+from jaxmig.cli.room import check_room
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
+from jaxmig.report.records import Record
+from jaxmig.scenario import Scenario, ScenarioError
 
-EXAMPLES = """  jaxmig run node-full.toml
+EXAMPLES = """  jaxmig run full-node.toml
   jaxmig run *.toml --json results.jsonl
 """
+
+
+@dataclasses.dataclass
+class Played:
+    """A scenario with its records, or the line that says why there are none."""
+
+    path: str
+    scenario: Scenario | None = None
+    profile: machines.Profile | None = None
+    records: Sequence[Record] = ()
+    error: str = ""
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -27,4 +44,104 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play each file; one that fails does not stop the others."""
-    raise Failure("not yet")
+    output.check(args.json, args.csv)
+    runtime.prepare()
+    played = []
+    with progress(len(args.scenario), "run") as tick:
+        for path in args.scenario:
+            played.append(_play(args, path))
+            tick(path)
+            if played[-1].error:
+                say(f"jaxmig run: {played[-1].error}")
+    _write(args, played)
+    return int(any(p.error for p in played))
+
+
+def _play(args: argparse.Namespace, path: str) -> Played:
+    """One file; what is wrong with it becomes its line."""
+    try:
+        read = scenario.load(path, profile_cpus=_cpus)
+        asked = overridden(read, args)
+        pages = sum(r.n_pages for r in asked.regions)
+        # The state before a call lives on until the call is over.
+        check_room(path, pages, asked.machine.nodes, args.content is not False, 2)
+        profile = machines.load(asked.machine.profile)
+        records = player.play(
+            asked,
+            batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
+            profile=profile,
+            copy=args.copy or "cpu",
+            content=args.content is not False,
+            seed=args.seed or 0,
+        )
+    except (ScenarioError, Failure, Usage) as error:
+        return Played(path, error=str(error))
+    except (machines.ProfileError, ValueError) as error:
+        return Played(path, error=f"{path}: {error}")
+    except MemoryError:
+        return Played(path, error=f"{path}: out of memory; use --no-content")
+    return Played(path, asked, profile, records)
+
+
+def _cpus(profile: str) -> int | None:
+    """CPUs of a profile, None for one that does not exist."""
+    try:
+        return machines.load(profile).cpus
+    except machines.ProfileError:
+        return None
+
+
+def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
+    if args.json:
+        documents = [report.to_json(_document(p)) + "\n" for p in played]
+        output.write(args.json, "".join(documents))
+    if args.csv:
+        several = len(played) > 1
+        rows = [
+            ({"scenario": p.path} if several else {}) | r
+            for p in played
+            for r in p.records
+        ]
+        output.write(args.csv, report.to_csv(rows))
+    if output.alone(args.json, args.csv):
+        return
+    for i, p in enumerate(p for p in played if not p.error):
+        print(("\n" if i else "") + _table(args, p))
+
+
+def _document(p: Played) -> Record:
+    if p.scenario is None or p.profile is None:
+        return report.error_document(p.path, p.error)
+    spec = p.scenario.machine
+    machine = report.machine_dict(p.profile, spec.cpus, spec.nodes)
+    return report.document(__version__, p.path, machine, p.records)
+
+
+def _table(args: argparse.Namespace, p: Played) -> str:
+    """Assumptions, then a table a call with the kernels side by side."""
+    if p.scenario is None or p.profile is None:
+        raise ValueError("nothing was played")
+    s, calls = p.scenario, p.scenario.calls
+    assumed = report.assumed_line(
+        p.profile,
+        running={c for process in s.processes for c in process.running},
+        lazy={c for process in s.processes for c in process.lazy},
+        cpu=calls[0].cpu if calls else 0,
+        cpus=s.machine.cpus,
+        nodes=s.machine.nodes,
+        batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
+        copy=args.copy or "cpu",
+        content=args.content is not False,
+    )
+    parts = [assumed, f"Scenario: {p.path}"]
+    for i, call in enumerate(calls):
+        title = f"Call {i + 1}: {call.syscall}, process {call.process}"
+        drawn = report.compare(
+            p.records[i :: len(calls)],
+            assumed=title,
+            fmt=args.table,
+            width=report.terminal_width(sys.stdout),
+            color=report.wants_color(sys.stdout, os.environ),
+        )
+        parts.append("\n" + drawn)
+    return "\n".join(parts)

@@ -1,6 +1,7 @@
 """JAX as a command wants it: quiet, and with compiled programs kept between runs.
 
-JAXMIG_NO_CACHE=1 keeps nothing; JAX's own JAX_COMPILATION_CACHE_DIR names another place.
+JAXMIG_NO_CACHE=1 keeps nothing; JAX_COMPILATION_CACHE_DIR, JAX's own variable, names
+another place.
 """
 
 import hashlib

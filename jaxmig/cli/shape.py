@@ -4,17 +4,13 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from jaxmig import nodes
 from jaxmig.cli import options
 from jaxmig.cli.errors import Failure, Parser, Usage
-from jaxmig.machine import PAGE_BYTES
+from jaxmig.cli.room import check_room
 from jaxmig.machines import Profile
 from jaxmig.targets import Setting, Target
-
-BYTES_PER_PAGE = 128  # of the tables, generously
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +61,7 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
         node=first[0] if first else 0,
     )
     free = _free(args, n, target, setting.node)
-    _fits(target, setting)
+    check_room(target.name, target.pages, n, setting.content)
     return Shape(dataclasses.replace(setting, free=free), os.environ)
 
 
@@ -105,34 +101,3 @@ def _free(
             raise Usage(f"--free: node {i}: the machine has nodes 0-{n - 1}")
         free[i] = pages
     return tuple(free)
-
-
-def _fits(target: Target, s: Setting) -> None:
-    """Raises Failure for a machine that this computer's memory cannot hold."""
-    frames = target.pages * s.nodes
-    need = frames * ((PAGE_BYTES if s.content else 0) + BYTES_PER_PAGE)
-    there = _available()
-    if there is not None and need > there:
-        advice = "use fewer pages" + (" or --no-content" if s.content else "")
-        raise Failure(
-            f"{target.name} on {s.nodes} nodes needs {need / 2**30:,.1f} GiB of "
-            f"memory, this computer has {there / 2**30:,.1f} GiB free; {advice}"
-        )
-
-
-def _available() -> int | None:
-    """Bytes that may still be used; None where nobody says."""
-    found = []
-    for name in LIMITS:
-        try:
-            found.append(int(Path(name).read_text("ascii")))
-        except (OSError, ValueError):
-            continue  # no such limit, or "max"
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
-    return min(found, default=None)

@@ -4,7 +4,6 @@ A fresh machine fills each frame with contents made from its number (contents.py
 the frame that a page began on says what the page must hold, and no copy is needed.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -12,37 +11,59 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, UInt32
 
+from jaxmig import pte
 from jaxmig.contents import page_of
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.machine import NOWHERE, PMD_PAGES, Machine
 
 CHUNK = 512  # pages compared at a time: 2 MiB
 
+Frames = Int32[np.ndarray, " pages"]
 
-def mismatches(m: Machine, before: np.ndarray, after: np.ndarray) -> int:
+
+def frames(m: Machine) -> Frames:
+    """The frame behind each virtual page of all processes; NOWHERE if there is none.
+
+    A virtual page is the number of its PTE; pages below a PMD leaf have one too.
+    """
+    entry = np.asarray(m.pte)
+    n = m.geometry.ptes
+    present = (entry[:, pte.BITS] & pte.PRESENT) != 0
+    found = np.where(present[:n], entry[:n, pte.PFN], NOWHERE).astype(np.int32)
+    leaves = np.flatnonzero(present[n:])
+    if leaves.size:
+        first = np.asarray(m.pmd_table)[leaves]
+        inside = np.arange(PMD_PAGES, dtype=np.int32)
+        pages = (first[:, None] + inside).ravel()
+        found[pages] = (entry[n + leaves, pte.PFN][:, None] + inside).ravel()
+    return found
+
+
+def mismatches(m: Machine, before: Frames) -> int:
     """Virtual pages that lost their frame or hold other contents than at the start.
 
     Args:
-      before, after: frames behind each virtual page, NOWHERE for none.
+      before: frames() of the machine when it was fresh.
     """
     if m.memory is None:
         raise ValueError("a machine without contents")
+    after = frames(m)
     had = before != NOWHERE
-    lost = int((had & (after == NOWHERE)).sum())
     kept = had & (after != NOWHERE)
-    old, new = _padded(before[kept]), _padded(after[kept])
     pages = int(kept.sum())
+    old, new = _padded(before[kept]), _padded(after[kept])
     right = int(_equal(m.memory, old, new, jnp.int32(pages)))
-    return lost + pages - right
+    return int(had.sum()) - right
 
 
-def _padded(pfns: np.ndarray) -> Array:
+def _padded(pfns: Frames) -> Array:
+    """Rounded up, so that few lengths compile."""
     chunks = max(-(-pfns.size // CHUNK), 1)
     room = np.zeros(CHUNK << (chunks - 1).bit_length(), np.int32)
     room[: pfns.size] = pfns
     return jnp.asarray(room)
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _equal(
     memory: UInt32[Array, "frames 1024"],
     old: Int32[Array, " pages"],

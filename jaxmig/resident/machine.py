@@ -1,135 +1,27 @@
-"""From a snapshot of real processes to a Machine.
+"""Folios, entries, states and CPUs of a machine from the rows of a snapshot."""
 
-Every resident mapping becomes an entry, rows that share a frame become one folio with
-several mappings.  What a page table does not tell is filled in as follows:
-
-- A folio is kept whole if all of its pages are mapped here; pages of others (a file's
-  large folio of which a library maps a part) become folios of their own.
-- Mappings counted by Linux but not in the snapshot belong to other processes.  They
-  become entries of one more process that runs on no CPU: reference counts are right
-  and shared pages count as shared, but these mappings cost no IPI.
-- References that no mapping explains (pins, I/O under way) cannot be seen: none.
-"""
-
-import dataclasses
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
 
 from jaxmig import conditions as cond, frame, pte
 from jaxmig.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.machine import PMD_PAGES, Machine
+from jaxmig.resident.layout import Layout, foreign, lay_out
 from jaxmig.snapshot import AreaKind, PageFlag as F, Snapshot
+from jaxmig.syscalls import Area, Space
 
 if TYPE_CHECKING:
     from jaxmig.targets import Setting
 
-FRAMELESS: Final = F.ZERO | F.PFNMAP
 PROT_BITS: Final = 7  # read, write, execute
-
-Rows = Int64[np.ndarray, " rows"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Which folio and which of its pages each row shows; -1: no frame of its own."""
-
-    folio: Rows
-    page: Int32[np.ndarray, " rows"]
-    order: Int32[np.ndarray, " folios"]
-    first_row: Int64[np.ndarray, " folios"]  # one that shows the folio
-    by_pmd: Bool[np.ndarray, " rows"]
+# Areas that vma_migratable() or the walk refuses as a whole.
+CLOSED_KINDS: Final = (AreaKind.DAX, AreaKind.SECRET)
 
 
-def only(s: Snapshot, process: int) -> Snapshot:
-    """The rows of one process."""
-    rows = s.select(process)
-    columns = ("process", "area", "vpn", "pfn", "flags", "node", "order", "mapcount")
-    cut = {name: getattr(s, name)[rows] for name in (*columns, "kpageflags")}
-    return dataclasses.replace(s, **cut)
-
-
-def notes(s: Snapshot) -> tuple[str, ...]:
-    """What the machine leaves out or assumes, each as one line."""
-    place = lay_out(s)
-    said = []
-    parts = (s.order > 0) & (place.folio >= 0)
-    parts &= place.order[np.maximum(place.folio, 0)] == 0
-    if parts.any():
-        said.append(
-            f"{int(parts.sum()):,} pages of large folios not wholly mapped here are "
-            "taken as pages of their own"
-        )
-    foreign, _ = _foreign(s, place)
-    if foreign.size:
-        said.append(
-            f"{foreign.size:,} mappings by processes outside the snapshot are taken to "
-            "run on no CPU"
-        )
-    return tuple(said)
-
-
-def lay_out(s: Snapshot) -> Layout:
-    """Groups rows into folios."""
-    has_frame = ~s.has(FRAMELESS)
-    order = np.minimum(s.order.astype(np.int64), 63)
-    pfn = s.pfn.astype(np.int64)
-    # Made-up and real frames alike: a folio begins at a multiple of its size.
-    order = np.where(order > frame.PMD_ORDER, _hugetlb_cut(s), order)
-    head = pfn >> order << order
-    whole = _whole(pfn, head, order, has_frame)
-    order = np.where(whole, order, 0)
-    head = np.where(whole, head, pfn)
-    rows = np.flatnonzero(has_frame)
-    _, first, index = np.unique(head[rows], return_index=True, return_inverse=True)
-    folio = np.full(len(s), -1, np.int64)
-    folio[rows] = index
-    page = (pfn - head).astype(np.int32)
-    first_row = rows[first]
-    by_pmd = _by_pmd(s, folio, page, order)
-    return Layout(folio, page, order[first_row].astype(np.int32), first_row, by_pmd)
-
-
-def _hugetlb_cut(s: Snapshot) -> np.ndarray:
-    """Order for folios beyond 2 MiB: hugetlb in pieces of 2 MiB, others in pages."""
-    return np.where(s.has(F.HUGETLB), frame.PMD_ORDER, 0)
-
-
-def _whole(
-    pfn: np.ndarray, head: np.ndarray, order: np.ndarray, has_frame: np.ndarray
-) -> np.ndarray:
-    """Rows of large folios all of whose pages are shown by some row, bool[rows]."""
-    large = np.flatnonzero(has_frame & (order > 0))
-    whole = np.zeros(len(pfn), bool)
-    _, at = np.unique(pfn[large], return_index=True)
-    page = large[at]
-    heads, first, pages = np.unique(head[page], return_index=True, return_counts=True)
-    complete = heads[pages == 1 << order[page[first]]]
-    whole[large] = np.isin(head[large], complete)
-    return whole
-
-
-def _by_pmd(
-    s: Snapshot, folio: np.ndarray, page: np.ndarray, order: np.ndarray
-) -> np.ndarray:
-    """Rows in whole, aligned blocks that one PMD leaf maps, bool[rows]."""
-    vpn = s.vpn.astype(np.int64)
-    huge = s.has(F.HUGE_PMD | F.HUGETLB) & (order == frame.PMD_ORDER) & (folio >= 0)
-    huge &= vpn % PMD_PAGES == page
-    at = np.flatnonzero(huge)
-    if not at.size:
-        return huge
-    # Rows of a block are neighbours: a block begins where process or number changes.
-    key = np.stack([s.process[at].astype(np.int64), s.area[at], vpn[at] // PMD_PAGES])
-    begins = np.r_[True, (key[:, 1:] != key[:, :-1]).any(axis=0)]
-    block = np.cumsum(begins) - 1
-    huge[at] = np.bincount(block)[block] == PMD_PAGES
-    return huge
-
-
-def build(s: Snapshot, process: int, setting: "Setting") -> Machine:
-    """The machine of all processes in `s`; `process` is the one to be migrated."""
+def build(s: Snapshot, process: int, setting: "Setting") -> tuple[Machine, Space]:
+    """The machine of all processes in `s`, and where `process` has its pages."""
     place = lay_out(s)
     folios = _folios(s, place)
     ptes, pmds, table = _entries(s, place)
@@ -141,7 +33,7 @@ def build(s: Snapshot, process: int, setting: "Setting") -> Machine:
         huge_tlb=setting.huge_tlb,
         free=setting.free,
     )
-    return assemble(
+    m = assemble(
         hardware,
         folios,
         ptes,
@@ -153,6 +45,34 @@ def build(s: Snapshot, process: int, setting: "Setting") -> Machine:
         seed=setting.seed,
         content=setting.content,
     )
+    return m, _space(s, process, place, m.geometry.ptes)
+
+
+def _space(s: Snapshot, process: int, place: Layout, ptes: int) -> Space:
+    """The areas of a process, each cut where PMD leaves begin or end.
+
+    Addresses without a page have no entry: an area here is the list of its pages.
+    """
+    mine = s.select(process)
+    leaf = np.cumsum(place.by_pmd & (place.page == 0)) - 1  # leaves in row order
+    area, huge = s.area[mine], place.by_pmd[mine]
+    cut = np.flatnonzero((area[1:] != area[:-1]) | (huge[1:] != huge[:-1])) + 1
+    edges = np.r_[0, cut, len(area)] + mine.start
+    closed = s.has(F.PFNMAP | F.VDSO) | np.isin(s.areas.kind[s.area], CLOSED_KINDS)
+    anon, hugetlb = _kinds(s)[0], s.has(F.HUGETLB)
+    areas = []
+    for first, last in pairwise(edges.tolist()):
+        made = Area(
+            start=int(s.vpn[first]),
+            pages=last - first,
+            first_pte=first,
+            first_pmd=ptes + int(leaf[first]) if place.by_pmd[first] else -1,
+            migratable=not closed[first],
+            anonymous=bool(anon[first]),
+            hugetlb=bool(hugetlb[first]),
+        )
+        areas.append(made)
+    return Space(areas)
 
 
 def _folios(s: Snapshot, place: Layout) -> Folios:
@@ -219,25 +139,12 @@ def _bits(s: Snapshot) -> np.ndarray:
     return bits.astype(np.int32)
 
 
-def _foreign(s: Snapshot, place: Layout) -> tuple[Rows, Rows]:
-    """Mappings by others: a row repeated for each PTE, and one for each PMD leaf."""
-    known = np.flatnonzero((place.folio >= 0) & (s.mapcount >= 0))
-    _, at, seen = np.unique(s.pfn[known], return_index=True, return_counts=True)
-    row = known[at]
-    more = np.maximum(s.mapcount[row].astype(np.int64) - seen, 0)
-    small = ~place.by_pmd[row]
-    ptes = np.repeat(row[small], more[small])
-    # A leaf maps every page, so the head's surplus is the folio's.
-    heads = ~small & (place.page[row] == 0)
-    return ptes, np.repeat(row[heads], more[heads])
-
-
 def _entries(s: Snapshot, place: Layout) -> tuple[Entries, Entries, np.ndarray]:
     """PTEs of all rows, those of others behind them, and the PMD leaves."""
     rows, bits = np.arange(len(s)), _bits(s)
     leaf = rows[place.by_pmd & (place.page == 0)]
     under = place.by_pmd
-    others, others_leaf = _foreign(s, place)
+    others, others_leaf = foreign(s, place)
     mm = np.int32(len(s.processes)) << pte.MM_SHIFT
     shared = pte.PRESENT | pte.YOUNG | pte.SOFT_DIRTY
     empty = np.full(others_leaf.size * PMD_PAGES, -1, np.int64)

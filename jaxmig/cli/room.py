@@ -1,0 +1,50 @@
+"""Whether a machine fits into this computer's memory."""
+
+from pathlib import Path
+from typing import Final
+
+from jaxmig.cli.errors import Failure
+from jaxmig.machine import PAGE_BYTES
+
+BYTES_PER_PAGE: Final = 128  # of the tables, generously
+LIMITS: Final = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+def check_room(
+    name: str, pages: int, nodes: int, content: bool, machines: int = 1
+) -> None:
+    """Raises Failure for machines that this computer's memory cannot hold.
+
+    Args:
+      pages: base pages of all processes; every node has room for all of them.
+      machines: how many of them are alive at a time.
+    """
+    need = pages * nodes * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
+    there = _available()
+    if there is not None and need > there:
+        advice = "use fewer pages" + (" or --no-content" if content else "")
+        raise Failure(
+            f"{name} on {nodes} nodes needs {need / 2**30:,.1f} GiB of memory, this "
+            f"computer has {there / 2**30:,.1f} GiB free; {advice}"
+        )
+
+
+def _available() -> int | None:
+    """Bytes that may still be used; None where nobody says."""
+    found = []
+    for name in LIMITS:
+        try:
+            found.append(int(Path(name).read_text("ascii")))
+        except (OSError, ValueError):
+            continue  # no such limit, or "max"
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    return min(found, default=None)

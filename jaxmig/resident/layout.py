@@ -1,0 +1,97 @@
+"""Which rows of a snapshot show one folio, and who else maps it."""
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from jaxmig import frame
+from jaxmig.machine import PMD_PAGES
+from jaxmig.snapshot import PageFlag as F, Snapshot
+
+FRAMELESS: Final = F.ZERO | F.PFNMAP
+
+Rows = Int64[np.ndarray, " rows"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which folio and which of its pages each row shows; -1: no frame of its own."""
+
+    folio: Rows
+    page: Int32[np.ndarray, " rows"]
+    order: Int32[np.ndarray, " folios"]
+    first_row: Int64[np.ndarray, " folios"]  # one that shows the folio
+    by_pmd: Bool[np.ndarray, " rows"]
+
+
+def lay_out(s: Snapshot) -> Layout:
+    """Groups rows into folios."""
+    has_frame = ~s.has(FRAMELESS)
+    order = np.minimum(s.order.astype(np.int64), 63)
+    pfn = s.pfn.astype(np.int64)
+    # Made-up and real frames alike: a folio begins at a multiple of its size.
+    order = np.where(order > frame.PMD_ORDER, _hugetlb_cut(s), order)
+    head = pfn >> order << order
+    whole = _whole(pfn, head, order, has_frame)
+    order = np.where(whole, order, 0)
+    head = np.where(whole, head, pfn)
+    rows = np.flatnonzero(has_frame)
+    _, first, index = np.unique(head[rows], return_index=True, return_inverse=True)
+    folio = np.full(len(s), -1, np.int64)
+    folio[rows] = index
+    page = (pfn - head).astype(np.int32)
+    first_row = rows[first]
+    by_pmd = _by_pmd(s, folio, page, order)
+    return Layout(folio, page, order[first_row].astype(np.int32), first_row, by_pmd)
+
+
+def _hugetlb_cut(s: Snapshot) -> np.ndarray:
+    """Order for folios beyond 2 MiB: hugetlb in pieces of 2 MiB, others in pages."""
+    return np.where(s.has(F.HUGETLB), frame.PMD_ORDER, 0)
+
+
+def _whole(
+    pfn: np.ndarray, head: np.ndarray, order: np.ndarray, has_frame: np.ndarray
+) -> np.ndarray:
+    """Rows of large folios all of whose pages are shown by some row, bool[rows]."""
+    large = np.flatnonzero(has_frame & (order > 0))
+    whole = np.zeros(len(pfn), bool)
+    _, at = np.unique(pfn[large], return_index=True)
+    page = large[at]
+    heads, first, pages = np.unique(head[page], return_index=True, return_counts=True)
+    complete = heads[pages == 1 << order[page[first]]]
+    whole[large] = np.isin(head[large], complete)
+    return whole
+
+
+def _by_pmd(
+    s: Snapshot, folio: np.ndarray, page: np.ndarray, order: np.ndarray
+) -> np.ndarray:
+    """Rows in whole, aligned blocks that one PMD leaf maps, bool[rows]."""
+    vpn = s.vpn.astype(np.int64)
+    huge = s.has(F.HUGE_PMD | F.HUGETLB) & (order == frame.PMD_ORDER) & (folio >= 0)
+    huge &= vpn % PMD_PAGES == page
+    at = np.flatnonzero(huge)
+    if not at.size:
+        return huge
+    # Rows of a block are neighbours: a block begins where process or number changes.
+    key = np.stack([s.process[at].astype(np.int64), s.area[at], vpn[at] // PMD_PAGES])
+    begins = np.r_[True, (key[:, 1:] != key[:, :-1]).any(axis=0)]
+    block = np.cumsum(begins) - 1
+    huge[at] = np.bincount(block)[block] == PMD_PAGES
+    return huge
+
+
+def foreign(s: Snapshot, place: Layout) -> tuple[Rows, Rows]:
+    """Mappings by others: a row repeated for each PTE, and one for each PMD leaf."""
+    known = np.flatnonzero((place.folio >= 0) & (s.mapcount >= 0))
+    _, at, seen = np.unique(s.pfn[known], return_index=True, return_counts=True)
+    row = known[at]
+    more = np.maximum(s.mapcount[row].astype(np.int64) - seen, 0)
+    small = ~place.by_pmd[row]
+    ptes = np.repeat(row[small], more[small])
+    # A leaf maps every page, so the head's surplus is the folio's.
+    heads = ~small & (place.page[row] == 0)
+    return ptes, np.repeat(row[heads], more[heads])
