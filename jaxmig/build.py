@@ -360,7 +360,7 @@ def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> Non
         if state == cond.PINNED and c.left:
             refs = PIN_REFS if c.region.exclusive and c.region.order == 0 else 1
             f.extra_refs[unique] += refs
-            marks[unique] |= 0 if c.region.exclusive else cond.PIN_HELD
+            marks[unique] |= cond.PIN_HELD
         if state == cond.BUFFERS_LOCKED:
             f.flags[unique] |= frame.PRIVATE
     if c.state == "isolated":

@@ -36,6 +36,7 @@ LOCKED: Final = 1 << 13  # by the migration, between unmap and remap
 UNMAPPED: Final = 1 << 14  # migration entries stand for its mappings
 SPLIT_QUEUED: Final = 1 << 15  # partially mapped, on the deferred-split queue
 EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
+FLUSHED: Final = 1 << 17  # scratch: flushed and put back during this call
 PMD_ORDER: Final = 9
 
 Flags = Int32[Array, "*lanes"]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig import events
+from jaxmig import events, wall
 from jaxmig.events import Events
 from jaxmig.machine import Machine
+from jaxmig.policy.batched import migrate_batched
 from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
 from jaxmig.policy.serial import migrate_serial
@@ -20,6 +21,8 @@ from jaxmig.pytree import pytree
 from jaxmig.rules import Rules, rules
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
+CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
+Index = Int32[Array, ""]
 
 
 @pytree
@@ -62,6 +65,7 @@ def run(
     cpu: Int32[Array, ""],
     limit: Int32[Array, ""],
     r: Rules,
+    chunk: int,
 ) -> tuple[Machine, Result]:
     """The call on the first `size` of `folios`; traceable."""
     k = Call(
@@ -77,11 +81,10 @@ def run(
         remaining=jnp.int32(0),
     )
     at = Where(cpu=cpu, node=node)
-    k = (
-        migrate_stepwise(r, k, at, limit)
-        if r.release.batched
-        else migrate_serial(r, k, at)
-    )
+    if r.release.batched:
+        k = migrate_any(r, k, at, limit, chunk)
+    else:
+        k = migrate_serial(r, k, at)
     s = k.stats
     ev = k.ev.add(
         pgmigrate_fail=s.failed_pages,
@@ -94,10 +97,30 @@ def run(
     return k.m, Result(failed, k.error, ev)
 
 
+def migrate_any(r: Rules, k: Call, at: Where, limit: Index, chunk: int) -> Call:
+    """All batches at once as far as that is safe, one attempt at a time from there.
+
+    Base pages couple only through free memory: as long as every page of a batch and of
+    all before it could get a frame, none of them sees it end.
+    """
+    if k.m.geometry.orders != (0,):
+        return migrate_stepwise(r, k, at, limit)
+    size, room = k.todo.size, k.m.nfree[at.node]
+    safe = jnp.where(size <= room, size, room // limit * limit)
+    if r.release.crossing_opens_next and k.m.conditions is not None:
+        # The posted series stops in the middle of a batch before it sleeps.
+        safe = safe * 0
+    k = migrate_batched(r, k, at, limit, safe, chunk)
+    go = (safe < size) & (k.error == 0)
+    return wall.when(go, lambda k: migrate_stepwise(r, k, at, limit, safe), k)
+
+
 @functools.cache
-def compiled(r: Rules, donate: bool) -> Any:
+def compiled(r: Rules, donate: bool, chunk: int = CHUNK) -> Any:
     """The jitted call for these rules."""
-    return jax.jit(functools.partial(run, r=r), donate_argnums=(0,) if donate else ())
+    return jax.jit(
+        functools.partial(run, r=r, chunk=chunk), donate_argnums=(0,) if donate else ()
+    )
 
 
 def migrate_pages(

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jaxmig import wall
-from jaxmig.machine import Geometry, Machine
+from jaxmig.machine import NOWHERE, Geometry, Machine
+from jaxmig.phases import lanes
+from jaxmig.phases.lanes import Lanes, Mask
 
 Index = Int32[Array, ""]
 
@@ -72,3 +74,35 @@ def give(m: Machine, head: Index, order: Index, counted: Index) -> Machine:
         free=wall.put(m.free, slot, jnp.where(home, head, old)),
         top=m.top.at[node, pool].set(top + home),
     )
+
+
+def take_many(m: Machine, node: Index, wanted: Mask) -> tuple[Machine, Lanes]:
+    """A base page on `node` for each lane that wants one; there must be enough."""
+    top = m.top[node, 0]
+    slot = _slot(m.geometry, node, jnp.int32(0), top - 1 - lanes.rank(wanted))
+    frames = wall.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
+    count = wanted.sum(dtype=jnp.int32)
+    m = reserve(m, node, count)
+    m = dataclasses.replace(m, top=m.top.at[node, 0].add(-count))
+    return m, jnp.where(wanted, frames, NOWHERE)
+
+
+def give_many(m: Machine, pages: Lanes, freed: Mask) -> Machine:
+    """Put base pages back on the stacks of their nodes."""
+    home = m.node_of(jnp.where(freed, pages, 0))
+    for node in range(m.geometry.nodes):
+        mine = freed & (home == node)
+
+        def push(m: Machine, mine: Mask = mine, node: int = node) -> Machine:
+            top = m.top[node, 0]
+            slot = _slot(m.geometry, jnp.int32(node), jnp.int32(0), top + lanes.rank(mine))
+            count = mine.sum(dtype=jnp.int32)
+            return dataclasses.replace(
+                m,
+                free=lanes.scatter(m.free, slot, mine, pages),
+                top=m.top.at[node, 0].add(count),
+                nfree=m.nfree.at[node].add(count),
+            )
+
+        m = wall.when(mine.any(), push, m)
+    return m

@@ -11,6 +11,8 @@ from jaxtyping import Array, Int32
 
 from jaxmig import wall
 from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import lanes
+from jaxmig.phases.lanes import Lanes, Mask
 
 Index = Int32[Array, ""]
 
@@ -84,3 +86,62 @@ def free_folio(m: Machine, head: Index, pages: Index) -> Machine:
             flags=wall.put(c.flags, head, jnp.where(keep, flags, 0)),
         ),
     )
+
+
+@jax.named_scope("folio_copy")
+def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
+    """Copy base pages, `step` at a time: more at once would not fit the cache."""
+    if m.memory is None:
+        return m
+    count = src.shape[0]
+    step = min(step, count)
+
+    def some(i: Index, memory: Array) -> Array:
+        here = jax.lax.dynamic_slice_in_dim(src, i * step, step)
+        there = jax.lax.dynamic_slice_in_dim(dst, i * step, step)
+        rows = wall.read(here, lambda: lanes.rows(memory, here))
+        return lanes.scatter(memory, there, there != NOWHERE, rows)
+
+    memory = jax.lax.fori_loop(0, count // step, some, m.memory)
+    return dataclasses.replace(m, memory=memory)
+
+
+@jax.named_scope("folio_migrate_mapping")
+def switch(m: Machine, src: Lanes, dst: Lanes) -> Machine:
+    """Give base pages `dst` what `src` was; lanes without a destination stay."""
+    row = wall.read(src, lambda: lanes.rows(m.frame, src))
+    where = dst != NOWHERE
+    rows = lanes.scatter(m.frame, dst, where, row)
+    blank = jnp.broadcast_to(jnp.asarray([0, 0, 0, NOWHERE], jnp.int32), row.shape)
+    m = dataclasses.replace(m, frame=lanes.scatter(rows, src, where, blank))
+    c = m.conditions
+    if c is None:
+        return m
+    left, flags = wall.read(
+        src, lambda: (lanes.rows(c.left, src), lanes.rows(c.flags, src))
+    )
+    new = dataclasses.replace(
+        c,
+        left=lanes.scatter(lanes.scatter(c.left, dst, where, left), src, where, left * 0),
+        flags=lanes.scatter(
+            lanes.scatter(c.flags, dst, where, flags), src, where, flags * 0
+        ),
+    )
+    return dataclasses.replace(m, conditions=new)
+
+
+def free(m: Machine, src: Lanes, where: Mask) -> Machine:
+    """Blank the rows of base pages that are no more."""
+    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
+    rows = jnp.broadcast_to(blank, (src.shape[0], 4))
+    m = dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, rows))
+    c = m.conditions
+    if c is None:
+        return m
+    none = jnp.zeros((src.shape[0], c.left.shape[1]), jnp.int32)
+    new = dataclasses.replace(
+        c,
+        left=lanes.scatter(c.left, src, where, none),
+        flags=lanes.scatter(c.flags, src, where, none[:, 0]),
+    )
+    return dataclasses.replace(m, conditions=new)

@@ -15,7 +15,9 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import frame, pte, wall
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
-from jaxmig.machine import Machine
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import lanes
+from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
 
 Index = Int32[Array, ""]
@@ -56,3 +58,36 @@ def remap_folio(
     state = jnp.where(live, frame.LOCKED | frame.UNMAPPED, 0)
     new = jnp.stack([row[REFCOUNT] + count, maps, flags & ~state, row[frame.RMAP]])
     return dataclasses.replace(m, frame=wall.put(m.frame, head, new)), ev
+
+
+@jax.named_scope("remove_migration_ptes")
+def remap(m: Machine, page: Lanes, where: Mask) -> Machine:
+    """Map base pages wherever a migration entry stands for them, and unlock them."""
+    row = wall.read(page, lambda: lanes.rows(m.frame, page))
+    flags = row[:, FLAGS]
+    mapped = where & frame.has(flags, frame.UNMAPPED)
+    anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
+    dirty = frame.has(flags, frame.DIRTY)
+
+    def write(c: tuple[Machine, Lanes, Lanes]) -> tuple[Machine, Lanes, Lanes]:
+        m, entry, count = c
+        here = entry != NOWHERE
+        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        word = pte.from_migration(old[:, pte.BITS], anon, dirty)
+        new = jnp.stack([page, word], axis=1)
+        m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+        return m, following, count + here
+
+    first = jnp.where(mapped, row[:, frame.RMAP], NOWHERE)
+    start = (m, first, jnp.zeros_like(first))
+    m, _, count = lanes.along_chains(m.geometry.shared, write, start)
+    new = jnp.stack(
+        [
+            row[:, REFCOUNT] + count,
+            row[:, MAPCOUNT] + count,
+            flags & ~(frame.LOCKED | frame.UNMAPPED),
+            row[:, frame.RMAP],
+        ],
+        axis=1,
+    )
+    return dataclasses.replace(m, frame=lanes.scatter(m.frame, page, where, new))

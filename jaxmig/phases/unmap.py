@@ -17,7 +17,9 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import frame, pte, tlb, wall
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
-from jaxmig.machine import Machine
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import lanes
+from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
 from jaxmig.rules import Rules
 
@@ -105,3 +107,31 @@ def unmap_folio(
         ]
     )
     return dataclasses.replace(m, frame=wall.put(m.frame, head, new)), ev
+
+
+@jax.named_scope("try_to_migrate")
+def unmap(m: Machine, src: Lanes, where: Mask, dropped: Lanes) -> Machine:
+    """Write migration entries for the base pages `src` in `where`; lock them.
+
+    `dropped`: references that were found gone on the way.  Which flushes are owed is
+    `flush.owed()`'s affair: nothing couples two base pages here.
+    """
+    row = wall.read(src, lambda: lanes.rows(m.frame, src))
+
+    def write(c: tuple[Machine, Lanes, Lanes, Mask]) -> tuple[Machine, Lanes, Lanes, Mask]:
+        m, entry, count, dirty = c
+        here = entry != NOWHERE
+        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        bits = old[:, pte.BITS]
+        new = jnp.stack([old[:, pte.PFN], pte.to_migration(bits)], axis=1)
+        m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+        return m, following, count + here, dirty | (here & pte.has(bits, pte.DIRTY))
+
+    first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
+    start = (m, first, jnp.zeros_like(first), where & False)
+    m, _, count, dirty = lanes.along_chains(m.geometry.shared, write, start)
+    state = frame.LOCKED | jnp.where(count > 0, frame.UNMAPPED, 0)
+    flags = row[:, FLAGS] | state | jnp.where(dirty, frame.DIRTY, 0)
+    refs = row[:, REFCOUNT] - count - dropped
+    new = jnp.stack([refs, row[:, MAPCOUNT] * 0, flags, row[:, frame.RMAP]], axis=1)
+    return dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, new))

@@ -32,6 +32,7 @@ Flag = Bool[Array, ""]
 # Results of an attempt; errno names as the kernel's.
 SUCCESS, UNMAPPED, EAGAIN, FAILED, ENOMEM, EDEADLOCK, SLEEPS = range(7)
 PIN_HELD: Final = cond.PIN_HELD
+GUP_PIN_COUNTING_BIAS: Final = 1024
 N_CONDITIONS: Final = len(cond.STATES)
 
 
@@ -99,6 +100,13 @@ def put_conditions(
 def exclusive(row: Int32[Array, " 4"]) -> Flag:
     """Whether FOLL_PIN makes this folio's entries refuse."""
     return frame.has(row[FLAGS], frame.EXCLUSIVE_MAP)
+
+
+def pin_refs(row: Int32[Array, "*lanes 4"]) -> Int32[Array, "*lanes"]:
+    """References of one pin: GUP_PIN_COUNTING_BIAS for an exclusive base page."""
+    flags = row[..., FLAGS]
+    small = frame.has(flags, frame.EXCLUSIVE_MAP) & (frame.order(flags) == 0)
+    return jnp.where(small, GUP_PIN_COUNTING_BIAS, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,9 +210,16 @@ def unmap_attempt(
     stack = walks & cond.blocks(t.row, cond.TEMP_STACK)
     row = cond.tested(t.row, cond.TEMP_STACK, walks)
     walks &= ~stack
-    refuses = walks & exclusive(frow) & cond.blocks(row, cond.PINNED)
-    row = cond.tested(row, cond.PINNED, walks & exclusive(frow))
+    pinned = walks & exclusive(frow)
+    refuses = pinned & cond.blocks(row, cond.PINNED)
+    unpin = pinned & ~refuses & ((bits & PIN_HELD) != 0)
+    row = cond.tested(row, cond.PINNED, pinned)
+    bits = jnp.where(unpin, bits & ~PIN_HELD, bits)
     m = put_conditions(m, head, row, bits)
+    if m.conditions is not None:
+        refs = frow[REFCOUNT] - jnp.where(unpin, pin_refs(frow), 0)
+        rows = wall.put(m.frame, head, frow.at[REFCOUNT].set(refs))
+        m = dataclasses.replace(m, frame=rows)
     m, ev = unmap_folio(rules, m, ev, head, at.cpu, st.batch_flush, walks, refuses)
     rc = jnp.where(stack | refuses, EAGAIN, t.rc)
     rc = jnp.where(short & ~freed, ENOMEM, jnp.where(freed, SUCCESS, rc))

@@ -437,8 +437,13 @@ def _cut(
     return k, i
 
 
-def migrate_stepwise(rules: Rules, k: Call, at: Where, limit: Index) -> Call:
-    """The whole call on `k.todo`.  The result is in stats.failed and error."""
+def migrate_stepwise(
+    rules: Rules, k: Call, at: Where, limit: Index, first: Index | int = 0
+) -> Call:
+    """The call on `k.todo` from its `first` folio on.
+
+    The result is in stats.failed and error.
+    """
     folios, size = k.todo.folios, k.todo.size
     if len(k.m.geometry.orders) > 1:
         k, folios, size = _sort_out_hugetlbs(k, folios, size)
@@ -457,4 +462,4 @@ def migrate_stepwise(rules: Rules, k: Call, at: Where, limit: Index) -> Call:
     def go_on(c: tuple[Call, List, Index]) -> Array:
         return (c[2] < c[1].size) & (c[0].error == 0)
 
-    return jax.lax.while_loop(go_on, batch, (k, queue, jnp.int32(0)))[0]
+    return jax.lax.while_loop(go_on, batch, (k, queue, jnp.asarray(first, jnp.int32)))[0]

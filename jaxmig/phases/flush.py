@@ -1,0 +1,239 @@
+"""Phase 2: drop every translation that unmap made stale, and count what that takes.
+
+For all batches of a call at once.  A batch owes one round to the union of the masks of
+the address spaces whose entries it cleared; an entry whose flush was not put off owes a
+round of its own.  What has to be dropped is the same whichever batch asks, because nobody
+refills a TLB in between: it is collected and done once at the end.
+
+Source: should_defer_flush(), set_tlb_ubc_flush_pending(), try_to_unmap_flush() in
+mm/rmap.c, arch_tlbbatch_flush() in arch/x86/mm/tlb.c, Linux 6.3.
+"""
+
+import dataclasses
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import frame, pte, tlb, wall
+from jaxmig.events import Events
+from jaxmig.machine import NOWHERE, Cpus, Machine
+from jaxmig.phases import lanes
+from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.pytree import pytree
+from jaxmig.rules import Rules
+
+Index = Int32[Array, ""]
+GROUP: Final = 64  # batches whose masks are united at a time
+
+
+@pytree
+class Owed:
+    """What a call owes, while its chunks go by."""
+
+    open: Bool[Array, " mms"]  # of the batch that the next chunk continues
+    immediate: Int32[Array, " mms"]  # rounds of one entry
+    rounds: Int32[Array, " mms"]  # batches that had something of an mm pending
+    told: Bool[Array, " cpus"]  # CPUs that some batch's round reached
+
+
+def nothing_owed(cpus: Cpus) -> Owed:
+    """At the beginning of a call."""
+    mms, n = cpus.mask.shape
+    zero = jnp.zeros(mms, jnp.int32)
+    return Owed(zero > 0, zero, zero, jnp.zeros(n, bool))
+
+
+def deferrable(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
+    """should_defer_flush() of every address space."""
+    if rules.broadcasts:
+        put_off = jnp.asarray(rules.release.arm64_defers)
+        return jnp.broadcast_to(put_off, cpus.mask.shape[:1])
+    elsewhere = jnp.arange(cpus.mask.shape[1]) != cpu
+    return (cpus.mask & elsewhere).any(axis=1)
+
+
+def close(
+    rules: Rules,
+    ev: Events,
+    owed: Owed,
+    cpus: Cpus,
+    cpu: Index,
+    pending: Bool[Array, "batches mms"],
+    live: Bool[Array, " batches"],
+) -> tuple[Events, Owed]:
+    """One round for each batch in `live` that has something pending."""
+    n_cpus = cpus.mask.shape[1]
+    pending = pending & live[:, None]
+    if rules.broadcasts:
+        rounds = pending.any(axis=1).sum(dtype=jnp.int32)
+        told = jnp.broadcast_to(rounds > 0, (n_cpus,))
+        ev = ev.add(flushes_batch=rounds)
+        return ev, dataclasses.replace(owed, told=owed.told | told)
+    if cpus.mask.shape[0] == 1:
+        return _close_one_mm(rules, ev, owed, cpus, cpu, pending[:, 0])
+    return _close_many(rules, ev, owed, cpus, cpu, pending)
+
+
+def _close_one_mm(
+    rules: Rules,
+    ev: Events,
+    owed: Owed,
+    cpus: Cpus,
+    cpu: Index,
+    pending: Bool[Array, " batches"],
+) -> tuple[Events, Owed]:
+    n = pending.sum(dtype=jnp.int32)
+    union = cpus.mask[0] & (n > 0)
+    return _round(rules, ev, owed, cpus, cpu, union[None], n, n[None])
+
+
+def _close_many(
+    rules: Rules,
+    ev: Events,
+    owed: Owed,
+    cpus: Cpus,
+    cpu: Index,
+    pending: Bool[Array, "batches mms"],
+) -> tuple[Events, Owed]:
+    count = pending.shape[0]
+    last = jnp.where(pending.any(axis=1), jnp.arange(1, count + 1), 0).max()
+
+    def group(c: tuple[Index, Events, Owed]) -> tuple[Index, Events, Owed]:
+        i, ev, owed = c
+        start = jnp.minimum(i * GROUP, count - size)
+        fresh = jnp.arange(size) + start >= i * GROUP
+        some = jax.lax.dynamic_slice_in_dim(pending, start, size) & fresh[:, None]
+        union = (some[:, :, None] & cpus.mask[None]).any(axis=1)
+        one = jnp.int32(1)
+        ev, owed = _round(
+            rules, ev, owed, cpus, cpu, union, one, some.sum(axis=0, dtype=jnp.int32)
+        )
+        return i + 1, ev, owed
+
+    size = min(GROUP, count)
+    start = (jnp.int32(0), ev, owed)
+    return jax.lax.while_loop(lambda c: c[0] * GROUP < last, group, start)[1:]
+
+
+def _round(
+    rules: Rules,
+    ev: Events,
+    owed: Owed,
+    cpus: Cpus,
+    cpu: Index,
+    union: Bool[Array, "batches cpus"],
+    times: Index,
+    mms: Int32[Array, " mms"],
+) -> tuple[Events, Owed]:
+    """Count `times` identical rounds to each row of `union`."""
+    myself = jnp.arange(union.shape[1]) == cpu
+    rest = union & ~myself
+    ipis = (rest & ~cpus.lazy).sum(axis=0, dtype=jnp.int32) * times
+    requests = rest.any(axis=1).sum(dtype=jnp.int32) * times
+    heard = (rest & ~cpus.lazy).any(axis=1).sum(dtype=jnp.int32) * times
+    local = (union & myself).any(axis=1).sum(dtype=jnp.int32) * times
+    told = (union & (~cpus.lazy | myself)).any(axis=0)
+    if rules.invlpgb:
+        told = (union.any() & ~cpus.lazy) | told
+        ipis, requests, heard = ipis * 0, requests * 0, heard * 0
+    ev = ev.add(
+        nr_tlb_remote_flush=requests,
+        nr_tlb_local_flush_all=local,
+        flushes_batch=requests,
+        flushes_batch_lazy=requests - heard,
+        ipis_batch=ipis.sum(),
+    ).interrupt(ipis)
+    return ev, dataclasses.replace(owed, rounds=owed.rounds + mms, told=owed.told | told)
+
+
+def count_immediate(
+    rules: Rules, ev: Events, owed: Owed, cpus: Cpus, cpu: Index
+) -> Events:
+    """The rounds of one entry each, summed over the call."""
+    n = owed.immediate
+    if rules.broadcasts:
+        return ev.add(flushes_immediate=n.sum())
+    myself = jnp.arange(cpus.mask.shape[1]) == cpu
+    rest = cpus.mask & ~myself
+    hit = rest & ~cpus.lazy
+    requested = rest.any(axis=1)
+    if rules.invlpgb:
+        broadcast = (cpus.mask & ~cpus.lazy).sum(axis=1) >= tlb.GLOBAL_ASID_CPUS
+        requested, hit = requested & ~broadcast, hit & ~broadcast[:, None]
+    mine = (cpus.mm[cpu] == jnp.arange(n.shape[0])) & (n > 0)
+
+    def one_mm(i: Index, ev: Events) -> Events:
+        # An address space at a time: the sum over them may pass 2^32.
+        ipis = hit[i] * n[i]
+        asked = jnp.where(requested[i], n[i], 0)
+        ev = ev.add(
+            nr_tlb_remote_flush=asked,
+            nr_tlb_local_flush_one=jnp.where(mine[i], n[i], 0),
+            flushes_immediate=asked,
+            flushes_immediate_lazy=jnp.where(hit[i].any(), 0, asked),
+        ).interrupt(ipis)
+        # Each CPU's share fits 32 bits, their sum need not.
+        return jax.lax.fori_loop(
+            0, ipis.shape[0], lambda c, ev: ev.add(ipis_immediate=ipis[c]), ev
+        )
+
+    return jax.lax.fori_loop(0, n.shape[0], one_mm, ev)
+
+
+def catch_up(rules: Rules, m: Machine, owed: Owed, cpu: Index) -> Machine:
+    """The TLBs and generations after all rounds of a call."""
+    c = m.cpus
+    mms = c.mask.shape[0]
+    if rules.broadcasts:
+        return _drop_stale(m, jnp.ones_like(c.lazy), owed)
+    moved = (owed.rounds > 0) | (owed.immediate > 0)
+    myself = jnp.arange(c.lazy.shape[0]) == cpu
+    loaded = jnp.clip(c.mm, 0, mms - 1)
+    reached = moved[loaded] & (c.mm != NOWHERE) & (~c.lazy | myself)
+    full = owed.told & reached
+    # Generations only ever tell whether a CPU is behind: one step stands for many.
+    gen = c.mm_gen + moved
+    cpus = dataclasses.replace(c, mm_gen=gen, gen=jnp.where(reached, gen[loaded], c.gen))
+    m = tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), full)
+    return _drop_stale(m, reached & ~full, owed)
+
+
+def _drop_stale(m: Machine, told: Bool[Array, " cpus"], owed: Owed) -> Machine:
+    """Drop page by page: what no longer agrees with the page table, or is marked."""
+
+    def drop(m: Machine) -> Machine:
+        entry, pfn = m.tlb.entry, m.tlb.pfn
+        safe = jnp.where(entry == NOWHERE, 0, entry)
+        now = m.pte[safe]
+        there = jnp.clip(pfn, 0, m.frame.shape[0] - 1)
+        marked = frame.has(m.frame[there, frame.FLAGS], frame.FLUSHED)
+        stale = (now[..., pte.PFN] != pfn) | ~pte.accessible(now[..., pte.BITS]) | marked
+        dead = stale & (entry != NOWHERE) & tlb.lanes_of(told, m.tlb)[None]
+        kept = jnp.where(dead, NOWHERE, entry)
+        return dataclasses.replace(m, tlb=dataclasses.replace(m.tlb, entry=kept))
+
+    any_owed = (owed.immediate > 0).any() | owed.told.any()
+    return wall.when(told.any() & any_owed, drop, m)
+
+
+def mark(m: Machine, src: Lanes, where: Mask) -> Machine:
+    """Remember source frames whose entries were flushed and put back as they were."""
+
+    def set_bit(m: Machine) -> Machine:
+        row = wall.read(src, lambda: lanes.rows(m.frame, src))
+        row = row.at[:, frame.FLAGS].set(row[:, frame.FLAGS] | frame.FLUSHED)
+        return dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, row))
+
+    return wall.when(where.any(), set_bit, m)
+
+
+def unmark(m: Machine, any_marked: Bool[Array, ""]) -> Machine:
+    """Forget what `mark` remembered."""
+
+    def clear(m: Machine) -> Machine:
+        keep = jnp.asarray([-1, -1, ~frame.FLUSHED, -1], jnp.int32)
+        return dataclasses.replace(m, frame=m.frame & keep)
+
+    return wall.when(any_marked, clear, m)

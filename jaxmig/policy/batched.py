@@ -1,0 +1,379 @@
+"""migrate_pages() since 6.3 for base pages, all batches of a call at once.
+
+With nobody else running, nothing couples two batches of base pages but free memory, and
+that only when it ends.  So a call is data-parallel over its pages: the number of a batch
+is a segment id, its flush a reduction over the segment.  A loop over chunks keeps the
+arrays of one trip in the cache; where a chunk ends has nothing to do with batches.
+
+Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch() in mm/migrate.c.
+"""
+
+import dataclasses
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import conditions as cond
+from jaxmig import pte, wall
+from jaxmig.events import Events
+from jaxmig.frame import REFCOUNT, RMAP
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import alloc, copypage, flush, lanes, remap, unmap
+from jaxmig.phases.flush import Owed
+from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.policy import fates
+from jaxmig.policy.call import Call, Stats
+from jaxmig.policy.folio import SLEEPS, Where
+from jaxmig.pytree import pytree
+from jaxmig.rules import Rules
+
+Index = Int32[Array, ""]
+COPY_STEP: Final = 128  # pages: half a MiB, what stays in a second-level cache
+
+
+@pytree
+class Seen:
+    """What the page tables say of each folio, before anything is done."""
+
+    mm: Lanes  # address space of the first mapping
+    maps: Lanes
+    held: Lanes  # mappings that a TLB may hold
+    counted: Lanes  # mappings whose flush this release puts off
+
+
+@pytree
+class Plan:
+    """What becomes of each folio of a chunk."""
+
+    freed: Mask
+    first: fates.Stage
+    second: fates.Stage | None
+    unmapped: Mask  # at some time
+    moved: Mask
+
+
+def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"], Seen]:
+    """Rows and mappings of the folios."""
+    row = wall.read(src, lambda: lanes.rows(m.frame, src))
+    first = jnp.where(src == NOWHERE, NOWHERE, row[:, RMAP])
+    zero = jnp.zeros_like(first)
+
+    def step(c: tuple) -> tuple:
+        seen, entry = c
+        here = entry != NOWHERE
+        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        bits = old[:, pte.BITS]
+        held = here & pte.accessible(bits)
+        counted = held if rules.release.checks_pte_accessible else here
+        first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
+        seen = Seen(first_mm, seen.maps + here, seen.held + held, seen.counted + counted)
+        return seen, following
+
+    start = (Seen(zero, zero, zero, zero), first)
+    seen, _ = lanes.along_chains(m.geometry.shared, step, start)
+    return row, seen
+
+
+def plan(
+    rules: Rules, m: Machine, src: Lanes, row: Int32[Array, "lanes 4"], seen: Seen
+) -> tuple[Plan, fates.Folios]:
+    """Fates of the folios over all stages and passes."""
+    there = src != NOWHERE
+    left, marks = _conditions(m, src)
+    freed = there & (((marks & cond.FREED) != 0) | (row[:, REFCOUNT] == 0))
+    f = fates.Folios(row, seen.maps, left, marks, there & ~freed)
+    if not rules.release.async_first or rules.mode == "async":
+        a = fates.stage(rules, f, fates.ALL_PASSES, False, f.live)
+        return Plan(freed, a, None, a.unmapped, a.moved), f
+    a = fates.stage(rules, f, fates.ASYNC_PASSES, False, f.live)
+    after = _after(f, a)
+    todo = f.live & ~a.moved
+    y = fates.stage(rules, after, fates.SYNC_PASSES, not rules.memalloc, todo)
+    return Plan(freed, a, y, a.unmapped | y.unmapped, a.moved | y.moved), f
+
+
+def _conditions(m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes states"], Lanes]:
+    c = m.conditions
+    if c is None:
+        return jnp.zeros((src.shape[0], len(cond.STATES)), jnp.int32), src * 0
+    return wall.read(src, lambda: (lanes.rows(c.left, src), lanes.rows(c.flags, src)))
+
+
+def _gone(f: fates.Folios, s: fates.Stage) -> Lanes:
+    """References that a stage found gone."""
+    extra = f.marks >> cond.EXTRA_SHIFT
+    pin = fates.pin_refs(f.row)
+    return jnp.where(s.extra_gone, extra, 0) + jnp.where(s.pin_gone, pin, 0)
+
+
+def _marks(f: fates.Folios, s: fates.Stage) -> Lanes:
+    low = (1 << cond.EXTRA_SHIFT) - 1
+    marks = jnp.where(s.extra_gone, f.marks & low, f.marks)
+    return jnp.where(s.pin_gone, marks & ~cond.PIN_HELD, marks)
+
+
+def _after(f: fates.Folios, s: fates.Stage) -> fates.Folios:
+    row = f.row.at[:, REFCOUNT].add(-_gone(f, s))
+    return fates.Folios(row, f.maps, s.left, _marks(f, s), f.live)
+
+
+def pendings(
+    m: Machine,
+    src: Lanes,
+    row: Int32[Array, "lanes 4"],
+    seen: Seen,
+    where: Mask,
+    local: Lanes,
+    slots: int,
+    put_off: Bool[Array, " mms"],
+    rules: Rules,
+) -> Bool[Array, "batches mms"]:
+    """Which address spaces each batch of the chunk has something pending of."""
+    mms = put_off.shape[0]
+    none = jnp.zeros((slots, mms), bool)
+    if not m.geometry.shared:
+        owes = where & (seen.counted > 0) & put_off[seen.mm]
+        return none.at[jnp.where(owes, local, slots), seen.mm].set(True, mode="drop")
+
+    def step(c: tuple) -> tuple:
+        pending, entry = c
+        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        bits = old[:, pte.BITS]
+        mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
+        counted = pte.accessible(bits) | (not rules.release.checks_pte_accessible)
+        owes = (entry != NOWHERE) & counted & put_off[mm]
+        at = jnp.where(owes, local, slots)
+        return pending.at[at, mm].set(True, mode="drop"), following
+
+    first = jnp.where(where, row[:, RMAP], NOWHERE)
+    return lanes.along_chains(True, step, (none, first))[0]
+
+
+def immediates(
+    m: Machine,
+    row: Int32[Array, "lanes 4"],
+    seen: Seen,
+    p: Plan,
+    put_off: Bool[Array, " mms"],
+) -> Int32[Array, " mms"]:
+    """Rounds of one entry each, by address space."""
+    mms = put_off.shape[0]
+    a, y = p.first, p.second
+    times_a = a.unmapped + a.pin_tries
+    times_y = 0 if y is None else y.unmapped + y.pin_tries
+    none = jnp.zeros(mms, jnp.int32)
+    if not m.geometry.shared:
+        n = jnp.where(put_off[seen.mm], 0, times_a) + times_y
+        return none.at[seen.mm].add(n * seen.held)
+
+    def step(c: tuple) -> tuple:
+        total, entry = c
+        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        bits = old[:, pte.BITS]
+        mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
+        n = jnp.where(put_off[mm], 0, times_a) + times_y
+        here = (entry != NOWHERE) & pte.accessible(bits)
+        return total.at[mm].add(jnp.where(here, n, 0)), following
+
+    some = p.unmapped | ((times_a + times_y) > 0)
+    first = jnp.where(some, row[:, RMAP], NOWHERE)
+    return lanes.along_chains(True, step, (none, first))[0]
+
+
+def book(
+    rules: Rules, ev: Events, stats: Stats, seen: Seen, p: Plan, put_off: Mask, live: Mask
+) -> tuple[Events, Stats]:
+    """Count what a chunk did (all sums are below 2^32: a chunk is small)."""
+    a, y = p.first, p.second
+    total = lambda x: x.sum(dtype=jnp.int32)  # noqa: E731
+    failed = live & ~p.moved
+    both = lambda name: getattr(a, name) + (0 if y is None else getattr(y, name))  # noqa: E731
+    walks = a.unmapped.astype(jnp.int32) + (0 if y is None else y.unmapped)
+    cleared = total(seen.maps * walks + both("pin_tries"))
+    late = jnp.where(put_off, a.unmapped * seen.counted + a.pin_tries, 0)
+    tries = total(both("tries"))
+    drains = p.moved & (seen.maps > 0)
+    ev = ev.add(
+        pgmigrate_success=total(p.moved) + total(p.freed),
+        allocs=tries,
+        alloc_pages=tries,
+        tries=tries,
+        ptes_cleared=cleared,
+        ptes_deferred=total(late),
+        moves=total(both("looks")),
+        folios_moved=total(p.moved),
+        pages_copied=total(p.moved),
+        ptes_set=total(seen.maps * walks),
+        lru_drains=0 if rules.release.arm64_defers else total(drains),
+    )
+    n = total(failed)
+    return ev, stats.add(failed=n, failed_pages=n)
+
+
+@pytree
+class Carry:
+    """What one chunk hands to the next."""
+
+    k: Call
+    owed: Owed
+    marked: Bool[Array, ""]
+
+
+def chunk_of(size: int, chunk: int) -> int:
+    """Lanes a trip: no more than the list has room for."""
+    return min(chunk, size)
+
+
+def migrate_chunk(
+    rules: Rules, c: Carry, i: Index, at: Where, limit: Index, safe: Index, width: int
+) -> Carry:
+    """Pages i * width ... of the list, as far as they are below `safe`."""
+    k, owed = c.k, c.owed
+    m, cpus = k.m, k.m.cpus
+    start = i * width
+    index = start + jnp.arange(width, dtype=jnp.int32)
+    folios = k.todo.folios
+    src = wall.read(i, lambda: jax.lax.dynamic_slice_in_dim(folios, start, width))
+    src = jnp.where(index < safe, src, NOWHERE)
+    row, seen = look(rules, m, src)
+    p, f = plan(rules, m, src, row, seen)
+    put_off = flush.deferrable(rules, cpus, at.cpu)
+    # Rounds owed, batch by batch; the last batch of the chunk may go on in the next.
+    base = start // limit
+    local = index // limit - base
+    owes = p.first.unmapped | (p.first.pin_tries > 0)
+    slots = width + 1
+    pending = pendings(m, src, row, seen, owes, local, slots, put_off, rules)
+    pending = pending.at[0].set(pending[0] | owed.open)
+    end = jnp.minimum(start + width, safe)
+    whole = end // limit - base
+    closed = jnp.arange(slots) < whole
+    more = immediates(m, row, seen, p, put_off)
+    owed = dataclasses.replace(
+        owed,
+        open=jnp.where(whole < slots, pending[jnp.minimum(whole, slots - 1)], False),
+        immediate=owed.immediate + more,
+    )
+    ev, owed = flush.close(rules, k.ev, owed, cpus, at.cpu, pending, closed)
+    live = f.live
+    put_off_lane = put_off[seen.mm]
+    ev, stats = book(rules, ev, k.stats, seen, p, put_off_lane, live)
+    m = apply(rules, m, src, p, f, at)
+    again = live & ~p.moved & p.unmapped & ((~put_off_lane) | _second_unmapped(p))
+    m = flush.mark(m, src, again)
+    asleep = p.first.asleep if p.second is None else p.first.asleep | p.second.asleep
+    k = k.set(
+        m=m,
+        ev=ev,
+        stats=stats,
+        error=jnp.where(asleep.any(), SLEEPS, k.error),
+        remaining=k.remaining + (live & ~p.moved).sum(dtype=jnp.int32),
+    )
+    return Carry(k, owed, c.marked | again.any())
+
+
+def _second_unmapped(p: Plan) -> Mask:
+    return p.first.unmapped & False if p.second is None else p.second.unmapped
+
+
+def apply(
+    rules: Rules, m: Machine, src: Lanes, p: Plan, f: fates.Folios, at: Where
+) -> Machine:
+    """The four phases on the arrays."""
+    del rules
+    last = p.first if p.second is None else p.second
+    m, gone = _wear_out(m, src, p, f, last)
+    m = unmap.unmap(m, src, p.unmapped, gone)
+    m, dst = alloc.take_many(m, at.node, p.moved)
+    m = copypage.copy(m, src, dst, COPY_STEP)
+    m = copypage.switch(m, src, dst)
+    m = _follow_drivers(m, dst, p.moved & f.movable)
+    m = remap.remap(m, jnp.where(p.moved, dst, src), p.unmapped)
+    m = _free(m, src, p.freed)
+    return alloc.give_many(m, src, p.moved | p.freed)
+
+
+def _wear_out(
+    m: Machine, src: Lanes, p: Plan, f: fates.Folios, last: fates.Stage
+) -> tuple[Machine, Lanes]:
+    """Conditions after all tests, and the references that were found gone."""
+    c = m.conditions
+    gone = _gone(f, p.first)
+    if c is None:
+        return m, gone * 0
+    left, marks = p.first.left, _marks(f, p.first)
+    if p.second is not None:
+        after = _after(f, p.first)
+        again = f.live & ~p.first.moved
+        gone = gone + jnp.where(again, _gone(after, p.second), 0)
+        left = jnp.where(again[:, None], last.left, left)
+        marks = jnp.where(again, _marks(after, p.second), marks)
+    new = dataclasses.replace(
+        c,
+        left=lanes.scatter(c.left, src, f.live, left),
+        flags=lanes.scatter(c.flags, src, f.live, marks),
+    )
+    return dataclasses.replace(m, conditions=new), gone
+
+
+def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
+    """A driver points the users of its pages at the new ones; no rmap is walked."""
+    if m.conditions is None:
+        return m
+
+    def follow(m: Machine) -> Machine:
+        row = wall.read(dst, lambda: lanes.rows(m.frame, dst))
+        entry = jnp.where(where, row[:, RMAP], NOWHERE)
+        old = wall.read(entry, lambda: lanes.rows(m.pte, entry))
+        new = jnp.stack([dst, old[:, pte.BITS]], axis=1)
+        here = entry != NOWHERE
+        return dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+
+    return wall.when(where.any(), follow, m)
+
+
+def _free(m: Machine, src: Lanes, freed: Mask) -> Machine:
+    def free(m: Machine) -> Machine:
+        row = wall.read(src, lambda: lanes.rows(m.frame, src))
+        entry = jnp.where(freed, row[:, RMAP], NOWHERE)
+
+        def zap(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+            m, entry = c
+            old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+            nothing = jnp.full_like(entry, NOWHERE)
+            new = jnp.stack([nothing, pte.empty(old[:, pte.BITS])], axis=1)
+            here = entry != NOWHERE
+            m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+            return m, following
+
+        m, _ = lanes.along_chains(m.geometry.shared, zap, (m, entry))
+        return copypage.free(m, src, freed)
+
+    return wall.when(freed.any(), free, m)
+
+
+def migrate_batched(
+    rules: Rules, k: Call, at: Where, limit: Index, safe: Index, chunk: int
+) -> Call:
+    """Migrate the first `safe` folios of `k.todo`, a whole number of batches or all."""
+    width = chunk_of(k.todo.folios.shape[0], chunk)
+    c = Carry(k, flush.nothing_owed(k.m.cpus), jnp.asarray(False))
+
+    def body(s: tuple[Index, Carry]) -> tuple[Index, Carry]:
+        i, c = s
+        return i + 1, migrate_chunk(rules, c, i, at, limit, safe, width)
+
+    start = (jnp.int32(0), c)
+    _, c = jax.lax.while_loop(lambda s: s[0] * width < safe, body, start)
+    k, owed = c.k, c.owed
+    live = jnp.ones(1, bool)
+    ev, owed = flush.close(rules, k.ev, owed, k.m.cpus, at.cpu, owed.open[None], live)
+    ev = flush.count_immediate(rules, ev, owed, k.m.cpus, at.cpu)
+    m = flush.catch_up(rules, k.m, owed, at.cpu)
+    m = flush.unmark(m, c.marked)
+    ev = ev.add(batches=-(-safe // limit))
+    return k.set(m=m, ev=ev)
+
+

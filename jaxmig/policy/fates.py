@@ -1,0 +1,213 @@
+"""What becomes of a base page over all passes of a batch, in closed form.
+
+A folio's way through the passes follows from its conditions alone: each state holds up as
+many tries as it has tests left, one state after the other, in the order of the kernel's
+tests.  So the try at which a folio is unmapped, the look at which its references are right
+and the pass at which it is given up are sums and minima on arrays, not a loop.
+
+`stepwise.py` walks the same passes one attempt at a time and is the proof of this page.
+
+Source: migrate_pages_sync(), migrate_pages_batch(), migrate_folio_unmap(),
+migrate_folio_move() in mm/migrate.c, Linux 6.3 to 6.18.
+"""
+
+from typing import Final
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import conditions as cond
+from jaxmig import frame
+from jaxmig.frame import FLAGS, REFCOUNT
+from jaxmig.policy.folio import PIN_HELD, pin_refs
+from jaxmig.pytree import pytree
+from jaxmig.rules import Rules
+
+ASYNC_PASSES: Final = 3
+SYNC_PASSES: Final = 7
+ALL_PASSES: Final = 10
+
+Lanes = Int32[Array, " lanes"]
+Mask = Bool[Array, " lanes"]
+States = Int32[Array, "lanes states"]
+
+
+@pytree
+class Stage:
+    """One stage of one batch, folio by folio."""
+
+    tries: Lanes  # unmap attempts that got a destination
+    pin_tries: Lanes  # of those, walks that a pinned page refused
+    unmapped: Mask
+    looks: Lanes  # move attempts
+    moved: Mask
+    left: States  # what the tests wore out
+    extra_gone: Mask  # its extra references were found gone
+    pin_gone: Mask
+    asleep: Mask  # would sleep for ever
+
+
+@pytree
+class Folios:
+    """What the closed form needs to know of each folio, all of order 0."""
+
+    row: Int32[Array, "lanes 4"]
+    maps: Lanes  # entries that map it
+    left: States
+    marks: Lanes
+    live: Mask  # on the list, not freed
+
+    @property
+    def exclusive(self) -> Mask:
+        """Pinned, its entries refuse."""
+        return frame.has(self.row[:, FLAGS], frame.EXCLUSIVE_MAP)
+
+    @property
+    def movable(self) -> Mask:
+        """A driver's page: no rmap, no reference check."""
+        return frame.kind(self.row[:, FLAGS]) == frame.MOVABLE_OPS
+
+
+def _take(left: Lanes, tries: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """A state that holds up tries: (tries it took, tries that go on, what is left)."""
+    taken = jnp.minimum(left, tries)
+    worn = jnp.where(left < cond.UNTIL_WAITED, left - taken, left)
+    return taken, tries - taken, worn
+
+
+def stage(
+    rules: Rules, f: Folios, passes: int, sleeps: bool, todo: Mask
+) -> Stage:
+    """Fates of the folios `todo` in a stage of so many passes.
+
+    `sleeps`: the stage may sleep on locks, and on writeback if the mode is SYNC.
+    """
+    zero = jnp.zeros_like(f.maps)
+    left = f.left
+    asleep = todo & False
+    going = jnp.where(todo, passes, 0)
+    spent = zero  # tries that ended at the lock, at writeback ...
+    lock, wb = left[:, cond.LOCKED], left[:, cond.WRITEBACK]
+    if sleeps:
+        asleep |= _endless(f, cond.LOCKED, todo & (lock > 0))
+        left = left.at[:, cond.LOCKED].set(jnp.where(todo, 0, lock))
+    else:
+        taken, going, worn = _take(lock, going)
+        spent += taken
+        left = left.at[:, cond.LOCKED].set(worn)
+    reached = todo & (going > 0)
+    if sleeps and rules.mode == "sync":
+        asleep |= _endless(f, cond.WRITEBACK, reached & (wb > 0))
+        left = left.at[:, cond.WRITEBACK].set(jnp.where(reached, 0, wb))
+        given_up = reached & False
+    else:
+        # -EBUSY: one look, and this stage is over for the folio.
+        given_up = reached & (wb > 0)
+        worn = jnp.where(given_up & (wb < cond.UNTIL_WAITED), wb - 1, wb)
+        left = left.at[:, cond.WRITEBACK].set(worn)
+        spent += given_up
+        going = jnp.where(given_up, 0, going)
+    return _walks(rules, f, passes, sleeps, left, going, spent, asleep)
+
+
+def _endless(f: Folios, state: int, there: Mask) -> Mask:
+    return there & ((f.marks & cond.forever(state)) != 0)
+
+
+def _walks(
+    rules: Rules,
+    f: Folios,
+    passes: int,
+    sleeps: bool,
+    left: States,
+    going: Lanes,
+    spent: Lanes,
+    asleep: Mask,
+) -> Stage:
+    """The tries that get past lock and writeback: missing mapping, stack, pin."""
+    walks = ~f.movable & (f.maps > 0)
+    gates = (
+        (cond.NO_MAPPING, ~f.movable),
+        (cond.TEMP_STACK, walks),
+        (cond.PINNED, walks & f.exclusive),
+    )
+    pin_tries = jnp.zeros_like(going)
+    for state, here in gates:
+        taken, rest, worn = _take(jnp.where(here, left[:, state], 0), going)
+        left = left.at[:, state].set(jnp.where(here, worn, left[:, state]))
+        spent, going = spent + taken, rest
+        if state == cond.PINNED:
+            pin_tries = taken
+    unmapped = (going > 0) & ~asleep
+    tries = spent + unmapped
+    return _looks(rules, f, passes, sleeps, left, tries, pin_tries, unmapped, asleep)
+
+
+def _looks(
+    rules: Rules,
+    f: Folios,
+    passes: int,
+    sleeps: bool,
+    left: States,
+    tries: Lanes,
+    pin_tries: Lanes,
+    unmapped: Mask,
+    asleep: Mask,
+) -> Stage:
+    """The move attempts: driver's answer, references, buffers."""
+    going = jnp.where(unmapped, passes, 0)
+    error = unmapped & f.movable & (left[:, cond.DRIVER_ERROR] > 0)
+    error &= (f.marks & cond.RELEASED) == 0
+    e = left[:, cond.DRIVER_ERROR]
+    worn = jnp.where(error & (e < cond.UNTIL_WAITED), e - 1, e)
+    left = left.at[:, cond.DRIVER_ERROR].set(worn)
+    looks = error.astype(jnp.int32)
+    going = jnp.where(error, 0, going)
+    driver = f.movable & ((f.marks & cond.RELEASED) == 0)
+    taken, going, worn = _take(
+        jnp.where(driver, left[:, cond.DRIVER_EAGAIN], 0), going
+    )
+    again = left[:, cond.DRIVER_EAGAIN]
+    left = left.at[:, cond.DRIVER_EAGAIN].set(jnp.where(driver, worn, again))
+    looks += taken
+    held = ~f.movable & (going > 0)
+    extra, pin = left[:, cond.EXTRA_REF], left[:, cond.PINNED]
+    pinned = ~f.exclusive & ((f.marks & PIN_HELD) != 0)
+    blocked = jnp.maximum(extra, jnp.where(pinned, pin, 0))
+    # References that no condition explains never go away.
+    known = f.marks >> cond.EXTRA_SHIFT
+    pin_held = (f.marks & PIN_HELD) != 0
+    known = known + jnp.where(pin_held, pin_refs(f.row), 0)
+    rest = f.row[:, REFCOUNT] - f.maps - frame.cache_refs(f.row[:, FLAGS])
+    blocked = jnp.where(rest != known, cond.UNTIL_WAITED, blocked)
+    taken, going, _ = _take(jnp.where(held, blocked, 0), going)
+    looks += taken
+    # The look that finds the references gone, or right, is a test of them too.
+    seen = jnp.where(held, taken + (going > 0), 0)
+    left = left.at[:, cond.EXTRA_REF].set(_take(extra, seen)[2])
+    left = left.at[:, cond.PINNED].set(jnp.where(pinned, _take(pin, seen)[2], pin))
+    extra_gone = held & (seen > extra)
+    # An exclusive pin is looked for by the walk: who was unmapped has none.
+    pin_gone = held & jnp.where(f.exclusive, pin_held, pinned & (seen > pin))
+    buffers = held & frame.has(f.row[:, FLAGS], frame.PRIVATE)
+    b = left[:, cond.BUFFERS_LOCKED]
+    if sleeps:
+        waits = buffers & (going > 0)
+        asleep |= _endless(f, cond.BUFFERS_LOCKED, waits & (b > 0))
+        left = left.at[:, cond.BUFFERS_LOCKED].set(jnp.where(waits, 0, b))
+    else:
+        taken, going, worn = _take(jnp.where(buffers, b, 0), going)
+        left = left.at[:, cond.BUFFERS_LOCKED].set(jnp.where(buffers, worn, b))
+        looks += taken
+    moved = unmapped & (going > 0)
+    return Stage(
+        tries=tries,
+        pin_tries=pin_tries,
+        unmapped=unmapped,
+        looks=looks + moved,
+        moved=moved,
+        left=left,
+        extra_gone=extra_gone,
+        pin_gone=pin_gone,
+        asleep=asleep,
+    )
