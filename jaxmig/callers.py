@@ -8,6 +8,7 @@ Linux 6.3 and 6.18.
 
 import dataclasses
 import errno
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -117,7 +118,7 @@ def _lists(
         yield folios, c.pages
         return
     cuts = _cuts(size, c.pages)
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in itertools.pairwise(cuts):
         if c.reason == "numa_misplaced" and s.free(node) < size[first]:
             # migrate_balanced_pgdat(): no room, so the hint fault does not even try.
             continue

@@ -85,7 +85,7 @@ def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
 
 
 def _of_folios(r: RegionSpec, pages: Sequence[int], state: str) -> np.ndarray:
-    """The pages a condition holds for: where there is no frame, whole folios lack it."""
+    """The pages a condition names; a folio without a frame is absent as a whole."""
     index = np.asarray(pages, np.int64)
     if r.folio_order and state in FRAMELESS:
         heads = np.unique(index >> r.folio_order) << r.folio_order
@@ -118,10 +118,12 @@ def _pad(b: Builder) -> None:
     entries = sum(r.pages * len(r.processes) for r in b.regions)
     if not b.processes or entries > PADDED_UP_TO:
         return
-    # Pages of this region map nothing; behind all others, no address is in it.
+    # Pages of this region map nothing, and it is in no process's Space.
     room = max(LEAST_PAGES, 1 << entries.bit_length()) - entries
     extra = b.mmap(b.processes[-1], room, name="(padding)")
     b.condition(extra, "untouched")
+    # A machine with conditions is another compilation than one without: all have some.
+    b.condition(extra, "locked", [0], until=1)
 
 
 def _stays(scenario: Scenario) -> bool:

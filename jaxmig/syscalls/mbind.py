@@ -9,8 +9,8 @@ import errno
 from typing import Final
 
 import numpy as np
+from jaxtyping import Int32
 
-from jaxmig import frame
 from jaxmig.machine import PMD_PAGES
 from jaxmig.syscalls.lookup import PAGE_SHIFT
 from jaxmig.syscalls.migratepages import usable
@@ -126,19 +126,22 @@ def _bind(
         return -errno.EFAULT
     if not flags:
         return 0
-    queue, areas = Queue(s.view(), s.release, flags), []
-    stopped = False
+    queue, numbers = Queue(s.view(), s.release, flags), [np.zeros(0, np.int64)]
     for a in space.areas:
         low, high = max(first, a.start) - a.start, min(last - a.start, a.pages)
-        if low >= high or stopped or not (a.migratable or flags & STRICT):
+        if low >= high or not (a.migratable or flags & STRICT):
             continue
         found = mapped(s.view(), a, low, high)
         found = found.take(~on_nodes(found, p.wanted) if p.wanted else slice(None))
         if flags == STRICT and len(found.head):
             return -errno.EIO
-        stopped = _queue(queue, a, found)
-        areas += [a] * len(queue.heads[-1]) if queue.heads else []
-    ret = _migrate(s, queue, p)
+        ends = _queue(queue, a, found)
+        # Interleaving counts from the object's start; anonymous memory is its own.
+        offset = a.start if a.anonymous else 0
+        numbers += [f.page + offset for f in queue.taken[len(numbers) - 1 :]]
+        if ends:
+            break
+    ret = _migrate(s, queue, p, np.concatenate(numbers))
     return -errno.EIO if flags & STRICT and (ret or queue.failed) else 0
 
 
@@ -150,9 +153,7 @@ def _queue(queue: Queue, a: Area, found: Found) -> bool:
         queue.failed += len(found.head)
         return ends and len(found.head) > 0
     if ends:
-        stuck = ~queue.view.on_lru(found.head)
-        if not queue.flags & MOVE_ALL:
-            stuck &= queue.view.sharers(found.head) == 1
+        stuck = queue.wants(found) & ~queue.view.on_lru(found.head)
         if stuck.any():
             block = (a.start + found.page) // PMD_PAGES
             queue.add(found.take(block <= block[stuck.argmax()]))
@@ -161,9 +162,42 @@ def _queue(queue: Queue, a: Area, found: Found) -> bool:
     return False
 
 
-def _migrate(s: Session, queue: Queue, p: Policy) -> int:
-    """The list to the nodes that the policy names; the result of migrate_pages()."""
-    heads = queue.list
-    if len(heads) == 0:
-        return 0
-    raise NotImplementedError(frame, order_of, np)
+def _migrate(s: Session, queue: Queue, p: Policy, number: np.ndarray) -> int:
+    """The list to the nodes that the policy names; the result of migrate_pages().
+
+    All folios of a list go to one node of it here, so that folios interleaved over k
+    nodes make k lists.
+    """
+    heads = queue.heads
+    order = order_of(s.view(), heads)
+    node = _spread(s, p, order, number)
+    ret = 0
+    for target in np.unique(node).tolist():
+        mine = heads[node == target]
+        rc = s.migrate(mine, target, reason="mempolicy_mbind")
+        if rc < 0:
+            return rc
+        ret += rc
+    return ret
+
+
+def _spread(
+    s: Session, p: Policy, order: np.ndarray, number: np.ndarray
+) -> Int32[np.ndarray, " folios"]:
+    """The node each folio goes to: the first in its order with memory left."""
+    zones = p.zones(s.nodes)
+    home = np.full(len(order), zones[0], np.int32)
+    if "interleave" in p.name:
+        members = np.asarray(sorted(p.nodes), np.int32)
+        home = members[(number >> order) % len(members)]
+    free = [s.free(n) for n in range(s.nodes)]
+    need = np.bincount(home, weights=np.exp2(order), minlength=s.nodes)
+    if (need <= free).all():
+        return home
+    for i, pages in enumerate((1 << order).tolist()):
+        near = [(home[i] + k) % s.nodes for k in range(s.nodes)]
+        tried = near if "interleave" in p.name else zones
+        # If there is none, the folio is tried on the last and fails there.
+        home[i] = next((n for n in tried if free[n] >= pages), tried[-1])
+        free[home[i]] -= pages
+    return home

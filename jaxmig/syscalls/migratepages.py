@@ -71,7 +71,7 @@ def migrate_to_node(
         if a.migratable:
             found = mapped(s.view(), a, 0, a.pages)
             queue.add(found.take(on_nodes(found, frozenset({source}))))
-    ret = s.migrate(queue.list, target)
+    ret = s.migrate(queue.heads, target)
     # Before 6.7 nobody counted what could not be isolated.
     counted = queue.failed if s.release.counts_unisolated else 0
     return ret + counted if ret >= 0 else ret

@@ -48,7 +48,7 @@ def move_pages(
       cpuset: nodes that the process may use, all if None.
       fault_at: element of the arrays at which the user's memory ends.
     Returns:
-      What the call returns, an errno negative, and the status array, in which None is an
+      What the call returns, an errno negative, and the status array, where None is an
       element that the kernel does not write.
     """
     status = np.full(len(pages), NOT_WRITTEN, np.int32)

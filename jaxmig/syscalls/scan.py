@@ -80,26 +80,28 @@ class Queue:
     view: View
     release: Release
     flags: int  # MPOL_MF_*
-    heads: list[Heads] = dataclasses.field(default_factory=list)
+    taken: list[Found] = dataclasses.field(default_factory=list)
     failed: int = 0
 
     @property
-    def list(self) -> Heads:
+    def heads(self) -> Heads:
         """Folios isolated so far, in address order."""
-        return np.concatenate([NO_HEADS, *self.heads])
+        return np.concatenate([NO_HEADS, *(f.head for f in self.taken)])
 
     def add(self, found: Found) -> None:
         """Isolate the folios of `found`, each once; shared ones only with MOVE_ALL."""
-        once = found.once()
-        head = found.head[once]
-        wanted = np.ones(head.shape[0], bool)
-        if not self.flags & MOVE_ALL:
-            wanted = self.view.sharers(head) == 1
-        free = self.view.on_lru(head)
-        self.heads.append(head[wanted & free])
+        folios = found.take(found.once())
+        free, wanted = self.view.on_lru(folios.head), self.wants(folios)
+        self.taken.append(folios.take(wanted & free))
         stuck = wanted & ~free
         if stuck.any():
-            self.failed += self.unisolated(found, head[stuck])
+            self.failed += self.unisolated(found, folios.head[stuck])
+
+    def wants(self, found: Found) -> Bool[np.ndarray, " rows"]:
+        """Rows that migrate_folio_add() would isolate if it could."""
+        if self.flags & MOVE_ALL:
+            return np.ones(found.head.shape[0], bool)
+        return self.view.sharers(found.head) == 1
 
     def unisolated(self, found: Found, stuck: Heads) -> int:
         """How many failures these folios are: one each, or one a PTE."""
