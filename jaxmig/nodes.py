@@ -66,12 +66,6 @@ def _number(text: str) -> int:
         raise NodeError(f"{line}; leave the 0 out") from None
 
 
-def highest(text: str) -> int:
-    """The highest node that `text` names by number, -1 if it names none."""
-    numbers = re.findall(_NUMBER, text)
-    return max((_number(n) for n in numbers), default=-1)
-
-
 def parse_cpus(text: str) -> tuple[int, ...]:
     """CPU numbers written as the kernel prints masks, `1-3,7`, or `none`.
 

@@ -85,7 +85,10 @@ def resolve(text: str, pid: int | None = None) -> Target:
         return _WORKLOADS[name](text, arguments.split(","))
     if text.isascii() and text.isdigit():
         return of_snapshot(text, snapshot.take(int(text)))
-    if text.endswith(".npz") or os.path.exists(text):
+    if text.endswith(".npz") and not os.path.exists(text):
+        advice = f"take one with `jaxmig snapshot PID -o {text}`"
+        raise SnapshotError(f"{text}: no such file; {advice}")
+    if os.path.exists(text):
         return of_snapshot(text, snapshot.load(text), pid)
     raise TargetError(
         f"{text}: neither a PID nor a file nor a workload; give one like 4711, "

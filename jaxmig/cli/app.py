@@ -3,7 +3,6 @@
 0 success, 1 failure of what was asked, 2 wrong usage, 130 interrupted.
 """
 
-import argparse
 import contextlib
 import os
 import signal
@@ -25,9 +24,8 @@ from jaxmig.targets import TargetError
 
 COMMANDS = (migratepages, play, snapshot, machines)
 KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
-EXAMPLE = """example:
-  jaxmig migratepages memhog:64m 0 1     64 MiB from node 0 to 1, serial and batched
-  jaxmig COMMAND --help                  the options of a command, with an example
+EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
+  jaxmig COMMAND --help                the options of a command, with an example
 """
 
 
@@ -36,9 +34,8 @@ def parser() -> Parser:
     top = Parser(
         prog="jaxmig",
         description="Simulates how Linux migrates pages between memory nodes.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    top.example = EXAMPLE
     top.add_argument("--version", action="version", version=f"jaxmig {__version__}")
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser

@@ -14,7 +14,14 @@ class Usage(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
+    """A parser whose help opens with an example and whose complaints are one line."""
+
+    example = ""
+
+    def format_help(self) -> str:
+        """The example, then what argparse says."""
+        head = f"example:\n{self.example}\n" if self.example else ""
+        return head + super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with 2."""

@@ -25,6 +25,7 @@ from jaxmig.syscalls.space import Heads
 from jaxmig.targets import Setting, Target
 
 Tick = Callable[[str], None]
+_programs: dict[Any, Any] = {}
 STEPS: Final = 3  # ticks a kernel
 
 
@@ -61,7 +62,6 @@ class Donating(Session):
         super().__init__(state, kernel, cpu=call.cpu, batch=call.batch, arch=arch)
         self.wall_s = 0.0
         self.requested = 0
-        self._programs: dict[Any, Any] = {}
 
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
@@ -74,15 +74,23 @@ class Donating(Session):
         numbers = (jnp.int32(len(folios)), jnp.int32(node), jnp.int32(self.cpu))
         args = jax.block_until_ready((state, jnp.asarray(padded), *numbers, limit))
         start = time.perf_counter()
-        if (r, room) not in self._programs:
-            self._programs[r, room] = compiled(r, True).lower(*args).compile()
+        program = _program(r, *args)
         ready = time.perf_counter()
-        done: tuple[Machine, Result] = self._programs[r, room](*args)
+        done: tuple[Machine, Result] = program(*args)
         jax.block_until_ready(done)
         self.wall_s += time.perf_counter() - ready
         self.compile_s += ready - start
         self.requested += len(folios)
         return done
+
+
+def _program(r: Rules, *args: Any) -> Any:
+    """The compiled call that takes its machine over; compiles where it is new."""
+    shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
+    key = (r, jax.tree.structure(args), shapes)
+    if key not in _programs:
+        _programs[key] = compiled(r, True).lower(*args).compile()
+    return _programs[key]
 
 
 def run(

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from jaxmig import machines, report
 from jaxmig.cli import options
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(p: machines.Profile) -> dict[str, object]:
+def _plain(p: machines.Profile) -> dict[str, Any]:
     numbers = {
         key: {"value": n.value, "unit": n.unit, "source": n.source}
         | ({} if n.low is None else {"low": n.low, "high": n.high})
@@ -54,5 +55,5 @@ def _plain(p: machines.Profile) -> dict[str, object]:
         }
         for name, engine in p.engines.items()
     }
-    shape = {"name": p.name, "title": p.title, "arch": p.arch}
+    shape: dict[str, Any] = {"name": p.name, "title": p.title, "arch": p.arch}
     return shape | {"numbers": numbers, "engines": engines}

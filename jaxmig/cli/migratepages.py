@@ -1,10 +1,11 @@
 """`jaxmig migratepages`: one target from nodes to nodes, serial and batched."""
 
 import argparse
+import os
 import sys
 from typing import Any
 
-from jaxmig import __version__, machines, nodes, report
+from jaxmig import __version__, machines, report
 from jaxmig.cli import job, options, output, runtime, shape
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
@@ -75,11 +76,7 @@ def _migrate(
 
 def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> job.Call:
     """The call that the options describe."""
-    n = made.setting.nodes
-    old, new = nodes.parse(args.from_, n), nodes.parse(args.to, n)
-    if not old or not new:
-        which = args.to if old else args.from_
-        raise Failure(f"{which!r} names no node of {n}; name one")
+    old, new = made.old, made.new
     if (args.caller or args.mode not in (None, "sync")) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
     copy = args.copy or "cpu"
@@ -88,8 +85,8 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
     if cpu >= made.setting.cpus:
         raise Usage(f"--cpu {cpu}: the machine has CPUs 0-{made.setting.cpus - 1}")
     return job.Call(
-        old=frozenset(old),
-        new=frozenset(new),
+        old=old,
+        new=new,
         cpu=cpu,
         batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
         copy=copy,
@@ -136,7 +133,7 @@ def _print(
             assumed=f"{assumed}\nTarget: {target.name}: {target.description}",
             fmt=args.table,
             width=report.terminal_width(sys.stdout),
-            color=report.wants_color(sys.stdout, made.environ),
+            color=report.wants_color(sys.stdout, os.environ),
         )
     )
     print()

@@ -1,7 +1,7 @@
 """Options that several commands have, and the types that check their values."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from jaxmig import machines, nodes, report
@@ -28,9 +28,9 @@ def add_parser(
     made = commands.add_parser(
         name,
         help=summary,
-        description=f"example:\n{examples}\n{summary[0].upper()}{summary[1:]}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{summary[0].upper()}{summary[1:]}.",
     )
+    made.example = examples
     made.set_defaults(run=run)
     return made
 
@@ -100,12 +100,16 @@ def add_call(parser: Parser) -> None:
     )
     group.add_argument("--copy", metavar="ENGINE", help="cpu, threads:N or dma:N (cpu)")
     group.add_argument(
-        "--mode", choices=MODES, help="mode of migrate_pages() (sync, or the caller's)"
+        "--mode",
+        choices=MODES,
+        metavar="MODE",
+        help=f"of migrate_pages(): {', '.join(MODES)} (the caller's)",
     )
     group.add_argument(
         "--caller",
         choices=tuple(CALLER_MODES),
-        help="who calls migrate_pages() (the system call)",
+        metavar="CALLER",
+        help=f"who calls migrate_pages(): {', '.join(CALLER_MODES)} (the system call)",
     )
     group.add_argument(
         "--seed",
@@ -128,7 +132,8 @@ def add_output(parser: Parser) -> None:
         "--table",
         choices=report.FORMATS,
         default="simple",
-        help="how the table is drawn (simple)",
+        metavar="FORMAT",
+        help=f"of the table: {', '.join(report.FORMATS)} (simple)",
     )
 
 
@@ -195,7 +200,3 @@ def whole(what: str, least: int, most: int) -> Callable[[str], int]:
 
     return number
 
-
-def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
-    """Those options that the user gave."""
-    return {n: getattr(args, n) for n in names if getattr(args, n, None) is not None}

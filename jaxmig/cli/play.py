@@ -83,12 +83,9 @@ def _play(args: argparse.Namespace, path: str) -> Played:
     return Played(path, asked, profile, records)
 
 
-def _cpus(profile: str) -> int | None:
-    """CPUs of a profile, None for one that does not exist."""
-    try:
-        return machines.load(profile).cpus
-    except machines.ProfileError:
-        return None
+def _cpus(profile: str) -> int:
+    """CPUs of a profile."""
+    return machines.load(profile).cpus
 
 
 def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:

@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import os
-from collections.abc import Mapping
 
 from jaxmig import nodes
 from jaxmig.cli import options
@@ -15,10 +13,11 @@ from jaxmig.targets import Setting, Target
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The hardware, and the environment that the output depends on."""
+    """The hardware, and the nodes that FROM and TO are on it."""
 
     setting: Setting
-    environ: Mapping[str, str]
+    old: frozenset[int]
+    new: frozenset[int]
 
 
 def add_memory(parser: Parser) -> None:
@@ -48,7 +47,7 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
         )
     cpus = args.cpus or profile.cpus
     running, lazy = _cpus(args, cpus, target)
-    first = nodes.parse(args.from_, n)
+    old, new = _nodes("FROM", args.from_, n), _nodes("TO", args.to, n)
     setting = Setting(
         nodes=n,
         cpus=cpus,
@@ -58,11 +57,22 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
         huge_tlb=profile.tlb_huge,
         content=args.content is not False,
         seed=args.seed or 0,
-        node=first[0] if first else 0,
+        node=min(old),
     )
     free = _free(args, n, target, setting.node)
     check_room(target.name, target.pages, n, setting.content)
-    return Shape(dataclasses.replace(setting, free=free), os.environ)
+    return Shape(dataclasses.replace(setting, free=free), old, new)
+
+
+def _nodes(name: str, text: str, n: int) -> frozenset[int]:
+    """The nodes of one argument; Usage for none or for one that the machine lacks."""
+    try:
+        found = nodes.parse(text, n)
+    except nodes.NodeError as error:
+        raise Usage(f"{name}: {error}") from None
+    if not found:
+        raise Usage(f"{name}: {text!r} names none of the nodes 0-{n - 1}; name one")
+    return frozenset(found)
 
 
 def _cpus(
@@ -90,8 +100,9 @@ def _free(
     if args.node_size is not None:
         used = target.by_node or {node: target.pages}
         for i in range(n):
-            free[i] = args.node_size - used.get(i, 0)
-            if free[i] < 0:
+            left = args.node_size - used.get(i, 0)
+            free[i] = left
+            if left < 0:
                 raise Failure(
                     f"--node-size: {target.name} has {used[i]:,} pages on node {i}, "
                     f"which holds {args.node_size:,}; give a larger size"
