@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from jaxmig import conditions as cond, contents, frame, pte
+from jaxmig.buckets import BASE_PAGES, LARGE, bucket
 from jaxmig.machine import NOWHERE, Conditions, Cpus, Geometry, Machine
 from jaxmig.tlb import empty_tlb
 
@@ -55,7 +56,9 @@ def geometry_of(
     counts = {o: int((f.order == o).sum()) for o in orders}
     if splits:
         counts[0] = sum(n << o for o, n in counts.items())
-    blocks = tuple(max(counts[o], 1) * (2 if headroom else 1) for o in orders)
+    least = {o: BASE_PAGES if o == 0 else LARGE for o in orders}
+    times = 2 if headroom else 1
+    blocks = tuple(bucket(counts[o] * times, least[o]) for o in orders)
     per_node = sum(n << o for n, o in zip(blocks, orders, strict=True))
     if per_node * hw.nodes >= NOWHERE:
         raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
@@ -127,7 +130,9 @@ def assemble(
     Raises:
       ValueError: if the frames do not fit the index type.
     """
-    n_ptes = ptes.folio.shape[0]
+    n_ptes = bucket(ptes.folio.shape[0], BASE_PAGES)
+    ptes = _padded(ptes, n_ptes)
+    pmds = _padded(pmds, bucket(pmds.folio.shape[0], LARGE))
     folio = np.concatenate([ptes.folio, pmds.folio])
     page = np.concatenate([ptes.page, pmds.page])
     bits = np.concatenate([ptes.bits, pmds.bits | pte.HUGE]).astype(np.int32)
@@ -149,7 +154,7 @@ def assemble(
         memory=contents.fresh(g.frames) if content else None,
         pte=jnp.array(np.stack([word, bits], axis=1)),
         rmap_next=jnp.array(following),
-        pmd_table=jnp.asarray(pmd_table if pmd_table.size else np.zeros(1, np.int32)),
+        pmd_table=jnp.asarray(np.resize(np.append(pmd_table, 0), pmds.folio.shape[0])),
         free=jnp.array(free),
         top=jnp.array(top),
         nfree=jnp.asarray(np.asarray(nfree, np.int32)),
@@ -158,6 +163,16 @@ def assemble(
         cpus=_cpus(hw),
         conditions=_conditions(g, head, left, marks),
         geometry=g,
+    )
+
+
+def _padded(e: Entries, size: int) -> Entries:
+    """Entries up to `size`, the new ones of address space 0 and empty."""
+    more = (0, size - e.folio.shape[0])
+    return Entries(
+        np.pad(e.folio, more, constant_values=-1),
+        np.pad(e.page, more),
+        np.pad(e.bits, more),
     )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int32
 from jaxmig import events, wall
 from jaxmig.events import Events
 from jaxmig.machine import Machine
+from jaxmig.policy import serial_pages
 from jaxmig.policy.batched import migrate_batched
 from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
@@ -83,6 +84,8 @@ def run(
     at = Where(cpu=cpu, node=node)
     if r.release.batched:
         k = migrate_any(r, k, at, limit, chunk)
+    elif serial_pages.fits(m):
+        k = serial_pages.migrate_serial_pages(r, k, at)
     else:
         k = migrate_serial(r, k, at)
     s = k.stats

@@ -34,6 +34,17 @@ def when(pred: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
     return jax.lax.while_loop(lambda c: c[0], once, (jnp.asarray(pred), state))[1]
 
 
+def after(
+    value: Int32[Array, "*n"], witness: Int32[Array, "..."]
+) -> Int32[Array, "*n"]:
+    """`value`, known only once `witness` (never negative) has been read.
+
+    A write whose index or data does not depend on an earlier read of the same array could
+    come first; to be safe XLA would copy the array.
+    """
+    return value + (jnp.ravel(witness)[0] >> 31)
+
+
 def put(array: Array, index: Int32[Array, ""], row: Array) -> Array:
     """`array` with one row replaced; `index` must be inside (slices clamp)."""
     start = (index,) + (0,) * (array.ndim - 1)

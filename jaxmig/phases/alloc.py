@@ -95,7 +95,9 @@ def give_many(m: Machine, pages: Lanes, freed: Mask) -> Machine:
 
         def push(m: Machine, mine: Mask = mine, node: int = node) -> Machine:
             top = m.top[node, 0]
-            slot = _slot(m.geometry, jnp.int32(node), jnp.int32(0), top + lanes.rank(mine))
+            slot = _slot(
+                m.geometry, jnp.int32(node), jnp.int32(0), top + lanes.rank(mine)
+            )
             count = mine.sum(dtype=jnp.int32)
             return dataclasses.replace(
                 m,

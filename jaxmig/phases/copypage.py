@@ -122,7 +122,9 @@ def switch(m: Machine, src: Lanes, dst: Lanes) -> Machine:
     )
     new = dataclasses.replace(
         c,
-        left=lanes.scatter(lanes.scatter(c.left, dst, where, left), src, where, left * 0),
+        left=lanes.scatter(
+            lanes.scatter(c.left, dst, where, left), src, where, left * 0
+        ),
         flags=lanes.scatter(
             lanes.scatter(c.flags, dst, where, flags), src, where, flags * 0
         ),

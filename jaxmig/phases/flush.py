@@ -145,7 +145,9 @@ def _round(
         flushes_batch_lazy=requests - heard,
         ipis_batch=ipis.sum(),
     ).interrupt(ipis)
-    return ev, dataclasses.replace(owed, rounds=owed.rounds + mms, told=owed.told | told)
+    return ev, dataclasses.replace(
+        owed, rounds=owed.rounds + mms, told=owed.told | told
+    )
 
 
 def count_immediate(
@@ -182,22 +184,31 @@ def count_immediate(
     return jax.lax.fori_loop(0, n.shape[0], one_mm, ev)
 
 
-def catch_up(rules: Rules, m: Machine, owed: Owed, cpu: Index) -> Machine:
-    """The TLBs and generations after all rounds of a call."""
+def catch_up(
+    rules: Rules, m: Machine, owed: Owed, cpu: Index, dropped: bool = False
+) -> Machine:
+    """The TLBs and generations after all rounds of a call.
+
+    `dropped`: the rounds of one entry have already emptied their slots.
+    """
     c = m.cpus
     mms = c.mask.shape[0]
     if rules.broadcasts:
-        return _drop_stale(m, jnp.ones_like(c.lazy), owed)
+        return m if dropped else _drop_stale(m, jnp.ones_like(c.lazy), owed)
     moved = (owed.rounds > 0) | (owed.immediate > 0)
     myself = jnp.arange(c.lazy.shape[0]) == cpu
     loaded = jnp.clip(c.mm, 0, mms - 1)
     reached = moved[loaded] & (c.mm != NOWHERE) & (~c.lazy | myself)
-    full = owed.told & reached
+    # A CPU that was behind before the call loses everything at its first round.
+    late = reached & (c.gen != c.mm_gen[loaded])
+    full = (owed.told & reached) | late
     # Generations only ever tell whether a CPU is behind: one step stands for many.
     gen = c.mm_gen + moved
-    cpus = dataclasses.replace(c, mm_gen=gen, gen=jnp.where(reached, gen[loaded], c.gen))
+    cpus = dataclasses.replace(
+        c, mm_gen=gen, gen=jnp.where(reached, gen[loaded], c.gen)
+    )
     m = tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), full)
-    return _drop_stale(m, reached & ~full, owed)
+    return m if dropped else _drop_stale(m, reached & ~full, owed)
 
 
 def _drop_stale(m: Machine, told: Bool[Array, " cpus"], owed: Owed) -> Machine:
@@ -209,7 +220,9 @@ def _drop_stale(m: Machine, told: Bool[Array, " cpus"], owed: Owed) -> Machine:
         now = m.pte[safe]
         there = jnp.clip(pfn, 0, m.frame.shape[0] - 1)
         marked = frame.has(m.frame[there, frame.FLAGS], frame.FLUSHED)
-        stale = (now[..., pte.PFN] != pfn) | ~pte.accessible(now[..., pte.BITS]) | marked
+        stale = (
+            (now[..., pte.PFN] != pfn) | ~pte.accessible(now[..., pte.BITS]) | marked
+        )
         dead = stale & (entry != NOWHERE) & tlb.lanes_of(told, m.tlb)[None]
         kept = jnp.where(dead, NOWHERE, entry)
         return dataclasses.replace(m, tlb=dataclasses.replace(m.tlb, entry=kept))

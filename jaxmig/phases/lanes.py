@@ -18,7 +18,9 @@ Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
 
 
-def rows(array: Int32[Array, "n *columns"], index: Lanes) -> Int32[Array, "lanes *columns"]:
+def rows(
+    array: Int32[Array, "n *columns"], index: Lanes
+) -> Int32[Array, "lanes *columns"]:
     """Rows of `array`; a padding lane gets row 0."""
     safe = jnp.where(index == NOWHERE, 0, index)
     return array.at[safe].get(mode="promise_in_bounds")

@@ -110,15 +110,22 @@ def unmap_folio(
 
 
 @jax.named_scope("try_to_migrate")
-def unmap(m: Machine, src: Lanes, where: Mask, dropped: Lanes) -> Machine:
+def unmap(
+    m: Machine,
+    src: Lanes,
+    row: Int32[Array, "lanes 4"],
+    where: Mask,
+    dropped: Lanes,
+) -> Machine:
     """Write migration entries for the base pages `src` in `where`; lock them.
 
-    `dropped`: references that were found gone on the way.  Which flushes are owed is
+    `row`: their rows as they are.  `dropped`: references that were found gone.  Which flushes are owed is
     `flush.owed()`'s affair: nothing couples two base pages here.
     """
-    row = wall.read(src, lambda: lanes.rows(m.frame, src))
 
-    def write(c: tuple[Machine, Lanes, Lanes, Mask]) -> tuple[Machine, Lanes, Lanes, Mask]:
+    def write(
+        c: tuple[Machine, Lanes, Lanes, Mask],
+    ) -> tuple[Machine, Lanes, Lanes, Mask]:
         m, entry, count, dirty = c
         here = entry != NOWHERE
         old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))

@@ -68,7 +68,9 @@ def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"],
         held = here & pte.accessible(bits)
         counted = held if rules.release.checks_pte_accessible else here
         first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
-        seen = Seen(first_mm, seen.maps + here, seen.held + held, seen.counted + counted)
+        seen = Seen(
+            first_mm, seen.maps + here, seen.held + held, seen.counted + counted
+        )
         return seen, following
 
     start = (Seen(zero, zero, zero, zero), first)
@@ -94,11 +96,15 @@ def plan(
     return Plan(freed, a, y, a.unmapped | y.unmapped, a.moved | y.moved), f
 
 
-def _conditions(m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes states"], Lanes]:
+def _conditions(m: Machine, src: Lanes) -> tuple[fates.States, Lanes]:
     c = m.conditions
     if c is None:
-        return jnp.zeros((src.shape[0], len(cond.STATES)), jnp.int32), src * 0
-    return wall.read(src, lambda: (lanes.rows(c.left, src), lanes.rows(c.flags, src)))
+        none = jnp.zeros(src.shape, jnp.int32)
+        return (none,) * len(cond.STATES), none
+    left, flags = wall.read(
+        src, lambda: (lanes.rows(c.left, src), lanes.rows(c.flags, src))
+    )
+    return tuple(left[:, s] for s in range(len(cond.STATES))), flags
 
 
 def _gone(f: fates.Folios, s: fates.Stage) -> Lanes:
@@ -183,7 +189,13 @@ def immediates(
 
 
 def book(
-    rules: Rules, ev: Events, stats: Stats, seen: Seen, p: Plan, put_off: Mask, live: Mask
+    rules: Rules,
+    ev: Events,
+    stats: Stats,
+    seen: Seen,
+    p: Plan,
+    put_off: Mask,
+    live: Mask,
 ) -> tuple[Events, Stats]:
     """Count what a chunk did (all sums are below 2^32: a chunk is small)."""
     a, y = p.first, p.second
@@ -260,7 +272,7 @@ def migrate_chunk(
     live = f.live
     put_off_lane = put_off[seen.mm]
     ev, stats = book(rules, ev, k.stats, seen, p, put_off_lane, live)
-    m = apply(rules, m, src, p, f, at)
+    m = apply(m, src, row, seen, p, f, at)
     again = live & ~p.moved & p.unmapped & ((~put_off_lane) | _second_unmapped(p))
     m = flush.mark(m, src, again)
     asleep = p.first.asleep if p.second is None else p.first.asleep | p.second.asleep
@@ -279,20 +291,27 @@ def _second_unmapped(p: Plan) -> Mask:
 
 
 def apply(
-    rules: Rules, m: Machine, src: Lanes, p: Plan, f: fates.Folios, at: Where
+    m: Machine,
+    src: Lanes,
+    row: Int32[Array, "lanes 4"],
+    seen: Seen,
+    p: Plan,
+    f: fates.Folios,
+    at: Where,
 ) -> Machine:
     """The four phases on the arrays."""
-    del rules
     last = p.first if p.second is None else p.second
     m, gone = _wear_out(m, src, p, f, last)
-    m = unmap.unmap(m, src, p.unmapped, gone)
+    # The page tables have been read already: unmap must not overtake that.
+    row = row.at[:, RMAP].set(wall.after(row[:, RMAP], seen.mm))
+    m = unmap.unmap(m, src, row, p.unmapped, gone)
     m, dst = alloc.take_many(m, at.node, p.moved)
     m = copypage.copy(m, src, dst, COPY_STEP)
     m = copypage.switch(m, src, dst)
     m = _follow_drivers(m, dst, p.moved & f.movable)
     m = remap.remap(m, jnp.where(p.moved, dst, src), p.unmapped)
     m = _free(m, src, p.freed)
-    return alloc.give_many(m, src, p.moved | p.freed)
+    return alloc.give_many(m, wall.after(src, dst), p.moved | p.freed)
 
 
 def _wear_out(
@@ -308,11 +327,13 @@ def _wear_out(
         after = _after(f, p.first)
         again = f.live & ~p.first.moved
         gone = gone + jnp.where(again, _gone(after, p.second), 0)
-        left = jnp.where(again[:, None], last.left, left)
+        left = tuple(
+            jnp.where(again, b, a) for a, b in zip(left, last.left, strict=True)
+        )
         marks = jnp.where(again, _marks(after, p.second), marks)
     new = dataclasses.replace(
         c,
-        left=lanes.scatter(c.left, src, f.live, left),
+        left=lanes.scatter(c.left, src, f.live, jnp.stack(left, axis=1)),
         flags=lanes.scatter(c.flags, src, f.live, marks),
     )
     return dataclasses.replace(m, conditions=new), gone
@@ -375,5 +396,3 @@ def migrate_batched(
     m = flush.unmark(m, c.marked)
     ev = ev.add(batches=-(-safe // limit))
     return k.set(m=m, ev=ev)
-
-

@@ -29,7 +29,8 @@ ALL_PASSES: Final = 10
 
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
-States = Int32[Array, "lanes states"]
+# A lane array a state: columns of one matrix would be copied at every change.
+States = tuple[Int32[Array, " lanes"], ...]
 
 
 @pytree
@@ -68,6 +69,11 @@ class Folios:
         return frame.kind(self.row[:, FLAGS]) == frame.MOVABLE_OPS
 
 
+def put(left: States, state: int, value: Lanes) -> States:
+    """`left` with one state's lanes replaced."""
+    return (*left[:state], value, *left[state + 1 :])
+
+
 def _take(left: Lanes, tries: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """A state that holds up tries: (tries it took, tries that go on, what is left)."""
     taken = jnp.minimum(left, tries)
@@ -75,9 +81,7 @@ def _take(left: Lanes, tries: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     return taken, tries - taken, worn
 
 
-def stage(
-    rules: Rules, f: Folios, passes: int, sleeps: bool, todo: Mask
-) -> Stage:
+def stage(rules: Rules, f: Folios, passes: int, sleeps: bool, todo: Mask) -> Stage:
     """Fates of the folios `todo` in a stage of so many passes.
 
     `sleeps`: the stage may sleep on locks, and on writeback if the mode is SYNC.
@@ -87,24 +91,24 @@ def stage(
     asleep = todo & False
     going = jnp.where(todo, passes, 0)
     spent = zero  # tries that ended at the lock, at writeback ...
-    lock, wb = left[:, cond.LOCKED], left[:, cond.WRITEBACK]
+    lock, wb = left[cond.LOCKED], left[cond.WRITEBACK]
     if sleeps:
         asleep |= _endless(f, cond.LOCKED, todo & (lock > 0))
-        left = left.at[:, cond.LOCKED].set(jnp.where(todo, 0, lock))
+        left = put(left, cond.LOCKED, jnp.where(todo, 0, lock))
     else:
         taken, going, worn = _take(lock, going)
         spent += taken
-        left = left.at[:, cond.LOCKED].set(worn)
+        left = put(left, cond.LOCKED, worn)
     reached = todo & (going > 0)
     if sleeps and rules.mode == "sync":
         asleep |= _endless(f, cond.WRITEBACK, reached & (wb > 0))
-        left = left.at[:, cond.WRITEBACK].set(jnp.where(reached, 0, wb))
+        left = put(left, cond.WRITEBACK, jnp.where(reached, 0, wb))
         given_up = reached & False
     else:
         # -EBUSY: one look, and this stage is over for the folio.
         given_up = reached & (wb > 0)
         worn = jnp.where(given_up & (wb < cond.UNTIL_WAITED), wb - 1, wb)
-        left = left.at[:, cond.WRITEBACK].set(worn)
+        left = put(left, cond.WRITEBACK, worn)
         spent += given_up
         going = jnp.where(given_up, 0, going)
     return _walks(rules, f, passes, sleeps, left, going, spent, asleep)
@@ -133,8 +137,8 @@ def _walks(
     )
     pin_tries = jnp.zeros_like(going)
     for state, here in gates:
-        taken, rest, worn = _take(jnp.where(here, left[:, state], 0), going)
-        left = left.at[:, state].set(jnp.where(here, worn, left[:, state]))
+        taken, rest, worn = _take(jnp.where(here, left[state], 0), going)
+        left = put(left, state, jnp.where(here, worn, left[state]))
         spent, going = spent + taken, rest
         if state == cond.PINNED:
             pin_tries = taken
@@ -156,22 +160,20 @@ def _looks(
 ) -> Stage:
     """The move attempts: driver's answer, references, buffers."""
     going = jnp.where(unmapped, passes, 0)
-    error = unmapped & f.movable & (left[:, cond.DRIVER_ERROR] > 0)
+    error = unmapped & f.movable & (left[cond.DRIVER_ERROR] > 0)
     error &= (f.marks & cond.RELEASED) == 0
-    e = left[:, cond.DRIVER_ERROR]
+    e = left[cond.DRIVER_ERROR]
     worn = jnp.where(error & (e < cond.UNTIL_WAITED), e - 1, e)
-    left = left.at[:, cond.DRIVER_ERROR].set(worn)
+    left = put(left, cond.DRIVER_ERROR, worn)
     looks = error.astype(jnp.int32)
     going = jnp.where(error, 0, going)
     driver = f.movable & ((f.marks & cond.RELEASED) == 0)
-    taken, going, worn = _take(
-        jnp.where(driver, left[:, cond.DRIVER_EAGAIN], 0), going
-    )
-    again = left[:, cond.DRIVER_EAGAIN]
-    left = left.at[:, cond.DRIVER_EAGAIN].set(jnp.where(driver, worn, again))
+    taken, going, worn = _take(jnp.where(driver, left[cond.DRIVER_EAGAIN], 0), going)
+    again = left[cond.DRIVER_EAGAIN]
+    left = put(left, cond.DRIVER_EAGAIN, jnp.where(driver, worn, again))
     looks += taken
     held = ~f.movable & (going > 0)
-    extra, pin = left[:, cond.EXTRA_REF], left[:, cond.PINNED]
+    extra, pin = left[cond.EXTRA_REF], left[cond.PINNED]
     pinned = ~f.exclusive & ((f.marks & PIN_HELD) != 0)
     blocked = jnp.maximum(extra, jnp.where(pinned, pin, 0))
     # References that no condition explains never go away.
@@ -184,20 +186,20 @@ def _looks(
     looks += taken
     # The look that finds the references gone, or right, is a test of them too.
     seen = jnp.where(held, taken + (going > 0), 0)
-    left = left.at[:, cond.EXTRA_REF].set(_take(extra, seen)[2])
-    left = left.at[:, cond.PINNED].set(jnp.where(pinned, _take(pin, seen)[2], pin))
+    left = put(left, cond.EXTRA_REF, _take(extra, seen)[2])
+    left = put(left, cond.PINNED, jnp.where(pinned, _take(pin, seen)[2], pin))
     extra_gone = held & (seen > extra)
     # An exclusive pin is looked for by the walk: who was unmapped has none.
     pin_gone = held & jnp.where(f.exclusive, pin_held, pinned & (seen > pin))
     buffers = held & frame.has(f.row[:, FLAGS], frame.PRIVATE)
-    b = left[:, cond.BUFFERS_LOCKED]
+    b = left[cond.BUFFERS_LOCKED]
     if sleeps:
         waits = buffers & (going > 0)
         asleep |= _endless(f, cond.BUFFERS_LOCKED, waits & (b > 0))
-        left = left.at[:, cond.BUFFERS_LOCKED].set(jnp.where(waits, 0, b))
+        left = put(left, cond.BUFFERS_LOCKED, jnp.where(waits, 0, b))
     else:
         taken, going, worn = _take(jnp.where(buffers, b, 0), going)
-        left = left.at[:, cond.BUFFERS_LOCKED].set(jnp.where(buffers, worn, b))
+        left = put(left, cond.BUFFERS_LOCKED, jnp.where(buffers, worn, b))
         looks += taken
     moved = unmapped & (going > 0)
     return Stage(

@@ -462,4 +462,6 @@ def migrate_stepwise(
     def go_on(c: tuple[Call, List, Index]) -> Array:
         return (c[2] < c[1].size) & (c[0].error == 0)
 
-    return jax.lax.while_loop(go_on, batch, (k, queue, jnp.asarray(first, jnp.int32)))[0]
+    return jax.lax.while_loop(go_on, batch, (k, queue, jnp.asarray(first, jnp.int32)))[
+        0
+    ]

@@ -1,0 +1,15 @@
+"""Sizes rounded up, so that a slightly different machine needs no new compilation."""
+
+from typing import Final
+
+STEPS: Final = 4  # buckets an octave: at most a quarter is padding
+BASE_PAGES: Final = 1024  # the least room for base pages, entries and lists
+LARGE: Final = 8  # the least room for folios of a larger order, and for their leaves
+
+
+def bucket(n: int, least: int) -> int:
+    """The smallest bucket that holds `n`, at least `least` (a power of two)."""
+    if n <= least:
+        return least
+    step = max(1 << ((n - 1).bit_length() - 1), STEPS) // STEPS
+    return -(-n // step) * step

@@ -1,0 +1,247 @@
+"""Serial migration of base pages that are mapped at most once, in one tight loop.
+
+The same attempt as in `serial.py`, one folio a trip: unmap, flush, copy, remap, all on
+the arrays.  Without conditions and shared pages an attempt has no inner loops, so that a
+trip is one block of reads and one row of writes.  What no trip needs to know, because it
+is a sum over the call, is counted afterwards: IPIs are rounds times masks.
+
+Source: migrate_pages(), unmap_and_move() in mm/migrate.c, Linux 6.1 and 6.2.
+"""
+
+import dataclasses
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int32
+
+from jaxmig import frame, pte, tlb, wall
+from jaxmig.frame import FLAGS, REFCOUNT, RMAP
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import flush
+from jaxmig.policy.call import Call
+from jaxmig.policy.folio import ENOMEM, Where
+from jaxmig.pytree import pytree
+from jaxmig.rules import Rules
+
+PASSES: Final = 10
+
+Index = Int32[Array, ""]
+
+
+# Registers: what a trip counts, in one array because each array is one more instruction
+# sequence a trip.  Behind them the stack tops and the free pages of every node.
+KEPT, MOVED, FREED, MAPPED, TRIES, WALKS, SHORT = range(7)
+REGISTERS: Final = 7
+
+
+@pytree
+class Trip:
+    """What one trip hands to the next."""
+
+    m: Machine
+    todo: Int32[Array, " folios"]  # compacted to what must be retried
+    reg: Int32[Array, " registers"]
+    flushes: Int32[Array, " mms"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """All that a trip looks at; nothing is written before it."""
+
+    src: Index
+    row: Int32[Array, " 4"]
+    old: Int32[Array, " 2"]
+    dst: Index
+    tags: Int32[Array, " cpus*ways"]
+    told: Array
+
+
+def fits(m: Machine) -> bool:
+    """Whether this form serves a machine."""
+    return m.geometry.orders == (0,) and not m.geometry.shared and m.conditions is None
+
+
+def _look(t: Trip, i: Index, at: Where, lanes: Array) -> Look:
+    m = t.m
+
+    def reads() -> tuple[Any, ...]:
+        src = t.todo[i]
+        row = m.frame[src]
+        entry = jnp.where(row[RMAP] == NOWHERE, 0, row[RMAP])
+        old = m.pte[entry]
+        # With nothing left the stack's first slot is read and not used.
+        top = jnp.maximum(t.reg[REGISTERS + at.node] - 1, 0)
+        dst = m.free[at.node * m.geometry.slots_per_node + top]
+        tags = m.tlb.entry[entry % m.tlb.entry.shape[0]]
+        if mms == 1:
+            return src, row, old, dst, tags
+        mm = jnp.clip(pte.mm_of(old[pte.BITS]), 0, mms - 1)
+        return src, row, old, dst, tags, lanes[mm]
+
+    mms = lanes.shape[0]
+    seen = wall.read(i, reads)
+    return Look(*seen) if mms > 1 else Look(*seen, lanes[0])
+
+
+def _trip(t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
+    m, g = t.m, t.m.geometry
+    look = _look(t, i, at, lanes)
+    src, row, old = look.src, look.row, look.old
+    bits, flags = old[pte.BITS], row[FLAGS]
+    mapped = row[RMAP] != NOWHERE
+    entry = jnp.where(mapped, row[RMAP], 0)
+    freed = row[REFCOUNT] == 0
+    room = t.reg[REGISTERS + g.nodes + at.node]
+    short = (room < 1) & ~freed
+    going = ~freed & ~short
+    walked = going & mapped
+    flushed = walked & pte.accessible(bits)
+    ok = going & (row[REFCOUNT] - mapped == frame.cache_refs(flags))
+    target = jnp.where(ok, look.dst, src)
+    # unmap: the migration entry stands while the TLBs are told
+    waits = jnp.where(walked, pte.to_migration(bits), bits)
+    entries = wall.put(m.pte, entry, pair(old[pte.PFN], waits))
+    # flush: the CPUs of the mask drop this page
+    dead = (look.tags == entry) & look.told & flushed
+    tags = jnp.where(dead, NOWHERE, look.tags)
+    cached = wall.put(m.tlb.entry, entry % m.tlb.entry.shape[0], tags)
+    # copy, and the identity of the folio; without a destination the source is rewritten
+    memory = _copy(m, src, target)
+    dirty = walked & pte.has(bits, pte.DIRTY)
+    flags = flags | jnp.where(dirty, frame.DIRTY, 0)
+    gone = ok | freed
+    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
+    whole = jnp.where(jnp.arange(4) == FLAGS, flags, row)
+    rows = wall.put(m.frame, src, jnp.where(gone, blank, whole))
+    rows = wall.put(rows, target, jnp.where(freed, blank, whole))
+    # remap: to the destination, or to the source again
+    word = pte.from_migration(
+        pte.to_migration(bits), frame.is_anon(flags), frame.has(flags, frame.DIRTY)
+    )
+    zapped = freed & mapped
+    word = jnp.where(walked, word, jnp.where(zapped, pte.empty(bits), bits))
+    pfn = jnp.where(zapped, NOWHERE, jnp.where(walked, target, old[pte.PFN]))
+    entries = wall.put(entries, entry, pair(pfn, word))
+    # The slot above the stack is dead: it may be written whether or not src is pushed.
+    home = src // jnp.int32(g.frames_per_node)
+    top = t.reg[REGISTERS + home] - (ok & (home == at.node))
+    again = going & ~ok
+    counted = (again, ok, freed, ok & mapped, going, walked, short)
+    reg = _register(t.reg, counted, g.nodes, (home, gone), (at.node, ok))
+    mm = pte.mm_of(bits) if lanes.shape[0] > 1 else jnp.int32(0)
+    return Trip(
+        m=dataclasses.replace(
+            m,
+            frame=rows,
+            memory=memory,
+            pte=entries,
+            tlb=dataclasses.replace(m.tlb, entry=cached),
+            free=wall.put(m.free, home * g.slots_per_node + top, src),
+        ),
+        todo=wall.put(t.todo, t.reg[KEPT], src),
+        reg=reg,
+        flushes=t.flushes + (jnp.arange(t.flushes.shape[0]) == mm) * flushed,
+    )
+
+
+def _register(
+    reg: Array, counted: tuple[Array, ...], nodes: int, back: Any, out: Any
+) -> Array:
+    """The registers after a trip; sums of masks, which fuse where stacks do not."""
+    index = jnp.arange(reg.shape[0])
+    for i, happened in enumerate(counted):
+        reg = reg + ((index == i) & happened)
+    for first in (REGISTERS, REGISTERS + nodes):
+        reg = reg + ((index == first + back[0]) & back[1])
+        reg = reg - ((index == first + out[0]) & out[1])
+    return reg
+
+
+def pair(pfn: Index, word: Index) -> Int32[Array, " 2"]:
+    """Both words of an entry."""
+    return jnp.where(jnp.arange(2) == pte.PFN, pfn, word)
+
+
+def _copy(m: Machine, src: Index, target: Index) -> Array | None:
+    memory = m.memory
+    if memory is None:
+        return None
+    return wall.put(memory, target, wall.read(src, lambda: memory[src]))
+
+
+def one_pass(t: Trip, size: Index, at: Where, lanes: Array) -> tuple[Trip, Index]:
+    """One pass over the first `size` of the list; how many are to be retried."""
+
+    def go_on(c: tuple[Trip, Index]) -> Array:
+        return (c[1] < size) & (c[0].reg[SHORT] == 0)
+
+    def body(c: tuple[Trip, Index]) -> tuple[Trip, Index]:
+        return _trip(c[0], c[1], at, lanes), c[1] + 1
+
+    t = dataclasses.replace(t, reg=t.reg.at[KEPT].set(0))
+    t, _ = jax.lax.while_loop(go_on, body, (t, jnp.int32(0)))
+    return t, t.reg[KEPT]
+
+
+def migrate_serial_pages(
+    rules: Rules, k: Call, at: Where, passes: int = PASSES
+) -> Call:
+    """The whole call on `k.todo`.  The result is in stats.failed and error."""
+    m, cpus = k.m, k.m.cpus
+    told = cpus.mask & (~cpus.lazy | (jnp.arange(cpus.lazy.shape[0]) == at.cpu))
+    if rules.broadcasts:
+        told = told | True
+    lanes = jax.vmap(lambda c: tlb.lanes_of(c, m.tlb))(told)
+    none = jnp.zeros(cpus.mask.shape[0], jnp.int32)
+    reg = jnp.concatenate([jnp.zeros(REGISTERS, jnp.int32), m.top[:, 0], m.nfree])
+    t = Trip(m, k.todo.folios, reg, none)
+
+    def go_on(c: tuple[Trip, Index, Index]) -> Array:
+        t, size, n = c
+        return (n < passes) & (size > 0) & (t.reg[SHORT] == 0)
+
+    def body(c: tuple[Trip, Index, Index]) -> tuple[Trip, Index, Index]:
+        t, size, n = c
+        t, size = one_pass(t, size, at, lanes)
+        return t, size, n + 1
+
+    t, _, _ = jax.lax.while_loop(go_on, body, (t, k.todo.size, jnp.int32(0)))
+    return _book(rules, k, t, at)
+
+
+def _book(rules: Rules, k: Call, t: Trip, at: Where) -> Call:
+    """Counters of the call, TLB generations, what is left."""
+    owed = dataclasses.replace(flush.nothing_owed(t.m.cpus), immediate=t.flushes)
+    reg = t.reg
+    ev = k.ev.add(
+        pgmigrate_success=reg[MOVED] + reg[FREED],
+        allocs=reg[TRIES],
+        alloc_pages=reg[TRIES],
+        tries=reg[TRIES],
+        ptes_cleared=reg[WALKS],
+        moves=reg[TRIES],
+        folios_moved=reg[MOVED],
+        pages_copied=reg[MOVED],
+        ptes_set=reg[WALKS],
+        lru_drains=reg[MAPPED],
+    )
+    ev = flush.count_immediate(rules, ev, owed, t.m.cpus, at.cpu)
+    m = flush.catch_up(rules, t.m, owed, at.cpu, dropped=True)
+    nodes = m.geometry.nodes
+    m = dataclasses.replace(
+        m,
+        top=reg[REGISTERS : REGISTERS + nodes, None],
+        nfree=reg[REGISTERS + nodes :],
+    )
+    # On -ENOMEM the folio that got no memory fails, and in pages those to be retried.
+    short, kept = reg[SHORT], reg[KEPT]
+    return k.set(
+        m=m,
+        ev=ev,
+        stats=k.stats.add(
+            failed=jnp.where(short == 1, 1, kept), failed_pages=kept + short
+        ),
+        remaining=k.remaining + kept,
+        error=jnp.where(short == 1, ENOMEM, k.error),
+    )
