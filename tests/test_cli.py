@@ -1,6 +1,7 @@
 """The commands as users run them: output, exit codes, one line for every mistake."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -10,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jaxmig import __version__, cli
-from jaxmig.cli import runtime
+from jaxmig.cli import runtime, verify
 from jaxmig.machines import names
+from jaxmig.targets import Setting, resolve
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "data/procfs/snapshot-v1.npz"
@@ -338,3 +341,25 @@ def test_the_cache_is_keyed_by_version_and_processor(
     assert runtime.cache_directory().is_relative_to(Path.home() / ".cache/jaxmig")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert runtime.cache_directory().parent == tmp_path / "jaxmig"
+
+
+def test_a_single_changed_word_or_lost_page_is_found() -> None:
+    m, _ = resolve("memhog:1m").build(Setting())
+    before = verify.frames(m)
+    assert verify.mismatches(m, before) == 0
+    word = int(before[7])
+    other = dataclasses.replace(m, memory=m.memory.at[word, 1023].add(np.uint32(1)))
+    assert verify.mismatches(other, before) == 1
+    lost = dataclasses.replace(m, pte=m.pte.at[3, 1].set(0))
+    assert verify.mismatches(lost, before) == 1
+    swapped = m.pte.at[0, 0].set(m.pte[1, 0]).at[1, 0].set(m.pte[0, 0])
+    assert verify.mismatches(dataclasses.replace(m, pte=swapped), before) == 2
+
+
+def test_huge_pages_are_verified_page_by_page() -> None:
+    m, _ = resolve("memhog:4m,thp").build(Setting())
+    before = verify.frames(m)
+    assert len(set(before.tolist())) == 1024
+    tail = int(before[700])
+    other = dataclasses.replace(m, memory=m.memory.at[tail, 0].add(np.uint32(1)))
+    assert verify.mismatches(other, before) == 1
