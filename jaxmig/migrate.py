@@ -66,16 +66,23 @@ def run(
     cpu: Int32[Array, ""],
     limit: Int32[Array, ""],
     r: Rules,
-    chunk: int,
+    chunk: int = CHUNK,
+    safe: bool = False,
 ) -> tuple[Machine, Result]:
-    """The call on the first `size` of `folios`; traceable."""
+    """The call on the first `size` of `folios`; traceable.
+
+    `safe`: the caller knows that `never_short()`; then nothing else is compiled.
+    """
+    tight = safe or (not r.release.batched and serial_pages.fits(m))
+    # The lists of folios that are held, given back or split: not needed where none is.
+    spare = folios[:1] if tight else folios
     k = Call(
         m=m,
         ev=events.none(m.cpus.lazy.shape[0]),
         todo=List(folios, size),
-        held=nothing(folios),
-        ret=nothing(folios),
-        split=nothing(folios),
+        held=nothing(spare),
+        ret=nothing(spare),
+        split=nothing(spare),
         stats=no_stats(),
         retry=no_retry(),
         error=jnp.int32(0),
@@ -83,7 +90,7 @@ def run(
     )
     at = Where(cpu=cpu, node=node)
     if r.release.batched:
-        k = migrate_any(r, k, at, limit, chunk)
+        k = migrate_any(r, k, at, limit, chunk, safe)
     elif serial_pages.fits(m):
         k = serial_pages.migrate_serial_pages(r, k, at)
     else:
@@ -100,30 +107,74 @@ def run(
     return k.m, Result(failed, k.error, ev)
 
 
-def migrate_any(r: Rules, k: Call, at: Where, limit: Index, chunk: int) -> Call:
+def migrate_any(
+    r: Rules, k: Call, at: Where, limit: Index, chunk: int, safe: bool
+) -> Call:
     """All batches at once as far as that is safe, one attempt at a time from there.
 
     Base pages couple only through free memory: as long as every page of a batch and of
     all before it could get a frame, none of them sees it end.
     """
-    if k.m.geometry.orders != (0,):
-        return migrate_stepwise(r, k, at, limit)
     size, room = k.todo.size, k.m.nfree[at.node]
-    safe = jnp.where(size <= room, size, room // limit * limit)
-    if r.release.crossing_opens_next and k.m.conditions is not None:
-        # The posted series stops in the middle of a batch before it sleeps.
-        safe = safe * 0
-    k = migrate_batched(r, k, at, limit, safe, chunk)
-    go = (safe < size) & (k.error == 0)
-    return wall.when(go, lambda k: migrate_stepwise(r, k, at, limit, safe), k)
+    if safe:
+        return migrate_batched(r, k, at, limit, size, chunk)
+    if not _independent(r, k.m):
+        return migrate_stepwise(r, k, at, limit)
+    first = jnp.where(size <= room, size, room // limit * limit)
+    k = migrate_batched(r, k, at, limit, first, chunk)
+    go = (first < size) & (k.error == 0)
+    return wall.when(go, lambda k: migrate_stepwise(r, k, at, limit, first), k)
+
+
+def _independent(r: Rules, m: Machine) -> bool:
+    """Whether batches can only meet in free memory."""
+    # The posted series stops in the middle of a batch before it sleeps.
+    stops = r.release.crossing_opens_next and m.conditions is not None
+    return m.geometry.orders == (0,) and not stops
+
+
+def never_short(r: Rules, m: Machine, size: Any, node: Any) -> bool:
+    """Whether a call can be known beforehand not to run out of memory.
+
+    False while tracing: the numbers are not known then.
+    """
+    known = (m.nfree, size, node)
+    if not r.release.batched or not _independent(r, m):
+        return False
+    if any(isinstance(x, jax.core.Tracer) for x in known):
+        return False
+    return int(size) <= int(m.nfree[int(node)])
 
 
 @functools.cache
-def compiled(r: Rules, donate: bool, chunk: int = CHUNK) -> Any:
+def compiled(r: Rules, donate: bool, safe: bool = False, chunk: int = CHUNK) -> Any:
     """The jitted call for these rules."""
+    options = {}
+    if jax.default_backend() == "cpu":
+        # Where reads and writes of one array meet, see that their order needs no copy.
+        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     return jax.jit(
-        functools.partial(run, r=r, chunk=chunk), donate_argnums=(0,) if donate else ()
+        functools.partial(run, r=r, chunk=chunk, safe=safe),
+        donate_argnums=(0,) if donate else (),
+        compiler_options=options,
     )
+
+
+_executables: dict[Any, Any] = {}
+
+
+def executable(r: Rules, donate: bool, *args: Any) -> Any:
+    """The compiled call for these rules and shapes, compiled where it is new.
+
+    `args` are those of `run` from the machine to the limit, as arrays.
+    """
+    state, _, size, node = args[:4]
+    safe = never_short(r, state, size, node)
+    shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
+    key = (r, donate, safe, jax.tree.structure(args), shapes)
+    if key not in _executables:
+        _executables[key] = compiled(r, donate, safe).lower(*args).compile()
+    return _executables[key]
 
 
 def migrate_pages(
@@ -160,8 +211,9 @@ def migrate_pages(
     size = jnp.asarray(heads.shape[0] if size is None else size, jnp.int32)
     if heads.shape[0] == 0:
         heads = jnp.zeros(1, jnp.int32)
+    safe = never_short(r, state, size, node)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
-    return compiled(r, donate)(state, heads, size, *numbers, limit_of(batch))
+    return compiled(r, donate, safe)(state, heads, size, *numbers, limit_of(batch))
 
 
 def limit_of(batch: Any) -> Int32[Array, ""]:

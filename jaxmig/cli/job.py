@@ -16,7 +16,7 @@ from jaxmig import callers, cost, report, syscalls
 from jaxmig.cli import verify
 from jaxmig.machine import Machine
 from jaxmig.machines import Profile
-from jaxmig.migrate import Result, compiled
+from jaxmig.migrate import Result, executable
 from jaxmig.releases import release
 from jaxmig.rules import Rules, rules
 from jaxmig.syscalls import Session, SleepsForever
@@ -25,7 +25,6 @@ from jaxmig.syscalls.space import Heads
 from jaxmig.targets import Setting, Target
 
 Tick = Callable[[str], None]
-_programs: dict[Any, Any] = {}
 STEPS: Final = 3  # ticks a kernel
 
 
@@ -63,6 +62,13 @@ class Donating(Session):
         self.wall_s = 0.0
         self.requested = 0
 
+    def migrate(self, folios: Heads, node: int, **how: Any) -> int:
+        """As of any session; a folio that two areas map is isolated once."""
+        first = np.unique(folios, return_index=True)[1]
+        if first.size < folios.size:
+            folios = folios[np.sort(first)]
+        return super().migrate(folios, node, **how)
+
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
     ) -> tuple[Machine, Result]:
@@ -74,7 +80,7 @@ class Donating(Session):
         numbers = (jnp.int32(len(folios)), jnp.int32(node), jnp.int32(self.cpu))
         args = jax.block_until_ready((state, jnp.asarray(padded), *numbers, limit))
         start = time.perf_counter()
-        program = _program(r, *args)
+        program = executable(r, True, *args)
         ready = time.perf_counter()
         done: tuple[Machine, Result] = program(*args)
         jax.block_until_ready(done)
@@ -82,15 +88,6 @@ class Donating(Session):
         self.compile_s += ready - start
         self.requested += len(folios)
         return done
-
-
-def _program(r: Rules, *args: Any) -> Any:
-    """The compiled call that takes its machine over; compiles where it is new."""
-    shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
-    key = (r, jax.tree.structure(args), shapes)
-    if key not in _programs:
-        _programs[key] = compiled(r, True).lower(*args).compile()
-    return _programs[key]
 
 
 def run(

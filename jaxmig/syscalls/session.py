@@ -19,7 +19,7 @@ from jaxmig.machine import Machine
 from jaxmig.migrate import (
     NR_MAX_BATCHED_MIGRATION,
     Result,
-    compiled,
+    executable,
     limit_of,
     replace,
 )
@@ -29,8 +29,6 @@ from jaxmig.syscalls.space import Heads, View
 
 SMALLEST_LIST: Final = 1024
 
-_executables: dict[Any, Any] = {}
-
 
 class SleepsForever(Exception):
     """The call waits for something that never ends."""
@@ -39,15 +37,6 @@ class SleepsForever(Exception):
 def bucket(size: int) -> int:
     """Room for a list of `size`: the next power of two, so that few sizes compile."""
     return max(SMALLEST_LIST, 1 << (max(size, 1) - 1).bit_length())
-
-
-def executable(r: Rules, *args: Any) -> Any:
-    """The compiled call for these rules and shapes; compiles where it is new."""
-    shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
-    key = (r, jax.tree.structure(args), shapes)
-    if key not in _executables:
-        _executables[key] = compiled(r, False).lower(*args).compile()
-    return _executables[key]
 
 
 class Session:
@@ -118,7 +107,7 @@ class Session:
             # Allocating there always fails, as on a node whose memory is used up.
             home = self._other_node(folios)
             state = replace(state, nfree=state.nfree.at[home].set(0))
-        r = rules(self.kernel, mode, reason, self.arch, memalloc)
+        r = self._rules(mode, reason, memalloc)
         limit = limit_of(self.batch if batch is None else batch)
         state, result = self._run(r, state, folios, home, limit)
         if home != node:
@@ -132,6 +121,14 @@ class Session:
             self._forget_pieces(whole)
         return ret
 
+    def _rules(self, mode: str, reason: str, memalloc: bool) -> Rules:
+        """The rules, without what makes no difference: fewer of them are compiled."""
+        large = self.state.geometry.orders != (0,)
+        if not (large and reason in ("numa_misplaced", "longterm_pin")):
+            reason = "syscall_or_cpuset"
+        waits = mode != "async"
+        return rules(self.kernel, mode, reason, self.arch, memalloc and waits)
+
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
     ) -> tuple[Machine, Result]:
@@ -140,7 +137,7 @@ class Session:
         heads, size = jnp.asarray(padded), jnp.int32(len(folios))
         args = (state, heads, size, jnp.int32(node), jnp.int32(self.cpu), limit)
         start = time.perf_counter()
-        call = executable(r, *args)
+        call = executable(r, False, *args)
         self.compile_s += time.perf_counter() - start
         return jax.block_until_ready(call(*args))
 
