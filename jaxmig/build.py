@@ -28,8 +28,8 @@ KINDS: Final = {
     "hugetlb": frame.HUGETLB,
 }
 PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
-# States that make a page absent rather than stand in its way.
-ABSENT: Final = ("untouched", "zero_page")
+# States of an entry rather than of what it maps.
+ENTRY_STATES: Final = ("untouched", "zero_page", "prot_none")
 FOREVER: Final = ("forever",)
 
 
@@ -114,7 +114,7 @@ class Builder:
         self.processes: list[Process] = []
         self.regions: list[Region] = []
         self._conditions: list[_Condition] = []
-        self._absent: dict[int, list[tuple[str, np.ndarray]]] = {}
+        self._marks: dict[int, list[tuple[str, np.ndarray]]] = {}
         self._next = FIRST_ADDRESS
         self.splits = False  # room for the pieces of every large folio
 
@@ -190,9 +190,10 @@ class Builder:
         `until`: "forever", "waited" (until somebody sleeps on it), or n: gone when the
         kernel looks for the n-th time.
         """
-        index = np.arange(region.pages) if pages is None else np.asarray(list(pages))
-        if state in ABSENT:
-            self._absent.setdefault(id(region), []).append((state, index))
+        index = _indices(range(region.pages) if pages is None else pages)
+        if state in ENTRY_STATES:
+            whole = _whole_folios(index, region.order)
+            self._marks.setdefault(id(region), []).append((state, whole))
             return
         left = cond.UNTIL_WAITED if isinstance(until, str) else until - 1
         endless = until == "forever"
@@ -209,7 +210,7 @@ class Builder:
     ) -> Machine:
         """The machine; with a seed, frames are in random order on their nodes."""
         f = _folios(self.regions)
-        ptes, pmds, table = _entries(self.regions, self.processes, self._absent)
+        ptes, pmds, table = _entries(self.regions, self.processes, self._marks)
         left, marks = _states(self.regions, self._conditions, f)
         hw = Hardware(
             self.nodes,
@@ -275,10 +276,22 @@ def _bits(r: Region, p: Process) -> int:
     return bits
 
 
+def _indices(pages: Iterable[int]) -> np.ndarray:
+    if isinstance(pages, range):
+        return np.arange(pages.start, pages.stop, pages.step)
+    return np.asarray(list(pages), np.int64)
+
+
+def _whole_folios(index: np.ndarray, order: int) -> np.ndarray:
+    """The pages of all folios that a list of pages touches."""
+    first = np.unique(index >> order) << order
+    return (first[:, None] + np.arange(1 << order)).reshape(-1)
+
+
 def _entries(
     regions: list[Region],
     processes: list[Process],
-    absent: dict[int, list[tuple[str, np.ndarray]]],
+    marks: dict[int, list[tuple[str, np.ndarray]]],
 ) -> tuple[Entries, Entries, np.ndarray]:
     small: list[list[np.ndarray]] = [[], [], []]
     large: list[list[np.ndarray]] = [[], [], []]
@@ -293,23 +306,29 @@ def _entries(
             folio = r.first_folio + (page >> r.order)
             sub = (page & ((1 << r.order) - 1)).astype(np.int32)
             bits = np.full(r.pages, _bits(r, p), np.int32)
+            _mark(folio, bits, marks.get(id(r), []))
             if r.by_pmd:
                 r.first_pmd[p.number], n_pmd = n_pmd, n_pmd + r.folios
                 first = page[::PMD_PAGES]
-                _append(large, folio[first], sub[first], bits[first])
+                zero = (bits & pte.ZERO_PAGE) != 0
+                leaf = np.where(zero, bits & pte.STAYS, bits)
+                _append(large, folio[first], sub[first], leaf[first])
                 table.append((r.first_pte[p.number] + first).astype(np.int32))
-                folio, bits = np.full(r.pages, -1), bits & pte.STAYS
-            _clear(folio, bits, absent.get(id(r), []))
+                folio = np.full(r.pages, -1)
+                bits = np.where(zero, bits, bits & pte.STAYS)
             _append(small, folio, sub, bits)
     pmd_table = np.concatenate(table) if table else np.zeros(0, np.int32)
     return _join(small), _join(large), pmd_table
 
 
-def _clear(
-    folio: np.ndarray, bits: np.ndarray, absent: list[tuple[str, np.ndarray]]
+def _mark(
+    folio: np.ndarray, bits: np.ndarray, marks: list[tuple[str, np.ndarray]]
 ) -> None:
     """Pages never touched map nothing; a read-only touch maps the zero page."""
-    for state, index in absent:
+    for state, index in marks:
+        if state == "prot_none":
+            bits[index] |= np.where(folio[index] >= 0, pte.PROT_NONE, 0)
+            continue
         folio[index] = -1
         bits[index] &= pte.STAYS
         if state == "zero_page":

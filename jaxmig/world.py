@@ -4,7 +4,6 @@ build(scenario) --> (Machine, Layout)
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -18,7 +17,8 @@ PAGE_SHIFT: Final = 12
 ANONYMOUS: Final = ("anon", "cow", "ksm", "swapcache")
 FRAMELESS: Final = ("untouched", "zero_page")
 PADDED_UP_TO: Final = 1 << 18  # base pages; padding more would cost real memory
-LEAST_PAGES: Final = 1 << 10
+LEAST_PAGES: Final = 1 << 11
+LEAST_FOLIOS: Final = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +48,11 @@ def build(
     for c in scenario.conditions:
         r = scenario.region(c.region)
         until = c.until if isinstance(c.until, str) else c.until[1]
-        pages = _of_folios(r, c.indices(r.n_pages), c.state)
-        b.condition(regions[scenario.regions.index(r)], c.state, pages, until)
-    _pad(b)
+        region = regions[scenario.regions.index(r)]
+        b.condition(region, c.state, c.indices(r.n_pages), until)
+    padded = _pad(b)
     b.splits = any(r.folio_order and r.kind != "hugetlb" for r in scenario.regions)
-    m = b.build(content=content, seed=seed, headroom=_stays(scenario))
+    m = b.build(content=content, seed=seed, headroom=padded or _stays(scenario))
     spaces = {
         name: Space(
             [
@@ -84,15 +84,6 @@ def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
     )
 
 
-def _of_folios(r: RegionSpec, pages: Sequence[int], state: str) -> np.ndarray:
-    """The pages a condition names; a folio without a frame is absent as a whole."""
-    index = np.asarray(pages, np.int64)
-    if r.folio_order and state in FRAMELESS:
-        heads = np.unique(index >> r.folio_order) << r.folio_order
-        index = (heads[:, None] + np.arange(1 << r.folio_order)).reshape(-1)
-    return index
-
-
 def _free(scenario: Scenario) -> list[int]:
     """Base pages free on each node: what the file says, or what regions leave."""
     spec = scenario.machine
@@ -113,17 +104,35 @@ def _free(scenario: Scenario) -> list[int]:
     return [int(n) for n in free]
 
 
-def _pad(b: Builder) -> None:
-    """Fill up to round numbers of pages, so that scenarios share compilations."""
+def _pad(b: Builder) -> bool:
+    """Fill up to round numbers of things, so that scenarios share compilations.
+
+    What is added is in no process's Space, and only one page of it is mapped at all.
+    Returns whether anything was added.
+    """
     entries = sum(r.pages * len(r.processes) for r in b.regions)
     if not b.processes or entries > PADDED_UP_TO:
-        return
-    # Pages of this region map nothing, and it is in no process's Space.
-    room = max(LEAST_PAGES, 1 << entries.bit_length()) - entries
-    extra = b.mmap(b.processes[-1], room, name="(padding)")
-    b.condition(extra, "untouched")
-    # A machine with conditions is another compilation than one without: all have some.
-    b.condition(extra, "locked", [0], until=1)
+        return False
+    while len(b.processes) < 2 or len(b.processes) & (len(b.processes) - 1):
+        b.process("(padding)")
+    orders = sorted({r.order for r in b.regions} - {0})
+    for order in orders:
+        folios = sum(r.folios * len(r.processes) for r in b.regions if r.order == order)
+        room = max(LEAST_FOLIOS, 1 << folios.bit_length()) - folios
+        entries += _absent(b, room, order)
+    room = max(LEAST_PAGES, 1 << (entries + 2).bit_length()) - entries
+    # Shared pages and conditions change the compiled code: have some of both, always.
+    b.mmap(b.processes[-2:], 1)
+    _absent(b, room - 2, 0)
+    b.condition(b.regions[-1], "locked", [0], until=1)
+    return True
+
+
+def _absent(b: Builder, folios: int, order: int) -> int:
+    """Add folios that nobody maps; how many entries there are for them."""
+    region = b.mmap(b.processes[-1], folios << order, order=order)
+    b.condition(region, "untouched")
+    return region.pages
 
 
 def _stays(scenario: Scenario) -> bool:
