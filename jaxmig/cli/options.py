@@ -199,4 +199,3 @@ def whole(what: str, least: int, most: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(line)
 
     return number
-

@@ -1,0 +1,109 @@
+"""What `migratepages` prints: assumptions, table, remarks, where the time goes."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from typing import Any
+
+from jaxmig import __version__, machines, report
+from jaxmig.cli import job, output
+from jaxmig.targets import Setting, Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Everything that was asked for, as resolved."""
+
+    target: Target
+    setting: Setting
+    profile: machines.Profile
+    call: job.Call
+
+
+def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) -> None:
+    """Results to the files that were named, and to standard output unless one is it."""
+    records = [o.record for o in outcomes]
+    if args.json:
+        output.write(args.json, report.to_json(_document(asked, records)) + "\n")
+    if args.csv:
+        output.write(args.csv, report.to_csv(records))
+    if output.alone(args.json, args.csv):
+        return
+    print(
+        report.compare(
+            records,
+            assumed=_assumed(asked),
+            fmt=args.table,
+            width=report.terminal_width(sys.stdout),
+            color=report.wants_color(sys.stdout, os.environ),
+        )
+    )
+    print()
+    for line in _remarks(asked, outcomes):
+        print(line)
+    for o in outcomes:
+        print(f"\nModelled time of {o.record['kernel']} ({o.record['policy']}):")
+        print(report.tree_text(report.call_tree(o.cost)))
+
+
+def _assumed(asked: Asked) -> str:
+    s, call, target = asked.setting, asked.call, asked.target
+    line = report.assumed_line(
+        asked.profile,
+        running=s.running,
+        lazy=s.lazy,
+        cpu=call.cpu,
+        cpus=s.cpus,
+        nodes=s.nodes,
+        batch=call.batch,
+        copy=call.copy,
+        content=s.content,
+    )
+    return f"{line}\nTarget: {target.name}: {target.description}"
+
+
+def _document(asked: Asked, records: list[report.records.Record]) -> dict[str, Any]:
+    s = asked.setting
+    shown = {"running": list(s.running), "lazy": list(s.lazy)}
+    machine = report.machine_dict(asked.profile, s.cpus, s.nodes) | shown
+    doc = report.document(__version__, None, machine, records)
+    return doc | {"target": _about(asked.target)}
+
+
+def _about(target: Target) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "description": target.description,
+        "pages": target.pages,
+        "unmovable": [{"why": w, "pages": n} for w, n in target.unmovable],
+        "missing": list(target.missing),
+        "assumed": list(target.assumed),
+    }
+
+
+def _remarks(asked: Asked, outcomes: list[job.Outcome]) -> list[str]:
+    """What was verified, what may not move and why, what is not known."""
+    target, cpu = asked.target, asked.call.cpu
+    lines = [_verified(outcomes)]
+    stayed = outcomes[0].stayed
+    if stayed:
+        lines.append(f"On other nodes, so not asked to move: {stayed:,} pages.")
+    for why, pages in target.unmovable:
+        lines.append(f"May not move: {pages:,} pages: {why}.")
+    lines += [f"Not known: {line}." for line in target.missing]
+    lines += [f"Assumed: {line}." for line in target.assumed]
+    if cpu in asked.setting.running:
+        lines.append(f"CPU {cpu} migrates and runs the target: no IPI goes to it.")
+    return lines
+
+
+def _verified(outcomes: list[job.Outcome]) -> str:
+    if any(o.wrong is None for o in outcomes):
+        return "Contents: not carried, so not verified."
+    wrong = {o.record["kernel"]: o.wrong for o in outcomes if o.wrong}
+    if wrong:
+        bad = ", ".join(f"{n:,} pages after {kernel}" for kernel, n in wrong.items())
+        return f"Contents: WRONG in {bad}; this is a fault of jaxmig, please report it."
+    after = ", ".join(o.record["kernel"] for o in outcomes)
+    return f"Contents: every page holds what it held before (word by word; {after})."
