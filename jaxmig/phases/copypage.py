@@ -102,7 +102,8 @@ def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
         rows = wall.read(here, lambda: lanes.rows(memory, here))
         return lanes.scatter(memory, there, there != NOWHERE, rows)
 
-    memory = jax.lax.fori_loop(0, count // step, some, m.memory)
+    # Slices clamp: the last step may copy again what the one before it copied.
+    memory = jax.lax.fori_loop(0, -(-count // step), some, m.memory)
     return dataclasses.replace(m, memory=memory)
 
 

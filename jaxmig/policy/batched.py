@@ -245,10 +245,12 @@ def migrate_chunk(
     k, owed = c.k, c.owed
     m, cpus = k.m, k.m.cpus
     start = i * width
-    index = start + jnp.arange(width, dtype=jnp.int32)
     folios = k.todo.folios
-    src = wall.read(i, lambda: jax.lax.dynamic_slice_in_dim(folios, start, width))
-    src = jnp.where(index < safe, src, NOWHERE)
+    # The last slice of a list that chunks do not fill begins earlier: slices clamp.
+    first = jnp.minimum(start, folios.shape[0] - width)
+    index = first + jnp.arange(width, dtype=jnp.int32)
+    src = wall.read(i, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
+    src = jnp.where((index >= start) & (index < safe), src, NOWHERE)
     row, seen = look(rules, m, src)
     p, f = plan(rules, m, src, row, seen)
     put_off = flush.deferrable(rules, cpus, at.cpu)
