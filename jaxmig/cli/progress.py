@@ -17,11 +17,11 @@ def progress(steps: int, title: str) -> Iterator[Callable[[str], None]]:
         disable=not sys.stderr.isatty(),
         leave=False,
         delay=0.5,  # a short run needs no bar
-        bar_format="{desc}: {percentage:3.0f} %|{bar}| {postfix} {elapsed}",
+        bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}",
     ) as bar:
 
         def tick(what: str) -> None:
-            bar.set_postfix_str(what, refresh=False)
+            bar.set_description_str(f"{title}: {what}", refresh=False)
             bar.update()
 
         yield tick

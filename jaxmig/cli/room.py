@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from jaxmig.buckets import BASE_PAGES, bucket
 from jaxmig.cli.errors import Failure
 from jaxmig.machine import PAGE_BYTES
 
@@ -22,7 +23,8 @@ def check_room(
       pages: base pages of all processes; every node has room for all of them.
       machines: how many of them are alive at a time.
     """
-    need = pages * nodes * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
+    frames = bucket(pages, BASE_PAGES) * nodes
+    need = frames * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
     there = _available()
     if there is not None and need > there:
         advice = "use fewer pages" + (" or --no-content" if content else "")
