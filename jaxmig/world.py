@@ -16,9 +16,7 @@ from jaxmig.syscalls import Area, Space, parse_nodes
 PAGE_SHIFT: Final = 12
 ANONYMOUS: Final = ("anon", "cow", "ksm", "swapcache")
 FRAMELESS: Final = ("untouched", "zero_page")
-PADDED_UP_TO: Final = 1 << 18  # base pages; padding more would cost real memory
-LEAST_PAGES: Final = 1 << 11
-LEAST_FOLIOS: Final = 4
+PADDED_UP_TO: Final = 1 << 18  # base pages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,8 @@ def build(
         region = regions[scenario.regions.index(r)]
         b.condition(region, c.state, c.indices(r.n_pages), until)
     padded = _pad(b)
-    b.splits = any(r.folio_order and r.kind != "hugetlb" for r in scenario.regions)
+    large = [r for r in scenario.regions if r.folio_order]
+    b.splits = any(padded or r.kind != "hugetlb" for r in large)
     m = b.build(content=content, seed=seed, headroom=padded or _stays(scenario))
     spaces = {
         name: Space(
@@ -105,34 +104,19 @@ def _free(scenario: Scenario) -> list[int]:
 
 
 def _pad(b: Builder) -> bool:
-    """Fill up to round numbers of things, so that scenarios share compilations.
+    """Give small machines some of everything, so that scenarios share compilations.
 
-    What is added is in no process's Space, and only one page of it is mapped at all.
-    Returns whether anything was added.
+    The number of processes, shared pages and conditions each change the compiled code.
+    What is added is in no process's Space.  Returns whether anything was.
     """
     entries = sum(r.pages * len(r.processes) for r in b.regions)
     if not b.processes or entries > PADDED_UP_TO:
         return False
     while len(b.processes) < 2 or len(b.processes) & (len(b.processes) - 1):
         b.process("(padding)")
-    orders = sorted({r.order for r in b.regions} - {0})
-    for order in orders:
-        folios = sum(r.folios * len(r.processes) for r in b.regions if r.order == order)
-        room = max(LEAST_FOLIOS, 1 << folios.bit_length()) - folios
-        entries += _absent(b, room, order)
-    room = max(LEAST_PAGES, 1 << (entries + 2).bit_length()) - entries
-    # Shared pages and conditions change the compiled code: have some of both, always.
-    b.mmap(b.processes[-2:], 1)
-    _absent(b, room - 2, 0)
-    b.condition(b.regions[-1], "locked", [0], until=1)
+    extra = b.mmap(b.processes[-2:], 1)
+    b.condition(extra, "locked", [0], until=1)
     return True
-
-
-def _absent(b: Builder, folios: int, order: int) -> int:
-    """Add folios that nobody maps; how many entries there are for them."""
-    region = b.mmap(b.processes[-1], folios << order, order=order)
-    b.condition(region, "untouched")
-    return region.pages
 
 
 def _stays(scenario: Scenario) -> bool:
