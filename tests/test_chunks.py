@@ -1,9 +1,8 @@
 """Lists of any length: where chunks and copy steps end changes nothing."""
 
+import jaxmig
 import numpy as np
 import pytest
-
-import jaxmig
 from jaxmig.migrate import CHUNK
 
 
