@@ -1,8 +1,9 @@
-"""What stands in a folio's way: kept in its head's row, tested and worn out by attempts.
+"""What stands in a folio's way: kept in its head's row, tested and worn out by
+attempts.
 
-`left` says how many more tests of a state find it there; UNTIL_WAITED is never worn out,
-only ended by somebody who sleeps on it.  A state that nobody may sleep on and that lasts
-for ever has the same number and the bit `forever(state)`.
+`left` says how many more tests of a state find it there; UNTIL_WAITED is never worn
+out, only ended by somebody who sleeps on it.  A state that nobody may sleep on and that
+lasts for ever has the same number and the bit `forever(state)`.
 
 Source: the outcomes of one attempt, mm/migrate.c and mm/rmap.c, Linux 6.1 to 6.18.
 """

@@ -24,7 +24,7 @@ VMSTAT: Final = (
     "thp_migration_success",  # PMD-mappable folios (6.1: every large folio)
     "thp_migration_fail",
     "thp_migration_split",
-    "nr_tlb_remote_flush",  # flush_tlb_multi() calls on the sender, even if all are lazy
+    "nr_tlb_remote_flush",  # flush_tlb_multi() calls, even if all are lazy
     "nr_tlb_local_flush_all",  # full flushes on the migrating CPU
     "nr_tlb_local_flush_one",  # pages flushed one by one on the migrating CPU
 )

@@ -1,12 +1,12 @@
 """A frame's row, four int32 words: what struct page and struct folio keep.
 
-    REFCOUNT  references to the folio, in its head's row: one a mapping (a PMD mapping is
-              one), one a base page for the page or swap cache, one for private data, and
-              whatever else holds it.  The isolation reference is not counted at rest.
+    REFCOUNT  references to the folio, in its head's row: one a mapping (a PMD mapping
+              is one), one a base page for the page or swap cache, one for private
+              data, and whatever else holds it; at rest without the isolation's
     MAPCOUNT  PTEs that map this frame; in a head's row also PMDs that map the folio
     FLAGS     the bits below; order and kind are set in a folio's head and its tails
-    RMAP      first entry that maps this frame (or, in a head's row, a PMD of the folio);
-              the others follow by Machine.rmap_next
+    RMAP      first entry that maps this frame (in a head's row it may be a PMD of the
+              folio); the others follow by Machine.rmap_next
 
 Source: include/linux/mm_types.h, include/linux/page-flags.h, Linux 6.3.
 """
@@ -34,7 +34,7 @@ MLOCKED: Final = 1 << 11
 PRIVATE: Final = 1 << 12  # buffers: one more reference
 LOCKED: Final = 1 << 13  # by the migration, between unmap and remap
 UNMAPPED: Final = 1 << 14  # migration entries stand for its mappings
-SPLIT_QUEUED: Final = 1 << 15  # partially mapped, on the deferred-split queue
+SPLIT_QUEUED: Final = 1 << 15  # partially mapped, to be split
 EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
 FLUSHED: Final = 1 << 17  # scratch: flushed and put back during this call
 PMD_ORDER: Final = 9
@@ -53,7 +53,7 @@ def order(flags: Flags) -> Flags:
 
 
 def is_anon(flags: Flags) -> Bool[Array, "*lanes"]:
-    """folio_test_anon(): also in the swap cache; KSM pages are anonymous to the rmap."""
+    """folio_test_anon(): also in the swap cache; KSM pages count as anonymous."""
     k = kind(flags)
     return (k == ANON) | (k == SWAPCACHE) | (k == KSM)
 
@@ -69,7 +69,7 @@ def has(flags: Flags, bit: int) -> Bool[Array, "*lanes"]:
 
 
 def cache_refs(flags: Flags) -> Flags:
-    """References that a folio at rest holds beside its mappings (folio_expected_refs()).
+    """References of a folio at rest beside its mappings (folio_expected_refs()).
 
     A page or swap cache holds one a base page and buffers hold one; a hugetlb folio
     counts its page cache as one.

@@ -8,11 +8,11 @@ it says which address of which process.
 
 Each node owns the same number of consecutive frames, cut into one pool per folio order
 in use.  A pool has a slot for every folio of its order, so that a large folio always
-finds contiguous frames: the model has no fragmentation.  How much memory a node has left
-is a number of its own, `nfree`, in base pages.
+finds contiguous frames: the model has no fragmentation.  How much memory a node has
+left is a number of its own, `nfree`, in base pages.
 
-Linux keeps the same things in struct page, the page tables, anon_vma trees, mm_struct and
-cpu_tlbstate (include/linux/mm_types.h, arch/x86/include/asm/tlbflush.h).
+Linux keeps the same things in struct page, the page tables, anon_vma trees, mm_struct
+and cpu_tlbstate (include/linux/mm_types.h, arch/x86/include/asm/tlbflush.h).
 """
 
 import dataclasses
@@ -26,13 +26,14 @@ from jaxmig.pytree import pytree, static
 PAGE_BYTES: Final = 4096
 WORDS: Final = 1024  # of 32 bits, in a base page
 PMD_PAGES: Final = 512
-# An index beyond every array: scatters drop it, gathers fill it.  -1 would be the last row.
+# An index beyond every array: scatters drop it, gathers fill it.  -1 would be the last
+# row.
 NOWHERE: Final = np.int32(2**31 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Sizes that shapes do not tell.  Static: another geometry is another compilation."""
+    """Sizes that shapes do not tell.  Static: another one is another compilation."""
 
     nodes: int
     frames_per_node: int

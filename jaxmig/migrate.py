@@ -12,7 +12,7 @@ from jaxtyping import Array, Int32
 from jaxmig import events, wall
 from jaxmig.events import Events
 from jaxmig.machine import Machine
-from jaxmig.policy import serial_pages
+from jaxmig.policy import phased, serial_pages
 from jaxmig.policy.batched import migrate_batched
 from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
@@ -68,10 +68,12 @@ def run(
     r: Rules,
     chunk: int = CHUNK,
     safe: bool = False,
+    passes: int = serial_pages.PASSES,
 ) -> tuple[Machine, Result]:
     """The call on the first `size` of `folios`; traceable.
 
     `safe`: the caller knows that `never_short()`; then nothing else is compiled.
+    `passes`: of a serial call.
     """
     tight = safe or (not r.release.batched and serial_pages.fits(m))
     # The lists of folios that are held, given back or split: not needed where none is.
@@ -92,9 +94,9 @@ def run(
     if r.release.batched:
         k = migrate_any(r, k, at, limit, chunk, safe)
     elif serial_pages.fits(m):
-        k = serial_pages.migrate_serial_pages(r, k, at)
+        k = serial_pages.migrate_serial_pages(r, k, at, passes)
     else:
-        k = migrate_serial(r, k, at)
+        k = migrate_serial(r, k, at, passes)
     s = k.stats
     ev = k.ev.add(
         pgmigrate_fail=s.failed_pages,
@@ -191,19 +193,25 @@ def migrate_pages(
     memalloc: bool = False,
     donate: bool = False,
     size: Any = None,
+    stop: tuple[int, str] | None = None,
 ) -> tuple[Machine, Result]:
     """Migrate folios, given by their head frames, to `node`.
 
     Args:
       state: the machine; unchanged, unless `donate` gives its arrays away.
       folios: int32[folios], head frames in list order.
-      batch: base pages at which a batch is closed; 0: no limit.  Serial releases have none.
-      size: how many of `folios` are on the list, so that lists padded to one length share
-        a compilation; all if None.
+      batch: base pages at which a batch is closed; 0: no limit.  Serial releases
+        have no batches.
+      size: how many of `folios` are on the list, so that lists padded to one length
+        share a compilation; all if None.
+      stop: (k, phase), phase one of unmap, flush, copy, remap: the state inside batch k
+        (serial: inside folio k, first pass) right after that phase; base pages only.
     Returns:
-      The machine after the call and what the call returned and counted.
+      The machine after the call and what the call returned and counted; with `stop`,
+      what it counted up to the end of batch k - 1.
     Raises:
-      ValueError: for a release, mode, reason or architecture that is not modelled.
+      ValueError: for a release, mode, reason or architecture that is not modelled, and
+        for a stop at an unknown phase or among larger folios.
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
@@ -211,9 +219,46 @@ def migrate_pages(
     size = jnp.asarray(heads.shape[0] if size is None else size, jnp.int32)
     if heads.shape[0] == 0:
         heads = jnp.zeros(1, jnp.int32)
+    if stop is not None:
+        _check_stop(state, stop)
+        where = Where(
+            cpu=jnp.asarray(cpu, jnp.int32), node=jnp.asarray(node, jnp.int32)
+        )
+        limit = limit_of(batch) if r.release.batched else jnp.int32(1)
+        k = jnp.asarray(stop[0], jnp.int32)
+        safe = never_short(r, state, size, node)
+        return inside(r, stop[1], safe)(state, heads, size, where, limit, k)
     safe = never_short(r, state, size, node)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
     return compiled(r, donate, safe)(state, heads, size, *numbers, limit_of(batch))
+
+
+def _check_stop(state: Machine, stop: tuple[int, str]) -> None:
+    if stop[1] not in phased.NAMES:
+        raise ValueError(f"stop after {stop[1]!r}: one of {' '.join(phased.NAMES)}")
+    if state.geometry.orders != (0,):
+        raise ValueError("stop: the machine has folios larger than a base page")
+
+
+@functools.cache
+def inside(r: Rules, phase: str, safe: bool) -> Any:
+    """The jitted call that stops in batch k after `phase`."""
+
+    def stopped(
+        m: Machine,
+        folios: Int32[Array, " folios"],
+        size: Index,
+        at: Where,
+        limit: Index,
+        k: Index,
+    ) -> tuple[Machine, Result]:
+        # A limit that is no limit must not wrap around.
+        first = jnp.minimum(size, jnp.where(k == 0, 0, k * jnp.minimum(limit, size)))
+        m, result = run(m, folios, first, at.node, at.cpu, limit, r, CHUNK, safe, 1)
+        end = first + jnp.minimum(limit, size - first)
+        return phased.until(r, m, folios, first, end, phase, at), result
+
+    return jax.jit(stopped)
 
 
 def limit_of(batch: Any) -> Int32[Array, ""]:

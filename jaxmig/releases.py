@@ -14,9 +14,11 @@ class Release:
 
     name: str
     batched: bool = True
-    # 6.1: PageTransHuge() is true of every compound head, so thp_* count all large folios.
+    # 6.1: PageTransHuge() is true of every compound head, so thp_* count all large
+    # folios.
     thp_counts_large: bool = False
-    # 2ef7dbb26990: SYNC callers get three asynchronous passes, then one folio at a time.
+    # 2ef7dbb26990: SYNC callers get three asynchronous passes, then one folio at a
+    # time.
     async_first: bool = True
     # As posted: the folio that would pass the limit opens the next batch.
     crossing_opens_next: bool = False

@@ -1,4 +1,4 @@
-"""What is fixed during one call of migrate_pages(): release, mode, reason, architecture."""
+"""What is fixed during one call: release, mode, reason, architecture."""
 
 import dataclasses
 from typing import Final

@@ -48,7 +48,7 @@ def should_defer(rules: Rules, cpus: Cpus, mm: Index, cpu: Index) -> Bool[Array,
 
 
 def defer(rules: Rules, cpus: Cpus, mm: Index, when: Bool[Array, ""]) -> Cpus:
-    """set_tlb_ubc_flush_pending(): the mm's generation moves, its CPUs are owed a flush."""
+    """set_tlb_ubc_flush_pending(): the generation moves, the CPUs are owed a flush."""
     if rules.broadcasts:
         return cpus
     return dataclasses.replace(
@@ -101,8 +101,8 @@ def flush_entry(
 ) -> tuple[Machine, Events]:
     """ptep_clear_flush() of one entry, if `live`.
 
-    `one_op` is false for a THP's PMD: 512 pages are over the ceiling of 33, so every CPU
-    flushes everything; a hugetlb entry is one invalidation of its own stride.
+    `one_op` is false for a THP's PMD: 512 pages are over the ceiling of 33, so every
+    CPU flushes everything; a hugetlb entry is one invalidation of its own stride.
     """
     if rules.broadcasts:
         every = jnp.broadcast_to(live, m.cpus.lazy.shape)
@@ -155,7 +155,7 @@ def _drop_entry(
 def flush_batch(
     rules: Rules, m: Machine, ev: Events, cpu: Index, owed: Bool[Array, ""]
 ) -> tuple[Machine, Events]:
-    """try_to_unmap_flush(): one round for all that is pending, nothing if nothing is."""
+    """try_to_unmap_flush(): one round for all that is pending."""
     c = m.cpus
     if rules.broadcasts:
         # The invalidations are under way since the unmap; this waits for their end.

@@ -2,8 +2,8 @@
 
 XLA:CPU copies a whole array at every trip of a loop that reads one carried array to
 write another, because fusion may move the read past the write.  A conditional is a wall
-that fusion does not cross: all reads of a trip go inside one, then come the writes.  The
-predicate must be one that XLA cannot fold to a constant.
+that fusion does not cross: all reads of a trip go inside one, then come the writes.
+The predicate must be one that XLA cannot fold to a constant.
 
 A conditional that WRITES state copies it too; a loop of at most one trip does not.
 """
@@ -39,8 +39,8 @@ def after(
 ) -> Int32[Array, "*n"]:
     """`value`, known only once `witness` (never negative) has been read.
 
-    A write whose index or data does not depend on an earlier read of the same array could
-    come first; to be safe XLA would copy the array.
+    A write whose index or data does not depend on an earlier read of the same array
+    could come first; to be safe XLA would copy the array.
     """
     return value + (jnp.ravel(witness)[0] >> 31)
 

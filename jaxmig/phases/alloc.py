@@ -1,7 +1,7 @@
 """Free frames: a stack of blocks for each node and folio order, and one number a node.
 
-An allocation of order n succeeds if 2^n base pages are free on the node; which frames it
-gets is the model's affair (see machine.py).  Between unmap and move a destination is
+An allocation of order n succeeds if 2^n base pages are free on the node; which frames
+it gets is the model's affair (see machine.py).  Between unmap and move a destination is
 reserved in the number and taken from the stack at the move, so that a folio that fails
 in between returns nothing but the number.
 

@@ -2,8 +2,8 @@
 
 For all batches of a call at once.  A batch owes one round to the union of the masks of
 the address spaces whose entries it cleared; an entry whose flush was not put off owes a
-round of its own.  What has to be dropped is the same whichever batch asks, because nobody
-refills a TLB in between: it is collected and done once at the end.
+round of its own.  What has to be dropped is the same whichever batch asks, because
+nobody refills a TLB in between: it is collected and done once at the end.
 
 Source: should_defer_flush(), set_tlb_ubc_flush_pending(), try_to_unmap_flush() in
 mm/rmap.c, arch_tlbbatch_flush() in arch/x86/mm/tlb.c, Linux 6.3.

@@ -1,7 +1,7 @@
 """Many folios at once: rows of folios as lanes of arrays, padded with NOWHERE.
 
-The phases below act on lanes of base-page folios.  A lane with head NOWHERE reads row 0 and
-writes nothing.
+The phases below act on lanes of base-page folios.  A lane with head NOWHERE reads row 0
+and writes nothing.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Splitting a large folio into base pages, when it cannot be moved whole.
 
-An anonymous folio's pages stay mapped, each by a PTE of its own.  The pages of a file or
-shmem folio are unmapped and will be faulted back when somebody touches them.
+An anonymous folio's pages stay mapped, each by a PTE of its own.  The pages of a file
+or shmem folio are unmapped and will be faulted back when somebody touches them.
 
 Source: split_huge_page_to_list(), unmap_folio(), __split_huge_pmd_locked(),
 can_split_folio() in mm/huge_memory.c, try_split_folio() in mm/migrate.c, Linux 6.3 to
@@ -121,9 +121,10 @@ def may_split(
 ) -> tuple[Flag, Flag, Flag]:
     """Whether the folio at `head` could be split now.
 
-    Returns (it can; it fails with -EAGAIN; the caller would sleep on its lock for ever).
-    A folio lock that is only tried fails with -EAGAIN, as do references that nobody
-    accounts for; writeback, locked buffers and a missing mapping fail with -EBUSY.
+    Returns (it can; it fails with -EAGAIN; the caller would sleep on its lock for
+    ever). A folio lock that is only tried fails with -EAGAIN, as do references that
+    nobody accounts for; writeback, locked buffers and a missing mapping fail with
+    -EBUSY.
     """
     row = wall.read(head, lambda: m.frame[head])
     flags = row[FLAGS]

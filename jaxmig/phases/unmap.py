@@ -1,8 +1,8 @@
 """Phase 1: replace every entry of a folio by a migration entry.
 
 Each entry is cleared and its flush is either sent at once or left to the batch.  A page
-that may be pinned and is exclusive refuses: its entry is cleared, flushed and put back as
-it was, and the walk ends.
+that may be pinned and is exclusive refuses: its entry is cleared, flushed and put back
+as it was, and the walk ends.
 
 Source: try_to_migrate_one(), set_pmd_migration_entry(), should_defer_flush() in
 mm/rmap.c and mm/huge_memory.c, Linux 6.3.
@@ -71,7 +71,8 @@ def unmap_folio(
 ) -> tuple[Machine, Events]:
     """try_to_migrate() of the folio at `head`, if `live`.
 
-    `batch`: TTU_BATCH_FLUSH.  `refuses`: pinned and exclusive; then the folio stays mapped.
+    `batch`: TTU_BATCH_FLUSH.  `refuses`: pinned and exclusive; then the folio stays
+    mapped.
     """
     row = wall.read(head, lambda: m.frame[head])
     flags = row[FLAGS]
@@ -119,8 +120,8 @@ def unmap(
 ) -> Machine:
     """Write migration entries for the base pages `src` in `where`; lock them.
 
-    `row`: their rows as they are.  `dropped`: references that were found gone.  Which flushes are owed is
-    `flush.owed()`'s affair: nothing couples two base pages here.
+    `row`: their rows as they are.  `dropped`: references that were found gone.  Which
+    flushes are owed is `flush.owed()`'s affair: nothing couples two base pages here.
     """
 
     def write(

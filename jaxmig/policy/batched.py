@@ -1,9 +1,9 @@
 """migrate_pages() since 6.3 for base pages, all batches of a call at once.
 
 With nobody else running, nothing couples two batches of base pages but free memory, and
-that only when it ends.  So a call is data-parallel over its pages: the number of a batch
-is a segment id, its flush a reduction over the segment.  A loop over chunks keeps the
-arrays of one trip in the cache; where a chunk ends has nothing to do with batches.
+that only when it ends.  So a call is data-parallel over its pages: the number of a
+batch is a segment id, its flush a reduction over the segment.  A loop over chunks keeps
+the arrays of one trip in the cache; where a chunk ends has nothing to do with batches.
 
 Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch() in mm/migrate.c.
 """
@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond
-from jaxmig import pte, wall
+from jaxmig import conditions as cond, pte, wall
 from jaxmig.events import Events
 from jaxmig.frame import REFCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Machine
@@ -83,7 +82,7 @@ def plan(
 ) -> tuple[Plan, fates.Folios]:
     """Fates of the folios over all stages and passes."""
     there = src != NOWHERE
-    left, marks = _conditions(m, src)
+    left, marks = seen_conditions(m, src)
     freed = there & (((marks & cond.FREED) != 0) | (row[:, REFCOUNT] == 0))
     f = fates.Folios(row, seen.maps, left, marks, there & ~freed)
     if not rules.release.async_first or rules.mode == "async":
@@ -96,7 +95,8 @@ def plan(
     return Plan(freed, a, y, a.unmapped | y.unmapped, a.moved | y.moved), f
 
 
-def _conditions(m: Machine, src: Lanes) -> tuple[fates.States, Lanes]:
+def seen_conditions(m: Machine, src: Lanes) -> tuple[fates.States, Lanes]:
+    """Conditions of the folios, nothing if the machine has none."""
     c = m.conditions
     if c is None:
         none = jnp.zeros(src.shape, jnp.int32)

@@ -1,9 +1,10 @@
 """What becomes of a base page over all passes of a batch, in closed form.
 
-A folio's way through the passes follows from its conditions alone: each state holds up as
-many tries as it has tests left, one state after the other, in the order of the kernel's
-tests.  So the try at which a folio is unmapped, the look at which its references are right
-and the pass at which it is given up are sums and minima on arrays, not a loop.
+A folio's way through the passes follows from its conditions alone: each state holds up
+as many tries as it has tests left, one state after the other, in the order of the
+kernel's tests.  So the try at which a folio is unmapped, the look at which its
+references are right and the pass at which it is given up are sums and minima on arrays,
+not a loop.
 
 `stepwise.py` walks the same passes one attempt at a time and is the proof of this page.
 
@@ -16,8 +17,7 @@ from typing import Final
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond
-from jaxmig import frame
+from jaxmig import conditions as cond, frame
 from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.policy.folio import PIN_HELD, pin_refs
 from jaxmig.pytree import pytree

@@ -4,8 +4,8 @@
 migrate_folio_undo_src() with migrate_folio_undo_dst().  Serial migration calls them one
 after the other for each folio; batched migration calls the first for a whole batch.
 
-Which tests a folio fails depends on its conditions, on the stage and on the release; the
-order of the tests is the kernel's.
+Which tests a folio fails depends on its conditions, on the stage and on the release;
+the order of the tests is the kernel's.
 """
 
 import dataclasses
@@ -103,9 +103,8 @@ def exclusive(row: Int32[Array, " 4"]) -> Flag:
 
 
 def pin_refs(row: Int32[Array, "*lanes 4"]) -> Int32[Array, "*lanes"]:
-    """References of one pin: GUP_PIN_COUNTING_BIAS for an exclusive base page."""
-    flags = row[..., FLAGS]
-    small = frame.has(flags, frame.EXCLUSIVE_MAP) & (frame.order(flags) == 0)
+    """References of one pin: GUP_PIN_COUNTING_BIAS on a base page (try_grab_folio())."""
+    small = frame.order(row[..., FLAGS]) == 0
     return jnp.where(small, GUP_PIN_COUNTING_BIAS, 1)
 
 
@@ -276,7 +275,7 @@ def move_tests(
     )
     pinned = ~exclusive(frow) & ((bits & PIN_HELD) != 0)
     unpin = t.going & pinned & ~cond.blocks(t.row, cond.PINNED)
-    refs = refs - drop - unpin
+    refs = refs - drop - jnp.where(unpin, pin_refs(frow), 0)
     new_row = cond.tested(t.row, cond.EXTRA_REF, t.going)
     new_row = cond.tested(new_row, cond.PINNED, t.going & pinned)
     busy = t.going & (refs != frame.cache_refs(flags))

@@ -1,7 +1,8 @@
 """migrate_pages() up to 6.2: each folio is unmapped, flushed, copied and mapped alone.
 
-Ten passes over the list; from the fourth a SYNC caller may sleep.  A folio that fails is
-put back before the next one is touched, and pays everything again when it is retried.
+Ten passes over the list; from the fourth a SYNC caller may sleep.  A folio that fails
+is put back before the next one is touched, and pays everything again when it is
+retried.
 
 Source: migrate_pages(), unmap_and_move(), unmap_and_move_huge_page() in mm/migrate.c,
 Linux 6.1 and 6.2.
@@ -145,9 +146,9 @@ def split_phase(rules: Rules, k: Call, at: Where) -> Call:
     return each_piece(rules, k, step)
 
 
-def migrate_serial(rules: Rules, k: Call, at: Where) -> Call:
+def migrate_serial(rules: Rules, k: Call, at: Where, limit: int = PASSES) -> Call:
     """The whole call on `k.todo`.  The result is in stats.failed and error."""
-    k = passes(k, PASSES, lambda k, n: serial_pass(rules, k, n, at))
+    k = passes(k, limit, lambda k, n: serial_pass(rules, k, n, at))
     left, over = k.retry, (k.error == 0).astype(jnp.int32)
     stats = k.stats.add(
         failed=left.folios * over,

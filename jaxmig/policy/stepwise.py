@@ -2,8 +2,8 @@
 
 This is the form that is right for everything: folios of any size, splits that cut a
 batch's flush in two, memory that ends in the middle of a batch, the posted series that
-stops to move what it holds before it sleeps.  `batched.py` does the same for all batches
-at once where none of that can happen.
+stops to move what it holds before it sleeps.  `batched.py` does the same for all
+batches at once where none of that can happen.
 
 Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch(), migrate_hugetlbs()
 in mm/migrate.c, Linux 6.3 to 6.18; T:V4 (the series of February 2023) for `posted`.
@@ -279,7 +279,7 @@ def _to_ret(k: Call) -> Call:
 
 
 def posted_batch(rules: Rules, k: Call, at: Where) -> Call:
-    """The series as posted: every mode batched, -EDEADLOCK before a sleep under locks."""
+    """The series as posted: all modes batched, -EDEADLOCK before a sleep."""
     st = stage(rules, "posted" if rules.mode != "async" else "async")
 
     def again(k: Call) -> Call:
@@ -410,7 +410,7 @@ def _cut(
     """Fill `k.todo` with the next batch; where the one after begins."""
 
     def go_on(c: tuple[List, Index, Index]) -> Array:
-        todo, i, pages = c
+        _, i, pages = c
         more = (i < queue.size) & (pages < limit)
         if rules.release.crossing_opens_next:
             head = queue.at(jnp.minimum(i, queue.size - 1))
