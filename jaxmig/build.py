@@ -77,9 +77,7 @@ class Region:
     @property
     def exclusive(self) -> bool:
         """Anonymous or hugetlb memory of a single process."""
-        return (
-            self.kind in ("anon", "hugetlb", "swapcache") and len(self.processes) == 1
-        )
+        return self.kind in ("anon", "hugetlb") and len(self.processes) == 1
 
 
 @dataclasses.dataclass
@@ -263,16 +261,22 @@ def _folios(regions: list[Region]) -> Folios:
 
 
 def _bits(r: Region, p: Process) -> int:
-    """The bits of a touched page: young and dirty, writable if nobody shares it."""
-    bits = (p.number << pte.MM_SHIFT) | pte.PRESENT | pte.YOUNG | pte.SOFT_DIRTY
+    """The bits of a page that was written once, if its area lets it be written.
+
+    A file's pages have been written back since.  What fork() left behind is dirty still,
+    but may not be written; nor may anything under PROT_NONE.
+    """
+    bits = (p.number << pte.MM_SHIFT) | pte.PRESENT | pte.YOUNG
     bits |= pte.VM_WRITE if r.writable else 0
     bits |= pte.VM_LOCKED if r.mlocked else 0
     bits |= (pte.VM_PROT_NONE | pte.PROT_NONE) if r.prot_none else 0
     if r.exclusive:
         bits |= pte.EXCLUSIVE
     direct = r.exclusive or r.kind in ("shmem", "file", "hugetlb", "movable_ops")
-    if r.writable and direct:
-        bits |= pte.WRITE | pte.DIRTY
+    if r.writable and direct and not r.prot_none:
+        bits |= pte.WRITE
+    if r.writable and r.kind != "file":
+        bits |= pte.DIRTY | pte.SOFT_DIRTY
     return bits
 
 
@@ -364,9 +368,9 @@ def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> Non
     unique, times = np.unique(folios, return_counts=True)
     flag = {"freed": cond.FREED, "released": cond.RELEASED, "isolated": cond.ISOLATED}
     if c.state in flag:
-        marks[unique] |= flag[c.state]
+        marks[unique] |= flag[c.state] if c.left else 0
     elif c.state == "partially_mapped":
-        f.flags[unique] |= frame.SPLIT_QUEUED
+        f.flags[unique] |= frame.SPLIT_QUEUED if c.left else 0
     else:
         name = "private" if c.state == "no_mapping" else c.state
         state = cond.STATES.index(name)
@@ -377,10 +381,10 @@ def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> Non
             f.extra_refs[unique] += times.astype(np.int32)
             marks[unique] += times.astype(np.int32) << cond.EXTRA_SHIFT
         if state == cond.PINNED and c.left:
-            refs = PIN_REFS if c.region.exclusive and c.region.order == 0 else 1
+            refs = 1 if c.region.order else PIN_REFS
             f.extra_refs[unique] += refs
             marks[unique] |= cond.PIN_HELD
         if state == cond.BUFFERS_LOCKED:
             f.flags[unique] |= frame.PRIVATE
-    if c.state == "isolated":
+    if c.state == "isolated" and c.left:
         f.flags[unique] &= ~frame.LRU

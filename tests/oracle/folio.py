@@ -30,6 +30,13 @@ class State:
             not u.startswith("attempt:") or self.tests < int(u[8:]) for u in self.untils
         )
 
+    def standing(self) -> bool:
+        """Whether the next test would find it there."""
+        return any(
+            not u.startswith("attempt:") or self.tests + 1 < int(u[8:])
+            for u in self.untils
+        )
+
     def count(self) -> int:
         """How many conditions still hold: each extra_ref is one reference."""
         return len(self.untils) if self.active() else 0
@@ -151,11 +158,11 @@ class Folio:
 
     def cache_refs(self) -> int:
         """References of the page or swap cache, and of private data."""
-        refs = 0
-        # The cache holds one reference for each base page.
+        # The cache holds one reference for each base page, and buffers hold one.
+        # Reading: buffers that a condition gives to any other kind hold none.
         if self.kind in ("file", "shmem", "swapcache"):
-            refs = self.nr
-        return refs + (1 if self.kind == "hugetlb" else 0) + self.buffers
+            return self.nr + self.buffers
+        return 1 if self.kind == "hugetlb" else 0
 
     @property
     def refcount(self) -> int:
@@ -166,7 +173,8 @@ class Folio:
     def extra_refs(self) -> int:
         """References migration does not expect."""
         extra = self.states["extra_ref"].count() if "extra_ref" in self.states else 0
-        pins = self.states["pinned"].count() if "pinned" in self.states else 0
+        # Reading: a folio is pinned or not, however many of its pages are named.
+        pins = "pinned" in self.states and self.states["pinned"].active()
         # A large folio counts its pins exactly, one reference each.
         return extra + pins * (1 if self.order else PIN_BIAS)
 

@@ -113,7 +113,9 @@ def _states(region: Region, conditions: list[dict]) -> dict[int, dict[str, State
         for page in condition_pages(condition.get("pages", "all"), region.pages):
             states = found.setdefault(page >> region.order, {})
             state = states.setdefault(condition["state"], State())
-            state.untils.append(condition.get("until", "forever"))
+            # What ends before the first test was never there.
+            if condition.get("until", "forever") != "attempt:1":
+                state.untils.append(condition.get("until", "forever"))
     return found
 
 
@@ -149,6 +151,8 @@ def _add_folio(
     folio = Folio(region.order, region.kind, node, tokens)
     private = folio.hugetlb and len(region.processes) == 1
     folio.anon = region.anonymous or private
+    # Reading: anonymous memory has no clean copy anywhere.
+    folio.dirty = region.anonymous
     folio.mlocked = region.mlocked
     folio.buffers = region.buffers or "buffers_locked" in states
     # A NUMA hint sits in the entries, not in the folio.

@@ -10,7 +10,7 @@
   every base page, also under a huge entry; pages never touched are left out.
 * a folio: ``order``, ``kind``, ``node``, ``contents`` (tokens), ``refcount``,
   ``mapcounts``, ``dirty``, ``mlocked``, ``locked``, ``isolated``, ``buffers``,
-  ``conditions`` (names of the states that still hold, sorted).
+  ``conditions`` (names of the states that the next test would find, sorted).
 
 Folios are numbered by first appearance: processes in file order, pages by address,
 and behind them what is only in the page cache.  No frame number appears.
@@ -94,5 +94,5 @@ def _folio(folio: Folio) -> dict:
         "locked": folio.locked,
         "isolated": folio.isolated,
         "buffers": folio.buffers,
-        "conditions": sorted(n for n, s in folio.states.items() if s.active()),
+        "conditions": sorted(n for n, s in folio.states.items() if s.standing()),
     }
