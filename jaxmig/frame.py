@@ -11,9 +11,7 @@
 Source: include/linux/mm_types.h, include/linux/page-flags.h, Linux 6.3.
 """
 
-from typing import Final
-
-from jaxtyping import Array, Bool, Int32
+from typing import Any, Final
 
 REFCOUNT: Final = 0
 MAPCOUNT: Final = 1
@@ -39,7 +37,8 @@ EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
 FLUSHED: Final = 1 << 17  # scratch: flushed and put back during this call
 PMD_ORDER: Final = 9
 
-Flags = Int32[Array, "*lanes"]
+Flags = Any  # int32[lanes], of JAX or of numpy
+Mask = Any  # bool[lanes]
 
 
 def kind(flags: Flags) -> Flags:
@@ -52,7 +51,7 @@ def order(flags: Flags) -> Flags:
     return flags & ORDER
 
 
-def is_anon(flags: Flags) -> Bool[Array, "*lanes"]:
+def is_anon(flags: Flags) -> Mask:
     """folio_test_anon(): also in the swap cache; KSM pages count as anonymous."""
     k = kind(flags)
     return (k == ANON) | (k == SWAPCACHE) | (k == KSM)
@@ -63,7 +62,7 @@ def is_anon_host(flags: int) -> bool:
     return flags & KIND in (ANON, SWAPCACHE, KSM)
 
 
-def has(flags: Flags, bit: int) -> Bool[Array, "*lanes"]:
+def has(flags: Flags, bit: int) -> Mask:
     """Whether any bit of `bit` is set."""
     return (flags & bit) != 0
 

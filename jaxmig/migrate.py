@@ -57,6 +57,16 @@ class Result:
         stat["nr_tlb_remote_flush_received"] = sum(self.events.ipis_per_cpu())
         return stat | {name: counts[name] for name in events.VMSTAT[6:]}
 
+    def __str__(self) -> str:
+        """What a user wants to know first, in a line.  Host only."""
+        s = self.vmstat
+        answer = f"failed with {self.errno}" if self.errno else f"returned {self.ret}"
+        return (
+            f"moved {s['pgmigrate_success']} pages, failed {s['pgmigrate_fail']}; "
+            f"{s['nr_tlb_remote_flush']} flush requests, "
+            f"{s['nr_tlb_remote_flush_received']} IPIs; {answer}"
+        )
+
 
 def run(
     m: Machine,

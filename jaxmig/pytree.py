@@ -6,6 +6,7 @@ without `__init__` keeps both: checks when people build one, none when JAX does.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -33,9 +34,9 @@ def pytree(cls: type[T]) -> type[T]:
         keyed = tuple((jax.tree_util.GetAttrKey(n), getattr(x, n)) for n in data)
         return keyed, tuple(getattr(x, n) for n in meta)
 
-    def unflatten(aux: tuple[Any, ...], children: tuple[Any, ...]) -> T:
+    def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> T:
         x = object.__new__(cls)
-        for name, value in zip(data + meta, children + aux, strict=True):
+        for name, value in zip(data + meta, (*children, *aux), strict=True):
             object.__setattr__(x, name, value)
         return x
 

@@ -81,7 +81,7 @@ def _look(t: Trip, i: Index, at: Where, lanes: Array) -> Look:
 
     mms = lanes.shape[0]
     seen = wall.read(i, reads)
-    return Look(*seen) if mms > 1 else Look(*seen, lanes[0])
+    return Look(*(seen if mms > 1 else (*seen, lanes[0])))
 
 
 def _trip(t: Trip, i: Index, at: Where, lanes: Array) -> Trip:

@@ -13,7 +13,7 @@ from jaxmig.scenario.errors import ScenarioError, error_in, nearest, show, sugge
 from jaxmig.scenario.locate import Where
 from jaxmig.scenario.words import BASE_PAGE, is_node_string, size_of
 
-_TYPES = {
+_TYPES: dict[type, str] = {
     bool: "a boolean",
     int: "an integer",
     float: "a float",

@@ -82,7 +82,7 @@ def _permitted(flags: int, privileged: bool, pid: int | None) -> int:
 
 def _page_numbers(pages: Sequence[int]) -> Int64[np.ndarray, " pages"]:
     if isinstance(pages, range):
-        return np.arange(pages.start, pages.stop, pages.step, np.int64) >> PAGE_SHIFT
+        return np.arange(pages.start, pages.stop, pages.step, dtype=np.int64) >> PAGE_SHIFT
     # Addresses are unsigned; shifted, they fit a signed word again.
     return np.asarray([(p % (1 << 64)) >> PAGE_SHIFT for p in pages], np.int64)
 

@@ -27,7 +27,7 @@ class Found:
     node: Int32[np.ndarray, " rows"]
     by_pte: Bool[np.ndarray, " rows"]
 
-    def take(self, rows: np.ndarray) -> "Found":
+    def take(self, rows: np.ndarray | slice) -> "Found":
         """Some of the rows."""
         columns = (getattr(self, f.name) for f in dataclasses.fields(self))
         return Found(*(c[rows] for c in columns))
