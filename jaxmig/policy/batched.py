@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, pte, wall
+from jaxmig import conditions as cond, frame, pte, wall
 from jaxmig.events import Events
-from jaxmig.frame import REFCOUNT, RMAP
+from jaxmig.frame import FLAGS, REFCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, flush, lanes, remap, unmap
 from jaxmig.phases.flush import Owed
@@ -51,12 +51,13 @@ class Plan:
     second: fates.Stage | None
     unmapped: Mask  # at some time
     moved: Mask
+    released: Mask  # of those, by their driver: only to be freed
 
 
 def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"], Seen]:
     """Rows and mappings of the folios."""
     row = wall.read(src, lambda: lanes.rows(m.frame, src))
-    first = jnp.where(src == NOWHERE, NOWHERE, row[:, RMAP])
+    first = jnp.where(src == NOWHERE, NOWHERE, _chain(m, row))
     zero = jnp.zeros_like(first)
 
     def step(c: tuple) -> tuple:
@@ -77,6 +78,14 @@ def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"],
     return row, seen
 
 
+def _chain(m: Machine, row: Int32[Array, "lanes 4"]) -> Lanes:
+    """First entries of the folios' chains; nobody walks those of a driver's pages."""
+    if m.conditions is None:
+        return row[:, RMAP]
+    movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS
+    return jnp.where(movable, NOWHERE, row[:, RMAP])
+
+
 def plan(
     rules: Rules, m: Machine, src: Lanes, row: Int32[Array, "lanes 4"], seen: Seen
 ) -> tuple[Plan, fates.Folios]:
@@ -87,12 +96,17 @@ def plan(
     f = fates.Folios(row, seen.maps, left, marks, there & ~freed)
     if not rules.release.async_first or rules.mode == "async":
         a = fates.stage(rules, f, fates.ALL_PASSES, False, f.live)
-        return Plan(freed, a, None, a.unmapped, a.moved), f
+        return Plan(freed, a, None, a.unmapped, a.moved, _released(f, a.moved)), f
     a = fates.stage(rules, f, fates.ASYNC_PASSES, False, f.live)
     after = _after(f, a)
     todo = f.live & ~a.moved
     y = fates.stage(rules, after, fates.SYNC_PASSES, not rules.memalloc, todo)
-    return Plan(freed, a, y, a.unmapped | y.unmapped, a.moved | y.moved), f
+    unmapped, moved = a.unmapped | y.unmapped, a.moved | y.moved
+    return Plan(freed, a, y, unmapped, moved, _released(f, moved)), f
+
+
+def _released(f: fates.Folios, moved: Mask) -> Mask:
+    return moved & f.movable & ((f.marks & cond.RELEASED) != 0)
 
 
 def seen_conditions(m: Machine, src: Lanes) -> tuple[fates.States, Lanes]:
@@ -153,7 +167,7 @@ def pendings(
         at = jnp.where(owes, local, slots)
         return pending.at[at, mm].set(True, mode="drop"), following
 
-    first = jnp.where(where, row[:, RMAP], NOWHERE)
+    first = jnp.where(where, _chain(m, row), NOWHERE)
     return lanes.along_chains(True, step, (none, first))[0]
 
 
@@ -184,7 +198,7 @@ def immediates(
         return total.at[mm].add(jnp.where(here, n, 0)), following
 
     some = p.unmapped | ((times_a + times_y) > 0)
-    first = jnp.where(some, row[:, RMAP], NOWHERE)
+    first = jnp.where(some, _chain(m, row), NOWHERE)
     return lanes.along_chains(True, step, (none, first))[0]
 
 
@@ -215,8 +229,8 @@ def book(
         ptes_cleared=cleared,
         ptes_deferred=total(late),
         moves=total(both("looks")),
-        folios_moved=total(p.moved),
-        pages_copied=total(p.moved),
+        folios_moved=total(p.moved & ~p.released),
+        pages_copied=total(p.moved & ~p.released),
         ptes_set=total(seen.maps * walks),
         lru_drains=0 if rules.release.arm64_defers else total(drains),
     )
@@ -275,7 +289,13 @@ def migrate_chunk(
     put_off_lane = put_off[seen.mm]
     ev, stats = book(rules, ev, k.stats, seen, p, put_off_lane, live)
     m = apply(m, src, row, seen, p, f, at)
-    again = live & ~p.moved & p.unmapped & ((~put_off_lane) | _second_unmapped(p))
+    again = (
+        live
+        & ~p.moved
+        & p.unmapped
+        & ~f.movable
+        & ((~put_off_lane) | _second_unmapped(p))
+    )
     m = flush.mark(m, src, again)
     asleep = p.first.asleep if p.second is None else p.first.asleep | p.second.asleep
     k = k.set(
@@ -306,14 +326,15 @@ def apply(
     m, gone = _wear_out(m, src, p, f, last)
     # The page tables have been read already: unmap must not overtake that.
     row = row.at[:, RMAP].set(wall.after(row[:, RMAP], seen.mm))
-    m = unmap.unmap(m, src, row, p.unmapped, gone)
-    m, dst = alloc.take_many(m, at.node, p.moved)
+    m = unmap.unmap(m, src, row, p.unmapped & ~f.movable, gone)
+    moved, freed = p.moved & ~p.released, p.freed | p.released
+    m, dst = alloc.take_many(m, at.node, moved)
     m = copypage.copy(m, src, dst, COPY_STEP)
     m = copypage.switch(m, src, dst)
-    m = _follow_drivers(m, dst, p.moved & f.movable)
-    m = remap.remap(m, jnp.where(p.moved, dst, src), p.unmapped)
-    m = _free(m, src, p.freed)
-    return alloc.give_many(m, wall.after(src, dst), p.moved | p.freed)
+    m = _follow_drivers(m, dst, moved & f.movable)
+    m = remap.remap(m, jnp.where(moved, dst, src), p.unmapped)
+    m = _free(m, src, freed)
+    return alloc.give_many(m, wall.after(src, dst), moved | freed)
 
 
 def _wear_out(
@@ -349,10 +370,16 @@ def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
     def follow(m: Machine) -> Machine:
         row = wall.read(dst, lambda: lanes.rows(m.frame, dst))
         entry = jnp.where(where, row[:, RMAP], NOWHERE)
-        old = wall.read(entry, lambda: lanes.rows(m.pte, entry))
-        new = jnp.stack([dst, old[:, pte.BITS]], axis=1)
-        here = entry != NOWHERE
-        return dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+
+        def point(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+            m, entry = c
+            old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+            new = jnp.stack([dst, old[:, pte.BITS]], axis=1)
+            here = entry != NOWHERE
+            m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+            return m, following
+
+        return lanes.along_chains(m.geometry.shared, point, (m, entry))[0]
 
     return wall.when(where.any(), follow, m)
 
