@@ -2,7 +2,7 @@
 
 tests/data/groundtruth.jsonl holds one migration run a line, taken on Debian's 6.1.192
 and 6.12.117 in a virtual machine of two nodes and four CPUs.  The migrator is CPU 0;
-processes spin on other CPUs without touching their pages.  How many pages a run moved is
+processes spin on other CPUs without touching their pages.  How many pages moved is
 an input (a process has some beside its region), what that cost is predicted.
 
 An interrupt may be missing where its CPU had just gone idle, and one may belong to
