@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 from hypothesis import given, strategies as st
-
 from jaxmig.cost import PHASES, PRICED, price, weights
 from jaxmig.events import COUNTERS, WORK
 from jaxmig.machines import Number, ProfileError, load, names

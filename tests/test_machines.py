@@ -7,9 +7,8 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
-import pytest
-
 import jaxmig.machines
+import pytest
 from jaxmig.machines import SCHEMA, ProfileError, dumps, load, names, required
 
 MACHINES = [

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxmig.procfs import errors, numa_maps, pagemap, process
+from jaxmig.procfs.columns import AreaKind, PageFlag as F
+from jaxmig.snapshot import Snapshot, take, take_all
 from procfs_fake import (
     SLEEP_PID,
     SLEEP_RSS,
     sleep_root,
     write_process,
 )
-
-from jaxmig.procfs import errors, numa_maps, pagemap, process
-from jaxmig.procfs.columns import AreaKind
-from jaxmig.procfs.columns import PageFlag as F
-from jaxmig.snapshot import Snapshot, take, take_all
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads a live /proc")
 MIB = 1 << 20

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
+from jaxmig.procfs import errors, kpage, maps, numa_maps, process
+from jaxmig.procfs.columns import AreaKind, PageFlag as F, pick
+from jaxmig.snapshot import Snapshot, take, take_all
 from procfs_fake import (
     ANON,
     CACHE,
@@ -21,11 +23,6 @@ from procfs_fake import (
     invent,
     write_process,
 )
-
-from jaxmig.procfs import errors, kpage, maps, numa_maps, process
-from jaxmig.procfs.columns import AreaKind, pick
-from jaxmig.procfs.columns import PageFlag as F
-from jaxmig.snapshot import Snapshot, take, take_all
 
 
 def reasons(snapshot: Snapshot) -> dict[str, int]:

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-
 from jaxmig.cost import PRICED, price
 from jaxmig.machines import load, names
 from jaxmig.report import (

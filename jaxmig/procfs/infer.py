@@ -6,8 +6,18 @@ which ones they are follows where the count is none or all, and is a choice othe
 
 import numpy as np
 
-from jaxmig.procfs.columns import I32, I64, U8, U32, U64, AreaKind, Bools, bits, pick
-from jaxmig.procfs.columns import PageFlag as F
+from jaxmig.procfs.columns import (
+    I32,
+    I64,
+    U8,
+    U32,
+    U64,
+    AreaKind,
+    Bools,
+    PageFlag as F,
+    bits,
+    pick,
+)
 from jaxmig.procfs.kpage import DIRTY, REFERENCED
 from jaxmig.procfs.maps import Areas, is_pfnmap
 from jaxmig.procfs.pagemap import (

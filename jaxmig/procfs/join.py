@@ -11,8 +11,17 @@ import numpy as np
 
 from jaxmig.procfs import infer, kpage, layout, numa_maps, pagemap
 from jaxmig.procfs.address_space import AddressSpace
-from jaxmig.procfs.columns import I8, I16, I32, I64, U8, U32, U64, AreaKind
-from jaxmig.procfs.columns import PageFlag as F
+from jaxmig.procfs.columns import (
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U32,
+    U64,
+    AreaKind,
+    PageFlag as F,
+)
 from jaxmig.procfs.errors import (
     SYS_ADMIN,
     ProcError,
