@@ -382,8 +382,10 @@ def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> Non
             marks[unique] += times.astype(np.int32) << cond.EXTRA_SHIFT
         if state == cond.PINNED and c.left:
             refs = 1 if c.region.order else PIN_REFS
-            f.extra_refs[unique] += refs
-            marks[unique] |= cond.PIN_HELD
+            # Pinned twice is pinned: all is over at once, whatever said so.
+            fresh = unique[(marks[unique] & cond.PIN_HELD) == 0]
+            f.extra_refs[fresh] += refs
+            marks[fresh] |= cond.PIN_HELD
         if state == cond.BUFFERS_LOCKED:
             f.flags[unique] |= frame.PRIVATE
     if c.state == "isolated" and c.left:

@@ -57,6 +57,12 @@ def is_anon(flags: Flags) -> Mask:
     return (k == ANON) | (k == SWAPCACHE) | (k == KSM)
 
 
+def on_stack(flags: Flags) -> Mask:
+    """Whether the walk would skip a stack in use by exec(): anonymous, but not KSM."""
+    k = kind(flags)
+    return (k == ANON) | (k == SWAPCACHE)
+
+
 def is_anon_host(flags: int) -> bool:
     """is_anon() of one Python integer."""
     return flags & KIND in (ANON, SWAPCACHE, KSM)

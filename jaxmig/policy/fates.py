@@ -132,7 +132,7 @@ def _walks(
     walks = ~f.movable & (f.maps > 0)
     gates = (
         (cond.NO_MAPPING, ~f.movable),
-        (cond.TEMP_STACK, walks),
+        (cond.TEMP_STACK, walks & frame.on_stack(f.row[:, FLAGS])),
         (cond.PINNED, walks & f.exclusive),
     )
     pin_tries = jnp.zeros_like(going)

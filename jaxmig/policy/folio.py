@@ -206,8 +206,9 @@ def unmap_attempt(
     t = unmap_tests(rules, st, row, bits, flags, go, force, held)
     movable = frame.kind(flags) == frame.MOVABLE_OPS
     walks = t.going & ~movable & (frow[RMAP] != NOWHERE)
-    stack = walks & cond.blocks(t.row, cond.TEMP_STACK)
-    row = cond.tested(t.row, cond.TEMP_STACK, walks)
+    skips = walks & frame.on_stack(flags)
+    stack = skips & cond.blocks(t.row, cond.TEMP_STACK)
+    row = cond.tested(t.row, cond.TEMP_STACK, skips)
     walks &= ~stack
     pinned = walks & exclusive(frow)
     refuses = pinned & cond.blocks(row, cond.PINNED)
