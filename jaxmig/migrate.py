@@ -240,7 +240,15 @@ def migrate_pages(
         return inside(r, stop[1], safe)(state, heads, size, where, limit, k)
     safe = never_short(r, state, size, node)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
-    return compiled(r, donate, safe)(state, heads, size, *numbers, limit_of(batch))
+    args = (state, heads, size, *numbers, limit_of(batch))
+    if _traced(args):
+        # Inside somebody's jit or vmap: part of his program, compiled as he says.
+        return run(*args, r, CHUNK, safe)
+    return compiled(r, donate, safe)(*args)
+
+
+def _traced(args: Any) -> bool:
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
 
 
 def _check_stop(state: Machine, stop: tuple[int, str]) -> None:
