@@ -9,12 +9,15 @@ Source of the vmstat names: struct migrate_pages_stats and migrate_pages() in
 mm/migrate.c; include/linux/vm_event_item.h.
 """
 
+import dataclasses
 from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt32
 
+from jaxmig import log as logs
+from jaxmig.log import Log
 from jaxmig.pytree import pytree
 
 # /proc/vmstat.
@@ -56,6 +59,9 @@ WORK: Final = (
     "lru_drains",  # lru_add_drain() calls
 )
 COUNTERS: Final = VMSTAT + CALL + WORK
+# What a log notes by itself; the others are known only when a call ends.
+_AT_END: Final = "pgmigrate_fail thp_migration_fail thp_migration_split nr_split"
+LOGGED: Final = tuple(n for n in COUNTERS if n not in _AT_END.split())
 _INDEX: Final = {name: i for i, name in enumerate(COUNTERS)}
 
 Count = int | Int[Array, ""] | Bool[Array, ""]
@@ -69,22 +75,50 @@ class Events:
     high: UInt32[Array, " counters"]
     ipis: UInt32[Array, " cpus"]
     ipis_high: UInt32[Array, " cpus"]
+    log: Log | None = None
 
     def add(self, **counts: Count) -> "Events":
         """These events and `counts` more, each below 2^32."""
+        noted = self if self.log is None else self._log_counts(counts)
         zero = np.uint32(0)
         more = [jnp.asarray(counts.pop(n, zero), jnp.uint32) for n in COUNTERS]
         if counts:
             raise TypeError(f"no such counter: {', '.join(counts)}")
         low = self.low + jnp.stack(more)
         carry = (low < self.low).astype(jnp.uint32)
-        return Events(low, self.high + carry, self.ipis, self.ipis_high)
+        return dataclasses.replace(noted, low=low, high=self.high + carry)
 
     def interrupt(self, cpus: Any) -> "Events":
         """These events and IPIs more: a count, or a mask, a CPU."""
         low = self.ipis + cpus.astype(jnp.uint32)
         carry = (low < self.ipis).astype(jnp.uint32)
-        return Events(self.low, self.high, low, self.ipis_high + carry)
+        more = self.ipis_high + carry
+        return dataclasses.replace(self, ipis=low, ipis_high=more)
+
+    def note(self, kind: int, *words: Any, when: Any = True) -> "Events":
+        """These events, with a row more in the log if there is one."""
+        if self.log is None:
+            return self
+        log = self.log.append(kind, *words, when=when)
+        return dataclasses.replace(self, log=log)
+
+    def note_cpus(self, ipis: Any, full: Any, one: Any, when: Any) -> "Events":
+        """The same for the CPUs that a flush reached."""
+        if self.log is None:
+            return self
+        log = self.log.append_cpus(ipis, full, one, when)
+        return dataclasses.replace(self, log=log)
+
+    def _log_counts(self, counts: dict[str, Count]) -> "Events":
+        ones = many = amount = jnp.int32(0)
+        for name, count in counts.items():
+            if name in LOGGED:
+                bit, n = 1 << LOGGED.index(name), jnp.asarray(count, jnp.int32)
+                ones |= jnp.where(n == 1, bit, 0)
+                many |= jnp.where(n > 1, bit, 0)
+                # Whatever is above one goes up by the same: pages of one folio, say.
+                amount = jnp.maximum(amount, jnp.where(n > 1, n, 0))
+        return self.note(logs.COUNT, ones, many, amount, when=(ones | many) != 0)
 
     def counts(self) -> dict[str, int]:
         """Counter -> Python int.  Host only."""
@@ -96,11 +130,12 @@ class Events:
         return [int(n) for n in _wide(self.ipis, self.ipis_high)]
 
 
-def none(cpus: int) -> Events:
-    """No events yet, on a machine of `cpus` CPUs."""
+def none(cpus: int, log: int = 0) -> Events:
+    """No events yet, on a machine of `cpus` CPUs; `log` rows of room for a log."""
     counters = np.zeros(len(COUNTERS), np.uint32)
     per_cpu = np.zeros(cpus, np.uint32)
-    return Events(*(jnp.asarray(a) for a in (counters, counters, per_cpu, per_cpu)))
+    arrays = (jnp.asarray(a) for a in (counters, counters, per_cpu, per_cpu))
+    return Events(*arrays, log=logs.empty(log) if log else None)
 
 
 def _wide(low: Any, high: Any) -> np.ndarray:

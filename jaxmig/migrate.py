@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig import events, wall
+from jaxmig import events, log as logs, wall
 from jaxmig.events import Events
 from jaxmig.machine import Machine
 from jaxmig.policy import phased, serial_pages
@@ -79,18 +79,21 @@ def run(
     chunk: int = CHUNK,
     safe: bool = False,
     passes: int = serial_pages.PASSES,
+    log: int = 0,
 ) -> tuple[Machine, Result]:
     """The call on the first `size` of `folios`; traceable.
 
     `safe`: the caller knows that `never_short()`; then nothing else is compiled.
-    `passes`: of a serial call.
+    `passes`: of a serial call.  `log`: rows of room for a log; only the forms that go
+    one folio at a time can write one.
     """
     tight = safe or (not r.release.batched and serial_pages.fits(m))
+    tight = tight and not log
     # The lists of folios that are held, given back or split: not needed where none is.
     spare = folios[:1] if tight else folios
     k = Call(
         m=m,
-        ev=events.none(m.cpus.lazy.shape[0]),
+        ev=events.none(m.cpus.lazy.shape[0], log),
         todo=List(folios, size),
         held=nothing(spare),
         ret=nothing(spare),
@@ -101,9 +104,12 @@ def run(
         remaining=jnp.int32(0),
     )
     at = Where(cpu=cpu, node=node)
-    if r.release.batched:
+    k = k.note(logs.BEGIN, logs.CALL, size)
+    if r.release.batched and log:
+        k = migrate_stepwise(r, k, at, limit)
+    elif r.release.batched:
         k = migrate_any(r, k, at, limit, chunk, safe)
-    elif serial_pages.fits(m):
+    elif serial_pages.fits(m) and not log:
         k = serial_pages.migrate_serial_pages(r, k, at, passes)
     else:
         k = migrate_serial(r, k, at, passes)
@@ -116,6 +122,8 @@ def run(
     )
     # An empty list on return means success, whatever was counted as failed on the way.
     failed = jnp.where(k.remaining == 0, 0, s.failed)
+    words = (s.failed_pages, s.thp_failed, s.thp_split, s.split, failed)
+    ev = ev.note(logs.STATS, *words).note(logs.END, logs.CALL)
     return k.m, Result(failed, k.error, ev)
 
 
@@ -159,14 +167,16 @@ def never_short(r: Rules, m: Machine, size: Any, node: Any) -> bool:
 
 
 @functools.cache
-def compiled(r: Rules, donate: bool, safe: bool = False, chunk: int = CHUNK) -> Any:
+def compiled(
+    r: Rules, donate: bool, safe: bool = False, chunk: int = CHUNK, log: int = 0
+) -> Any:
     """The jitted call for these rules."""
     options = {}
     if jax.default_backend() == "cpu":
         # Where reads and writes of one array meet, see that their order needs no copy.
         options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     return jax.jit(
-        functools.partial(run, r=r, chunk=chunk, safe=safe),
+        functools.partial(run, r=r, chunk=chunk, safe=safe, log=log),
         donate_argnums=(0,) if donate else (),
         compiler_options=options,
     )
@@ -175,17 +185,17 @@ def compiled(r: Rules, donate: bool, safe: bool = False, chunk: int = CHUNK) -> 
 _executables: dict[Any, Any] = {}
 
 
-def executable(r: Rules, donate: bool, *args: Any) -> Any:
+def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Any:
     """The compiled call for these rules and shapes, compiled where it is new.
 
     `args` are those of `run` from the machine to the limit, as arrays.
     """
     state, _, size, node = args[:4]
-    safe = never_short(r, state, size, node)
+    safe = not log and never_short(r, state, size, node)
     shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
-    key = (r, donate, safe, jax.tree.structure(args), shapes)
+    key = (r, donate, safe, log, jax.tree.structure(args), shapes)
     if key not in _executables:
-        _executables[key] = compiled(r, donate, safe).lower(*args).compile()
+        _executables[key] = compiled(r, donate, safe, log=log).lower(*args).compile()
     return _executables[key]
 
 
@@ -204,6 +214,7 @@ def migrate_pages(
     donate: bool = False,
     size: Any = None,
     stop: tuple[int, str] | None = None,
+    log: int = 0,
 ) -> tuple[Machine, Result]:
     """Migrate folios, given by their head frames, to `node`.
 
@@ -216,12 +227,14 @@ def migrate_pages(
         share a compilation; all if None.
       stop: (k, phase), phase one of unmap, flush, copy, remap: the state inside batch k
         (serial: inside folio k, first pass) right after that phase; base pages only.
+      log: rows of room for a log of what happened, in `result.events.log` (see
+        `log.py`); 0: none.  A call with a log is worked one folio at a time.
     Returns:
       The machine after the call and what the call returned and counted; with `stop`,
       what it counted up to the end of batch k - 1.
     Raises:
       ValueError: for a release, mode, reason or architecture that is not modelled, and
-        for a stop at an unknown phase or among larger folios.
+        for a stop at an unknown phase, among larger folios or with a log.
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
@@ -230,7 +243,7 @@ def migrate_pages(
     if heads.shape[0] == 0:
         heads = jnp.zeros(1, jnp.int32)
     if stop is not None:
-        _check_stop(state, stop)
+        _check_stop(state, stop, log)
         where = Where(
             cpu=jnp.asarray(cpu, jnp.int32), node=jnp.asarray(node, jnp.int32)
         )
@@ -238,20 +251,22 @@ def migrate_pages(
         k = jnp.asarray(stop[0], jnp.int32)
         safe = never_short(r, state, size, node)
         return inside(r, stop[1], safe)(state, heads, size, where, limit, k)
-    safe = never_short(r, state, size, node)
+    safe = not log and never_short(r, state, size, node)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
     args = (state, heads, size, *numbers, limit_of(batch))
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
-        return run(*args, r, CHUNK, safe)
-    return compiled(r, donate, safe)(*args)
+        return run(*args, r, CHUNK, safe, log=log)
+    return compiled(r, donate, safe, log=log)(*args)
 
 
 def _traced(args: Any) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
 
 
-def _check_stop(state: Machine, stop: tuple[int, str]) -> None:
+def _check_stop(state: Machine, stop: tuple[int, str], log: int) -> None:
+    if log:
+        raise ValueError("stop: a call that stops half-way keeps no log")
     if stop[1] not in phased.NAMES:
         raise ValueError(f"stop after {stop[1]!r}: one of {' '.join(phased.NAMES)}")
     if state.geometry.orders != (0,):

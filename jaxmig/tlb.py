@@ -13,9 +13,9 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import wall
+from jaxmig import log, wall
 from jaxmig.events import Events
-from jaxmig.machine import NOWHERE, Cpus, Machine, Tlb
+from jaxmig.machine import NOWHERE, PMD_PAGES, Cpus, Machine, Tlb
 from jaxmig.rules import Rules
 
 CpuSet = Bool[Array, " cpus"]
@@ -130,6 +130,11 @@ def flush_entry(
     m = _drop_entry(dataclasses.replace(m, cpus=cpus), entry, pmd, told & single)
     m = drop_all_sizes(m, told & ~single)
     sent = ipis.sum()
+    pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, 1), log.ALL)
+    here = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))
+    asked = jnp.where(requested, pages, log.NONE)
+    ev = ev.note(log.FLUSH, mm, asked, here, 0, when=requested | local)
+    ev = ev.note_cpus(ipis, told & ~single, told & single, requested)
     ev = ev.add(
         nr_tlb_remote_flush=requested,
         nr_tlb_local_flush_one=local_one,
@@ -176,6 +181,11 @@ def flush_batch(
     cpus = dataclasses.replace(c, gen=caught_up, pending=c.pending & False)
     m = drop_all_sizes(dataclasses.replace(m, cpus=cpus), told)
     sent = ipis.sum()
+    mine = (c.pending & self_set & (c.mm != NOWHERE)).any()
+    asked = jnp.where(requested, log.ALL, log.NONE)
+    here = jnp.where(local, log.ALL, jnp.where(mine, 0, log.NONE))
+    ev = ev.note(log.FLUSH, -1, asked, here, 1, when=requested | mine)
+    ev = ev.note_cpus(ipis, told, told & False, requested)
     ev = ev.add(
         nr_tlb_remote_flush=requested,
         nr_tlb_local_flush_all=local,

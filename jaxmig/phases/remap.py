@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, pte, wall
+from jaxmig import frame, log, pte, wall
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
@@ -43,6 +43,9 @@ def remap_folio(
         ev, count = carry
         word = pte.from_migration(at.bits, anon, dirty)
         new = jnp.stack([head + at.page, word])
+        # compound_order() of a tail page is 0.
+        order = jnp.where(at.page == 0, frame.order(flags), 0)
+        ev = ev.note(log.REMOVE, at.entry, head + at.page, word, order)
         m = dataclasses.replace(m, pte=wall.put(m.pte, at.entry, new))
         if len(m.geometry.orders) > 1:
             rows = m.frame.at[head + at.page, MAPCOUNT].add(1)

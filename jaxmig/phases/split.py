@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, pte, tlb, wall
+from jaxmig import conditions as cond, frame, log, pte, tlb, wall
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Machine
@@ -52,6 +52,7 @@ def split_folio(
         word = pte.from_migration(
             pte.to_migration(at.bits), stays, pte.has(at.bits, pte.DIRTY)
         )
+        ev = _note(ev, at, head, word, flags, under_pmd)
         word = jnp.where(stays & ~under_pmd, word, pte.empty(at.bits))
         pfn = jnp.where(stays & ~under_pmd, at.pfn, NOWHERE)
         m = dataclasses.replace(
@@ -65,6 +66,19 @@ def split_folio(
     if late:
         m, ev = tlb.flush_batch(rules, m, ev, cpu, jnp.asarray(True))
     return _piece_rows(m, head, row, seen, under_pmd), ev
+
+
+def _note(
+    ev: Events, at: Visit, head: Index, word: Index, flags: Index, under_pmd: Flag
+) -> Events:
+    """Log what the trace points show of an anonymous folio's entry."""
+    stays, order = frame.is_anon(flags), frame.order(flags)
+    by_pte = stays & ~under_pmd
+    waits = pte.to_migration(at.bits)
+    ev = ev.note(log.SET, at.entry, at.pfn, waits, order, when=by_pte)
+    ev = ev.note(log.REMOVE, at.entry, at.pfn, word, 0, when=by_pte)
+    pages = jnp.int32(1) << order
+    return ev.note(log.PIECES, at.entry, head, word, pages, when=stays & under_pmd)
 
 
 def _map_pieces(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, pte, tlb, wall
+from jaxmig import frame, log, pte, tlb, wall
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
@@ -83,6 +83,8 @@ def unmap_folio(
         ev, cleared, dirty = carry
         m, ev = clear_flush(rules, m, ev, at, cpu, batch, hugetlb)
         word = jnp.where(refuses, at.bits, pte.to_migration(at.bits))
+        noted = (at.entry, at.pfn, word, frame.order(flags))
+        ev = ev.note(log.SET, *noted, when=~refuses)
         m = dataclasses.replace(
             m, pte=wall.put(m.pte, at.entry, jnp.stack([at.pfn, word]))
         )

@@ -97,6 +97,10 @@ class Call:
     error: Int32[Array, ""]  # 0, or folio.ENOMEM, EDEADLOCK, SLEEPS: stop
     remaining: Int32[Array, ""]  # folios that will end up on the caller's list
 
+    def note(self, kind: int, *words: object) -> "Call":
+        """This call with a row more in its log, if it has one."""
+        return self.set(ev=self.ev.note(kind, *words))
+
     def set(self, **changes: object) -> "Call":
         """This call with some fields replaced."""
         return dataclasses.replace(self, **changes)

@@ -14,7 +14,7 @@ from typing import Final
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, pte, wall
+from jaxmig import conditions as cond, frame, log, pte, wall
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, REFCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Machine
@@ -202,6 +202,8 @@ def unmap_attempt(
     )
     row = cond.tested(row, cond.NO_HUGE_DST, live & ~freed & (pages > 1))
     go = live & ~freed & ~short
+    ev = ev.note(log.FOLIO, head, frame.order(flags), log.UNMAP, when=live)
+    ev = ev.note(log.ALLOC, head, pages, at.node, when=go)
     ev = ev.add(allocs=go, alloc_pages=jnp.where(go, pages, 0), tries=go)
     t = unmap_tests(rules, st, row, bits, flags, go, force, held)
     movable = frame.kind(flags) == frame.MOVABLE_OPS
@@ -311,6 +313,7 @@ def move_attempt(
     moved = live & (t.rc == SUCCESS) & ~released
     pages = pages_of(flags)
     huge = frame.order(flags) == frame.PMD_ORDER
+    ev = ev.note(log.FOLIO, head, frame.order(flags), log.MOVE, when=live)
     ev = ev.add(
         moves=live,
         folios_moved=moved,
@@ -337,6 +340,7 @@ def _to_dst(m: Machine, ev: Events, src: Index, flags: Index, at: Where) -> tupl
     pages = pages_of(flags)
     hugetlb = frame.kind(flags) == frame.HUGETLB
     m, dst = alloc.take(m, at.node, order)
+    ev = ev.note(log.COPY, src, dst, pages)
     m = copy_folio(m, src, dst, pages)
     m = switch_folio(m, src, dst, pages)
     m = _repoint_driver_pages(m, dst, flags)
@@ -364,6 +368,7 @@ def undo(
     """Map the source again, unlock it, give the reserved destination back."""
     flags = wall.read(head, lambda: m.frame[head, FLAGS])
     hugetlb = frame.kind(flags) == frame.HUGETLB
+    ev = ev.note(log.FOLIO, head, frame.order(flags), log.UNDO, when=live)
     back = jnp.where(live & ~hugetlb, pages_of(flags), 0)
     m = alloc.reserve(m, at.node, -back)
     return remap_folio(m, ev, head, live)

@@ -13,7 +13,7 @@ from typing import Final
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import wall
+from jaxmig import log, wall
 from jaxmig.frame import FLAGS
 from jaxmig.policy.call import Call, List, each, no_retry, passes
 from jaxmig.policy.folio import (
@@ -143,7 +143,8 @@ def split_phase(rules: Rules, k: Call, at: Where) -> Call:
             error=error,
         )
 
-    return each_piece(rules, k, step)
+    k = k.note(log.BEGIN, log.SPLIT, k.split.size)
+    return each_piece(rules, k, step).note(log.END, log.SPLIT)
 
 
 def migrate_serial(rules: Rules, k: Call, at: Where, limit: int = PASSES) -> Call:

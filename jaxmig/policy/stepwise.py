@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import frame, tlb, wall
+from jaxmig import frame, log, tlb, wall
 from jaxmig.frame import FLAGS
 from jaxmig.policy.call import Call, List, each, no_retry, no_stats, passes
 from jaxmig.policy.folio import (
@@ -191,10 +191,12 @@ def _undo_held(k: Call, at: Where) -> Call:
 def flush_and_move(rules: Rules, st: Stage, k: Call, at: Where, limit: int) -> Call:
     """One flush for all that was unmapped, then the move passes, then the undoing."""
     error = k.error
+    k = k.note(log.BEGIN, log.SEND, k.held.size)
     m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu, k.held.size > 0)
     k = k.set(m=m, ev=ev, error=jnp.int32(0))
+    k = k.note(log.BEGIN, log.MOVE, k.held.size)
     k = passes(k, limit, lambda k, _: _move_pass(rules, st, k, at))
-    k = _undo_held(_leftovers(k), at)
+    k = _undo_held(_leftovers(k), at).note(log.END, log.MOVE)
     return k.set(error=jnp.where(k.error == 0, error, k.error))
 
 
@@ -209,7 +211,8 @@ def migrate_pages_batch(
     def unmaps(k: Call, n: Index) -> Call:
         return _unmap_pass(rules, st, k, at, n >= unforced)
 
-    k = _leftovers(passes(k, limit, unmaps))
+    k = k.note(log.BEGIN, log.UNMAP, k.todo.size)
+    k = _leftovers(passes(k, limit, unmaps)).note(log.END, log.UNMAP)
     # With -ENOMEM and nothing unmapped the flush is not even sent.
     skip = (k.error == ENOMEM) & (k.held.size == 0) | (k.error == SLEEPS)
     return wall.when(~skip, lambda k: flush_and_move(rules, st, k, at, limit), k)
@@ -261,8 +264,9 @@ def _one_by_one(rules: Rules, k: Call, at: Where) -> Call:
         # The list of one folio uses the call's own array: what stays on it has failed.
         alone = k.set(todo=List(k.todo.folios, jnp.int32(0)))
         alone = alone.set(todo=alone.todo.append(queue.at(i), jnp.asarray(True)))
+        alone = alone.note(log.BEGIN, log.ALONE, 1)
         k = migrate_pages_batch(rules, st, alone, at, SYNC_PASSES)
-        return _to_ret(k), queue, i + 1
+        return _to_ret(k).note(log.END, log.ALONE), queue, i + 1
 
     k = k.set(todo=List(jnp.zeros_like(none.folios), jnp.int32(0)))
     k, _, _ = jax.lax.while_loop(
@@ -335,14 +339,17 @@ def _split_list(rules: Rules, k: Call, at: Where) -> Call:
         k = k.set(m=m, ev=ev.add(pgmigrate_success=ok))
         return k.set(stats=k.stats.add(failed_pages=bad))
 
+    k = k.note(log.BEGIN, log.SPLIT, k.split.size).note(log.BEGIN, log.UNMAP, 0)
     k = each_piece(rules, k.set(remaining=jnp.int32(0)), unmap)
     sent = (k.error == 0) | (k.remaining > 0)
 
     def flush(k: Call) -> Call:
+        k = k.note(log.BEGIN, log.SEND, k.remaining)
         m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu, k.remaining > 0)
-        return each_piece(rules, k.set(m=m, ev=ev, error=jnp.int32(0)), move)
+        k = k.set(m=m, ev=ev, error=jnp.int32(0)).note(log.BEGIN, log.MOVE, 0)
+        return each_piece(rules, k, move)
 
-    k = wall.when(sent, flush, k)
+    k = wall.when(sent, flush, k).note(log.END, log.SPLIT)
     # The result of this list is ignored by its caller, an abort included.
     stats = dataclasses.replace(k.stats, failed=before.failed)
     k = k.set(error=jnp.int32(0), stats=stats, remaining=failed)
@@ -382,7 +389,8 @@ def hugetlbs(rules: Rules, k: Call, at: Where) -> Call:
 
         return each(k, jnp.int32(0), size, step)
 
-    k = passes(k, PASSES, one_pass)
+    k = k.note(log.BEGIN, log.HUGETLBS, k.held.size)
+    k = passes(k, PASSES, one_pass).note(log.END, log.HUGETLBS)
     k = k.set(remaining=k.remaining + k.retry.folios)
     return _leftovers(k).set(held=List(k.held.folios, jnp.int32(0)))
 
@@ -454,10 +462,10 @@ def migrate_stepwise(
     def batch(c: tuple[Call, List, Index]) -> tuple[Call, List, Index]:
         k, queue, i = c
         k, i = _cut(rules, k, queue, i, limit)
-        k = k.set(ev=k.ev.add(batches=1))
+        k = k.set(ev=k.ev.add(batches=1)).note(log.BEGIN, log.BATCH, k.todo.size)
         k = one_batch(rules, k, at)
         k = k.set(remaining=k.remaining + k.todo.size + k.ret.size)
-        return split_list(rules, k, at), queue, i
+        return split_list(rules, k, at).note(log.END, log.BATCH), queue, i
 
     def go_on(c: tuple[Call, List, Index]) -> Array:
         return (c[2] < c[1].size) & (c[0].error == 0)
