@@ -1,0 +1,171 @@
+"""`jaxmig sweep`: many configurations of one migration, a row each."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from jaxmig.cli import options, output, runtime, sweepopts
+from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli.room import check_room
+from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
+from jaxmig.syscalls import SleepsForever
+
+EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,8,64,512 --cpus 2:128:2x -o out.csv
+  jaxmig sweep app.npz 0 1 --machine xeon-2s,arm64-2n128c --samples 500 -o out.parquet
+  srun -n 8 sh -c 'jaxmig sweep memhog:1g --cpus 2:256:2 -o out.csv --resume \\
+      --processes 8 --process-id $SLURM_PROCID'     parts on shared storage, merged
+"""
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The parser of the command."""
+    summary = "migrate a target in many configurations, a row of results each"
+    parser = options.add_parser(commands, "sweep", summary, EXAMPLES, run)
+    sweepopts.add(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, then fill the file."""
+    path = Path(args.output) if args.output else None
+    _check_files(args, path)
+    runtime.prepare()
+    sweep = sweepopts.sweep_of(args)
+    memory = sweep.memory
+    check_room(memory.target.name, memory.target.pages, memory.nodes, False, 2)
+    try:
+        if path is None:
+            return _print(args, sweep)
+        return _fill(args, sweep, path)
+    except SleepsForever:
+        raise Failure("the call would wait for ever for a page in use") from None
+    except JournalError as error:
+        raise Failure(str(error)) from None
+
+
+def _check_files(args: argparse.Namespace, path: Path | None) -> None:
+    output.check(args.output, args.plot)
+    if path is None:
+        if args.resume or args.overwrite or args.processes > 1:
+            raise Usage("--resume, --overwrite and --processes need a file: -o FILE")
+        return
+    if args.resume and args.overwrite:
+        raise Usage("--resume keeps what --overwrite throws away; choose one")
+    if not args.process_id < args.processes:
+        raise Usage(f"--process-id {args.process_id}: of --processes {args.processes}")
+    if args.resume and args.target.isdigit():
+        advice = f"take `jaxmig snapshot {args.target} -o FILE.npz` and sweep that"
+        raise Usage(f"--resume: a running process changes; {advice}")
+    if path.suffix == ".parquet":
+        try:
+            journal.check_parquet()
+        except JournalError as error:
+            raise Failure(str(error)) from None
+
+
+def _print(args: argparse.Namespace, s: Sweep) -> int:
+    """Rows to standard output."""
+    sys.stdout.write(s.header() + rows.heading())
+    made: list[Row] = []
+    for some in _shown(args, s, s.indices):
+        sys.stdout.write("".join(map(rows.text, some)))
+        sys.stdout.flush()
+        made += some if args.plot else []
+    _plot(args, made)
+    return 0
+
+
+def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
+    """Rows to a file, from where it ends; then what is made of the whole file."""
+    table = path if path.suffix != ".parquet" else path.with_name(f"{path.name}.rows")
+    done = args.resume and _complete(table, s)
+    if not done:
+        if args.overwrite:
+            for old in (table, _mine(args, table)):
+                old.unlink(missing_ok=True)
+        done = _append(args, s, table)
+    if not done:
+        say(f"jaxmig sweep: part {args.process_id} of {args.processes} is done")
+        return 0
+    if path != table:
+        journal.to_parquet(table, path)
+    if args.plot:
+        _plot(args, journal.read(table))
+    say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
+    return 0
+
+
+def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:
+    """Fill this process's part; True if the whole file is there afterwards."""
+    n, me = args.processes, args.process_id
+    indices: Sequence[int] = s.indices
+    header, target = s.header(), table
+    if n > 1:
+        if table.exists():
+            advice = "use --resume or --overwrite"
+            raise Failure(f"{table}: exists, though parts are to be merged; {advice}")
+        indices = s.grid.share(s.indices, me, n)
+        header, target = s.header(f", part {me} of {n}"), _mine(args, table)
+    with Journal(target, header, lambda i: _key(s, indices, i), args.resume) as file:
+        left = indices[file.done :]
+        for some in _shown(args, s, left, file.done, len(indices)):
+            for row in some:
+                file.add(rows.text(row))
+    if n == 1:
+        return True
+    parts = [journal.part(table, i, n) for i in range(n)]
+    owners = [i // s.grid.prices % n for i in s.indices]
+    return journal.merge(table, s.header(), parts, owners)
+
+
+def _key(s: Sweep, indices: Sequence[int], i: int) -> str:
+    return rows.key(s.grid.at(indices[i])) if i < len(indices) else "no more rows"
+
+
+def _mine(args: argparse.Namespace, table: Path) -> Path:
+    if args.processes == 1:
+        return table
+    return journal.part(table, args.process_id, args.processes)
+
+
+def _complete(table: Path, s: Sweep) -> bool:
+    """Whether the whole file is there already; Failure if it is another one."""
+    if not table.exists():
+        return False
+    keys: Callable[[int], str] = lambda i: _key(s, s.indices, i)  # noqa: E731
+    with Journal(table, s.header(), keys, resume=True) as file:
+        return file.done == len(s.indices)
+
+
+def _shown(
+    args: argparse.Namespace,
+    s: Sweep,
+    indices: Sequence[int],
+    done: int = 0,
+    total: int | None = None,
+) -> Iterator[list[Row]]:
+    """The rows, under a bar with the time left on a terminal."""
+    bar = tqdm(
+        total=len(indices) if total is None else total,
+        initial=done,
+        desc=args.target,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left",
+    )
+    with contextlib.closing(bar):
+        for some in play(s, indices):
+            yield some
+            bar.update(len(some))
+
+
+def _plot(args: argparse.Namespace, made: Sequence[Row]) -> None:
+    if not args.plot:
+        return
+    from jaxmig import plots
+
+    plots.save(plots.sweep(made), args.plot)

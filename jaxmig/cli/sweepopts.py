@@ -1,0 +1,174 @@
+"""Options of `sweep`, and the sweep that they describe."""
+
+import argparse
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+from jaxmig import machines, nodes
+from jaxmig.cli import options
+from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
+from jaxmig.releases import BOTH
+from jaxmig.rules import MODES
+from jaxmig.sweep import AxisError, Grid, Sweep, values
+from jaxmig.sweep.memory import Memory
+from jaxmig.targets import resolve
+
+MAX_SAMPLES: Final = 10_000_000
+
+
+def add(parser: Parser) -> None:
+    """Everything after `jaxmig sweep`."""
+    parser.add_argument("target", metavar="TARGET", help="as of migratepages")
+    parser.add_argument("from_", metavar="FROM", nargs="?", default="0")
+    parser.add_argument("to", metavar="TO", nargs="?", default="1")
+    parser.add_argument("--pid", type=options.whole("PID", 1, options.MAX_INT))
+    _add_axes(
+        parser.add_argument_group("axes, each one value, a list, A:B:STEP, A:B:2x")
+    )
+    _add_file(parser.add_argument_group("file"))
+    group = parser.add_argument_group("many processes, each with a part of the rows")
+    group.add_argument(
+        "--processes", type=options.whole("processes", 1, 100_000), default=1,
+        metavar="N", help="how many there are (1)",
+    )  # fmt: skip
+    group.add_argument(
+        "--process-id", type=options.whole("process", 0, 99_999), default=0,
+        metavar="I", help="which one this is, from 0; whoever ends last merges",
+    )  # fmt: skip
+
+
+def _add_axes(group: Any) -> None:
+    group.add_argument(
+        "--batch", type=_axis("base pages", 0, options.MAX_INT),
+        default=(NR_MAX_BATCHED_MIGRATION,), metavar="PAGES",
+        help="base pages at which a batch is closed; 0: no limit (512)",
+    )  # fmt: skip
+    group.add_argument(
+        "--cpus", type=_axis("CPUs", 1, options.MAX_CPUS), metavar="N",
+        help="CPUs of the machine (the first profile's)",
+    )  # fmt: skip
+    group.add_argument(
+        "--thp", type=_axis("percent", 0, 100), metavar="PERCENT",
+        help="share of the memory in 2 MiB pages (the target's)",
+    )  # fmt: skip
+    group.add_argument(
+        "--kernel", type=options.kernels, default=BOTH, metavar="LIST",
+        help="both (6.2 and 6.3), or any releases",
+    )  # fmt: skip
+    group.add_argument(
+        "--machine", type=_names, default=("xeon-2s",), metavar="LIST",
+        help="cost profiles: names of `jaxmig machines`, .toml files, or all",
+    )  # fmt: skip
+    group.add_argument(
+        "--copy", type=_once, default=("cpu",), metavar="LIST",
+        help="copy engines: cpu, threads:N, dma:N (cpu)",
+    )  # fmt: skip
+    group.add_argument(
+        "--mode", type=_modes, default=("sync",), metavar="LIST",
+        help=f"of migrate_pages(): {', '.join(MODES)} (sync, by the system call)",
+    )  # fmt: skip
+    group.add_argument(
+        "--running", choices=("all", "target"), default="all",
+        help="where the target runs: all CPUs but the migrating one, or where it ran",
+    )  # fmt: skip
+    group.add_argument(
+        "--samples", type=options.whole("samples", 1, MAX_SAMPLES), metavar="N",
+        help="so many points of the grid, drawn at random, instead of all",
+    )  # fmt: skip
+    group.add_argument(
+        "--seed", type=options.whole("seed", 0, options.MAX_INT), default=0,
+        metavar="N", help="of the drawing (0)",
+    )  # fmt: skip
+
+
+def _add_file(group: Any) -> None:
+    group.add_argument(
+        "-o", "--output", metavar="FILE",
+        help=".csv or .parquet; standard output if left out",
+    )  # fmt: skip
+    group.add_argument("--plot", metavar="FILE", help="a picture, .png or .svg")
+    group.add_argument(
+        "--resume", action="store_true", help="go on where the file ends"
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="begin again if the file exists"
+    )
+
+
+def sweep_of(args: argparse.Namespace) -> Sweep:
+    """The sweep; Usage or Failure where options do not fit together."""
+    profiles = {name: machines.load(name) for name in args.machine}
+    for profile in profiles.values():
+        for copy in args.copy:
+            profile.copy_speedups(copy)  # refuses an engine that the machine lacks
+    target = resolve(args.target, args.pid)
+    n = max(2, target.nodes)
+    old, new = (_nodes(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to)))
+    if args.mode != ("sync",) and len(new) > 1:
+        raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
+    cpus = args.cpus or (next(iter(profiles.values())).cpus,)
+    memory = Memory(target, n, min(old), max(cpus), args.running == "all")
+    if args.thp and memory.is_process:
+        raise Failure(f"{target.name}: has page sizes of its own; leave out --thp")
+    thp = args.thp or (100 if target.name.endswith(",thp") else 0,)
+    axes = (thp, args.kernel, args.mode, cpus, args.batch, args.machine, args.copy)
+    return Sweep(
+        memory=memory,
+        old=old,
+        new=new,
+        grid=Grid(*axes),
+        profiles=profiles,
+        samples=args.samples,
+        seed=args.seed,
+        digest=digest(args.target),
+    )
+
+
+def digest(target: str) -> str:
+    """A hash of the file that a target is read from, nothing if it is none."""
+    if not os.path.isfile(target):
+        return ""
+    with open(target, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _nodes(name: str, text: str, n: int) -> frozenset[int]:
+    try:
+        found = nodes.parse(text, n)
+    except nodes.NodeError as error:
+        raise Usage(f"{name}: {error}") from None
+    if not found:
+        raise Usage(f"{name}: {text!r} names none of the nodes 0-{n - 1}; name one")
+    return frozenset(found)
+
+
+def _axis(what: str, least: int, most: int) -> Callable[[str], tuple[int, ...]]:
+    def axis(text: str) -> tuple[int, ...]:
+        try:
+            return values(text, what, least, most)
+        except AxisError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return axis
+
+
+def _once(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text.split(",")))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    if text == "all":
+        return tuple(machines.names())
+    return tuple(dict.fromkeys(options.machine(name) for name in text.split(",")))
+
+
+def _modes(text: str) -> tuple[str, ...]:
+    chosen = _once(text)
+    for mode in chosen:
+        if mode not in MODES:
+            line = f"{mode!r} is no mode; use {', '.join(MODES)}"
+            raise argparse.ArgumentTypeError(line)
+    return chosen

@@ -1,0 +1,38 @@
+"""Many configurations of one migration: grids, their counts, their prices, a file.
+
+    axes.py     what is varied, and the order of the rows
+    memory.py   the target as a machine, with a share of it in huge pages
+    engine.py   counts: each distinct call runs once, many in one compiled loop
+    pricing.py  counts times machine profiles, one matrix product
+    window.py   how long a page is away, in closed form
+    rows.py     configuration and counts as a row
+    journal.py  rows on disk: whole lines, resumed where they end, parts merged
+    play.py     all of it, in windows of about a second
+
+The order of the rows follows from the configuration alone, and a row holds nothing that
+this computer's speed could change: a sweep that was killed and resumed, or cut among
+processes, ends in the same bytes.
+"""
+
+from jaxmig.sweep.axes import AXES, AxisError, Configuration, Grid, values
+from jaxmig.sweep.engine import Engine, Run, Tally
+from jaxmig.sweep.journal import Journal, JournalError
+from jaxmig.sweep.play import Sweep, play
+from jaxmig.sweep.rows import COLUMNS, Row
+
+__all__ = [
+    "AXES",
+    "COLUMNS",
+    "AxisError",
+    "Configuration",
+    "Engine",
+    "Grid",
+    "Journal",
+    "JournalError",
+    "Row",
+    "Run",
+    "Sweep",
+    "Tally",
+    "play",
+    "values",
+]

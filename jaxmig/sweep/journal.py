@@ -1,0 +1,211 @@
+"""Rows on disk: whole lines, appended one by one, and taken up again where they end.
+
+The first line names the configuration by its hash, so that rows of another one are
+never continued; the second names the columns.  A line goes to the system in one write:
+a process that is killed leaves whole lines and at most one torn one, which is cut off.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from jaxmig.sweep import rows
+
+_HASH: Final = re.compile(rb"configuration ([0-9a-f]{16})\n")
+
+
+class JournalError(ValueError):
+    """A file that cannot be written or continued; one line that says what to do."""
+
+
+class Journal:
+    """An open file of rows.
+
+    Attributes:
+      done: rows that it already had.
+    """
+
+    def __init__(
+        self, path: Path, header: str, keys: Callable[[int], str], resume: bool
+    ) -> None:
+        """Open or create the file.
+
+        Args:
+          header: its first line.
+          keys: what row number i must begin with.
+          resume: go on where it ends; otherwise it must not exist.
+        Raises:
+          JournalError: it exists, is in use, or was written for something else.
+        """
+        self.path, self.done = path, 0
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        try:
+            self._fd = os.open(path, flags | (0 if resume else os.O_EXCL), 0o666)
+        except FileExistsError:
+            advice = "go on with --resume, begin again with --overwrite"
+            raise JournalError(f"{path}: exists; {advice}") from None
+        except OSError as error:
+            raise JournalError(f"{path}: {error.strerror}; choose another") from None
+        try:
+            self._begin(header, keys)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._fd)
+
+    def add(self, line: str) -> None:
+        """Append one line, newline included."""
+        data = line.encode()
+        try:
+            if os.write(self._fd, data) != len(data):
+                raise OSError(None, "disk full")
+        except OSError as error:
+            line = f"{self.path}: {error.strerror}; make room, then use --resume"
+            raise JournalError(line) from None
+
+    def _begin(self, header: str, keys: Callable[[int], str]) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise JournalError(f"{self.path}: another process writes it") from None
+        with open(self._fd, "rb", closefd=False) as file:
+            data = file.read()
+        whole = data.rfind(b"\n") + 1
+        os.ftruncate(self._fd, whole)
+        head = [header, rows.heading()]
+        lines = data[:whole].decode("utf-8", "replace").splitlines(keepends=True)
+        if lines[:1] != head[:1] and lines:
+            raise JournalError(_other(self.path, data, header))
+        if lines[1:2] != head[1:] and len(lines) > 1:
+            raise JournalError(f"{self.path}: has other columns; use --overwrite")
+        for i, line in enumerate(lines[2:]):
+            if not line.startswith(keys(i)):
+                raise JournalError(
+                    f"{self.path}: line {i + 3} is not the row that belongs there; "
+                    "use --overwrite"
+                )
+        for line in head[len(lines) :]:
+            self.add(line)
+        self.done = max(len(lines) - 2, 0)
+
+
+def _other(path: Path, data: bytes, header: str) -> str:
+    mine, theirs = _HASH.search(header.encode()), _HASH.match(data, 0)
+    theirs = _HASH.search(data.partition(b"\n")[0] + b"\n")
+    if not (mine and theirs):
+        return f"{path}: is no file of a sweep; choose another"
+    return (
+        f"{path}: was written for configuration {theirs[1].decode()}, these options "
+        f"are {mine[1].decode()}; give the same options, or --overwrite"
+    )
+
+
+def read(path: Path) -> list[rows.Row]:
+    """The rows of a finished or unfinished file.
+
+    Raises:
+      JournalError: it cannot be read or holds something else.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeError) as error:
+        raise JournalError(f"{path}: {error}") from None
+    if len(lines) < 2 or lines[1] != rows.heading():
+        raise JournalError(f"{path}: is no file of a sweep; choose another")
+    return rows.parse([line for line in lines[2:] if line.endswith("\n")])
+
+
+def part(path: Path, process: int, processes: int) -> Path:
+    """Where one of several processes writes its rows."""
+    return path.with_name(f"{path.name}.part-{process}-of-{processes}")
+
+
+def merge(
+    path: Path, header: str, parts: Sequence[Path], owners: Sequence[int]
+) -> bool:
+    """Make the whole file of finished parts; False if one of them is not finished yet.
+
+    Every process tries this at its end, and whoever is last succeeds; if two are, both
+    write the same bytes, and the file appears at once.
+
+    Args:
+      owners: which part holds each row, in the order of the rows.
+    """
+    try:
+        texts = [p.read_text("utf-8").splitlines(keepends=True)[2:] for p in parts]
+    except FileNotFoundError:
+        return path.exists()
+    counts = [0] * len(parts)
+    for owner in owners:
+        counts[owner] += 1
+    complete = all(t[-1:] == [] or t[-1].endswith("\n") for t in texts)
+    if [len(t) for t in texts] != counts or not complete:
+        return False
+    streams = [iter(t) for t in texts]
+    with _draft(path) as draft:
+        draft.write_text(
+            header + rows.heading() + "".join(next(streams[o]) for o in owners),
+            "utf-8",
+        )
+    for p in parts:
+        p.unlink(missing_ok=True)
+    return True
+
+
+def to_parquet(source: Path, path: Path) -> None:
+    """The rows of `source` as a Parquet file, whole or not at all.
+
+    Raises:
+      JournalError: pyarrow is not installed.
+    """
+    check_parquet()
+    import pyarrow as pa
+    import pyarrow.csv as pc
+    import pyarrow.parquet as pq
+
+    # Releases look like numbers: 6.10 must not become 6.1.
+    words, whole = pa.string(), pa.int64()
+    types = {name: words if name in rows.WORDS else whole for name in rows.COLUMNS}
+    table = pc.read_csv(
+        source,
+        read_options=pc.ReadOptions(skip_rows=1),
+        convert_options=pc.ConvertOptions(column_types=types),
+    )
+    with _draft(path) as draft:
+        pq.write_table(table, draft)
+
+
+def check_parquet() -> None:
+    """Raises JournalError where Parquet cannot be written, before hours of work."""
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise JournalError(
+            "Parquet needs pyarrow; pip install 'jaxmig[parquet]', or name a .csv file"
+        ) from None
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place if nothing goes wrong."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

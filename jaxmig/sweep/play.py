@@ -1,0 +1,163 @@
+"""A sweep from its configurations to its rows, in windows of about a second.
+
+A window is a stretch of the configurations in their order.  The calls in it that have
+not run yet run together, as far as they share a compilation; then its rows are priced
+and given out.  How long windows are follows this computer's speed, what is in the rows
+does not.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, cast
+
+from jaxmig import __version__, machines
+from jaxmig.machines import Arch, Profile
+from jaxmig.machines.terms import Policy
+from jaxmig.releases import release
+from jaxmig.sweep import rows
+from jaxmig.sweep.axes import Configuration, Grid
+from jaxmig.sweep.engine import SLOTS, Engine, Run, Tally, run_of
+from jaxmig.sweep.memory import Memory
+from jaxmig.sweep.pricing import Price, Prices
+
+WINDOW_S: Final = 1.0
+KEPT: Final = 100_000  # calls whose counts are remembered
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Everything that the rows depend on."""
+
+    memory: Memory
+    old: frozenset[int]
+    new: frozenset[int]
+    grid: Grid
+    profiles: Mapping[str, Profile]  # by name, every machine of the grid
+    samples: int | None = None
+    seed: int = 0
+    digest: str = ""  # of what the target was read from
+
+    @functools.cached_property
+    def indices(self) -> Sequence[int]:
+        """Points of the grid, a row each, in order."""
+        return self.grid.indices(self.samples, self.seed)
+
+    @functools.cached_property
+    def configuration(self) -> str:
+        """A hash of all of it, and of the version that does it."""
+        said: dict[str, Any] = {
+            "jaxmig": __version__,
+            "target": self.memory.target.name,
+            "digest": self.digest,
+            "pages": self.memory.target.pages,
+            "nodes": [self.memory.nodes, sorted(self.old), sorted(self.new)],
+            "running": [self.memory.everywhere, self.memory.cpu],
+            "axes": self.grid.axes,
+            "samples": [self.samples, self.seed],
+            # A user's own profile may change under its name.
+            "profiles": {n: machines.dumps(p) for n, p in self.profiles.items()},
+        }
+        text = json.dumps(said, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def header(self, part: str = "") -> str:
+        """The first line of its file."""
+        return (
+            f"# jaxmig {__version__} sweep of {self.memory.target.name}, "
+            f"{len(self.indices)} rows{part}; configuration {self.configuration}\n"
+        )
+
+
+def play(s: Sweep, indices: Sequence[int]) -> Iterator[list[rows.Row]]:
+    """Rows of these points in their order, in lists of about a second's work.
+
+    Raises:
+      SleepsForever: where Linux would wait for something that never ends.
+    """
+    player = _Player(s)
+    start, budget = 0, 1
+    while start < len(indices):
+        began = time.perf_counter()
+        taken, made = player.window(indices, start, budget)
+        yield made
+        start += taken
+        # Longer windows waste less on each, shorter ones show and keep more.
+        seconds = time.perf_counter() - began
+        budget = max(1, min(SLOTS, round(budget * min(2.0, WINDOW_S / seconds))))
+
+
+class _Player:
+    """Engine, prices, and the counts so far."""
+
+    def __init__(self, s: Sweep) -> None:
+        self.s = s
+        self.engine = Engine(s.memory, s.old, s.new)
+        self.tallies: dict[Run, Tally] = {}
+        self._prices: dict[tuple[str, str], Prices] = {}
+        self._last: tuple[Run | None, dict[tuple[str, str], Price]] = (None, {})
+
+    def window(
+        self, indices: Sequence[int], start: int, budget: int
+    ) -> tuple[int, list[rows.Row]]:
+        """Rows of the points from `start` on, with at most `budget` new calls."""
+        if len(self.tallies) > KEPT:
+            self.tallies.clear()
+        taken: list[Configuration] = []
+        missing: dict[Run, None] = {}
+        end = start + budget * max(SLOTS, self.s.grid.prices)
+        for index in indices[start:end]:
+            c = self.s.grid.at(index)
+            run = self._run(c)
+            if run not in self.tallies and run not in missing:
+                if len(missing) == budget:
+                    break
+                missing[run] = None
+            taken.append(c)
+        self._play(list(missing))
+        return len(taken), [self._row(c) for c in taken]
+
+    def _run(self, c: Configuration) -> Run:
+        arch = self.s.profiles[c.machine].arch
+        return run_of(c.thp, c.kernel, c.mode, arch, c.cpus, c.batch)
+
+    def _play(self, runs: list[Run]) -> None:
+        alike: dict[Run, list[Run]] = {}
+        for run in runs:
+            shape = dataclasses.replace(run, cpus=0, batch=0)
+            alike.setdefault(shape, []).append(run)
+        for group in alike.values():
+            found = self.engine.tallies(group)
+            self.tallies.update(zip(group, found, strict=True))
+
+    def _row(self, c: Configuration) -> rows.Row:
+        run = self._run(c)
+        tally, memory = self.tallies[run], self.s.memory
+        price = self._price(c, run)
+        running = len(memory.running(c.cpus))
+        return rows.row(c, tally, price, memory.target.pages, running)
+
+    def _price(self, c: Configuration, run: Run) -> Price:
+        """All machines' prices of a call come out of one product."""
+        policy: Policy = "batched" if release(c.kernel).batched else "serial"
+        if self._last[0] != run:
+            prices = self._weights(run.arch, policy)
+            self._last = run, prices.of(self.tallies[run].counts)
+        return self._last[1][c.machine, c.copy]
+
+    def _weights(self, arch: str, policy: Policy) -> Prices:
+        key = (arch, policy)
+        if key not in self._prices:
+            known = self.s.profiles
+            # Kernels that cannot broadcast price such a machine as one with IPIs.
+            fitting = {
+                (name, copy): known[name]
+                for name in self.s.grid.machine
+                for copy in self.s.grid.copy
+                if known[name].arch.removesuffix("-invlpgb" * (arch == "x86")) == arch
+            }
+            self._prices[key] = Prices(fitting, policy, cast(Arch, arch))
+        return self._prices[key]

@@ -1,0 +1,95 @@
+"""A configuration, what its call counted and what that costs, as one row of text."""
+
+import csv
+import io
+from typing import Any, Final
+
+from jaxmig.events import VMSTAT
+from jaxmig.machines.terms import PHASES
+from jaxmig.releases import release
+from jaxmig.sweep.axes import AXES, Configuration
+from jaxmig.sweep.engine import Tally
+from jaxmig.sweep.pricing import Price
+from jaxmig.sweep.window import away
+
+Row = dict[str, Any]
+# Names are those of result records, flattened; see `report.records`.
+RESULTS: Final = (
+    *("pages", "running", "policy", "ret", "errno"),
+    *(f"vmstat.{name}" for name in VMSTAT[:6]),
+    "vmstat.nr_tlb_remote_flush_received",
+    *(f"vmstat.{name}" for name in VMSTAT[6:]),
+    *("ipis_most", "batches", "allocs"),
+    *(f"time_ns.{name}" for name in ("total", *PHASES)),
+    *("time_ns_low", "time_ns_high", "stolen_ns", "pages_per_s"),
+    *("stall_ns.p50", "stall_ns.p99", "stall_ns.max"),
+)
+COLUMNS: Final = (*AXES, *RESULTS)
+WORDS: Final = ("kernel", "mode", "machine", "copy", "policy", "errno")
+
+
+def row(c: Configuration, t: Tally, p: Price, pages: int, running: int) -> Row:
+    """The row; every cell is a whole number or a word, so it has one spelling."""
+    counts, moved = t.counts, t.counts["pgmigrate_success"]
+    vmstat: dict[str, int] = {name: counts[name] for name in VMSTAT}
+    vmstat["nr_tlb_remote_flush_received"] = t.ipis
+    w = away(p.places, t.counts["folios_moved"], counts["batches"], full(c, t))
+    made: Row = {name: getattr(c, name) for name in AXES} | {
+        "pages": pages,
+        "running": running,
+        "policy": "batched" if release(c.kernel).batched else "serial",
+        "ret": t.ret,
+        "errno": t.errno or "",
+        "ipis_most": t.ipis_most,
+        "batches": counts["batches"],
+        "allocs": counts["allocs"],
+        "time_ns.total": p.total,
+        "time_ns_low": p.low,
+        "time_ns_high": p.high,
+        "stolen_ns": p.stolen,
+        "pages_per_s": round(moved * 1e9 / p.total) if p.total else 0,
+        "stall_ns.p50": w.p50,
+        "stall_ns.p99": w.p99,
+        "stall_ns.max": w.most,
+    }
+    made |= {f"vmstat.{name}": n for name, n in vmstat.items()}
+    made |= {f"time_ns.{name}": ns for name, ns in p.phases.items()}
+    return {name: made[name] for name in COLUMNS}
+
+
+def full(c: Configuration, t: Tally) -> int:
+    """Folios of a full batch, as many as its limit in pages of the mean size."""
+    folios, pages = t.counts["folios_moved"], t.counts["pgmigrate_success"]
+    if not c.batch or pages <= c.batch:
+        return max(folios, 1)
+    return max(1, -(-c.batch * folios // pages))
+
+
+def text(r: Row) -> str:
+    """The row as a line of CSV."""
+    return _line([r[name] for name in COLUMNS])
+
+
+def heading() -> str:
+    """The names of the columns as a line of CSV."""
+    return _line(COLUMNS)
+
+
+def key(c: Configuration) -> str:
+    """What the line of a configuration begins with."""
+    return _line([getattr(c, name) for name in AXES])[:-1] + ","
+
+
+def parse(lines: list[str]) -> list[Row]:
+    """Rows from their lines, without the heading."""
+    made = []
+    for cells in csv.reader(lines):
+        pairs = zip(COLUMNS, cells, strict=True)
+        made.append({n: cell if n in WORDS else int(cell) for n, cell in pairs})
+    return made
+
+
+def _line(cells: Any) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerow(cells)
+    return out.getvalue()

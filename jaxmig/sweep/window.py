@@ -1,0 +1,80 @@
+"""How long a folio is away from its process, in closed form.
+
+Folio i of a batch of K is unmapped, waits until the folios behind it are unmapped too,
+for the flush, and then until those before it and itself have been moved:
+
+    away(i) = unmap * (K - i + 1) + flush + move * i
+
+A thread that touches it in the worst moment stalls that long.  Costs a folio are the
+call's means; a serial release is K = 1 with its flush among the unmapping.  Folios that
+are refused and tried again stay away longer than this.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+UNMAP: Final = ("alloc", "lock", "walk", "clear", "defer")  # places of machines/terms
+FLUSH: Final = ("flush", "engine")  # once a batch, every folio of it waits
+MOVE: Final = ("copy", "switch", "drain", "remap")
+POINTS: Final = 4096  # folios of a batch that are looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """ns that folios are away: half of them, 99 of 100, and all, at most so long."""
+
+    p50: int
+    p99: int
+    most: int
+
+
+def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Window:
+    """The window of a call that moved `folios` in `batches` (0: serial).
+
+    Args:
+      places: modelled ns of the whole call by place in the code.
+      limit: folios of a full batch; the last one may be smaller.
+    """
+    if folios == 0:
+        return Window(0, 0, 0)
+    unmap, move = (sum(places.get(p, 0) for p in ps) / folios for ps in (UNMAP, MOVE))
+    flush = sum(places.get(p, 0) for p in FLUSH) / max(batches, 1)
+    if not batches:
+        once = round(unmap + move)
+        return Window(once, once, once)
+    full, rest = divmod(folios, max(limit, 1))
+    times, weights = _batch(unmap, flush, move, limit, full)
+    if rest:
+        more, count = _batch(unmap, flush, move, rest, 1)
+        times, weights = np.append(times, more), np.append(weights, count)
+    return Window(
+        quantile(times, weights, 0.5),
+        quantile(times, weights, 0.99),
+        round(times.max()),
+    )
+
+
+def _batch(
+    unmap: float, flush: float, move: float, size: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Times of folios of `count` equal batches, and for how many each stands."""
+    if not count:
+        return np.zeros(0), np.zeros(0)
+    i = np.arange(1, size + 1)
+    if size > POINTS:
+        # Times grow evenly along the batch: evenly spaced folios stand for all.
+        i = np.linspace(1, size, POINTS)
+    times = unmap * (size - i + 1) + flush + move * i
+    return times, np.full(i.size, count * size / i.size)
+
+
+def quantile(times: Sequence[float] | np.ndarray, weights: np.ndarray, q: float) -> int:
+    """The least time, whole ns, that a share of `q` does not exceed."""
+    times = np.asarray(times)
+    order = np.argsort(times, kind="stable")
+    reached = np.cumsum(weights[order])
+    at = np.searchsorted(reached, q * reached[-1] * (1 - 1e-12))
+    return round(float(times[order][min(int(at), times.size - 1)]))
