@@ -45,8 +45,8 @@ def split_folio(
     walked = walked_pages(m, row, pages)
     under_pmd = (walked == 1) & (pages > 1)
 
-    def visit(m: Machine, carry: tuple[Events, Index], at: Visit) -> tuple:
-        ev, seen = carry
+    def visit(m: Machine, carry: tuple[Events, Index, Flag], at: Visit) -> tuple:
+        ev, seen, dirty = carry
         no = jnp.asarray(False)
         m, ev = clear_flush(rules, m, ev, at, cpu, late, no)
         word = pte.from_migration(
@@ -60,9 +60,12 @@ def split_folio(
         )
         count = jnp.where(under_pmd & stays, pages, 0)
         m = _map_pieces(m, head, at, seen == 0, count)
-        return m, (ev, seen + 1), jnp.asarray(True)
+        dirty = dirty | pte.has(at.bits, pte.DIRTY)
+        return m, (ev, seen + 1, dirty), jnp.asarray(True)
 
-    m, (ev, seen) = rmap_walk(m, head, walked, visit, (ev, jnp.int32(0)))
+    start = (ev, jnp.int32(0), jnp.asarray(False))
+    m, (ev, seen, dirty) = rmap_walk(m, head, walked, visit, start)
+    row = row.at[FLAGS].set(flags | jnp.where(dirty, frame.DIRTY, 0))
     if late:
         m, ev = tlb.flush_batch(rules, m, ev, cpu, jnp.asarray(True))
     return _piece_rows(m, head, row, seen, under_pmd), ev

@@ -68,11 +68,12 @@ def unmap_folio(
     batch: bool,
     live: Flag,
     refuses: Flag,
+    locked: Flag,
 ) -> tuple[Machine, Events]:
     """try_to_migrate() of the folio at `head`, if `live`.
 
     `batch`: TTU_BATCH_FLUSH.  `refuses`: pinned and exclusive; then the folio stays
-    mapped.
+    mapped.  `locked`: it is held until it has been moved, walked or not.
     """
     row = wall.read(head, lambda: m.frame[head])
     flags = row[FLAGS]
@@ -100,7 +101,7 @@ def unmap_folio(
         m, head, jnp.where(live, pages, 0), visit, start
     )
     gone = live & ~refuses
-    state = jnp.where(gone, frame.LOCKED | frame.UNMAPPED, 0)
+    state = jnp.where(gone, frame.UNMAPPED, 0) | jnp.where(locked, frame.LOCKED, 0)
     new = jnp.stack(
         [
             row[REFCOUNT] - jnp.where(gone, cleared, 0),

@@ -222,10 +222,12 @@ def unmap_attempt(
         refs = frow[REFCOUNT] - jnp.where(unpin, pin_refs(frow), 0)
         rows = wall.put(m.frame, head, frow.at[REFCOUNT].set(refs))
         m = dataclasses.replace(m, frame=rows)
-    m, ev = unmap_folio(rules, m, ev, head, at.cpu, st.batch_flush, walks, refuses)
     rc = jnp.where(stack | refuses, EAGAIN, t.rc)
     rc = jnp.where(short & ~freed, ENOMEM, jnp.where(freed, SUCCESS, rc))
     taken = live & (rc == UNMAPPED)
+    m, ev = unmap_folio(
+        rules, m, ev, head, at.cpu, st.batch_flush, walks, refuses, taken
+    )
     m = alloc.reserve(m, at.node, jnp.where(taken, need, 0))
     m = free_under_us(m, head, live & freed)
     return m, ev, rc
@@ -283,7 +285,8 @@ def move_tests(
     new_row = cond.tested(new_row, cond.PINNED, t.going & pinned)
     busy = t.going & (refs != frame.cache_refs(flags))
     t = Tests(new_row, t.going & ~busy, jnp.where(busy, EAGAIN, t.rc))
-    buffers = frame.has(flags, frame.PRIVATE)
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+    buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
     endless = (bits & cond.forever(cond.BUFFERS_LOCKED)) != 0
     sleeps = jnp.asarray(st.sleeps)
     t = t.only(buffers, cond.BUFFERS_LOCKED, sleeps, endless, EAGAIN)

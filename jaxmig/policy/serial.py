@@ -13,7 +13,7 @@ from typing import Final
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import log, wall
+from jaxmig import frame, log, wall
 from jaxmig.frame import FLAGS
 from jaxmig.policy.call import Call, List, each, no_retry, passes
 from jaxmig.policy.folio import (
@@ -92,7 +92,7 @@ def no_memory(
     """-ENOMEM: a large folio is split and the loop goes on; otherwise all is over."""
     short = rc == ENOMEM
     pages, thp = pages_of(flags), is_thp(rules, flags).astype(jnp.int32)
-    large = pages > 1
+    large = (pages > 1) & (frame.kind(flags) != frame.HUGETLB)
     asked = short & large & (not rules.nosplit)
     k, split, busy = try_split(rules, k, head, at, trylock, asked)
     n = short.astype(jnp.int32)

@@ -379,11 +379,15 @@ def hugetlbs(rules: Rules, k: Call, at: Where) -> Call:
             again, bad = rc == EAGAIN, (rc == FAILED).astype(jnp.int32)
             k = k.set(ev=_success(rules, k.ev, rc, flags))
             pages = pages_of(flags)
+            # Without a huge page the whole call is over.
+            short = rc == ENOMEM
+            lost = jnp.where(short, pages + k.retry.pages, bad * pages)
+            stop = short | (rc == SLEEPS)
             return k.set(
                 held=k.held.append(head, again),
                 retry=retried(k, again, pages, jnp.int32(0)),
-                stats=k.stats.add(failed=bad, failed_pages=bad * pages),
-                error=jnp.where(rc == SLEEPS, SLEEPS, k.error),
+                stats=k.stats.add(failed=bad, failed_pages=lost),
+                error=jnp.where(stop, rc, k.error),
                 remaining=k.remaining + bad,
             )
 
