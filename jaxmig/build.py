@@ -329,7 +329,8 @@ def _mark(
     folio: np.ndarray, bits: np.ndarray, marks: list[tuple[str, np.ndarray]]
 ) -> None:
     """Pages never touched map nothing; a read-only touch maps the zero page."""
-    for state, index in marks:
+    # What was never touched is absent, whatever else is said of it.
+    for state, index in sorted(marks, key=lambda m: m[0] == "untouched"):
         if state == "prot_none":
             bits[index] |= np.where(folio[index] >= 0, pte.PROT_NONE, 0)
             continue
@@ -390,3 +391,4 @@ def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> Non
             f.flags[unique] |= frame.PRIVATE
     if c.state == "isolated" and c.left:
         f.flags[unique] &= ~frame.LRU
+        left[unique, cond.TAKEN] = np.maximum(left[unique, cond.TAKEN], c.left)

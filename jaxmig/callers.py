@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from jaxmig import frame
-from jaxmig.syscalls.scan import kernel_list, order_of
+from jaxmig.syscalls.scan import candidates, order_of
 from jaxmig.syscalls.session import Session
 from jaxmig.syscalls.space import Heads, Space, View
 
@@ -33,18 +33,23 @@ class Caller:
     pages: int = 0  # base pages that close a list; 0: one list of everything
     tries: int = 1  # calls on what is left of a list
     memalloc: bool = False  # it runs in reclaim
+    goes_on: bool = False  # -ENOMEM does not keep it from its next list
     error: int = 0  # what it tells its own caller about folios left, 0: nothing
 
 
 CALLERS: Final = {
     "kernel": Caller("sync", "syscall_or_cpuset"),
     "compaction": Caller("async", "compaction", COMPACT_CLUSTER_MAX),
-    "numa_balancing": Caller("async", "numa_misplaced", 1),
-    "demotion": Caller("async", "demotion", SWAP_CLUSTER_MAX, memalloc=True),
+    "numa_balancing": Caller("async", "numa_misplaced", 1, goes_on=True),
+    "demotion": Caller(
+        "async", "demotion", SWAP_CLUSTER_MAX, memalloc=True, goes_on=True
+    ),
     "memory_offline": Caller("sync", "memory_hotplug"),
     "cma": Caller("sync", "contig_range", tries=5, error=errno.EBUSY),
     "longterm_pin": Caller("sync", "longterm_pin", error=errno.ENOMEM),
-    "soft_offline": Caller("sync", "memory_failure", 1, error=errno.EBUSY),
+    "soft_offline": Caller(
+        "sync", "memory_failure", 1, error=errno.EBUSY, goes_on=True
+    ),
     "damon": Caller("async", "damon"),
 }
 
@@ -82,18 +87,24 @@ def call(
     if caller not in CALLERS:
         raise ValueError(f"caller {caller!r}: not modelled; one of {' '.join(CALLERS)}")
     c = CALLERS[caller]
-    folios = kernel_list(s.view(), space, old)
+    folios = candidates(s.view(), space, old)
+    free = s.view().isolable(folios)
+    # A driver is asked for its own pages; a folio is on the LRU or it is not.
+    for by_driver in (False, True):
+        s.refuse([folios[~free]], by_driver)
+    folios = folios[free]
     if c.reason == "numa_misplaced":
         folios = _worth_moving(s.view(), folios)
     c = dataclasses.replace(c, mode=mode or c.mode)
-    failed = lists = 0
+    failed = lists = short = 0
     for part, batch in _lists(s, c, folios, node):
         ret = _tries(s, c, space, part, node, batch)
         lists += 1
-        if ret < 0:
+        if ret < 0 and not c.goes_on:
             return Outcome(ret, ret, lists)
-        failed += ret
-    return Outcome(failed, -c.error if failed else 0, lists)
+        short, failed = min(short, ret), failed + max(ret, 0)
+    error = -c.error if failed else 0
+    return Outcome(short or failed, error, lists)
 
 
 def _worth_moving(view: View, folios: Heads) -> Heads:

@@ -1,14 +1,19 @@
-"""What stands in a folio's way: kept in its head's row, tested and worn out by
-attempts.
+"""What stands in a folio's way, in a row of four words beside its head's frame row.
 
-`left` says how many more tests of a state find it there; UNTIL_WAITED is never worn
-out, only ended by somebody who sleeps on it.  A state that nobody may sleep on and that
-lasts for ever has the same number and the bit `forever(state)`.
+    word 0    locked, writeback, pinned, temp_stack     8 bits each, from the lowest
+    word 1    extra_ref, buffers_locked, driver_eagain, driver_error
+    word 2    private, huge_dst_unavailable, isolated
+    word 3    marks: which states last for ever, freed, released, isolated, a pin that is
+              held, and how many extra references
+
+A field says how many more tests of a state find it there.  UNTIL_WAITED is never worn
+out, only ended by somebody who sleeps on it; a state that lasts for ever has the same
+number and the mark `forever(state)`.
 
 Source: the outcomes of one attempt, mm/migrate.c and mm/rmap.c, Linux 6.1 to 6.18.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
@@ -24,6 +29,7 @@ STATES: Final = (
     "driver_error",
     "private",
     "huge_dst_unavailable",
+    "isolated",
 )
 (
     LOCKED,
@@ -36,8 +42,12 @@ STATES: Final = (
     DRIVER_ERROR,
     NO_MAPPING,
     NO_HUGE_DST,
+    TAKEN,
 ) = range(len(STATES))
-UNTIL_WAITED: Final = 1 << 30
+FIELD: Final = 8  # bits
+UNTIL_WAITED: Final = (1 << FIELD) - 1
+WORDS: Final = 4
+PER_WORD: Final = 4
 
 FREED: Final = 1 << 16
 RELEASED: Final = 1 << 17
@@ -49,8 +59,26 @@ Row = Int32[Array, " states"]
 
 
 def forever(state: int) -> int:
-    """The bit of Conditions.flags: sleeping on this state would never end."""
-    return 1 << state
+    """The mark that sleeping on this state would never end (0: nobody sleeps on it)."""
+    sleepers = (LOCKED, WRITEBACK, BUFFERS_LOCKED)
+    return 1 << sleepers.index(state) if state in sleepers else 0
+
+
+def unpack(rows: Any) -> tuple[tuple[Any, ...], Any]:
+    """Fields by state, and marks, of rows [..., 4]; for JAX and for numpy."""
+    fields = [
+        (rows[..., s // PER_WORD] >> (FIELD * (s % PER_WORD))) & UNTIL_WAITED
+        for s in range(len(STATES))
+    ]
+    return tuple(fields), rows[..., WORDS - 1]
+
+
+def pack(fields: Any, marks: Any) -> list[Any]:
+    """The four words of rows with these fields (a sequence by state) and marks."""
+    words: list[Any] = [0, 0, 0, marks]
+    for s in range(len(STATES)):
+        words[s // PER_WORD] |= fields[s] << (FIELD * (s % PER_WORD))
+    return words
 
 
 def blocks(row: Row, state: int) -> Bool[Array, ""]:

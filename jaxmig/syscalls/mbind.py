@@ -141,6 +141,7 @@ def _bind(
         numbers += [f.page + offset for f in queue.taken[len(numbers) - 1 :]]
         if ends:
             break
+    s.refuse(queue.refused)
     ret = _migrate(s, queue, p, np.concatenate(numbers))
     return -errno.EIO if flags & STRICT and (ret or queue.failed) else 0
 

@@ -71,6 +71,7 @@ def migrate_to_node(
         if a.migratable:
             found = mapped(s.view(), a, 0, a.pages)
             queue.add(found.take(on_nodes(found, frozenset({source}))))
+    s.refuse(queue.refused)
     ret = s.migrate(queue.heads, target)
     # Before 6.7 nobody counted what could not be isolated.
     counted = queue.failed if s.release.counts_unisolated else 0

@@ -82,7 +82,9 @@ def _permitted(flags: int, privileged: bool, pid: int | None) -> int:
 
 def _page_numbers(pages: Sequence[int]) -> Int64[np.ndarray, " pages"]:
     if isinstance(pages, range):
-        return np.arange(pages.start, pages.stop, pages.step, dtype=np.int64) >> PAGE_SHIFT
+        return (
+            np.arange(pages.start, pages.stop, pages.step, dtype=np.int64) >> PAGE_SHIFT
+        )
     # Addresses are unsigned; shifted, they fit a signed word again.
     return np.asarray([(p % (1 << 64)) >> PAGE_SHIFT for p in pages], np.int64)
 
@@ -179,6 +181,8 @@ class _Move:
                 heads.append(head[:n])
                 here = int(result[n])
                 self.status[at + n] = here or self.targets[start]
+                if here == -errno.EBUSY:
+                    self.s.refuse([head[n : n + 1]])
                 return at + n, np.concatenate(heads), 1
             heads.append(head)
             at, size = stop, size * 4

@@ -61,15 +61,19 @@ def kernel_list(view: View, space: Space, nodes: frozenset[int]) -> Heads:
 
     Isolated folios and areas that may not migrate are left out.
     """
+    heads = candidates(view, space, nodes)
+    free = view.isolable(heads)
+    return heads if free.all() else heads[free]
+
+
+def candidates(view: View, space: Space, nodes: frozenset[int]) -> Heads:
+    """What `kernel_list` tries to isolate."""
     lists = [NO_HEADS]
     for a in space.areas:
-        if not a.migratable:
-            continue
-        found = mapped(view, a, 0, a.pages)
-        found = found.take(on_nodes(found, nodes))
-        head = found.head[found.once()]
-        free = view.isolable(head)
-        lists.append(head if free.all() else head[free])
+        if a.migratable:
+            found = mapped(view, a, 0, a.pages)
+            found = found.take(on_nodes(found, nodes))
+            lists.append(found.head[found.once()])
     return np.concatenate(lists)
 
 
@@ -82,6 +86,7 @@ class Queue:
     flags: int  # MPOL_MF_*
     taken: list[Found] = dataclasses.field(default_factory=list)
     failed: int = 0
+    refused: list[Heads] = dataclasses.field(default_factory=list)
 
     @property
     def heads(self) -> Heads:
@@ -95,6 +100,7 @@ class Queue:
         self.taken.append(folios.take(wanted & free))
         stuck = wanted & ~free
         if stuck.any():
+            self.refused.append(folios.head[stuck])
             self.failed += self.unisolated(found, folios.head[stuck])
 
     def wants(self, found: Found) -> Bool[np.ndarray, " rows"]:

@@ -4,8 +4,10 @@ A system call or a caller hands lists of folios to `Session.migrate()`, one afte
 other; counts and interrupts of all of them become the call's.
 """
 
+import dataclasses
 import errno
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import jax
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
-from jaxmig import frame
+from jaxmig import conditions as cond, frame
 from jaxmig.events import COUNTERS
 from jaxmig.machine import Machine
 from jaxmig.migrate import (
@@ -83,6 +85,30 @@ class Session:
     def free(self, node: int) -> int:
         """Base pages free on a node, 0 if there is no such node."""
         return int(self.state.nfree[node]) if 0 <= node < self.nodes else 0
+
+    def refuse(self, heads: Sequence[Heads], by_driver: bool = False) -> None:
+        """Folios that could not be isolated: that somebody has them may pass by that.
+
+        `by_driver`: a driver was asked for its own pages, which no LRU list holds.
+        """
+        c, view = self.state.conditions, self.view()
+        if c is None or view.marks is None or not heads:
+            return
+        at = np.concatenate(heads)
+        driver = (view.flags(at) & frame.KIND) == frame.MOVABLE_OPS
+        at = at[((view.marks[at] & cond.ISOLATED) != 0) & (driver == by_driver)]
+        if len(at) == 0:
+            return
+        left = np.asarray(c.left[at, cond.TAKEN])
+        left = np.where(left < cond.UNTIL_WAITED, left - 1, left)
+        over = at[left == 0]
+        lru = 0 if by_driver else frame.LRU
+        rows = self.state.frame.at[over, frame.FLAGS].set(view.flags(over) | lru)
+        marks = c.flags.at[over].set(view.marks[over] & ~cond.ISOLATED)
+        worn = c.left.at[at, cond.TAKEN].set(left)
+        taken = replace(self.state, frame=rows)
+        after = dataclasses.replace(c, left=worn, flags=marks)
+        self.state, self._view = replace(taken, conditions=after), None
 
     def migrate(
         self,

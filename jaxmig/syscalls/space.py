@@ -68,13 +68,14 @@ class View:
 
     frame: Int32[np.ndarray, "frames 4"]
     pte: Int32[np.ndarray, "entries 2"]
-    marks: Int32[np.ndarray, " frames"] | None  # Conditions.flags
+    marks: Int32[np.ndarray, " frames"] | None  # of the conditions
     geometry: Geometry
 
     @staticmethod
     def of(m: Machine) -> "View":
         """What `m` looks like now."""
-        marks = None if m.conditions is None else np.asarray(m.conditions.flags)
+        rows = m.conditions
+        marks = None if rows is None else cond.unpack(np.asarray(rows))[1]
         return View(np.asarray(m.frame), np.asarray(m.pte), marks, m.geometry)
 
     def mapped(self, entry: Pages) -> Bool[np.ndarray, " pages"]:
