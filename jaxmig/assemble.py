@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Array, Bool, Int32, Int64
 
 from jaxmig import conditions as cond, contents, frame, pte
 from jaxmig.buckets import BASE_PAGES, LARGE, bucket
-from jaxmig.machine import NOWHERE, Conditions, Cpus, Geometry, Machine
+from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine
 from jaxmig.tlb import empty_tlb
 
 
@@ -143,6 +143,8 @@ def assemble(
     head, free, top = place(g, f, seed)
     mapped = np.where(live, head[folio] + page, 0) if live.any() else folio * 0
     first, following, _ = chains(g.frames, mapped, live)
+    if left is not None and marks is not None:
+        f.flags[(left != 0).any(axis=1) | (marks != 0)] |= frame.CONDITIONED
     rows = _frame_rows(g, f, head, counts, mapped, live, first)
     word = np.where(live, mapped, NOWHERE).astype(np.int32)
     used = _used(g.nodes, f)
@@ -236,10 +238,11 @@ def _cpus(hw: Hardware) -> Cpus:
 
 def _conditions(
     g: Geometry, head: np.ndarray, left: np.ndarray | None, marks: np.ndarray | None
-) -> Conditions | None:
+) -> Int32[Array, "frames 4"] | None:
     if left is None or marks is None:
         return None
-    rows = np.zeros((g.frames, len(cond.STATES)), np.int32)
-    flags = np.zeros(g.frames, np.int32)
-    rows[head], flags[head] = left, marks
-    return Conditions(left=jnp.array(rows), flags=jnp.asarray(flags))
+    # More tests than a field can count are as good as for ever.
+    fields = np.minimum(left, cond.UNTIL_WAITED).T
+    rows = np.zeros((g.frames, cond.WORDS), np.int32)
+    rows[head] = np.stack(np.broadcast_arrays(*cond.pack(fields, marks)), axis=1)
+    return jnp.array(rows)

@@ -35,6 +35,7 @@ UNMAPPED: Final = 1 << 14  # migration entries stand for its mappings
 SPLIT_QUEUED: Final = 1 << 15  # partially mapped, to be split
 EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
 FLUSHED: Final = 1 << 17  # scratch: flushed and put back during this call
+CONDITIONED: Final = 1 << 18  # Machine.conditions may say something about it
 PMD_ORDER: Final = 9
 
 Flags = Any  # int32[lanes], of JAX or of numpy

@@ -90,14 +90,6 @@ class Cpus:
 
 
 @pytree
-class Conditions:
-    """What stands in a folio's way, in its head's row; see `conditions.py`."""
-
-    left: Int32[Array, "frames states"]
-    flags: Int32[Array, " frames"]
-
-
-@pytree
 class Machine:
     """Frames, page tables, reverse map, free memory, TLBs, CPUs."""
 
@@ -112,7 +104,7 @@ class Machine:
     tlb: Tlb
     huge_tlb: Tlb
     cpus: Cpus
-    conditions: Conditions | None
+    conditions: Int32[Array, "frames 4"] | None  # see conditions.py
     geometry: Geometry = static()
 
     def node_of(self, pfn: Int32[Array, "*lanes"]) -> Int32[Array, "*lanes"]:

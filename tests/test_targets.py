@@ -218,9 +218,9 @@ def test_kinds_and_locks_carry_over() -> None:
         True,
     ]
     assert rows[6, frame.FLAGS] & frame.MLOCKED
-    left = np.asarray(m.conditions.left)[pfn]
-    assert left[3, conditions.LOCKED] == conditions.UNTIL_WAITED
-    assert left[4, conditions.WRITEBACK] == conditions.UNTIL_WAITED
+    left, _ = conditions.unpack(np.asarray(m.conditions)[pfn])
+    assert left[conditions.LOCKED][3] == conditions.UNTIL_WAITED
+    assert left[conditions.WRITEBACK][4] == conditions.UNTIL_WAITED
 
 
 def test_other_page_sizes_are_refused() -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import wall
+from jaxmig import frame, wall
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
@@ -53,16 +53,12 @@ def _switch_conditions(m: Machine, src: Index, dst: Index, pages: Index) -> Mach
     if c is None:
         return m
 
-    def page(_: Index, arrays: tuple[Array, Array]) -> tuple[Array, Array]:
-        left, flags = arrays
-        row, bits = wall.read(src, lambda: (left[src], flags[src]))
-        left = wall.put(wall.put(left, dst, row), src, row * 0)
-        return left, wall.put(wall.put(flags, dst, bits), src, bits * 0)
+    def page(_: Index, rows: Array) -> Array:
+        row = wall.read(src, lambda: rows[src])
+        return wall.put(wall.put(rows, dst, row), src, row * 0)
 
-    left, flags = jax.lax.fori_loop(0, jnp.minimum(pages, 1), page, (c.left, c.flags))
-    return dataclasses.replace(
-        m, conditions=dataclasses.replace(c, left=left, flags=flags)
-    )
+    rows = jax.lax.fori_loop(0, jnp.minimum(pages, 1), page, c)
+    return dataclasses.replace(m, conditions=rows)
 
 
 def free_folio(m: Machine, head: Index, pages: Index) -> Machine:
@@ -76,16 +72,9 @@ def free_folio(m: Machine, head: Index, pages: Index) -> Machine:
     c = m.conditions
     if c is None:
         return m
-    left, flags = wall.read(head, lambda: (c.left[head], c.flags[head]))
-    keep = pages == 0
-    return dataclasses.replace(
-        m,
-        conditions=dataclasses.replace(
-            c,
-            left=wall.put(c.left, head, jnp.where(keep, left, 0)),
-            flags=wall.put(c.flags, head, jnp.where(keep, flags, 0)),
-        ),
-    )
+    row = wall.read(head, lambda: c[head])
+    rows = wall.put(c, head, jnp.where(pages == 0, row, 0))
+    return dataclasses.replace(m, conditions=rows)
 
 
 @jax.named_scope("folio_copy")
@@ -118,18 +107,10 @@ def switch(m: Machine, src: Lanes, dst: Lanes) -> Machine:
     c = m.conditions
     if c is None:
         return m
-    left, flags = wall.read(
-        src, lambda: (lanes.rows(c.left, src), lanes.rows(c.flags, src))
-    )
-    new = dataclasses.replace(
-        c,
-        left=lanes.scatter(
-            lanes.scatter(c.left, dst, where, left), src, where, left * 0
-        ),
-        flags=lanes.scatter(
-            lanes.scatter(c.flags, dst, where, flags), src, where, flags * 0
-        ),
-    )
+    where &= frame.has(row[:, frame.FLAGS], frame.CONDITIONED)
+    at = jnp.where(where, src, NOWHERE)
+    rows = wall.read(at, lambda: lanes.rows(c, at))
+    new = lanes.scatter(lanes.scatter(c, dst, where, rows), src, where, rows * 0)
     return dataclasses.replace(m, conditions=new)
 
 
@@ -141,10 +122,5 @@ def free(m: Machine, src: Lanes, where: Mask) -> Machine:
     c = m.conditions
     if c is None:
         return m
-    none = jnp.zeros((src.shape[0], c.left.shape[1]), jnp.int32)
-    new = dataclasses.replace(
-        c,
-        left=lanes.scatter(c.left, src, where, none),
-        flags=lanes.scatter(c.flags, src, where, none[:, 0]),
-    )
-    return dataclasses.replace(m, conditions=new)
+    none = jnp.zeros((src.shape[0], c.shape[1]), jnp.int32)
+    return dataclasses.replace(m, conditions=lanes.scatter(c, src, where, none))

@@ -127,10 +127,8 @@ def _piece_rows(
     c = m.conditions
     if c is None:
         return m
-    left, marks = c.left.at[head].set(0), c.flags.at[head].set(0)
-    return dataclasses.replace(
-        m, conditions=dataclasses.replace(c, left=left, flags=marks)
-    )
+    none = jnp.zeros(c.shape[1], jnp.int32)
+    return dataclasses.replace(m, conditions=wall.put(c, head, none))
 
 
 def may_split(

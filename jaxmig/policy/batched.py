@@ -91,7 +91,7 @@ def plan(
 ) -> tuple[Plan, fates.Folios]:
     """Fates of the folios over all stages and passes."""
     there = src != NOWHERE
-    left, marks = seen_conditions(m, src)
+    left, marks = seen_conditions(m, src, row)
     freed = there & (((marks & cond.FREED) != 0) | (row[:, REFCOUNT] == 0))
     f = fates.Folios(row, seen.maps, left, marks, there & ~freed)
     if not rules.release.async_first or rules.mode == "async":
@@ -109,16 +109,19 @@ def _released(f: fates.Folios, moved: Mask) -> Mask:
     return moved & f.movable & ((f.marks & cond.RELEASED) != 0)
 
 
-def seen_conditions(m: Machine, src: Lanes) -> tuple[fates.States, Lanes]:
-    """Conditions of the folios, nothing if the machine has none."""
+def seen_conditions(
+    m: Machine, src: Lanes, row: Int32[Array, "lanes 4"]
+) -> tuple[fates.States, Lanes]:
+    """Conditions of the folios with these rows, nothing if the machine has none."""
     c = m.conditions
     if c is None:
         none = jnp.zeros(src.shape, jnp.int32)
         return (none,) * len(cond.STATES), none
-    left, flags = wall.read(
-        src, lambda: (lanes.rows(c.left, src), lanes.rows(c.flags, src))
-    )
-    return tuple(left[:, s] for s in range(len(cond.STATES))), flags
+    # Most folios have none: theirs are not fetched from memory.
+    some = frame.has(row[:, FLAGS], frame.CONDITIONED)
+    at = jnp.where(some, src, NOWHERE)
+    rows = wall.read(at, lambda: lanes.rows(c, at))
+    return cond.unpack(jnp.where(some[:, None], rows, 0))
 
 
 def _gone(f: fates.Folios, s: fates.Stage) -> Lanes:
@@ -354,12 +357,9 @@ def _wear_out(
             jnp.where(again, b, a) for a, b in zip(left, last.left, strict=True)
         )
         marks = jnp.where(again, _marks(after, p.second), marks)
-    new = dataclasses.replace(
-        c,
-        left=lanes.scatter(c.left, src, f.live, jnp.stack(left, axis=1)),
-        flags=lanes.scatter(c.flags, src, f.live, marks),
-    )
-    return dataclasses.replace(m, conditions=new), gone
+    some = f.live & frame.has(f.row[:, FLAGS], frame.CONDITIONED)
+    words = jnp.stack(cond.pack(left, marks), axis=1)
+    return dataclasses.replace(m, conditions=lanes.scatter(c, src, some, words)), gone
 
 
 def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:

@@ -79,7 +79,8 @@ def conditions_of(m: Machine, head: Index) -> tuple[Int32[Array, " states"], Ind
     c = m.conditions
     if c is None:
         return jnp.zeros(N_CONDITIONS, jnp.int32), jnp.int32(0)
-    return wall.read(head, lambda: (c.left[head], c.flags[head]))
+    fields, marks = cond.unpack(wall.read(head, lambda: c[head]))
+    return jnp.stack(fields), marks
 
 
 def put_conditions(
@@ -89,12 +90,8 @@ def put_conditions(
     c = m.conditions
     if c is None:
         return m
-    return dataclasses.replace(
-        m,
-        conditions=dataclasses.replace(
-            c, left=wall.put(c.left, head, row), flags=wall.put(c.flags, head, flags)
-        ),
-    )
+    words = jnp.stack(cond.pack(row, flags))
+    return dataclasses.replace(m, conditions=wall.put(c, head, words))
 
 
 def exclusive(row: Int32[Array, " 4"]) -> Flag:
@@ -103,7 +100,7 @@ def exclusive(row: Int32[Array, " 4"]) -> Flag:
 
 
 def pin_refs(row: Int32[Array, "*lanes 4"]) -> Int32[Array, "*lanes"]:
-    """References of one pin: GUP_PIN_COUNTING_BIAS on a base page (try_grab_folio())."""
+    """References of one pin (try_grab_folio()): a base page's counts for 1024."""
     small = frame.order(row[..., FLAGS]) == 0
     return jnp.where(small, GUP_PIN_COUNTING_BIAS, 1)
 

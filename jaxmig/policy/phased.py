@@ -45,7 +45,7 @@ def prepare(
 ) -> tuple[Machine, Batch]:
     """Which folios of `src` can be unmapped and moved now, and frames for them."""
     row, seen = look(rules, m, src)
-    left, marks = seen_conditions(m, src)
+    left, marks = seen_conditions(m, src, row)
     live = (src != NOWHERE) & (row[:, 0] > 0)
     f = fates.Folios(row, seen.maps, left, marks, live)
     first = fates.stage(rules, f, 1, False, live)
