@@ -4,7 +4,6 @@ A system call or a caller hands lists of folios to `Session.migrate()`, one afte
 other; counts and interrupts of all of them become the call's.
 """
 
-import dataclasses
 import errno
 import time
 from collections.abc import Sequence
@@ -99,16 +98,17 @@ class Session:
         at = at[((view.marks[at] & cond.ISOLATED) != 0) & (driver == by_driver)]
         if len(at) == 0:
             return
-        left = np.asarray(c.left[at, cond.TAKEN])
+        fields, marks = cond.unpack(np.asarray(c[at]))
+        left = fields[cond.TAKEN]
         left = np.where(left < cond.UNTIL_WAITED, left - 1, left)
+        fields = (*fields[: cond.TAKEN], left, *fields[cond.TAKEN + 1 :])
+        marks = np.where(left == 0, marks & ~cond.ISOLATED, marks)
+        worn = c.at[at].set(np.stack(cond.pack(fields, marks), axis=-1))
         over = at[left == 0]
         lru = 0 if by_driver else frame.LRU
         rows = self.state.frame.at[over, frame.FLAGS].set(view.flags(over) | lru)
-        marks = c.flags.at[over].set(view.marks[over] & ~cond.ISOLATED)
-        worn = c.left.at[at, cond.TAKEN].set(left)
-        taken = replace(self.state, frame=rows)
-        after = dataclasses.replace(c, left=worn, flags=marks)
-        self.state, self._view = replace(taken, conditions=after), None
+        self.state = replace(self.state, frame=rows, conditions=worn)
+        self._view = None
 
     def migrate(
         self,
