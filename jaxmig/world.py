@@ -16,7 +16,7 @@ from jaxmig.syscalls import Area, Space, parse_nodes
 PAGE_SHIFT: Final = 12
 ANONYMOUS: Final = ("anon", "cow", "ksm", "swapcache")
 FRAMELESS: Final = ("untouched", "zero_page")
-PADDED_UP_TO: Final = 1 << 18  # base pages
+PADDED_UP_TO: Final = 1 << 12  # base pages: larger machines deserve the fast forms
 
 
 @dataclasses.dataclass(frozen=True)
