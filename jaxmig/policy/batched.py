@@ -291,7 +291,12 @@ def migrate_chunk(
     live = f.live
     put_off_lane = put_off[seen.mm]
     ev, stats = book(rules, ev, k.stats, seen, p, put_off_lane, live)
-    m = apply(m, src, row, seen, p, f, at)
+    # The page tables have been read already: unmap must not overtake that.
+    first = row[:, RMAP]
+    for looked in (seen.mm, more, pending[0].astype(jnp.int32)):
+        first = wall.after(first, looked)
+    row = row.at[:, RMAP].set(first)
+    m = apply(m, src, row, p, f, at)
     again = (
         live
         & ~p.moved
@@ -319,7 +324,6 @@ def apply(
     m: Machine,
     src: Lanes,
     row: Int32[Array, "lanes 4"],
-    seen: Seen,
     p: Plan,
     f: fates.Folios,
     at: Where,
@@ -327,8 +331,6 @@ def apply(
     """The four phases on the arrays."""
     last = p.first if p.second is None else p.second
     m, gone = _wear_out(m, src, p, f, last)
-    # The page tables have been read already: unmap must not overtake that.
-    row = row.at[:, RMAP].set(wall.after(row[:, RMAP], seen.mm))
     m = unmap.unmap(m, src, row, p.unmapped & ~f.movable, gone)
     moved, freed = p.moved & ~p.released, p.freed | p.released
     m, dst = alloc.take_many(m, at.node, moved)
@@ -422,6 +424,7 @@ def migrate_batched(
     ev, owed = flush.close(rules, k.ev, owed, k.m.cpus, at.cpu, owed.open[None], live)
     ev = flush.count_immediate(rules, ev, owed, k.m.cpus, at.cpu)
     m = flush.catch_up(rules, k.m, owed, at.cpu)
-    m = flush.unmark(m, c.marked)
+    # Only after the last look at the marks: else XLA would clear them in a copy.
+    m = flush.unmark(m, c.marked & (m.tlb.entry[0, 0] >= 0))
     ev = ev.add(batches=-(-safe // limit))
     return k.set(m=m, ev=ev)

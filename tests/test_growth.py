@@ -1,0 +1,117 @@
+"""What a page costs does not depend on how many there are, nor does compilation.
+
+A compiled loop that reads one array to write another may copy whole arrays at every
+trip: right results, and hours at a million pages.  The compiled text shows it.
+"""
+
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxmig
+import pytest
+from jaxmig import migrate, uniform
+from jaxmig.rules import rules
+
+KERNELS = ["6.2", "6.3"]
+SHORT = {"int32": "s32", "uint32": "u32", "bool": "pred"}
+
+
+def arguments(m: jaxmig.Machine, pages: int) -> tuple[Any, ...]:
+    numbers = (jnp.int32(n) for n in (pages, 1, 0))
+    heads = m.pte[: m.geometry.ptes, 0]
+    return m, heads, *numbers, migrate.limit_of(512)
+
+
+def uniform_call(pages: int, *, content: bool = False) -> tuple[Any, ...]:
+    return arguments(uniform.machine(pages, content=content), pages)
+
+
+def shared_call(pages: int) -> tuple[Any, ...]:
+    b = jaxmig.Builder(nodes=2, cpus=4)
+    b.mmap([b.process("a", running=[1]), b.process("b", running=[2])], pages)
+    return arguments(b.build(), pages)
+
+
+def conditions_call(pages: int) -> tuple[Any, ...]:
+    b = jaxmig.Builder(nodes=2, cpus=4)
+    r = b.mmap(b.process("a", running=[1, 2, 3]), pages)
+    b.condition(r, "extra_ref", range(0, pages, 16))
+    return arguments(b.build(), pages)
+
+
+def copied(text: str, m: jaxmig.Machine, pages: int) -> list[str]:
+    """The state arrays that grow with the machine and that a program copies."""
+    found = []
+    for path, leaf in jax.tree.leaves_with_path(m):
+        shape = ",".join(map(str, leaf.shape))
+        name = f"{SHORT[str(leaf.dtype)]}[{shape}]"
+        copy = rf" = {re.escape(name)}(\{{[0-9,]*\}})? copy\("
+        if math.prod(leaf.shape) >= pages and re.search(copy, text):
+            found.append(jax.tree_util.keystr(path) + " " + name)
+    return found
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("content", [True, False], ids=["contents", "metadata"])
+def test_no_array_of_the_state_is_copied(kernel, content):
+    # More than a chunk, so that both policies loop, and larger than any TLB.
+    pages = 5 << 16
+    args = uniform_call(pages, content=content)
+    text = migrate.executable(rules(kernel), True, *args).as_text()
+    assert copied(text, args[0], pages) == []
+
+
+@pytest.mark.parametrize("call", [shared_call, conditions_call])
+def test_no_array_is_copied_with_shared_pages_or_conditions(call):
+    pages = 5 << 16
+    args = call(pages)
+    text = migrate.executable(rules("6.3"), True, *args).as_text()
+    assert copied(text, args[0], pages) == []
+
+
+def test_serial_is_a_loop_with_a_trip_a_folio():
+    args = uniform_call(2048)
+    text = migrate.executable(rules("6.2"), True, *args).as_text()
+    # Passes, and within them folios.
+    bodies = set(re.findall(r"while\(.*body=%?([\w.\-]+)", text))
+    inner = [b for b in bodies if f"{b} " in text and _writes_frames(text, b, args[0])]
+    assert inner
+
+
+def _writes_frames(text: str, body: str, m: jaxmig.Machine) -> bool:
+    """Whether a computation replaces one row of the frames at a time."""
+    start = re.search(rf"^%?{re.escape(body)} .*?^}}", text, re.M | re.S)
+    rows = rf"s32\[{m.frame.shape[0]},4\].*dynamic-update-slice"
+    return bool(start and re.search(rows, start[0]))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_sizes_of_one_bucket_share_a_compilation(kernel):
+    before = len(migrate._executables)
+    for pages in (9001, 9500, 10240):
+        args = uniform_call(pages)
+        migrate.executable(rules(kernel), True, *args)
+    assert len(migrate._executables) == before + 1
+
+
+def seconds(kernel: str, pages: int) -> float:
+    args = jax.block_until_ready(uniform_call(pages))
+    program = migrate.executable(rules(kernel), True, *args)
+    start = time.perf_counter()
+    jax.block_until_ready(program(*args))
+    return time.perf_counter() - start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_page_costs_as_much_among_many(kernel):
+    sizes = [1 << n for n in (14, 18, 20)]
+    # Sizes take turns, and the least counts: others may be using the processor.
+    rounds = [[seconds(kernel, n) / n for n in sizes] for _ in range(8)]
+    few, some, many = (min(times) for times in zip(*rounds, strict=True))
+    assert many < 1.6 * some
+    assert many < 3 * few
