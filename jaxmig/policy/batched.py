@@ -40,6 +40,7 @@ class Seen:
     maps: Lanes
     held: Lanes  # mappings that a TLB may hold
     counted: Lanes  # mappings whose flush this release puts off
+    later: Lanes  # mappings that a TLB may hold once they were put back: no NUMA hints
 
 
 @pytree
@@ -69,11 +70,15 @@ def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"],
         counted = held if rules.release.checks_pte_accessible else here
         first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
         seen = Seen(
-            first_mm, seen.maps + here, seen.held + held, seen.counted + counted
+            first_mm,
+            seen.maps + here,
+            seen.held + held,
+            seen.counted + counted,
+            seen.later + (here & ~pte.has(bits, pte.VM_PROT_NONE)),
         )
         return seen, following
 
-    start = (Seen(zero, zero, zero, zero), first)
+    start = (Seen(zero, zero, zero, zero, zero), first)
     seen, _ = lanes.along_chains(m.geometry.shared, step, start)
     return row, seen
 
@@ -188,17 +193,19 @@ def immediates(
     times_y = 0 if y is None else y.unmapped + y.pin_tries
     none = jnp.zeros(mms, jnp.int32)
     if not m.geometry.shared:
-        n = jnp.where(put_off[seen.mm], 0, times_a) + times_y
-        return none.at[seen.mm].add(n * seen.held)
+        n = jnp.where(put_off[seen.mm], 0, times_a) * seen.held
+        late = jnp.where(a.unmapped, seen.later, seen.held)
+        return none.at[seen.mm].add(n + times_y * late)
 
     def step(c: tuple) -> tuple:
         total, entry = c
         old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
-        n = jnp.where(put_off[mm], 0, times_a) + times_y
-        here = (entry != NOWHERE) & pte.accessible(bits)
-        return total.at[mm].add(jnp.where(here, n, 0)), following
+        held = pte.accessible(bits)
+        later = jnp.where(a.unmapped, ~pte.has(bits, pte.VM_PROT_NONE), held)
+        n = jnp.where(put_off[mm], 0, times_a) * held + times_y * later
+        return total.at[mm].add(jnp.where(entry != NOWHERE, n, 0)), following
 
     some = p.unmapped | ((times_a + times_y) > 0)
     first = jnp.where(some, _chain(m, row), NOWHERE)
