@@ -3,7 +3,7 @@
 import argparse
 
 from jaxmig import machines
-from jaxmig.cli import job, options, output, runtime, shape
+from jaxmig.cli import job, options, output, pictures, runtime, shape
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
@@ -47,6 +47,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Migrate, verify, compare."""
     output.check(args.json, args.csv)
+    pictures.check(args.plot)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")
     target = resolve(args.target, args.pid)

@@ -129,6 +129,11 @@ def add_output(parser: Parser) -> None:
         "--csv", metavar="FILE", help="also as CSV; - is standard output, alone"
     )
     group.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="also as a picture, .png or .svg: time by phase, call trees",
+    )
+    group.add_argument(
         "--table",
         choices=report.FORMATS,
         default="simple",

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxmig import __version__, machines, player, report, scenario
-from jaxmig.cli import options, output, runtime
+from jaxmig.cli import options, output, pictures, runtime
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
@@ -45,6 +45,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 def run(args: argparse.Namespace) -> int:
     """Play each file; one that fails does not stop the others."""
     output.check(args.json, args.csv)
+    pictures.check(args.plot)
     runtime.prepare()
     played = []
     with progress(len(args.scenario), "run") as tick:
@@ -100,6 +101,7 @@ def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
             for r in p.records
         ]
         output.write(args.csv, report.to_csv(rows))
+    pictures.migration(args.plot, [r for p in played for r in p.records])
     if output.alone(args.json, args.csv):
         return
     for i, p in enumerate(p for p in played if not p.error):

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jaxmig import __version__, machines, report
-from jaxmig.cli import job, output
+from jaxmig.cli import job, output, pictures
 from jaxmig.targets import Setting, Target
 
 
@@ -28,6 +28,8 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
         output.write(args.json, report.to_json(_document(asked, records)) + "\n")
     if args.csv:
         output.write(args.csv, report.to_csv(records))
+    costs = [o.cost for o in outcomes]
+    pictures.migration(args.plot, records, costs, _about_picture(asked))
     if output.alone(args.json, args.csv):
         return
     print(
@@ -45,6 +47,13 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     for o in outcomes:
         print(f"\nModelled time of {o.record['kernel']} ({o.record['policy']}):")
         print(report.tree_text(report.call_tree(o.cost)))
+
+
+def _about_picture(asked: Asked) -> str:
+    s, running = asked.setting, report.units.cpu_list(asked.setting.running)
+    return (
+        f"{asked.target.name} on {asked.profile.name}, {s.cpus} CPUs, runs on {running}"
+    )
 
 
 def _assumed(asked: Asked) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from jaxmig.cli import options, output, runtime, sweepopts
+from jaxmig.cli import options, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.room import check_room
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_files(args: argparse.Namespace, path: Path | None) -> None:
-    output.check(args.output, args.plot)
+    output.check(args.output)
+    pictures.check(args.plot)
     if path is None:
         if args.resume or args.overwrite or args.processes > 1:
             raise Usage("--resume, --overwrite and --processes need a file: -o FILE")
@@ -74,7 +75,7 @@ def _print(args: argparse.Namespace, s: Sweep) -> int:
         sys.stdout.write("".join(map(rows.text, some)))
         sys.stdout.flush()
         made += some if args.plot else []
-    _plot(args, made)
+    pictures.sweep(args.plot, made)
     return 0
 
 
@@ -93,7 +94,7 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     if path != table:
         journal.to_parquet(table, path)
     if args.plot:
-        _plot(args, journal.read(table))
+        pictures.sweep(args.plot, journal.read(table))
     say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
     return 0
 
@@ -161,11 +162,3 @@ def _shown(
         for some in play(s, indices):
             yield some
             bar.update(len(some))
-
-
-def _plot(args: argparse.Namespace, made: Sequence[Row]) -> None:
-    if not args.plot:
-        return
-    from jaxmig import plots
-
-    plots.save(plots.sweep(made), args.plot)

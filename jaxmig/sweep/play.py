@@ -57,7 +57,7 @@ class Sweep:
             "nodes": [self.memory.nodes, sorted(self.old), sorted(self.new)],
             "running": [self.memory.everywhere, self.memory.cpu],
             "axes": self.grid.axes,
-            "samples": [self.samples, self.seed],
+            "samples": self.samples and [self.samples, self.seed],
             # A user's own profile may change under its name.
             "profiles": {n: machines.dumps(p) for n, p in self.profiles.items()},
         }

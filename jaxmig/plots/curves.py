@@ -1,0 +1,117 @@
+"""Lines of a sweep: interrupts over CPUs, rate and stall over the batch limit."""
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
+from jaxmig.plots.style import GREY, MARKERS, SERIES, decades, powers_of_two
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Row = dict[str, Any]
+Line = list[tuple[int, float]]
+RECEIVED: Final = "vmstat.nr_tlb_remote_flush_received"
+
+
+def lines(rows: Sequence[Row], x: str, y: str) -> dict[tuple[str, str], Line]:
+    """(kernel, machine) -> (x, y) ascending; the median where rows share an x."""
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for r in rows:
+        by_x = found.setdefault((r["kernel"], r["machine"]), {})
+        by_x.setdefault(r[x], []).append(r[y])
+    return {
+        name: [(at, statistics.median(by_x[at])) for at in sorted(by_x)]
+        for name, by_x in found.items()
+    }
+
+
+def ipis(axes: "Axes", rows: Sequence[Row]) -> None:
+    """Shootdown interrupts over the CPUs of the machine."""
+    for i, (name, line) in enumerate(lines(rows, "cpus", RECEIVED).items()):
+        if any(y for _, y in line):  # hardware that broadcasts sends none
+            _plot(axes, i, name, rows, line)
+    axes.set_yscale("symlog", linthresh=1)
+    powers_of_two(axes, [r["cpus"] for r in rows])
+    axes.set_xlabel("CPUs of the machine")
+    axes.set_ylabel("TLB shootdown interrupts (IPIs)")
+    axes.set_title("Interrupts over CPUs", loc="left")
+    _finish(axes, "no machine of the sweep sends interrupts")
+
+
+def rate(axes: "Axes", rows: Sequence[Row]) -> None:
+    """Throughput over the batch limit."""
+    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _RATE).items()):
+        _plot(axes, i, name, rows, [(x, y / 1e3) for x, y in line])
+    axes.set_ylabel("modelled rate (1,000 pages/s)")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
+    axes.set_title("Rate over the batch limit", loc="left")
+    _over_batch(axes, rows)
+
+
+def stall(axes: "Axes", rows: Sequence[Row]) -> None:
+    """How long 99 of 100 pages are away at most, over the batch limit."""
+    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _STALL).items()):
+        _plot(axes, i, name, rows, [(x, y / 1e3) for x, y in line])
+    decades(axes)
+    axes.set_ylabel("stall, 99th percentile (us)")
+    axes.set_title("Stall over the batch limit", loc="left")
+    _over_batch(axes, rows)
+
+
+_RATE: Final = "pages_per_s"
+_STALL: Final = "stall_ns.p99"
+
+
+def _limited(rows: Sequence[Row]) -> list[Row]:
+    """Rows with a limit: 0 stands for none and has no place on the axis."""
+    return [r for r in rows if r["batch"]]
+
+
+def _over_batch(axes: "Axes", rows: Sequence[Row]) -> None:
+    limits = [r["batch"] for r in _limited(rows)]
+    powers_of_two(axes, limits)
+    linux = NR_MAX_BATCHED_MIGRATION
+    if limits and min(limits) <= linux <= max(limits):
+        late = linux**2 > min(limits) * max(limits)  # the label goes where room is
+        axes.axvline(linux, color=GREY, linestyle=":", linewidth=1.2)
+        axes.annotate(
+            f"Linux: {linux}",
+            (linux, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3 if late else 3, -2),
+            textcoords="offset points",
+            ha="right" if late else "left",
+            va="top",
+            fontsize=8,
+            color="#555555",
+        )
+    axes.set_xlabel("batch limit (base pages)")
+    _finish(axes, "no batch limit in the sweep")
+
+
+def _plot(
+    axes: "Axes", i: int, name: tuple[str, str], rows: Sequence[Row], line: Line
+) -> None:
+    kernel, machine = name
+    serial = any(r["policy"] == "serial" for r in rows if r["kernel"] == kernel)
+    axes.plot(
+        [x for x, _ in line],
+        [y for _, y in line],
+        color=SERIES[i % len(SERIES)],
+        linestyle="--" if serial else "-",
+        marker=MARKERS[i % len(MARKERS)] if len(line) <= 24 else None,
+        markersize=4,
+        # Where both lie on one another, the dashes let the other through.
+        zorder=3 if serial else 2,
+        label=f"{kernel} {'serial' if serial else 'batched'}, {machine}",
+    )
+
+
+def _finish(axes: "Axes", nothing: str) -> None:
+    axes.grid()
+    if axes.lines:
+        axes.legend()
+    else:
+        axes.text(0.5, 0.5, nothing, ha="center", transform=axes.transAxes)

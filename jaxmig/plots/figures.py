@@ -1,0 +1,140 @@
+"""What the picture of a command consists of."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from jaxmig.machines.terms import PHASES
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
+from jaxmig.plots import curves, flame, heat, phases
+from jaxmig.plots.style import figure, rc
+from jaxmig.report.tree import Node
+from jaxmig.sweep.axes import AXES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+Row = dict[str, Any]
+MOST_BARS: Final = 12
+
+
+def migration(
+    records: Sequence[Record], trees: Sequence[Node] = (), title: str = ""
+) -> "Figure":
+    """A call on several releases: time by phase, and call trees if there are any."""
+    height = 3.4 + 2.1 * len(trees)
+    made = figure(8.0, height)
+    with rc():
+        sizes = [3.4] + [2.1] * len(trees)
+        panels = made.subplots(1 + len(trees), 1, height_ratios=sizes, squeeze=False)
+        names = [_name(r) for r in records]
+        pages = [r["vmstat"]["pgmigrate_success"] for r in records]
+        times = [r["time_ns"] for r in records]
+        phases.draw(panels[0, 0], names, times, pages)
+        widest = max(
+            (t.ns / max(n, 1) for t, n in zip(trees, pages, strict=False)), default=0
+        )
+        for i, tree in enumerate(trees):
+            head = f"Where the time of {names[i]} goes"
+            flame.draw(panels[i + 1, 0], tree, pages[i], widest or 1.0, head, 6.2)
+        if title:
+            made.suptitle(title, x=0.01, ha="left", fontsize=9)
+    return made
+
+
+def sweep(rows: Sequence[Row]) -> "Figure":
+    """What the axes that vary have to show, the others held at one value."""
+    many = {name for name in AXES if len({r[name] for r in rows}) > 1}
+    drawn: list[tuple[Any, list[Row], str]] = []
+    if "batch" in many:
+        drawn += [(curves.rate, *_held(rows, "batch"))]
+        drawn += [(curves.stall, *_held(rows, "batch"))]
+    if "cpus" in many:
+        drawn += [(curves.ipis, *_held(rows, "cpus"))]
+    if {"batch", "cpus"} <= many:
+        drawn += [(_heat, *_held(_one_kernel(rows), "batch", "cpus"))]
+    others = [n for n in many if n not in ("batch", "cpus", "kernel", "machine")]
+    if not drawn or others or len(drawn) % 2:
+        drawn += [(_bars, *_held(rows, *others))]
+    down = -(-len(drawn) // 2)
+    made = figure(11.0 if len(drawn) > 1 else 7.0, 3.9 * down)
+    with rc():
+        panels = made.subplots(down, min(len(drawn), 2), squeeze=False).reshape(-1)
+        for axes in panels[len(drawn) :]:
+            axes.remove()
+        for axes, (draw, some, held) in zip(panels, drawn, strict=False):
+            draw(axes, some)
+            axes.set_title(f"{axes.get_title(loc='left')}\n{held}", loc="left")
+    return made
+
+
+def _held(rows: Sequence[Row], *free: str) -> tuple[list[Row], str]:
+    """Rows with every axis but `free`, kernel and machine at one value, and a line.
+
+    A sample may have too few such rows; then all of them are shown by their median.
+    """
+    chosen = {
+        name: _usual(name, {r[name] for r in rows})
+        for name in AXES
+        if name not in (*free, "kernel", "machine")
+    }
+    some = [r for r in rows if all(r[n] == value for n, value in chosen.items())]
+    if free and len({tuple(r[n] for n in free) for r in some}) < 2:
+        return list(rows), "median over everything else"
+    return some, ", ".join(_said(n, v) for n, v in chosen.items())
+
+
+def _usual(name: str, found: set[Any]) -> Any:
+    """Linux's batch limit, the most CPUs, the least of anything else."""
+    if name == "batch":
+        below = [n for n in found if 0 < n <= NR_MAX_BATCHED_MIGRATION]
+        return max(below, default=min(found))
+    if name == "copy" and "cpu" in found:
+        return "cpu"
+    return max(found) if name == "cpus" else min(found)
+
+
+def _said(name: str, value: Any) -> str:
+    if name == "batch":
+        return f"batch limit {value or 'none'}"
+    words = {
+        "thp": f"{value} % THP",
+        "cpus": f"{value} CPUs",
+        "copy": f"{value} copy",
+        "mode": str(value),
+    }
+    return words[name]
+
+
+def _one_kernel(rows: Sequence[Row]) -> list[Row]:
+    """Rows of the last kernel and the first machine: a heat map shows one of each."""
+    kernel, machine = rows[-1]["kernel"], rows[0]["machine"]
+    return [r for r in rows if r["kernel"] == kernel and r["machine"] == machine]
+
+
+def _heat(axes: "Axes", rows: Sequence[Row]) -> None:
+    heat.draw(axes, rows, f"Rate of {rows[0]['kernel']}, {rows[0]['machine']}")
+
+
+def _bars(axes: "Axes", rows: Sequence[Row]) -> None:
+    shown = list(rows)[:MOST_BARS]
+    phases.draw(
+        axes,
+        [_bar_name(r, shown) for r in shown],
+        [{p: r[f"time_ns.{p}"] for p in PHASES} for r in shown],
+        [r["vmstat.pgmigrate_success"] for r in shown],
+    )
+
+
+def _bar_name(r: Row, rows: Sequence[Row]) -> str:
+    """The kernel, and whatever else tells this bar from the others."""
+    parts = [r["kernel"]]
+    for name in ("machine", "thp", "copy", "mode"):
+        if len({other[name] for other in rows}) > 1:
+            parts.append(f"{r[name]} % THP" if name == "thp" else str(r[name]))
+    return "\n".join(parts)
+
+
+def _name(r: Record) -> str:
+    return f"{r['kernel']} {r['policy']}"
