@@ -156,6 +156,8 @@ def _as_one(
 
     It does where nothing can run out, split or abort, and a batch is a list.
     """
+    if s.logs is not None:
+        return False  # who reads a trace wants to see each call
     small = bool((size == 1).all()) and s.free(node) >= len(size)
     return small and (not s.release.batched or s.batch == 0 or s.batch >= c.pages)
 

@@ -19,6 +19,7 @@ The first word of a row is its kind.  Entries are numbers of `Machine.pte`, `bit
 second word.  Masks in COUNT number the counters as `events.LOGGED` does.
 """
 
+import dataclasses
 from typing import Any, Final
 
 import jax
@@ -83,7 +84,17 @@ class Log:
 
     def rows(self) -> Int32[np.ndarray, "rows 6"]:
         """The rows that are there.  Host only."""
-        return np.asarray(self.records)[: int(self.length)]
+        # A copy: a view would keep all the room alive.
+        return np.asarray(self.records)[: int(self.length)].copy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The log of one call of migrate_pages(), on the host."""
+
+    rows: Int32[np.ndarray, "rows 6"]
+    mode: str
+    reason: str
 
 
 def empty(capacity: int) -> Log:

@@ -253,10 +253,10 @@ def migrate_pages(
         return inside(r, stop[1], safe)(state, heads, size, where, limit, k)
     safe = not log and never_short(r, state, size, node)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
-    args = (state, heads, size, *numbers, limit_of(batch))
+    args: Any = (state, heads, size, *numbers, limit_of(batch))
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
-        return run(*args, r, CHUNK, safe, log=log)
+        return run(*args, r=r, safe=safe, log=log)
     return compiled(r, donate, safe, log=log)(*args)
 
 

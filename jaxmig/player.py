@@ -6,14 +6,17 @@ load(path) --> build() --> for each kernel: call by call on one state --> RECORD
 import dataclasses
 import errno as errnos
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
+
+import numpy as np
 
 from jaxmig import callers, cost, machines, syscalls
 from jaxmig.machine import Machine
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import release
 from jaxmig.report.records import Record, record
+from jaxmig.report.timed import FIRST_PID, Places, Traced, tasks
 from jaxmig.scenario import CallSpec, Scenario, ScenarioError
 from jaxmig.syscalls import Session, Space, parse_nodes
 from jaxmig.world import Layout, build
@@ -29,6 +32,8 @@ class _Options:
     arch: machines.Arch | None
     copy: str
     profile: machines.Profile
+    trace: Callable[[Traced], None] | None = None
+    logs: bool = False
 
 
 def play(
@@ -41,6 +46,8 @@ def play(
     copy: str = "cpu",
     content: bool = False,
     seed: int | None = None,
+    trace: Callable[[Traced], None] | None = None,
+    logs: bool = False,
 ) -> list[Record]:
     """Records of all calls, kernel by kernel, each kernel from a fresh state.
 
@@ -51,12 +58,15 @@ def play(
       profile: instead of the one that the scenario names.
       copy: the copy engine that is priced, "cpu", "threads:N" or "dma:N".
       content, seed: as for `build`.
+      trace: told of each call what traces of it need.
+      logs: whether that includes its log; calls are slower then.
     Raises:
       ScenarioError: for a profile that does not exist, or a call that would sleep for
         ever.
       ValueError: for a release, architecture or copy engine that is not modelled.
     """
-    options = _Options(batch, arch, copy, profile or _profile(scenario))
+    p = profile or _profile(scenario)
+    options = _Options(batch, arch, copy, p, trace, logs)
     fresh, layout = build(scenario, content=content, seed=seed)
     records = []
     for kernel in kernels or scenario.kernels:
@@ -93,6 +103,7 @@ def _call(
         batch=options.batch,
         arch=arch,
         memory=layout.memory,
+        keep_logs=options.logs,
     )
     start = time.perf_counter()
     try:
@@ -102,16 +113,13 @@ def _call(
     wall = time.perf_counter() - start - s.compile_s
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
     # Only 6.15 and later broadcast; the others pay for interrupts on such a CPU too.
-    plain = arch == "x86-invlpgb" and kernel != "6.18"
+    if arch == "x86-invlpgb" and kernel != "6.18":
+        arch = "x86"
     priced = cost.price(
-        s.counts,
-        options.profile,
-        copy=options.copy,
-        policy=policy,
-        arch="x86" if plain else arch,
+        s.counts, options.profile, copy=options.copy, policy=policy, arch=arch
     )
     nodes = syscalls.pages_by_node(s.view(), layout.spaces[c.process], s.nodes)
-    return s.state, record(
+    made = record(
         kernel=kernel,
         policy=policy,
         syscall=c.syscall,
@@ -122,6 +130,39 @@ def _call(
         cost=priced,
         wall_s=max(wall, 0.0),
         **extra,
+    )
+    if options.trace is not None:
+        options.trace(_traced(scenario, layout, s, made, priced, number, options, arch))
+    return s.state, made
+
+
+def _traced(
+    scenario: Scenario,
+    layout: Layout,
+    s: Session,
+    made: Record,
+    priced: cost.Cost,
+    number: int,
+    options: _Options,
+    arch: machines.Arch,
+) -> Traced:
+    """What traces of one call need."""
+    c = scenario.calls[number]
+    names = {mm: (p.name, FIRST_PID + mm) for mm, p in enumerate(scenario.processes)}
+    loaded = np.asarray(s.state.cpus.mm).tolist()
+    who = c.caller or c.syscall
+    return Traced.of(
+        options.profile,
+        priced,
+        made,
+        copy=options.copy,
+        arch=arch,
+        title=f"{s.kernel}: call {number + 1}: {c.syscall}, process {c.process}",
+        calls=tuple(s.logs or ()),
+        cpu=c.cpu,
+        places=Places(a for space in layout.spaces.values() for a in space.areas),
+        tasks=tasks(len(loaded), loaded, names, c.cpu, who),
+        counts_splits=s.release.counts_nr_split,
     )
 
 

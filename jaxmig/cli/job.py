@@ -15,12 +15,13 @@ import numpy as np
 from jaxmig import callers, cost, report, syscalls
 from jaxmig.cli import verify
 from jaxmig.machine import Machine
-from jaxmig.machines import Profile
+from jaxmig.machines import Arch, Profile
 from jaxmig.migrate import Result, executable
 from jaxmig.releases import release
+from jaxmig.report.timed import FIRST_PID, Places, Traced, tasks
 from jaxmig.rules import Rules, rules
 from jaxmig.syscalls import Session, SleepsForever
-from jaxmig.syscalls.session import bucket
+from jaxmig.syscalls.session import LogTooLong, bucket
 from jaxmig.syscalls.space import Heads
 from jaxmig.targets import Setting, Target
 
@@ -40,6 +41,7 @@ class Call:
     privileged: bool = True
     caller: str | None = None  # None: migrate_pages(2)
     mode: str | None = None  # None: the caller's
+    logs: bool = False  # for traces: slower, and needs room for two machines
 
 
 @dataclasses.dataclass
@@ -52,13 +54,15 @@ class Outcome:
     stayed: int  # base pages that were on none of the source nodes
     wrong: int | None  # base pages whose contents changed; None: not carried
     full: tuple[int, ...]  # destinations without a free page after failures
+    traced: Traced | None = None  # its rows only with `Call.logs`
 
 
 class Donating(Session):
     """A session that gives its machine to each call, and times the call alone."""
 
     def __init__(self, state: Machine, kernel: str, call: Call, arch: str) -> None:
-        super().__init__(state, kernel, cpu=call.cpu, batch=call.batch, arch=arch)
+        how = {"cpu": call.cpu, "batch": call.batch, "keep_logs": call.logs}
+        super().__init__(state, kernel, arch=arch, **how)
         self.wall_s = 0.0
         self.requested = 0
 
@@ -72,6 +76,12 @@ class Donating(Session):
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
     ) -> tuple[Machine, Result]:
+        self.requested += len(folios)
+        if self.logs is not None:
+            start, compiled = time.perf_counter(), self.compile_s
+            logged = super()._run(r, state, folios, node, limit)
+            self.wall_s += time.perf_counter() - start - (self.compile_s - compiled)
+            return logged
         # numpy views of arrays that are given away would keep them alive.
         self.state, self._view = state, None
         room = bucket(len(folios))
@@ -86,7 +96,6 @@ class Donating(Session):
         jax.block_until_ready(done)
         self.wall_s += time.perf_counter() - ready
         self.compile_s += ready - start
-        self.requested += len(folios)
         return done
 
 
@@ -142,13 +151,46 @@ def _one(
         requested=s.requested,
         contents_wrong=wrong,
     )
-    return Outcome(
+    outcome = Outcome(
         record=made,
         cost=priced,
         requested=s.requested,
         stayed=sum(n for i, n in enumerate(on_nodes) if i not in call.old),
         wrong=wrong,
         full=tuple(n for n in sorted(call.new) if ret and not s.free(n)),
+    )
+    outcome.traced = _traced(target, s, space, profile, call, outcome)
+    return outcome
+
+
+def _traced(
+    target: Target,
+    s: Session,
+    space: syscalls.Space,
+    profile: Profile,
+    call: Call,
+    o: Outcome,
+) -> Traced:
+    """What traces of the call need."""
+    live = target.name.isdigit()
+    task = ("target" if live else target.name.partition(":")[0], FIRST_PID)
+    names = {mm: task for mm in range(s.state.cpus.mask.shape[0])}
+    if live:
+        names = dict.fromkeys(names, ("target", int(target.name)))
+    loaded = np.asarray(s.state.cpus.mm).tolist()
+    who = call.caller or "migratepages"
+    return Traced.of(
+        profile,
+        o.cost,
+        o.record,
+        copy=call.copy,
+        arch=_arch(profile, s.kernel),
+        title=f"{s.kernel}: {who}, {target.name}",
+        calls=tuple(s.logs or ()),
+        cpu=call.cpu,
+        places=Places(space.areas),
+        tasks=tasks(len(loaded), loaded, names, call.cpu, who),
+        counts_splits=s.release.counts_nr_split,
     )
 
 
@@ -170,11 +212,15 @@ def _price(
     s: Session, profile: Profile, kernel: str, copy: str
 ) -> tuple[cost.Cost, cost.Policy]:
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
-    arch = profile.arch
-    # Releases that do not know the broadcast instruction interrupt on such a CPU too.
-    if arch == "x86-invlpgb" and not rules(kernel, arch=arch).invlpgb:
-        arch = "x86"
+    arch = _arch(profile, kernel)
     return cost.price(s.counts, profile, copy=copy, policy=policy, arch=arch), policy
 
 
-__all__ = ["Call", "Outcome", "SleepsForever", "run"]
+def _arch(profile: Profile, kernel: str) -> Arch:
+    # Releases that do not know the broadcast instruction interrupt on such a CPU too.
+    if profile.arch == "x86-invlpgb" and not rules(kernel, arch=profile.arch).invlpgb:
+        return "x86"
+    return profile.arch
+
+
+__all__ = ["Call", "LogTooLong", "Outcome", "SleepsForever", "run"]

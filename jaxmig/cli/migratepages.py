@@ -3,7 +3,7 @@
 import argparse
 
 from jaxmig import machines
-from jaxmig.cli import job, options, output, pictures, runtime, shape
+from jaxmig.cli import job, options, output, pictures, runtime, shape, traces
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
@@ -42,11 +42,12 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     shape.add_memory(parser)
     options.add_call(parser)
     options.add_output(parser)
+    traces.add(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Migrate, verify, compare."""
-    output.check(args.json, args.csv)
+    output.check(args.json, args.csv, *traces.files(args))
     pictures.check(args.plot)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
             )
     except job.SleepsForever:
         raise Failure("the call would wait for ever for a page in use") from None
+    except job.LogTooLong as error:
+        raise Failure(f"{args.target}: {error}; trace a smaller target") from None
     show(args, asked, outcomes)
     return _verdict(outcomes)
 
@@ -82,6 +85,7 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
         batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
         copy=copy,
         privileged=not args.unprivileged,
+        logs=traces.step_by_step(args),
         caller=args.caller,
         mode=args.mode,
     )

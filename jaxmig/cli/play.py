@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from jaxmig import __version__, machines, player, report, scenario
-from jaxmig.cli import options, output, pictures, runtime
+from jaxmig.cli import options, output, pictures, runtime, traces
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.report.records import Record
+from jaxmig.report.timed import Traced
 from jaxmig.scenario import Scenario, ScenarioError
 
 EXAMPLES = """  jaxmig run full-node.toml
@@ -29,6 +30,7 @@ class Played:
     scenario: Scenario | None = None
     profile: machines.Profile | None = None
     records: Sequence[Record] = ()
+    traced: Sequence[Traced] = ()
     error: str = ""
 
 
@@ -40,11 +42,12 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     options.add_machine(parser)
     options.add_call(parser)
     options.add_output(parser)
+    traces.add(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Play each file; one that fails does not stop the others."""
-    output.check(args.json, args.csv)
+    output.check(args.json, args.csv, *traces.files(args))
     pictures.check(args.plot)
     runtime.prepare()
     played = []
@@ -60,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _play(args: argparse.Namespace, path: str) -> Played:
     """One file; what is wrong with it becomes its line."""
+    traced: list[Traced] = []
     try:
         read = scenario.load(path, profile_cpus=_cpus)
         asked = overridden(read, args)
@@ -74,6 +78,8 @@ def _play(args: argparse.Namespace, path: str) -> Played:
             copy=args.copy or "cpu",
             content=args.content is not False,
             seed=args.seed or 0,
+            trace=traced.append if traces.wanted(args) else None,
+            logs=traces.step_by_step(args),
         )
     except (ScenarioError, Failure, Usage) as error:
         return Played(path, error=str(error))
@@ -81,7 +87,7 @@ def _play(args: argparse.Namespace, path: str) -> Played:
         return Played(path, error=f"{path}: {error}")
     except MemoryError:
         return Played(path, error=f"{path}: out of memory; use --no-content")
-    return Played(path, asked, profile, records)
+    return Played(path, asked, profile, records, traced)
 
 
 def _cpus(profile: str) -> int:
@@ -102,6 +108,7 @@ def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
         ]
         output.write(args.csv, report.to_csv(rows))
     pictures.migration(args.plot, [r for p in played for r in p.records])
+    traces.write(args, [t for p in played for t in p.traced])
     if output.alone(args.json, args.csv):
         return
     for i, p in enumerate(p for p in played if not p.error):

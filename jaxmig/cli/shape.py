@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 
 from jaxmig import nodes
-from jaxmig.cli import options
+from jaxmig.cli import options, traces
 from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.cli.room import check_room
 from jaxmig.machines import Profile
@@ -60,7 +60,9 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
         node=min(old),
     )
     free = _free(args, n, target, setting.node)
-    check_room(target.name, target.pages, n, setting.content)
+    # A call that keeps a log leaves the machine before it alone.
+    machines = 2 if traces.step_by_step(args) else 1
+    check_room(target.name, target.pages, n, setting.content, machines)
     return Shape(dataclasses.replace(setting, free=free), old, new)
 
 

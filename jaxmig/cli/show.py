@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jaxmig import __version__, machines, report
-from jaxmig.cli import job, output, pictures
+from jaxmig.cli import job, output, pictures, traces
 from jaxmig.targets import Setting, Target
 
 
@@ -30,6 +30,7 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
         output.write(args.csv, report.to_csv(records))
     costs = [o.cost for o in outcomes]
     pictures.migration(args.plot, records, costs, _about_picture(asked))
+    traces.write(args, [o.traced for o in outcomes if o.traced])
     if output.alone(args.json, args.csv):
         return
     print(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
-from jaxmig import conditions as cond, frame
+from jaxmig import conditions as cond, frame, log
 from jaxmig.events import COUNTERS
 from jaxmig.machine import Machine
 from jaxmig.migrate import (
@@ -29,10 +29,17 @@ from jaxmig.rules import Rules, rules
 from jaxmig.syscalls.space import Heads, View
 
 SMALLEST_LIST: Final = 1024
+SMALLEST_LOG: Final = 1 << 14  # rows
+LARGEST_LOG: Final = 1 << 25
+ROWS_A_FOLIO: Final = 16  # of a base page that moves at once
 
 
 class SleepsForever(Exception):
     """The call waits for something that never ends."""
+
+
+class LogTooLong(ValueError):
+    """The call does more than a log can hold."""
 
 
 def bucket(size: int) -> int:
@@ -49,6 +56,7 @@ class Session:
       counts: sums of the counters of events.py.
       ipis: shootdown interrupts each CPU took.
       compile_s: seconds that went into compilation, not into the call.
+      logs: of the lists migrated so far; None unless `keep_logs`.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class Session:
         batch: int = NR_MAX_BATCHED_MIGRATION,
         arch: str = "x86",
         memory: frozenset[int] | None = None,
+        keep_logs: bool = False,
     ) -> None:
         self.state, self.kernel, self.cpu = state, kernel, cpu
         self.batch, self.arch = batch, arch
@@ -68,6 +77,7 @@ class Session:
         self.counts = dict.fromkeys(COUNTERS, 0)
         self.ipis = [0] * state.cpus.lazy.shape[0]
         self.compile_s = 0.0
+        self.logs: list[log.Written] | None = [] if keep_logs else None
         self._view: View | None = None
 
     @property
@@ -142,6 +152,8 @@ class Session:
         if result.sleeps:
             raise SleepsForever
         self.state, self._view = state, None
+        if self.logs is not None and result.events.log is not None:
+            self.logs.append(log.Written(result.events.log.rows(), mode, reason))
         ret = -errno.ENOMEM if result.errno else int(result.failed)
         if self._book(result)["nr_split"] and ret == 0:
             self._forget_pieces(whole)
@@ -162,10 +174,30 @@ class Session:
         padded[: len(folios)] = folios
         heads, size = jnp.asarray(padded), jnp.int32(len(folios))
         args = (state, heads, size, jnp.int32(node), jnp.int32(self.cpu), limit)
+        if self.logs is not None:
+            return self._run_logged(r, args, len(folios))
         start = time.perf_counter()
         call = executable(r, False, *args)
         self.compile_s += time.perf_counter() - start
         return jax.block_until_ready(call(*args))
+
+    def _run_logged(
+        self, r: Rules, args: tuple[Any, ...], folios: int
+    ) -> tuple[Machine, Result]:
+        """The same with a log; again with a longer one if it was too short."""
+        rows = max(SMALLEST_LOG, ROWS_A_FOLIO * folios)
+        while True:
+            room = 1 << (rows - 1).bit_length()
+            if room > LARGEST_LOG:
+                raise LogTooLong(f"too much to trace: more than {LARGEST_LOG:,} events")
+            start = time.perf_counter()
+            call = executable(r, False, *args, log=room)
+            self.compile_s += time.perf_counter() - start
+            state, result = jax.block_until_ready(call(*args))
+            written = result.events.log
+            if not int(written.lost):
+                return state, result
+            rows = int(written.length) + int(written.lost)
 
     def _book(self, result: Result) -> dict[str, int]:
         counts = result.events.counts()

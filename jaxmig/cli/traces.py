@@ -1,0 +1,66 @@
+"""Files that show a call step by step, beside the table: traces and stacks."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Final
+
+from jaxmig import __version__, report
+from jaxmig.cli import output
+from jaxmig.cli.errors import Parser, Usage, say
+from jaxmig.report import folded, perfetto, tracefs
+from jaxmig.report.timed import Traced
+
+NAMES: Final = ("trace", "tracefs", "folded", "speedscope")
+
+
+def add(parser: Parser) -> None:
+    """The options that name these files."""
+    group = parser.add_argument_group(
+        "traces", "With --trace or --tracefs folios are worked one by one: slower."
+    )
+    for name, what in (
+        ("trace", "Chrome trace events of every CPU, for ui.perfetto.dev"),
+        ("tracefs", "the kernel's trace points, as its trace file shows them"),
+        ("folded", "folded stacks of the modelled time, for flamegraph tools"),
+        ("speedscope", "the same for speedscope.app"),
+    ):
+        group.add_argument(f"--{name}", metavar="FILE", help=what)
+
+
+def files(args: argparse.Namespace) -> list[str]:
+    """The files that were asked for.
+
+    Raises:
+      Usage: one of them is standard output.
+    """
+    for name in NAMES:
+        if getattr(args, name) == "-":
+            raise Usage(f"--{name} -: a trace needs a file")
+    return [getattr(args, name) for name in NAMES if getattr(args, name)]
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """Whether any of these files was asked for."""
+    return any(getattr(args, name, None) for name in NAMES)
+
+
+def step_by_step(args: argparse.Namespace) -> bool:
+    """Whether one of them needs the log of each call."""
+    return any(getattr(args, name, None) for name in ("trace", "tracefs"))
+
+
+def write(args: argparse.Namespace, traced: Sequence[Traced]) -> None:
+    """All files that were asked for."""
+    if args.trace:
+        drawn = perfetto.trace(traced)
+        if drawn.aggregated:
+            say(f"{args.trace}: many folios: drawn together, not one by one")
+        output.write(args.trace, report.to_json(drawn.document) + "\n")
+    if args.tracefs:
+        output.write(args.tracefs, "".join(tracefs.text(traced)))
+    priced = [(t.record, t.cost) for t in traced]
+    if args.folded:
+        output.write(args.folded, folded.folded(priced))
+    if args.speedscope:
+        document = folded.speedscope(priced, __version__)
+        output.write(args.speedscope, report.to_json(document) + "\n")

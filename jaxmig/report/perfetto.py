@@ -1,0 +1,189 @@
+"""Calls as Chrome trace events, the JSON that ui.perfetto.dev opens.
+
+    process  a kernel; its calls follow one another
+    track    a CPU: on the migrating one slices inside slices (call, batch, stage,
+             folio, and innermost the phases of the cost model), on the others the
+             shootdowns that interrupt it
+
+The phases of a call sum exactly to its record's `time_ns`.  Times are in microseconds,
+as the format wants, with three decimals: whole nanoseconds.  Large calls show batches,
+or chunks of folios, instead of folios, and one slice a CPU for all interrupts of each.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from jaxmig import log
+from jaxmig.cost import PHASES
+from jaxmig.report.spans import Outline, Span, outline
+from jaxmig.report.timed import Traced, flush_of
+
+MAX_FOLIOS: Final = 20_000  # shown one by one
+MAX_SLICES: Final = 200_000  # of about 150 bytes each
+Event = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The document, and whether folios had to be drawn together."""
+
+    document: dict[str, Any]
+    aggregated: bool
+
+
+def trace(traced: Sequence[Traced]) -> Trace:
+    """All calls of all kernels as one document."""
+    kernels = list(dict.fromkeys(t.record["kernel"] for t in traced))
+    start = dict.fromkeys(kernels, 0)
+    events: list[Event] = []
+    share = MAX_SLICES // max(len(traced), 1)
+    aggregated = False
+    for t in traced:
+        kernel = t.record["kernel"]
+        made = _Call(t, kernels.index(kernel) + 1, start[kernel], share)
+        events += made.events()
+        start[kernel] = made.end
+        aggregated |= made.outline.aggregated
+    shown = [*_names(traced, kernels), *events]
+    about = {"displayTimeUnit": "ns", "otherData": {"time": "modelled by jaxmig"}}
+    return Trace({"traceEvents": shown} | about, aggregated)
+
+
+def _names(traced: Sequence[Traced], kernels: list[str]) -> Iterator[Event]:
+    """Metadata: what processes and tracks are called, and their order."""
+    for pid, kernel in enumerate(kernels, 1):
+        mine = [t for t in traced if t.record["kernel"] == kernel]
+        title = f"Linux {kernel} ({mine[0].record['policy']})"
+        yield _meta("process_name", pid, 0, name=title)
+        yield _meta("process_sort_index", pid, 0, sort_index=pid)
+        migrating = {t.cpu for t in mine}
+        for cpu in range(max(len(t.tasks) for t in mine)):
+            role = " (migrates)" if cpu in migrating else ""
+            yield _meta("thread_name", pid, cpu, name=f"CPU {cpu}{role}")
+            yield _meta("thread_sort_index", pid, cpu, sort_index=cpu)
+
+
+def _meta(kind: str, pid: int, tid: int, **args: Any) -> Event:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
+
+
+class _Call:
+    """The slices of one record; `end` is when the next may begin."""
+
+    def __init__(self, t: Traced, pid: int, start: int, share: int) -> None:
+        self.t, self.pid, self.start = t, pid, start
+        self.rows = t.rows
+        self.spent = t.spent()
+        self.outline: Outline = outline(self.rows, len(t.tasks), share, MAX_FOLIOS)
+        self.flush = flush_of(self.rows)
+        self.flushed = self.spent[:, PHASES.index("flush")].cumsum()
+        self.is_cpus = np.flatnonzero(self.rows[:, 0] == log.CPUS)
+        self.free = dict.fromkeys(range(len(t.tasks)), start)
+        self.end = start + t.cost.total
+
+    def events(self) -> list[Event]:
+        """Parents before what is inside them."""
+        r = self.t.record
+        args = {k: r[k] for k in ("ret", "errno", "vmstat", "time_ns", "batches")}
+        made = [self.slice(self.t.title, "call", self.start, self.t.cost.total, args)]
+        now = self.start
+        for span in self.outline.spans:
+            now = self.span(span, now, made)
+        # A handler may still run when the call is over.
+        self.end = max(self.end, *self.free.values())
+        return made
+
+    def span(self, s: Span, now: int, made: list[Event]) -> int:
+        """The slices of a span from `now` on; when it ends."""
+        at = len(made)
+        began = now
+        for part in s.parts:
+            if isinstance(part, Span):
+                now = self.span(part, now, made)
+            else:
+                now = self.phases(part, now, made)
+        if now > began or s.cat == "migrate_pages":
+            made.insert(at, self.slice(s.name, s.cat, began, now - began, s.args))
+        return now
+
+    def phases(self, ranges: list[tuple[int, int]], now: int, made: list[Event]) -> int:
+        """A slice a phase for the rows of `ranges` together."""
+        sums = sum(self.spent[a:b].sum(axis=0) for a, b in ranges)
+        for phase, ns in zip(PHASES, np.asarray(sums).tolist(), strict=True):
+            if phase == "flush":
+                self.interrupts(ranges, now, made)
+            if ns:
+                made.append(self.slice(phase, "phase", now, ns, {}))
+            now += ns
+        return now
+
+    def interrupts(
+        self, ranges: list[tuple[int, int]], now: int, made: list[Event]
+    ) -> None:
+        """What the flushes of these rows do to other CPUs."""
+        for a, b in ranges:
+            base = self.flushed[a - 1] if a else 0
+            lo, hi = np.searchsorted(self.is_cpus, (a, b))
+            some = self.is_cpus[lo:hi]
+            if self.outline.aggregated:
+                self.together(some, now, made)
+                continue
+            for i in some.tolist():
+                ns = self.t.handler_ns[int(self.rows[self.flush[i], 4])]
+                for cpu in log.cpus_of(self.rows[i, 2], self.rows[i, 1]):
+                    begin = now + int(self.flushed[i] - base)
+                    args = {"pages": self.pages(i, cpu)}
+                    self.handler("TLB shootdown", cpu, begin, ns, args, made)
+            now += int(self.spent[a:b, PHASES.index("flush")].sum())
+
+    def together(self, some: np.ndarray, now: int, made: list[Event]) -> None:
+        """One slice a CPU for the interrupts of many flushes."""
+        _, first, ipis, _, _, _ = self.rows[some].T
+        words = np.ascontiguousarray(ipis).astype("<u4").view(np.uint8).reshape(-1, 4)
+        hit = np.unpackbits(words, axis=1, bitorder="little").astype(np.int64)
+        price = np.asarray(self.t.handler_ns)[self.rows[self.flush[some], 4]]
+        for word in np.unique(first).tolist():
+            mine = first == word
+            count, ns = hit[mine].sum(axis=0), price[mine] @ hit[mine]
+            for k in np.flatnonzero(count).tolist():
+                n = int(count[k])
+                args = {"ipis": n}
+                name = f"{n} TLB shootdowns"
+                self.handler(name, word + k, now, float(ns[k]), args, made)
+
+    def pages(self, i: int, cpu: int) -> int:
+        """What the handler drops, as tlb_flush prints it."""
+        _, first, _, full, one, _ = self.rows[i].tolist()
+        bit = 1 << cpu - first
+        return log.ALL if full & bit else int(bool(one & bit))
+
+    def handler(
+        self, name: str, cpu: int, begin: int, ns: float, args: Any, made: list[Event]
+    ) -> None:
+        # A CPU takes one interrupt after the other.
+        begin = max(begin, self.free[cpu])
+        self.free[cpu] = begin + round(ns)
+        made.append(self.slice(name, "ipi", begin, round(ns), args, cpu))
+
+    def slice(
+        self,
+        name: str,
+        cat: str,
+        begin: int,
+        ns: int,
+        args: dict[str, Any],
+        cpu: int | None = None,
+    ) -> Event:
+        made: Event = {
+            "name": name,
+            "cat": cat,
+            "ph": "X",
+            "ts": begin / 1000,
+            "dur": ns / 1000,
+            "pid": self.pid,
+            "tid": self.t.cpu if cpu is None else cpu,
+        }
+        return made | {"args": args} if args else made
