@@ -129,28 +129,3 @@ def _piece_rows(
         return m
     none = jnp.zeros(c.shape[1], jnp.int32)
     return dataclasses.replace(m, conditions=wall.put(c, head, none))
-
-
-def may_split(
-    m: Machine, head: Index, left: Int32[Array, " states"], marks: Index, trylock: bool
-) -> tuple[Flag, Flag, Flag]:
-    """Whether the folio at `head` could be split now.
-
-    Returns (it can; it fails with -EAGAIN; the caller would sleep on its lock for
-    ever). A folio lock that is only tried fails with -EAGAIN, as do references that
-    nobody accounts for; writeback, locked buffers and a missing mapping fail with
-    -EBUSY.
-    """
-    row = wall.read(head, lambda: m.frame[head])
-    flags = row[FLAGS]
-    pages = jnp.int32(1) << frame.order(flags)
-    locked = cond.blocks(left, cond.LOCKED)
-    endless = locked & ((marks & cond.forever(cond.LOCKED)) != 0)
-    buffers = frame.has(flags, frame.PRIVATE) & cond.blocks(left, cond.BUFFERS_LOCKED)
-    busy = (
-        cond.blocks(left, cond.WRITEBACK) | cond.blocks(left, cond.NO_MAPPING) | buffers
-    )
-    extra = row[REFCOUNT] - mappings(m, head, pages) != frame.cache_refs(flags)
-    again = (locked & trylock) | (~busy & extra)
-    sleeps = endless & (not trylock)
-    return ~busy & ~again & ~sleeps, again & ~sleeps, sleeps

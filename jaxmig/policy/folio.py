@@ -256,6 +256,24 @@ def zap(m: Machine, head: Index, row: Int32[Array, " 4"], pages: Index) -> Machi
     return rmap_walk(m, head, walked, visit, jnp.int32(0))[0]
 
 
+def references(
+    row: Int32[Array, " states"], bits: Index, frow: Array, looked: Flag, pins: Flag
+) -> tuple[Int32[Array, " states"], Index, Index]:
+    """Conditions and reference count after a look at the count, if there was one.
+
+    The n-th look finds the references of a condition gone; `pins` among them.
+    """
+    extra = bits >> cond.EXTRA_SHIFT
+    drop = jnp.where(looked & ~cond.blocks(row, cond.EXTRA_REF), extra, 0)
+    pinned = looked & pins & ((bits & PIN_HELD) != 0)
+    unpin = pinned & ~cond.blocks(row, cond.PINNED)
+    row = cond.tested(row, cond.EXTRA_REF, looked)
+    row = cond.tested(row, cond.PINNED, pinned)
+    bits = bits - (drop << cond.EXTRA_SHIFT)
+    bits = jnp.where(unpin, bits & ~PIN_HELD, bits)
+    return row, bits, frow[REFCOUNT] - drop - jnp.where(unpin, pin_refs(frow), 0)
+
+
 def move_tests(
     rules: Rules, st: Stage, row: Array, bits: Index, frow: Array, live: Flag
 ) -> tuple[Tests, Index]:
@@ -269,17 +287,7 @@ def move_tests(
     driver = driver.test(cond.DRIVER_ERROR, no, no, FAILED)
     driver = driver.test(cond.DRIVER_EAGAIN, no, no, EAGAIN)
     t = Tests(driver.row, live & ~movable, driver.rc)
-    refs = frow[REFCOUNT]
-    # The n-th look finds the references gone.
-    extra = bits >> cond.EXTRA_SHIFT
-    drop = jnp.where(
-        t.going & (extra > 0) & ~cond.blocks(t.row, cond.EXTRA_REF), extra, 0
-    )
-    pinned = ~exclusive(frow) & ((bits & PIN_HELD) != 0)
-    unpin = t.going & pinned & ~cond.blocks(t.row, cond.PINNED)
-    refs = refs - drop - jnp.where(unpin, pin_refs(frow), 0)
-    new_row = cond.tested(t.row, cond.EXTRA_REF, t.going)
-    new_row = cond.tested(new_row, cond.PINNED, t.going & pinned)
+    new_row, bits, refs = references(t.row, bits, frow, t.going, ~exclusive(frow))
     busy = t.going & (refs != frame.cache_refs(flags))
     t = Tests(new_row, t.going & ~busy, jnp.where(busy, EAGAIN, t.rc))
     hugetlb = frame.kind(flags) == frame.HUGETLB
@@ -287,8 +295,6 @@ def move_tests(
     endless = (bits & cond.forever(cond.BUFFERS_LOCKED)) != 0
     sleeps = jnp.asarray(st.sleeps)
     t = t.only(buffers, cond.BUFFERS_LOCKED, sleeps, endless, EAGAIN)
-    bits = bits - (jnp.where(drop > 0, extra, 0) << cond.EXTRA_SHIFT)
-    bits = jnp.where(unpin, bits & ~PIN_HELD, bits)
     return t, jnp.stack([refs, bits])
 
 

@@ -12,8 +12,10 @@ def try_to_migrate(k: Kernel, folio: Folio, batch: bool) -> None:
 
     ``batch`` is TTU_BATCH_FLUSH.  The walk ends at the first refusal.
     """
-    # An exec'ing task's stack is skipped, for anonymous pages other than KSM's.
-    if folio.anon and folio.kind != "ksm" and folio.test("temp_stack"):
+    # An exec'ing task's stack is skipped, for anonymous pages other than KSM's; it is
+    # never in huge pages of hugetlbfs.
+    other = folio.kind == "ksm" or folio.hugetlb
+    if folio.anon and not other and folio.test("temp_stack"):
         return
     # Reading: processes in file order, addresses ascending.
     for entry in folio.maps:
