@@ -21,10 +21,7 @@ MAX_SAMPLES: Final = 10_000_000
 
 def add(parser: Parser) -> None:
     """Everything after `jaxmig sweep`."""
-    parser.add_argument("target", metavar="TARGET", help="as of migratepages")
-    parser.add_argument("from_", metavar="FROM", nargs="?", default="0")
-    parser.add_argument("to", metavar="TO", nargs="?", default="1")
-    parser.add_argument("--pid", type=options.whole("PID", 1, options.MAX_INT))
+    add_target(parser)
     _add_axes(
         parser.add_argument_group("axes, each one value, a list, A:B:STEP, A:B:2x")
     )
@@ -38,6 +35,25 @@ def add(parser: Parser) -> None:
         "--process-id", type=options.whole("process", 0, 99_999), default=0,
         metavar="I", help="which one this is, from 0; whoever ends last merges",
     )  # fmt: skip
+
+
+def add_target(parser: Parser) -> None:
+    """What moves, and from where to where."""
+    text = "a PID, a snapshot file, memhog:SIZE[,thp] or pmbench:setsize=SIZE,jobs=N"
+    parser.add_argument("target", metavar="TARGET", help=text)
+    for name, node in (("from_", "0"), ("to", "1")):
+        parser.add_argument(
+            name,
+            metavar=name.strip("_").upper(),
+            nargs="?",
+            default=node,
+            help=f"nodes ({node})",
+        )
+    parser.add_argument(
+        "--pid",
+        type=options.whole("PID", 1, options.MAX_INT),
+        help="which process of a snapshot that holds several",
+    )
 
 
 def _add_axes(group: Any) -> None:
@@ -106,7 +122,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
             profile.copy_speedups(copy)  # refuses an engine that the machine lacks
     target = resolve(args.target, args.pid)
     n = max(2, target.nodes)
-    old, new = (_nodes(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to)))
+    old, new = (nodes_of(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to)))
     if args.mode != ("sync",) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
     cpus = args.cpus or (next(iter(profiles.values())).cpus,)
@@ -135,7 +151,8 @@ def digest(target: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _nodes(name: str, text: str, n: int) -> frozenset[int]:
+def nodes_of(name: str, text: str, n: int) -> frozenset[int]:
+    """The nodes of one argument; Usage for none or for one that the machine lacks."""
     try:
         found = nodes.parse(text, n)
     except nodes.NodeError as error:

@@ -24,9 +24,12 @@ class Memory:
     cpus: int  # of the largest machine: the others leave some idle
     everywhere: bool  # runs on all CPUs but the migrating one, not on its own
     cpu: int = 0
+    given: tuple[int, ...] | None = None  # it runs on these, whatever else is said
 
     def running(self, cpus: int) -> tuple[int, ...]:
         """CPUs of a machine of `cpus` on which the target runs."""
+        if self.given is not None:
+            return tuple(c for c in self.given if c < cpus)
         if self.everywhere:
             return tuple(c for c in range(cpus) if c != self.cpu)
         return tuple(nodes.fold(self.target.running, cpus))

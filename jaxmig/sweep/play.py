@@ -55,7 +55,7 @@ class Sweep:
             "digest": self.digest,
             "pages": self.memory.target.pages,
             "nodes": [self.memory.nodes, sorted(self.old), sorted(self.new)],
-            "running": [self.memory.everywhere, self.memory.cpu],
+            "running": [self.memory.everywhere, self.memory.given, self.memory.cpu],
             "axes": self.grid.axes,
             "samples": self.samples and [self.samples, self.seed],
             # A user's own profile may change under its name.

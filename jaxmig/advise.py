@@ -1,0 +1,156 @@
+"""Which batch limit, mode and copy engine move fastest within a stall budget.
+
+Larger batches share a flush among more pages, and keep each page away longer.  So the
+candidates are looked through from coarse to fine: every power of two first, then, for
+the best kernel, mode and engine, limits between the last that fits and the first that
+does not.  What a page's stall is, `sweep.window` says.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from jaxmig.machines import Profile
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
+from jaxmig.releases import release
+from jaxmig.sweep import Grid, Row, Sweep, play
+
+COARSE: Final = tuple(1 << k for k in range(15))  # base pages
+FINE: Final = 16  # limits a round between two neighbours
+ROUNDS: Final = 2
+STALLS: Final = ("p50", "p99", "max")
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """The answer and the table behind it.
+
+    Attributes:
+      best: the fastest row within the budget; None if there is none.
+      linux: the same choice with Linux's own limit; None if it is serial.
+      rows: the best limit of each kernel, mode and engine, fastest first; then, of
+        those that cannot meet the budget, the one with the least stall.
+      tried: configurations in all.
+    """
+
+    best: Row | None
+    linux: Row | None
+    rows: tuple[Row, ...]
+    tried: int
+    stall: str  # the column that the budget is for
+    budget_ns: int
+
+
+def engines(profile: Profile) -> tuple[str, ...]:
+    """Copy engines whose speed on this machine somebody measured, the CPU first."""
+    found = ["cpu"]
+    for name, engine in profile.engines.items():
+        for table in (engine.small, engine.huge):
+            counts = [n for n, _ in table.rates] if table else []
+            found += [f"{name}:{n}" for n in counts]
+    # Below the smallest count measured for one size of folio, nothing is known of it.
+    return tuple(c for c in dict.fromkeys(found) if _known(profile, c))
+
+
+def advise(s: Sweep, budget_ns: int, stall: str = "p99") -> Advice:
+    """The fastest configuration whose stall stays within the budget.
+
+    Args:
+      s: whose axes are kernels, modes and engines; its batch limits are not used.
+      stall: which of STALLS the budget is for.
+    """
+    column = f"stall_ns.{stall}"
+    rows = _rows(dataclasses.replace(s.grid, batch=COARSE), s)
+    for _ in range(ROUNDS):
+        for some in list(_groups(rows).values()):
+            finer = _between(s.grid, some, column, budget_ns)
+            ahead = _best(rows, column, budget_ns)
+            if finer and ahead and _rate(finer[1]) >= _rate(ahead):
+                rows += _rows(finer[0], s)
+    best = _best(rows, column, budget_ns)
+    return Advice(
+        best=best,
+        linux=_linux(rows, best),
+        rows=tuple(_table(rows, column, budget_ns)),
+        tried=len(rows),
+        stall=column,
+        budget_ns=budget_ns,
+    )
+
+
+def _known(profile: Profile, copy: str) -> bool:
+    try:
+        profile.copy_speedups(copy)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(grid: Grid, s: Sweep) -> list[Row]:
+    if not grid.batch:
+        return []
+    some = dataclasses.replace(s, grid=grid)
+    return [row for rows in play(some, some.indices) for row in rows]
+
+
+def _best(rows: Iterable[Row], column: str, budget_ns: int) -> Row | None:
+    """The fastest row within the budget; of equals, the one with the least stall."""
+    fitting = [r for r in rows if r[column] <= budget_ns]
+    # Python's max keeps the first of equals, and sync, the system call's, comes first.
+    return max(fitting, key=lambda r: (_rate(r), -r[column]), default=None)
+
+
+def _rate(r: Row) -> float:
+    return r["vmstat.pgmigrate_success"] / max(r["time_ns.total"], 1)
+
+
+def _between(
+    grid: Grid, rows: Sequence[Row], column: str, budget_ns: int
+) -> tuple[Grid, Row] | None:
+    """Limits between the best of a group and the next larger one that was tried.
+
+    That one's row comes with them: no limit between the two can be faster than it.
+    """
+    best = _best(rows, column, budget_ns)
+    if best is None or not release(best["kernel"]).batched:
+        return None
+    low = best["batch"]
+    above = [r for r in rows if r["batch"] > low]
+    if not above:
+        return None
+    high = min(above, key=lambda r: r["batch"])
+    step = max(1, (high["batch"] - low) // FINE)
+    finer = dataclasses.replace(
+        grid,
+        kernel=(best["kernel"],),
+        mode=(best["mode"],),
+        copy=(best["copy"],),
+        batch=tuple(range(low + step, high["batch"], step)),
+    )
+    return finer, high
+
+
+def _groups(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by kernel, mode and engine; a serial kernel knows no engines."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for r in rows:
+        if r["policy"] == "batched" or r["copy"] == "cpu":
+            groups.setdefault((r["kernel"], r["mode"], r["copy"]), []).append(r)
+    return groups
+
+
+def _linux(rows: Iterable[Row], best: Row | None) -> Row | None:
+    if best is None or best["policy"] == "serial":
+        return None
+    chosen = {n: best[n] for n in ("kernel", "mode", "copy")}
+    chosen["batch"] = NR_MAX_BATCHED_MIGRATION
+    found = [r for r in rows if all(r[n] == v for n, v in chosen.items())]
+    return found[0] if found else None
+
+
+def _table(rows: Sequence[Row], column: str, budget_ns: int) -> list[Row]:
+    found = []
+    for some in _groups(rows).values():
+        best = _best(some, column, budget_ns)
+        found.append(best or min(some, key=lambda r: r[column]))
+    return sorted(found, key=lambda r: (r[column] > budget_ns, -_rate(r)))

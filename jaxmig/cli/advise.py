@@ -1,0 +1,164 @@
+"""`jaxmig advise`: the fastest migration within a stall budget."""
+
+import argparse
+import re
+import sys
+
+from jaxmig import __version__, machines, report
+from jaxmig.advise import Advice, advise, engines
+from jaxmig.cli import options, output, runtime, sweepopts
+from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.cli.room import check_room
+from jaxmig.report import units
+from jaxmig.rules import MODES
+from jaxmig.sweep import Grid, Row, Sweep
+from jaxmig.sweep.memory import Memory
+from jaxmig.syscalls import SleepsForever
+from jaxmig.targets import resolve
+
+EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
+  jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
+"""
+HEADERS = ("kernel", "mode", "copy", "batch limit", "pages/s", "p50", "p99", "longest")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|ms|s)")
+_NS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The parser of the command."""
+    summary = "find the batch limit, mode and copy engine for a stall budget"
+    parser = options.add_parser(commands, "advise", summary, EXAMPLES, run)
+    sweepopts.add_target(parser)
+    group = parser.add_argument_group("budget, how long a page may be away")
+    one = group.add_mutually_exclusive_group(required=True)
+    for name, who in (
+        ("p99", "99 of 100 pages"),
+        ("p50", "half of them"),
+        ("max", "all"),
+    ):
+        text = f"for {who}, like 200us or 1.5ms"
+        one.add_argument(f"--{name}", type=duration, metavar="TIME", help=text)
+    options.add_machine(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--json", metavar="FILE", help="also as JSON; - is stdout, alone"
+    )
+    group.add_argument("--csv", metavar="FILE", help="also as CSV; - is stdout, alone")
+    group.add_argument("--table", choices=report.FORMATS, default="simple")
+
+
+def duration(text: str) -> int:
+    """A time with its unit, as whole ns."""
+    found = _DURATION.fullmatch(text)
+    if not found or float(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give one like 200us")
+    return round(float(found[1]) * _NS[found[2]])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Try, choose, say why."""
+    output.check(args.json, args.csv)
+    runtime.prepare()
+    stall = next(n for n in ("p99", "p50", "max") if getattr(args, n) is not None)
+    sweep = _sweep(args)
+    try:
+        found = advise(sweep, getattr(args, stall), stall)
+    except SleepsForever:
+        raise Failure("the call would wait for ever for a page in use") from None
+    if args.json:
+        doc = {"jaxmig": __version__, "advice": found.best, "rows": list(found.rows)}
+        output.write(args.json, report.to_json(doc) + "\n")
+    if args.csv:
+        output.write(args.csv, report.to_csv(found.rows))
+    if not output.alone(args.json, args.csv):
+        _show(args, sweep, found)
+    if found.best is None:
+        least = min(r[found.stall] for r in found.rows)
+        raise Failure(
+            f"nothing keeps the stall within {units.duration(found.budget_ns)}; the "
+            f"least is {units.duration(least)}; allow more, or fewer running CPUs"
+        )
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> Sweep:
+    profile = machines.load(args.machine or "xeon-2s")
+    target = resolve(args.target, args.pid)
+    n = args.nodes or max(2, target.nodes)
+    if target.nodes > n:
+        raise Failure(f"{target.name} has pages on {target.nodes} nodes; see --nodes")
+    old = sweepopts.nodes_of("FROM", args.from_, n)
+    new = sweepopts.nodes_of("TO", args.to, n)
+    if len(new) > 1:
+        raise Usage(f"{args.to!r}: modes other than sync take one node; name one")
+    cpus = args.cpus or profile.cpus
+    if args.lazy or max(args.running or (0,)) >= cpus:
+        raise Usage(f"--running: CPUs 0-{cpus - 1}; --lazy has no place here")
+    check_room(target.name, target.pages, n, False, 2)
+    memory = Memory(target, n, min(old), cpus, False, given=args.running)
+    thp = 100 if target.name.endswith(",thp") else 0
+    # sync first: of equally fast modes, the system call's is advised.
+    grid = Grid(
+        (thp,), args.kernel or ("6.2", "6.3"), MODES[::-1], (cpus,), (0,),
+        (profile.name,), engines(profile),
+    )  # fmt: skip
+    return Sweep(memory, old, new, grid, {profile.name: profile})
+
+
+def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
+    profile, memory = next(iter(s.profiles.values())), s.memory
+    assumed = report.assumed_line(
+        profile,
+        running=memory.running(memory.cpus),
+        cpus=memory.cpus,
+        nodes=memory.nodes,
+        content=False,
+    )
+    before, _, after = assumed.partition("batch limit 512 pages; copy cpu; ")
+    print(before + after)
+    print(f"Target: {memory.target.name}: {memory.target.description}\n")
+    for line in _answer(found):
+        print(line)
+    title = f"\nThe best limit of each ({found.tried} configurations tried):\n"
+    print(title)
+    # Modes differ only where something is in the way of pages.
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for kernel, mode, *rest in map(_cells, found.rows):
+        alike.setdefault((kernel, *rest), []).append(mode)
+    cells = [[k[0], ", ".join(modes), *k[1:]] for k, modes in alike.items()]
+    width = report.terminal_width(sys.stdout)
+    print(report.table(HEADERS, cells, args.table, width, (0, 1, 2)))
+
+
+def _answer(found: Advice) -> list[str]:
+    budget = (
+        f"{found.stall.partition('.')[2]} stall of {units.duration(found.budget_ns)}"
+    )
+    best, linux = found.best, found.linux
+    if best is None:
+        return [f"Nothing stays within a {budget}."]
+    limit = f"batch limit {best['batch']}, " if best["policy"] == "batched" else ""
+    lines = [
+        f"Within a {budget}: {limit}mode {best['mode']}, copy {best['copy']}, "
+        f"kernel {best['kernel']}: {_said(best, found.stall)}."
+    ]
+    if linux is not None and linux["batch"] != best["batch"]:
+        lines.append(f"Linux's limit of {linux['batch']}: {_said(linux, found.stall)}.")
+    return lines
+
+
+def _said(r: Row, column: str) -> str:
+    return f"{units.rate(r['pages_per_s'])} pages/s, {units.duration(r[column])}"
+
+
+def _cells(r: Row) -> list[str]:
+    limit = str(r["batch"]) if r["policy"] == "batched" else "-"
+    stalls = [units.duration(r[f"stall_ns.{n}"]) for n in ("p50", "p99", "max")]
+    return [
+        r["kernel"],
+        r["mode"],
+        r["copy"],
+        limit,
+        units.rate(r["pages_per_s"]),
+        *stalls,
+    ]
