@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from jax.errors import JaxRuntimeError
 
 from jaxmig import __version__
-from jaxmig.cli import advise, machines, migratepages, play, snapshot, sweep
+from jaxmig.cli import advise, calibrate, machines, migratepages, play, snapshot, sweep
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.machines import ProfileError
 from jaxmig.nodes import NodeError
@@ -22,7 +22,7 @@ from jaxmig.scenario import ScenarioError
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets import TargetError
 
-COMMANDS = (migratepages, play, snapshot, sweep, advise, machines)
+COMMANDS = (migratepages, play, snapshot, sweep, advise, calibrate, machines)
 KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
 EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
   jaxmig COMMAND --help                the options of a command, with an example
