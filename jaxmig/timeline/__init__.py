@@ -1,0 +1,6 @@
+"""A program's threads and a migration on one timeline."""
+
+from jaxmig.timeline.run import Run, Totals, costs_of, no_migration
+from jaxmig.timeline.timetable import Timetable, timetable
+
+__all__ = ["Run", "Timetable", "Totals", "costs_of", "no_migration", "timetable"]

@@ -1,0 +1,115 @@
+"""A flush on the timeline: whom it interrupts, when it reaches them, what they drop.
+
+The CPUs told are reached one after the other; until then they use what they have
+cached.  A CPU whose thread sleeps is lazy: it takes no interrupt and flushes when it
+wakes.
+
+Source: flush_tlb_func(), arch_tlbbatch_flush() in arch/x86/mm/tlb.c, Linux 6.3.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxmig import wall
+from jaxmig.access import NEVER, Access, Shape
+from jaxmig.access.state import Mask
+from jaxmig.timeline.state import FLUSH, Number, Plan, World
+from jaxmig.timeline.timetable import BROADCAST, BROADCAST_ALL, NONE, PAGE
+
+
+def send(s: Shape, p: Plan, w: World) -> World:
+    """The flush of a segment leaves: who is awake takes it, one CPU after the other."""
+    m, c = w.migrator, w.access.cpu
+    kind = p.rows[m.segment, 3]
+    at = m.due
+    holds = c.mm == 0
+    lazy = c.asleep & (c.sleep <= at)
+    interrupts = (kind != NONE) & (kind < BROADCAST)
+    told = holds & ~lazy & interrupts
+    n = told.sum(dtype=jnp.int32)
+    q = p.prices
+    some = q.flush_first + q.flush_next * (n - 1)
+    cost = jnp.where(n > 0, some, jnp.where(holds.any(), q.flush_lazy, 0))
+    cost = jnp.where(kind == BROADCAST, q.broadcast, cost)
+    cost = jnp.where(kind == BROADCAST_ALL, q.broadcast_all, cost)
+    cost = jnp.where(kind == NONE, 0, cost)
+    rank = jnp.cumsum(told, dtype=jnp.int32) - 1
+    reach = jnp.where(told, q.flush_first + q.flush_next * rank, cost)
+    window = dataclasses.replace(
+        w.window,
+        gen=w.window.gen.at[0].add(w.window.count),
+        count=jnp.int32(0),
+    )
+    migrator = dataclasses.replace(
+        m,
+        phase=jnp.int32(FLUSH),
+        due=at + cost,
+        limit=at + reach,
+        told=told,
+        flushes=m.flushes + (interrupts & holds.any()),
+        silent=m.silent + (interrupts & holds.any() & (n == 0)),
+    )
+    return World(w.access, window, migrator)
+
+
+def interrupt(s: Shape, p: Plan, w: World, kind: Number) -> Access:
+    """Handlers on the CPUs told; one asleep by now leaves its lazy mode flushed."""
+    m, c, t = w.migrator, w.access.cpu, w.access.tally
+    lazy = c.asleep & (c.sleep <= m.limit)
+    here = jnp.arange(s.asids) == c.asid[:, None]
+    gen, now = jnp.where(here, c.asid_gen, 0).sum(1), w.window.gen[0]
+    flush = m.told & ~lazy & (c.mm == 0) & (gen < now)
+    single = flush & (kind == PAGE) & (gen + 1 == now)
+    cost = jnp.where(kind == PAGE, p.prices.handler_page, p.prices.handler_full)
+    cost = jnp.where(m.told & ~lazy, cost, 0)
+    full = here & (flush & ~single)[:, None]
+    cpu = dataclasses.replace(
+        c,
+        clock=jnp.where(c.asleep | (c.clock == NEVER), c.clock, c.clock + cost),
+        sleep=jnp.where(c.asleep, c.sleep + cost, c.sleep),
+        asid_gen=jnp.where(here & flush[:, None], now, c.asid_gen),
+        flushed=jnp.where(full, w.access.age - 1, c.flushed),
+    )
+    tally = dataclasses.replace(t, ipis=t.ipis + m.told, ipi_ns=t.ipi_ns + cost)
+    a = dataclasses.replace(w.access, cpu=cpu, tally=tally)
+    return dataclasses.replace(a, tlb=_drop(s, a.tlb, p.rows[m.segment, 0], single))
+
+
+def _drop(s: Shape, tlb: Array, folio: Number, single: Mask) -> Array:
+    """INVLPG of one base page on the CPUs `single`."""
+
+    def drop(tlb: Array) -> Array:
+        lane = jnp.arange(s.cpus, dtype=jnp.int32)
+        at = lane * s.rows + (folio - s.huge) % s.sets
+        row = wall.read(at, lambda: tlb[at])
+        tag, age = row[:, : s.width], row[:, s.width : 2 * s.width]
+        hit = (tag == folio) & single[:, None]
+        new = [jnp.where(hit, -1, tag), jnp.where(hit, 0, age), row[:, 2 * s.width :]]
+        return tlb.at[at].set(jnp.concatenate(new, 1), unique_indices=True)
+
+    return wall.when(single.any(), drop, tlb)
+
+
+def broadcast(
+    s: Shape, a: Access, gen: Number, kind: Number, first: Number, count: Number
+) -> Access:
+    """Hardware drops the segment's folios, or everything, on every CPU."""
+    c = a.cpu
+    here = (c.asid_mm == 0) & (kind >= BROADCAST)
+    every = here & (kind == BROADCAST_ALL)
+    cpu = dataclasses.replace(
+        c,
+        asid_gen=jnp.where(here, gen, c.asid_gen),
+        flushed=jnp.where(every, a.age - 1, c.flushed),
+    )
+
+    def drop(tlb: Array) -> Array:
+        tag, age = tlb[:, : s.width], tlb[:, s.width : 2 * s.width]
+        hit = (tag >= first) & (tag < first + count)
+        new = [jnp.where(hit, -1, tag), jnp.where(hit, 0, age), tlb[:, 2 * s.width :]]
+        return jnp.concatenate(new, 1)
+
+    tlb = wall.when(kind == BROADCAST, drop, a.tlb)
+    return dataclasses.replace(a, cpu=cpu, tlb=tlb)

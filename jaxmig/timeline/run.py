@@ -1,0 +1,232 @@
+"""Running a program on a timeline, block by block, with totals on the host.
+
+A block is as many accesses as the streams hold; between blocks the host adds up the
+counters, refills the streams and moves the ages of the TLBs back, so that the device
+needs no 64-bit integer however long the run is.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmig.access import AGE_LIMIT, BINS, NEVER, Access, Costs, Shape, Stream
+from jaxmig.timeline import build
+from jaxmig.timeline.advance import compiled
+from jaxmig.timeline.build import costs_of
+from jaxmig.timeline.state import IDLE, World
+from jaxmig.timeline.timetable import Timetable
+
+COUNTERS: Final = ("hits", "walks", "faults", "stalls", "stall_ns", "ipis", "ipi_ns")
+SECOND: Final = 10**9
+FOREVER: Final = 1 << 30  # accesses
+Tick = Callable[[int], None]
+
+
+class Source(Protocol):
+    """Where the accesses of all threads come from."""
+
+    block: int
+
+    def next(self, used: np.ndarray) -> np.ndarray:
+        """int32[cpus, block, 2]: the next accesses, after `used[cpus]` of the last."""
+
+
+@dataclasses.dataclass
+class Totals:
+    """Counters of a run, by CPU; times in ns."""
+
+    hits: np.ndarray
+    walks: np.ndarray
+    faults: np.ndarray
+    stalls: np.ndarray
+    stall_ns: np.ndarray
+    stall_max: np.ndarray
+    ipis: np.ndarray
+    ipi_ns: np.ndarray
+    wrong: int
+    latency: np.ndarray  # int64[2, BINS]: loads, stores
+    waits: np.ndarray  # int64[BINS]
+    flushes: int = 0
+    silent: int = 0
+    folios: int = 0
+    trips_ns: int = 0  # from the run's start to the end of its last whole trip
+
+    @property
+    def accesses(self) -> np.ndarray:
+        """Loads and stores done, by CPU."""
+        return self.hits + self.walks
+
+
+def none(cpus: int) -> Totals:
+    """Nothing yet."""
+    zeros = {name: np.zeros(cpus, np.int64) for name in (*COUNTERS, "stall_max")}
+    latency, waits = np.zeros((2, BINS), np.int64), np.zeros(BINS, np.int64)
+    return Totals(**zeros, wrong=0, latency=latency, waits=waits)
+
+
+def no_migration(table: Timetable) -> tuple[Timetable, int]:
+    """A timetable that is not set out on."""
+    return table, 0
+
+
+class Run:
+    """A program's threads, on CPUs 0 ..., and perhaps a migration of their memory.
+
+    Args:
+      nodes: the node of each CPU.
+      threads: CPUs that run the program; the others stay idle.
+      trips: how often all the memory goes to the other node and back, counted singly.
+      touched: whether all the memory has been written before.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        costs: Costs,
+        source: Source,
+        table: Timetable,
+        *,
+        trips: int = 0,
+        nodes: Sequence[int] | None = None,
+        threads: int | None = None,
+        touched: bool = True,
+    ) -> None:
+        self.shape, self.costs, self.source, self.table = shape, costs, source, table
+        self.plan = build.plan(table, trips)
+        self.threads = shape.cpus if threads is None else threads
+        where = [0] * shape.cpus if nodes is None else nodes
+        window = table.window
+        a = build.access(shape, where, self.threads, touched, window, FOREVER)
+        self.world = build.world(shape, a, self.plan, window)
+        self.ended_ns = np.zeros(shape.cpus, np.int64)
+        self._ops: np.ndarray | None = None
+        self._used = np.zeros(shape.cpus, np.int64)
+
+    def again(self, trips: int) -> None:
+        """Keep TLBs and memory, start all threads and a migration at time 0."""
+        self.plan = build.plan(self.table, trips)
+        w = self.world
+        new = build.access(
+            self.shape, np.asarray(w.access.cpu.node).tolist(), self.threads, True, 1, 1
+        ).cpu
+        old = w.access.cpu
+        kept = ("asid", "next_asid", "asid_mm", "flushed", "mm")
+        cpu = dataclasses.replace(new, **{name: getattr(old, name) for name in kept})
+        a = dataclasses.replace(w.access, cpu=cpu)
+        self.world = build.world(self.shape, a, self.plan, self.table.window)
+
+    def go(
+        self,
+        *,
+        duration_ns: int | None = None,
+        check: int = 10_000,
+        accesses: int | None = None,
+        tick: Tick = lambda accesses: None,
+    ) -> Totals:
+        """Run on: to the end of the migration, or of the program if it has one.
+
+        Args:
+          duration_ns: threads end at the first look at the time after this.
+          check: accesses between two looks.
+          accesses: threads end after this many, whatever the time.
+        """
+        if accesses is not None:
+            duration_ns, check = 0, accesses
+        to_end = jnp.asarray(duration_ns is None)
+        every = jnp.int32(FOREVER if duration_ns is None else check)
+        self._restart(int(every))
+        totals = none(self.shape.cpus)
+        run = compiled(self.shape)
+        while True:
+            self._refill()
+            goal = NEVER if duration_ns is None else self._rest(duration_ns)
+            stream = Stream(jnp.asarray(self._ops))
+            args = (self.costs, self.plan, self.world, stream, jnp.int32(goal))
+            self.world = jax.block_until_ready(run(*args, every, to_end))
+            tick(self._collect(totals))
+            if self._over(bool(to_end)):
+                return totals
+
+    def _restart(self, check: int) -> None:
+        a = self.world.access
+        left = jnp.full(self.shape.cpus, check, jnp.int32)
+        cpu = dataclasses.replace(a.cpu, left=left)
+        self._put(dataclasses.replace(a, cpu=cpu))
+
+    def _put(self, a: Access) -> None:
+        self.world = World(a, self.world.window, self.world.migrator)
+
+    def _refill(self) -> None:
+        if self._ops is None or self._used.any():
+            self._ops = self.source.next(self._used)
+            self._used = np.zeros(self.shape.cpus, np.int64)
+
+    def _zero_ns(self) -> int:
+        m = self.world.migrator
+        return int(m.start_s) * SECOND + int(m.start_ns)
+
+    def _rest(self, duration_ns: int) -> int:
+        """The goal on the lanes' clocks; never so far that it cannot be told."""
+        rest = duration_ns - self._zero_ns()
+        return int(np.clip(rest, 1 - int(NEVER), int(NEVER) - 1))
+
+    def _collect(self, t: Totals) -> int:
+        """Counters of the block into the totals; the block's accesses."""
+        a = self.world.access
+        made: dict[str, Any] = {
+            name: np.asarray(getattr(a.tally, name), np.int64) for name in COUNTERS
+        }
+        for name, value in made.items():
+            setattr(t, name, getattr(t, name) + value)
+        t.stall_max = np.maximum(t.stall_max, np.asarray(a.tally.stall_max))
+        t.wrong += int(np.asarray(a.tally.wrong).sum())
+        t.latency += np.asarray(a.tally.latency, np.int64).reshape(2, BINS)
+        t.waits += np.asarray(a.tally.waits, np.int64)
+        m = self.world.migrator
+        t.flushes, t.silent = int(m.flushes), int(m.silent)
+        t.folios, t.trips_ns = int(m.moved), int(m.end_s) * SECOND + int(m.end_ns)
+        running = np.asarray(a.cpu.clock) < NEVER
+        ends = self._zero_ns() + np.asarray(a.cpu.begin, np.int64)
+        fresh = np.asarray(a.cpu.pos) > 0
+        self.ended_ns = np.where(running | fresh, ends, self.ended_ns)
+        self._used = np.asarray(a.cpu.pos, np.int64)
+        self._clean(a)
+        return int(made["hits"].sum() + made["walks"].sum())
+
+    def _clean(self, a: Access) -> None:
+        """Counters and streams from 0; ages too, before they wrap."""
+        pos = jnp.zeros_like(a.cpu.pos)
+        cpu = dataclasses.replace(a.cpu, pos=pos)
+        a = dataclasses.replace(a, cpu=cpu, tally=build.tally(self.shape.cpus))
+        if int(a.age) > AGE_LIMIT:
+            a = _younger(self.shape, a, AGE_LIMIT // 2)
+        self._put(a)
+
+    def _over(self, to_end: bool) -> bool:
+        if to_end:
+            return int(self.world.migrator.phase) == IDLE
+        cpu = self.world.access.cpu
+        waits = np.asarray(cpu.wait) < NEVER
+        return not ((np.asarray(cpu.clock) < NEVER) | waits).any()
+
+
+def _younger(s: Shape, a: Access, by: int) -> Access:
+    """All ages less by `by`; what is that old keeps age 0 and counts as flushed."""
+    n = s.width
+    age = a.tlb[:, n : 2 * n]
+    real = age < AGE_LIMIT * 2 - 1
+    less = jnp.where(real, jnp.maximum(age - by, 0), age)
+    flushed = jnp.maximum(a.cpu.flushed - by, 0)
+    return dataclasses.replace(
+        a,
+        tlb=a.tlb.at[:, n : 2 * n].set(less),
+        cpu=dataclasses.replace(a.cpu, flushed=flushed),
+        age=a.age - by,
+    )
+
+
+__all__ = ["Run", "Source", "Totals", "costs_of", "no_migration"]

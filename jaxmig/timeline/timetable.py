@@ -1,0 +1,159 @@
+"""The migrator's work as segments: unmap some folios, flush, perhaps move what waits.
+
+Serial, a segment is one folio.  Batched, it is the base pages of a batch; a folio whose
+flush cannot wait (a PMD, or any page on arm64 before 6.6) is a segment of its own, and
+the batch's folios are moved after its last one.  Times are whole ns of the profile.
+
+Source: unmap_and_move(), migrate_pages_batch() in mm/migrate.c; try_to_migrate_one() in
+mm/rmap.c, Linux 6.2 and 6.3.
+"""
+
+import dataclasses
+from typing import Final
+
+import numpy as np
+
+from jaxmig.machine import PMD_PAGES
+from jaxmig.machines import Profile
+from jaxmig.releases import release
+from jaxmig.rules import rules
+
+NONE, PAGE, BATCH, WHOLE, BROADCAST, BROADCAST_ALL = range(6)  # flushes of a segment
+# PAGE one INVLPG by interrupt; BATCH the deferred round; WHOLE a PMD's full flush;
+# BROADCAST by hardware, no interrupts: of the segment's folios, or of everything.
+
+
+@dataclasses.dataclass(frozen=True)
+class Timetable:
+    """One trip of all folios, segment by segment; arrays of one length, and prices.
+
+    A segment unmaps `count` folios from `first`, one every `unit` ns, flushes, and
+    moves the last `moved` folios unmapped.  The last segment is empty: the trip's end.
+    """
+
+    first: np.ndarray
+    count: np.ndarray
+    unit: np.ndarray
+    kind: np.ndarray
+    moved: np.ndarray
+    move_base: int  # moving one base page, ns
+    move_huge: int
+    flush_first: int
+    flush_next: int
+    flush_lazy: int
+    broadcast: int  # of the segment's folios
+    broadcast_all: int
+    handler_page: int
+    handler_full: int
+    folios: int
+    pages: int
+    batches: int
+
+    @property
+    def window(self) -> int:
+        """Most folios that are between unmap and remap, or just were."""
+        most = int(self.moved.max(initial=1))
+        return 2 * max(most, int(self.count.max(initial=1)))
+
+
+def timetable(
+    profile: Profile,
+    folios: int,
+    huge: int = 0,
+    *,
+    kernel: str = "6.3",
+    batch: int = 512,
+    copy: str = "cpu",
+) -> Timetable:
+    """The trip of `folios` folios, the first `huge` of them 2 MiB, on a machine.
+
+    Args:
+      batch: base pages at which a batch is closed, 0: never; serial kernels have none.
+    """
+    made = release(kernel)
+    arm = profile.arch == "arm64"
+    deferred = made.batched and (not arm or made.arm64_defers)
+    p = {k: round(v) for k, v in profile.values().items()}
+    base, pmd = _units(p, arm, deferred)
+    limit = (batch or 1 << 30) if made.batched else 1
+    spans = list(_batches(folios, huge, limit, made.crossing_opens_next))
+    later = (BROADCAST if arm else BATCH) if deferred else NONE
+    now = BROADCAST if arm else PAGE
+    rows = [r for a, b in spans for r in _segments(a, b, huge, base, pmd, later, now)]
+    rows.append((folios, 0, 1, NONE, 0))
+    columns = [np.asarray(column, np.int32) for column in zip(*rows, strict=True)]
+    broadcast = rules(kernel, arch=profile.arch).invlpgb
+    if broadcast:
+        kinds = np.asarray([NONE, BROADCAST, BROADCAST_ALL, BROADCAST, BROADCAST])
+        columns[3] = kinds[columns[3]].astype(np.int32)
+    move = p["cost.switch"] + p["cost.remap"]
+    small, large = profile.copy_speedups(copy) if made.batched else (1.0, 1.0)
+    gain = p["cost.batch_gain"] if made.batched else 0
+    return Timetable(
+        *columns,
+        move_base=max(move + round(p["cost.copy_4k"] / small) - gain, 1),
+        move_huge=max(move + round(p["cost.copy_2m"] / large) - gain, 1),
+        flush_first=p.get("cost.flush_first", 0),
+        flush_next=p.get("cost.flush_next", 0),
+        flush_lazy=p.get("cost.flush_lazy", 0),
+        broadcast=p["cost.dsb"] if arm else p.get("cost.broadcast", 0),
+        broadcast_all=p.get("cost.broadcast_all", 0),
+        handler_page=p.get("target.page", 0),
+        handler_full=p.get("target.full", 0),
+        folios=folios,
+        pages=huge * PMD_PAGES + folios - huge,
+        batches=len(spans) if made.batched else 0,
+    )
+
+
+def _units(p: dict[str, int], arm: bool, deferred: bool) -> tuple[int, int]:
+    """ns from one cleared entry to the next: of base pages, of 2 MiB folios."""
+    unit = p["cost.alloc"] + p["cost.bookkeeping"] + p["cost.walk"]
+    issue = p.get("cost.tlbi", 0) if arm else 0
+    defer = 0 if arm or not deferred else p.get("cost.defer", 0)
+    small = unit + p["cost.alloc_page"] + issue + defer
+    return small, unit + PMD_PAGES * p["cost.alloc_page"] + issue
+
+
+def _batches(
+    folios: int, huge: int, limit: int, opens_next: bool
+) -> list[tuple[int, int]]:
+    """[first, end) of each batch: closed by the folio that reaches the limit."""
+    spans, first, pages = [], 0, 0
+    for q in range(huge):
+        if opens_next and pages and pages + PMD_PAGES > limit:
+            spans.append((first, q))
+            first, pages = q, 0
+        pages += PMD_PAGES
+        if pages >= limit and not opens_next:
+            spans.append((first, q + 1))
+            first, pages = q + 1, 0
+    q = max(first, huge)
+    while first < folios:
+        q = min(q + max(limit - pages, 0), folios)
+        spans.append((first, q))
+        first, pages = q, 0
+    return spans
+
+
+Row = tuple[int, int, int, int, int]
+
+
+def _segments(
+    a: int, b: int, huge: int, base: int, pmd: int, later: int, now: int
+) -> list[Row]:
+    """One batch: PMDs flush at once, base pages together or, unless deferred, alone."""
+    large = max(min(huge, b) - a, 0)
+    whole = BROADCAST if BROADCAST in (later, now) else WHOLE
+    rows = [(a + i, 1, pmd, whole, 0) for i in range(large)]
+    rest = b - a - large
+    if rest and later != NONE:
+        rows.append((a + large, rest, base, later, 0))
+    elif rest:
+        rows += [(a + large + i, 1, base, now, 0) for i in range(rest)]
+    first, count, unit, kind, _ = rows[-1]
+    rows[-1] = (first, count, unit, kind, b - a)
+    return rows
+
+
+DEFAULT_LIMITS: Final = tuple(1 << i for i in range(14))

@@ -1,0 +1,1 @@
+"""Programs that run while their memory migrates: pmbench, memhog, migspeed, a trace."""
