@@ -12,7 +12,7 @@ from jaxtyping import Array, Int32
 from jaxmig import frame, wall
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
-from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.lanes import Known, Lanes, Mask
 
 Index = Int32[Array, ""]
 
@@ -97,9 +97,12 @@ def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
 
 
 @jax.named_scope("folio_migrate_mapping")
-def switch(m: Machine, src: Lanes, dst: Lanes) -> Machine:
+def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Machine:
     """Give base pages `dst` what `src` was; lanes without a destination stay."""
-    row = wall.read(src, lambda: lanes.rows(m.frame, src))
+    if known is None:
+        row = wall.read(src, lambda: lanes.rows(m.frame, src))
+    else:
+        row = known.row
     where = dst != NOWHERE
     rows = lanes.scatter(m.frame, dst, where, row)
     blank = jnp.broadcast_to(jnp.asarray([0, 0, 0, NOWHERE], jnp.int32), row.shape)

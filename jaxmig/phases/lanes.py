@@ -11,11 +11,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
+from jaxmig import wall
 from jaxmig.machine import NOWHERE, Machine
+from jaxmig.pytree import pytree
 
 C = TypeVar("C", bound=tuple[Any, ...])
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
+
+
+@pytree
+class Known:
+    """What the call itself wrote last: nobody else did, so it need not be read again."""
+
+    row: Int32[Array, "lanes 4"]
+    words: (
+        Int32[Array, "lanes 2"] | None
+    )  # of the only entry; None where chains are walked
 
 
 def rows(
@@ -29,6 +41,15 @@ def rows(
 def scatter(array: Array, index: Lanes, where: Mask, values: Array) -> Array:
     """`array` with the rows of the lanes in `where` replaced."""
     return array.at[jnp.where(where, index, NOWHERE)].set(values, mode="drop")
+
+
+def columns(*values: Lanes) -> Int32[Array, "lanes columns"]:
+    """Columns side by side; unlike a stack, this fuses with what makes them."""
+    column = jnp.arange(len(values))
+    out = values[-1][:, None]
+    for i, value in reversed(list(enumerate(values[:-1]))):
+        out = jnp.where(column == i, value[:, None], out)
+    return out
 
 
 def rank(mask: Mask) -> Lanes:
@@ -49,6 +70,15 @@ def entry_of(m: Machine, entry: Lanes) -> tuple[Int32[Array, "lanes 2"], Lanes]:
         return rows(m.pte, entry), jnp.full_like(entry, NOWHERE)
     following = rows(m.rmap_next, entry)
     return rows(m.pte, entry), jnp.where(entry == NOWHERE, NOWHERE, following)
+
+
+def entry_or(
+    words: Int32[Array, "lanes 2"] | None, m: Machine, entry: Lanes
+) -> tuple[Int32[Array, "lanes 2"], Lanes]:
+    """entry_of(), of which the words may be known."""
+    if words is None:
+        return wall.read(entry, lambda: entry_of(m, entry))
+    return words, jnp.full_like(entry, NOWHERE)
 
 
 def along_chains(shared: bool, step: Callable[[C], C], start: C) -> C:

@@ -17,7 +17,7 @@ from jaxmig.events import Events
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
-from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
 
 Index = Int32[Array, ""]
@@ -64,9 +64,13 @@ def remap_folio(
 
 
 @jax.named_scope("remove_migration_ptes")
-def remap(m: Machine, page: Lanes, where: Mask) -> Machine:
+def remap(m: Machine, page: Lanes, where: Mask, known: Known | None = None) -> Machine:
     """Map base pages wherever a migration entry stands for them, and unlock them."""
-    row = wall.read(page, lambda: lanes.rows(m.frame, page))
+    if known is None:
+        row = wall.read(page, lambda: lanes.rows(m.frame, page))
+    else:
+        row = known.row
+    words = None if known is None else known.words
     flags = row[:, FLAGS]
     mapped = where & frame.has(flags, frame.UNMAPPED)
     anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
@@ -75,22 +79,19 @@ def remap(m: Machine, page: Lanes, where: Mask) -> Machine:
     def write(c: tuple[Machine, Lanes, Lanes]) -> tuple[Machine, Lanes, Lanes]:
         m, entry, count = c
         here = entry != NOWHERE
-        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        old, following = lanes.entry_or(words, m, entry)
         word = pte.from_migration(old[:, pte.BITS], anon, dirty)
-        new = jnp.stack([page, word], axis=1)
+        new = lanes.columns(page, word)
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
         return m, following, count + here
 
     first = jnp.where(mapped, row[:, frame.RMAP], NOWHERE)
     start = (m, first, jnp.zeros_like(first))
     m, _, count = lanes.along_chains(m.geometry.shared, write, start)
-    new = jnp.stack(
-        [
-            row[:, REFCOUNT] + count,
-            row[:, MAPCOUNT] + count,
-            flags & ~(frame.LOCKED | frame.UNMAPPED),
-            row[:, frame.RMAP],
-        ],
-        axis=1,
+    new = lanes.columns(
+        row[:, REFCOUNT] + count,
+        row[:, MAPCOUNT] + count,
+        flags & ~(frame.LOCKED | frame.UNMAPPED),
+        row[:, frame.RMAP],
     )
     return dataclasses.replace(m, frame=lanes.scatter(m.frame, page, where, new))

@@ -19,7 +19,7 @@ from jaxmig.events import Events
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
-from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
 from jaxmig.rules import Rules
 
@@ -117,32 +117,35 @@ def unmap_folio(
 def unmap(
     m: Machine,
     src: Lanes,
-    row: Int32[Array, "lanes 4"],
+    known: Known,
     where: Mask,
     dropped: Lanes,
-) -> Machine:
+) -> tuple[Machine, Known]:
     """Write migration entries for the base pages `src` in `where`; lock them.
 
-    `row`: their rows as they are.  `dropped`: references that were found gone.  Which
-    flushes are owed is `flush.owed()`'s affair: nothing couples two base pages here.
+    `known`: their rows, and entries, as they are; as they become is returned.
+    `dropped`: references that were found gone.  Which flushes are owed is
+    `flush.owed()`'s affair: nothing couples two base pages here.
     """
+    row = known.row
 
-    def write(
-        c: tuple[Machine, Lanes, Lanes, Mask],
-    ) -> tuple[Machine, Lanes, Lanes, Mask]:
-        m, entry, count, dirty = c
+    def write(c: tuple) -> tuple:
+        m, entry, count, dirty, words = c
         here = entry != NOWHERE
-        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        old, following = lanes.entry_or(known.words, m, entry)
         bits = old[:, pte.BITS]
-        new = jnp.stack([old[:, pte.PFN], pte.to_migration(bits)], axis=1)
+        new = lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
-        return m, following, count + here, dirty | (here & pte.has(bits, pte.DIRTY))
+        dirty |= here & pte.has(bits, pte.DIRTY)
+        return m, following, count + here, dirty, None if words is None else new
 
     first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
-    start = (m, first, jnp.zeros_like(first), where & False)
-    m, _, count, dirty = lanes.along_chains(m.geometry.shared, write, start)
+    start = (m, first, jnp.zeros_like(first), where & False, known.words)
+    m, _, count, dirty, words = lanes.along_chains(m.geometry.shared, write, start)
     state = frame.LOCKED | jnp.where(count > 0, frame.UNMAPPED, 0)
     flags = row[:, FLAGS] | state | jnp.where(dirty, frame.DIRTY, 0)
     refs = row[:, REFCOUNT] - count - dropped
-    new = jnp.stack([refs, row[:, MAPCOUNT] * 0, flags, row[:, frame.RMAP]], axis=1)
-    return dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, new))
+    new = lanes.columns(refs, row[:, MAPCOUNT] * 0, flags, row[:, frame.RMAP])
+    m = dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, new))
+    known = Known(jnp.where(where[:, None], new, row), words)
+    return m, wall.read(src, lambda: known)

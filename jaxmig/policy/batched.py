@@ -21,7 +21,7 @@ from jaxmig.frame import FLAGS, REFCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, flush, lanes, remap, unmap
 from jaxmig.phases.flush import Owed
-from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.policy import fates
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import SLEEPS, Where
@@ -41,6 +41,7 @@ class Seen:
     held: Lanes  # mappings that a TLB may hold
     counted: Lanes  # mappings whose flush this release puts off
     later: Lanes  # mappings that a TLB may hold once they were put back: no NUMA hints
+    words: Int32[Array, "lanes 2"] | None  # of the only entry; None if some are shared
 
 
 @pytree
@@ -75,10 +76,11 @@ def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"],
             seen.held + held,
             seen.counted + counted,
             seen.later + (here & ~pte.has(bits, pte.VM_PROT_NONE)),
+            None if m.geometry.shared else old,
         )
         return seen, following
 
-    start = (Seen(zero, zero, zero, zero, zero), first)
+    start = (Seen(zero, zero, zero, zero, zero, None), first)
     seen, _ = lanes.along_chains(m.geometry.shared, step, start)
     return row, seen
 
@@ -302,8 +304,8 @@ def migrate_chunk(
     first = row[:, RMAP]
     for looked in (seen.mm, more, pending[0].astype(jnp.int32)):
         first = wall.after(first, looked)
-    row = row.at[:, RMAP].set(first)
-    m = apply(m, src, row, p, f, at)
+    known = Known(row.at[:, RMAP].set(first), seen.words)
+    m = apply(m, src, known, p, f, at)
     again = (
         live
         & ~p.moved
@@ -330,7 +332,7 @@ def _second_unmapped(p: Plan) -> Mask:
 def apply(
     m: Machine,
     src: Lanes,
-    row: Int32[Array, "lanes 4"],
+    known: Known,
     p: Plan,
     f: fates.Folios,
     at: Where,
@@ -338,13 +340,13 @@ def apply(
     """The four phases on the arrays."""
     last = p.first if p.second is None else p.second
     m, gone = _wear_out(m, src, p, f, last)
-    m = unmap.unmap(m, src, row, p.unmapped & ~f.movable, gone)
+    m, known = unmap.unmap(m, src, known, p.unmapped & ~f.movable, gone)
     moved, freed = p.moved & ~p.released, p.freed | p.released
     m, dst = alloc.take_many(m, at.node, moved)
     m = copypage.copy(m, src, dst, COPY_STEP)
-    m = copypage.switch(m, src, dst)
+    m = copypage.switch(m, src, dst, known)
     m = _follow_drivers(m, dst, moved & f.movable)
-    m = remap.remap(m, jnp.where(moved, dst, src), p.unmapped)
+    m = remap.remap(m, jnp.where(moved, dst, src), p.unmapped, known)
     m = _free(m, src, freed)
     return alloc.give_many(m, wall.after(src, dst), moved | freed)
 

@@ -22,6 +22,7 @@ from jaxmig import pte, tlb, wall
 from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, flush, lanes, remap as remapping, unmap as un
+from jaxmig.phases.lanes import Known
 from jaxmig.policy import fates
 from jaxmig.policy.batched import look, seen_conditions
 from jaxmig.policy.folio import Where
@@ -57,7 +58,8 @@ def unmap(rules: Rules, m: Machine, b: Batch, at: Where) -> Machine:
     """Phase 1: migration entries."""
     del rules, at
     row = wall.read(b.src, lambda: lanes.rows(m.frame, b.src))
-    return un.unmap(m, b.src, row, b.unmapped, jnp.zeros_like(b.src))
+    known = Known(row, None)
+    return un.unmap(m, b.src, known, b.unmapped, jnp.zeros_like(b.src))[0]
 
 
 def flush_batch(rules: Rules, m: Machine, b: Batch, at: Where) -> Machine:
