@@ -13,7 +13,17 @@ from collections.abc import Iterator, Sequence
 from jax.errors import JaxRuntimeError
 
 from jaxmig import __version__
-from jaxmig.cli import advise, calibrate, machines, migratepages, play, snapshot, sweep
+from jaxmig.cli import (
+    advise,
+    calibrate,
+    completion,
+    machines,
+    migratepages,
+    play,
+    pmbench,
+    snapshot,
+    sweep,
+)
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.machines import ProfileError
 from jaxmig.nodes import NodeError
@@ -22,7 +32,7 @@ from jaxmig.scenario import ScenarioError
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets import TargetError
 
-COMMANDS = (migratepages, play, snapshot, sweep, advise, calibrate, machines)
+COMMANDS = (migratepages, play, snapshot, sweep, advise, calibrate, pmbench, machines)
 KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
 EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
   jaxmig COMMAND --help                the options of a command, with an example
@@ -37,11 +47,13 @@ def parser() -> Parser:
     )
     top.example = EXAMPLE
     top.add_argument("--version", action="version", version=f"jaxmig {__version__}")
+    completion.add(top)
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )
     for module in COMMANDS:
         module.add(commands)
+    completion.files(commands)
     return top
 
 

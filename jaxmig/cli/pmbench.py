@@ -1,0 +1,183 @@
+"""`jaxmig pmbench`: the benchmark's own command line and report, while pages migrate."""
+
+import argparse
+
+from jaxmig import machines, stalls
+from jaxmig.cli import options, runtime
+from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli.progress import progress
+from jaxmig.releases import BOTH
+from jaxmig.report.units import count, duration, rate
+from jaxmig.workloads import pmreport
+from jaxmig.workloads.patterns import PATTERNS
+from jaxmig.workloads.pmbench import Options, Result, run as benchmark
+
+EXAMPLES = """  jaxmig pmbench -j 5 -s 128 1 --migrate 0:1
+  jaxmig pmbench -p normal -e 2000 1 --migrate 0:1 --kernel 6.3 --batch 64
+  jaxmig pmbench -j 4 1 --migrate 0:1 --limits 1,8,64,512,4096
+"""
+SLICE_MS = 100
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The parser of the command; -h is pmbench's --threshold, as in the original."""
+    summary = "pmbench 0.9 on the modelled machine, its report, with pages migrating"
+    p: Parser = commands.add_parser(
+        "pmbench", help=summary, description=f"{summary}.", add_help=False
+    )
+    p.example = EXAMPLES
+    p.set_defaults(run=run)
+    p.add_argument("--help", action="help", help="show this help and exit")
+    p.add_argument("duration", type=int, metavar="DURATION", help="seconds")
+    _original(p)
+    group = p.add_argument_group("migration")
+    group.add_argument("--migrate", metavar="FROM:TO", help="back and forth meanwhile")
+    group.add_argument("--kernel", type=options.kernels, metavar="LIST")
+    group.add_argument("--machine", type=options.machine, default="xeon-2s")
+    group.add_argument(
+        "--batch", type=options.whole("base pages", 0, 1 << 20), default=512
+    )
+    group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
+    group.add_argument(
+        "--limits", metavar="LIST", help="a table of batch limits instead"
+    )
+    group.add_argument(
+        "--modelled",
+        type=options.whole("ms", 1, 10**7),
+        metavar="MS",
+        help=f"how much of DURATION is modelled, ms ({SLICE_MS})",
+    )
+
+
+def _original(p: Parser) -> None:
+    numbers = (
+        ("-m", "--mapsize", 256, "mmap size, MiB"),
+        ("-s", "--setsize", 128, "working set, MiB"),
+        ("-d", "--delay", 0, "clock cycles between accesses; used above 10"),
+        ("-r", "--ratio", 50, "percent of reads"),
+        ("-o", "--offset", -1, "word inside the page, 0 to 1023 (random)"),
+        ("-j", "--jobs", 1, "threads"),
+        ("-h", "--threshold", 0, "ns; longer accesses leave a marker in the original"),
+    )
+    for short, name, value, text in numbers:
+        p.add_argument(short, name, type=int, default=value, help=f"{text} ({value})")
+    p.add_argument("-e", "--shape", type=float, default=1.00001, help="of the pattern")
+    p.add_argument("-p", "--pattern", default="uniform", help=", ".join(PATTERNS))
+    p.add_argument("-a", "--access", choices=("touch", "histo"), default="histo")
+    p.add_argument("-t", "--timestamp", choices=("rdtsc", "rdtscp"), default="rdtscp")
+    flags = ("-q --quiet", "-c --cold", "-i --initialize", "-z --wrneedsrd")
+    for flag in flags:
+        p.add_argument(*flag.split(), action="store_true")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    """Checks in the original's words."""
+    if args.duration < 1:
+        raise Failure("invalid parameter: duration must be positive integer")
+    if args.mapsize < args.setsize or args.setsize < 1:
+        raise Failure("invalid parameter combination: mapsize < setsize")
+    if args.pattern not in PATTERNS:
+        raise Failure("pattern name unrecognized.")
+    if not 0 <= args.ratio <= 100:
+        raise Failure("read/write ratio out of bounds, must be from 0-100.")
+    if args.offset > 1023:
+        raise Failure("page offset out of bounds, must be from 0-1023.")
+    if not 1 <= args.jobs <= options.MAX_CPUS:
+        raise Failure("invalid parameter combination: jobs less than zero")
+    return Options(
+        duration_sec=args.duration,
+        mapsize_mib=args.mapsize,
+        setsize_mib=args.setsize,
+        initialize=args.initialize,
+        shape=args.shape,
+        delay=args.delay,
+        quiet=args.quiet,
+        cold=args.cold,
+        jobs=args.jobs,
+        offset=args.offset,
+        ratio=args.ratio,
+        pattern=args.pattern,
+        access=args.access,
+        tsops=args.timestamp,
+        wrneedsrd=args.wrneedsrd,
+        threshold=args.threshold,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run, once a kernel, and print each report; then the migrations side by side."""
+    o = _options(args)
+    runtime.prepare()
+    profile = machines.load(args.machine)
+    profile.copy_speedups(args.copy)
+    kernels = (None,) if args.migrate is None else args.kernel or BOTH
+    if args.migrate is not None:
+        _nodes(args.migrate)
+    modelled = min(args.modelled or SLICE_MS, o.duration_sec * 1000)
+    if modelled < o.duration_sec * 1000:
+        say(
+            f"pmbench: {modelled} ms of {o.duration_sec} s are modelled; see --modelled"
+        )
+    if args.limits:
+        return _limits(args, o, profile, modelled)
+    results = []
+    for kernel in kernels:
+        with progress(1, f"pmbench, {kernel or 'no migration'}") as tick:
+            r = benchmark(
+                o,
+                profile,
+                kernel,
+                batch=args.batch,
+                copy=args.copy,
+                modelled_ns=modelled * 10**6,
+            )
+            tick("done")
+        results.append(r)
+        lines = [
+            *([] if o.quiet else pmreport.progress(r)),
+            *pmreport.report(r, profile),
+        ]
+        print("\n".join(lines))
+    if args.migrate is not None:
+        print(_summary(results, profile))
+    return 0
+
+
+def _nodes(text: str) -> None:
+    """FROM:TO must be two nodes of the machine."""
+    old, colon, new = text.partition(":")
+    known = {"0", "1"}
+    if not colon or old not in known or new not in known or old == new:
+        raise Usage(f"--migrate {text}: write 0:1 or 1:0")
+
+
+def _limits(
+    args: argparse.Namespace, o: Options, profile: machines.Profile, modelled: int
+) -> int:
+    rows = []
+    for text in args.limits.split(","):
+        batch = options.whole("base pages", 0, 1 << 20)(text)
+        r = benchmark(
+            o, profile, "6.3", batch=batch, copy=args.copy, modelled_ns=modelled * 10**6
+        )
+        rows.append((text, r))
+    print(stalls.trade_off(rows, round(profile["access.walk"])))
+    return 0
+
+
+def _summary(results: list[Result], profile: machines.Profile) -> str:
+    lines = ["", "------------------ Migration ------------------"]
+    for r in results:
+        s = stalls.of_result(r, round(profile["access.walk"]))
+        ipis = int(r.totals.ipis.sum())
+        pages = r.totals.folios
+        lines += [
+            f"kernel {r.kernel}: {count(pages)} pages, {rate(r.pages_per_s)} pages/s; "
+            f"{count(ipis)} TLB shootdown interrupts",
+            f"  waits {count(s.waits)}: p50 {duration(s.p50)}, p99 {duration(s.p99)}, "
+            f"p99.9 {duration(s.p999)}, max {duration(s.longest)}; "
+            f"{100 * s.share:.1f} % of the threads' time",
+            f"  {rate(r.accesses_per_s)} accesses/s; lost to interrupts "
+            f"{s.lost_ipis:.0f}, to TLB refills {s.lost_refills:.0f} accesses",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,187 @@
+"""pmbench 0.9 on the modelled machine: its threads, and perhaps a migration under them.
+
+Thread t runs on CPU t, the migration on CPU 0.  All threads use the same map; each has
+its own generators for page, offset and action, seeded as in the original.
+
+Source: pmbench.c, pattern.c and access.c of pmbench 0.9.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from jaxmig.access import BINS, Shape
+from jaxmig.machine import PMD_PAGES
+from jaxmig.machines import Profile
+from jaxmig.timeline import Run, Timetable, Totals, costs_of, timetable
+from jaxmig.workloads.lcg import Lcg
+from jaxmig.workloads.patterns import PATTERNS
+from jaxmig.workloads.streams import Draw, Streams
+
+CHECK: Final = 10_000  # accesses between two looks at the time
+DRAWS: Final = 1_000_000  # drawings that measure the generator
+PAGES_A_MIB: Final = 256
+# What a drawing takes, ns: not published, so counted in divisions and calls (assumed).
+DRAW_NS: Final = {
+    "linear": 2,
+    "uniform": 8,
+    "normal": 30,
+    "normal_ih": 90,
+    "pareto": 40,
+    "zipf": 40,
+}
+LOOP_NS: Final = 20  # two time stamps and the record of an access (assumed)
+BLOCK: Final = 1 << 13
+WAIT_STEP: Final = 16
+Tick = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Its command line; sizes in MiB, times in seconds, names as in the original."""
+
+    duration_sec: int = 1
+    mapsize_mib: int = 256
+    setsize_mib: int = 128
+    initialize: bool = False
+    shape: float = 1.00001
+    delay: int = 0
+    quiet: bool = False
+    cold: bool = False
+    jobs: int = 1
+    offset: int = -1  # random
+    ratio: int = 50
+    pattern: str = "uniform"
+    access: str = "histo"
+    tsops: str = "rdtscp"
+    wrneedsrd: bool = False
+    threshold: int = 0
+
+    @property
+    def pages(self) -> int:
+        """Base pages of the working set."""
+        return self.setsize_mib * PAGES_A_MIB
+
+
+@dataclasses.dataclass
+class Result:
+    """What one run did."""
+
+    options: Options
+    kernel: str | None  # of the migration; None: no migration
+    table: Timetable
+    totals: Totals
+    ran_ns: np.ndarray  # by thread
+    warmup_ns: np.ndarray | None
+    warmup_accesses: int
+    modelled_ns: int
+    draw_ns: int
+    baseline_walks: float  # page walks an access before the migration
+
+    @property
+    def pages_per_s(self) -> float:
+        """Base pages migrated a second, over whole trips where there is one."""
+        t = self.totals
+        if t.trips_ns:
+            trips = t.folios // self.table.folios
+            return trips * self.table.pages * 1e9 / t.trips_ns
+        part = t.folios / max(self.table.folios, 1)
+        return part * self.table.pages * 1e9 / max(self.modelled_ns, 1)
+
+    @property
+    def accesses_per_s(self) -> float:
+        """Loads and stores of all threads a second."""
+        return float(self.totals.accesses.sum() * 1e9 / max(self.ran_ns.max(), 1))
+
+    @property
+    def histogram(self) -> np.ndarray:
+        """Samples by kind (loads, stores) and bin."""
+        return self.totals.latency.reshape(2, BINS)
+
+
+def thread(o: Options, t: int) -> Draw:
+    """The accesses of thread t, counted from 1."""
+    pattern = PATTERNS[o.pattern](o.pages, o.shape, t)
+    offsets, actions = Lcg(t + 7), Lcg(t + 50)
+    reads = o.ratio * 1024 // 100
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pages = pattern.next(n)
+        fixed = np.full(n, max(o.offset, 0))
+        words = offsets.next(n) >> 21 if o.offset < 0 else fixed
+        return pages, words, (actions.next(n) % 1024 >= reads).astype(np.int64)
+
+    return draw
+
+
+def program(
+    o: Options, profile: Profile, cpus: int, touched: bool, table: Timetable
+) -> Run:
+    """The threads at their start, on CPUs 1 ... jobs of the machine."""
+    sets, ways = profile.tlb
+    shape = Shape(cpus, o.pages, sets=sets, ways=ways)
+    gen = DRAW_NS[o.pattern] + LOOP_NS + (o.delay // 2 if o.delay > 10 else 0)
+    streams = Streams([thread(o, t + 1) for t in range(o.jobs)], BLOCK, cpus)
+    # CPUs are spread evenly over the nodes, in order; thread t is on CPU t + 1.
+    nodes = [min((c + 1) * 2 // max(profile.cpus, o.jobs + 1), 1) for c in range(cpus)]
+    return Run(
+        shape,
+        costs_of(profile, gen),
+        streams,
+        table,
+        nodes=nodes,
+        threads=o.jobs,
+        touched=touched,
+    )
+
+
+def run(
+    o: Options,
+    profile: Profile,
+    kernel: str | None = None,
+    *,
+    batch: int = 512,
+    copy: str = "cpu",
+    modelled_ns: int | None = None,
+    trips: int | None = None,
+    cpus: int | None = None,
+    tick: Tick = lambda accesses: None,
+) -> Result:
+    """The benchmark from warm-up to end, its memory going back and forth meanwhile.
+
+    Args:
+      kernel: the release that migrates; None: nobody does.
+      modelled_ns: how much of the main run is modelled; its duration if None.
+      trips: instead of a time, run to the end of so many trips.
+      cpus: lanes compiled for, so that several numbers of threads share them.
+    """
+    table = timetable(profile, o.pages, kernel=kernel or "6.3", batch=batch, copy=copy)
+    r = program(o, profile, cpus or o.jobs, o.initialize, table)
+    warm, warmup_ns, walks = 0, None, 0.0
+    if not o.cold:
+        warm = PATTERNS[o.pattern](o.pages, o.shape, 1).warmup
+        before = r.go(accesses=warm, tick=tick)
+        warmup_ns = r.ended_ns[: o.jobs].copy()
+        walks = float(before.walks.sum() / before.accesses.sum())
+    length = o.duration_sec * 10**9 if modelled_ns is None else modelled_ns
+    r.again(0 if kernel is None else trips or 1 << 20)
+    totals = (
+        r.go(tick=tick) if trips else r.go(duration_ns=length, check=CHECK, tick=tick)
+    )
+    return Result(
+        options=o,
+        kernel=kernel,
+        table=table,
+        totals=totals,
+        ran_ns=r.ended_ns[: o.jobs].copy(),
+        warmup_ns=warmup_ns,
+        warmup_accesses=warm,
+        modelled_ns=int(r.ended_ns[: o.jobs].max()),
+        draw_ns=DRAW_NS[o.pattern],
+        baseline_walks=walks,
+    )
+
+
+__all__ = ["PMD_PAGES", "Options", "Result", "program", "run", "thread"]
