@@ -21,6 +21,7 @@ from jaxmig.cli import (
     migratepages,
     play,
     pmbench,
+    reproduce,
     snapshot,
     sweep,
 )
@@ -32,7 +33,17 @@ from jaxmig.scenario import ScenarioError
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets import TargetError
 
-COMMANDS = (migratepages, play, snapshot, sweep, advise, calibrate, pmbench, machines)
+COMMANDS = (
+    migratepages,
+    play,
+    snapshot,
+    sweep,
+    advise,
+    calibrate,
+    pmbench,
+    reproduce,
+    machines,
+)
 KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
 EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
   jaxmig COMMAND --help                the options of a command, with an example

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from jaxmig.cli import options, output, pictures, runtime, sweepopts
+from jaxmig.cli import gather, options, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.room import check_room
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.output) if args.output else None
     _check_files(args, path)
     runtime.prepare()
+    if args.coordinator:
+        gather.join(args.coordinator, args.processes, args.process_id)
     sweep = sweepopts.sweep_of(args)
     memory = sweep.memory
     check_room(memory.target.name, memory.target.pages, memory.nodes, False, 2)
@@ -82,6 +84,11 @@ def _print(args: argparse.Namespace, s: Sweep) -> int:
 def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     """Rows to a file, from where it ends; then what is made of the whole file."""
     table = path if path.suffix != ".parquet" else path.with_name(f"{path.name}.rows")
+    if path.exists() and path != table and not args.overwrite:
+        if args.resume and journal.is_parquet_of(path, s.header()):
+            say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
+            return 0
+        raise Failure(f"{path}: exists; begin again with --overwrite")
     done = args.resume and _complete(table, s)
     if not done:
         if args.overwrite:
@@ -91,10 +98,10 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     if not done:
         say(f"jaxmig sweep: part {args.process_id} of {args.processes} is done")
         return 0
-    if path != table:
-        journal.to_parquet(table, path)
     if args.plot:
         pictures.sweep(args.plot, journal.read(table))
+    if path != table:
+        journal.to_parquet(table, path, s.header())
     say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
     return 0
 
@@ -118,6 +125,10 @@ def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:
     if n == 1:
         return True
     parts = [journal.part(table, i, n) for i in range(n)]
+    if args.coordinator:
+        gather.exchange(parts, me)
+        if me:
+            return False
     owners = [i // s.grid.prices % n for i in s.indices]
     return journal.merge(table, s.header(), parts, owners)
 

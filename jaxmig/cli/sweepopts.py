@@ -35,6 +35,10 @@ def add(parser: Parser) -> None:
         "--process-id", type=options.whole("process", 0, 99_999), default=0,
         metavar="I", help="which one this is, from 0; whoever ends last merges",
     )  # fmt: skip
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT",
+        help="process 0's address: parts come over the network, not a shared directory",
+    )  # fmt: skip
 
 
 def add_target(parser: Parser) -> None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from jaxmig.sweep import rows
 
+_SWEEP: Final = b"jaxmig sweep"
 _HASH: Final = re.compile(rb"configuration ([0-9a-f]{16})\n")
 
 
@@ -167,8 +168,8 @@ def merge(
     return True
 
 
-def to_parquet(source: Path, path: Path) -> None:
-    """The rows of `source` as a Parquet file, whole or not at all.
+def to_parquet(source: Path, path: Path, header: str) -> None:
+    """Turn the rows of `source` into a Parquet file, whole or not at all.
 
     Raises:
       JournalError: pyarrow is not installed.
@@ -186,8 +187,24 @@ def to_parquet(source: Path, path: Path) -> None:
         read_options=pc.ReadOptions(skip_rows=1),
         convert_options=pc.ConvertOptions(column_types=types),
     )
+    # What says which sweep this is stands in the metadata.
+    table = table.replace_schema_metadata({_SWEEP: header})
     with _draft(path) as draft:
         pq.write_table(table, draft)
+    source.unlink(missing_ok=True)
+
+
+def is_parquet_of(path: Path, header: str) -> bool:
+    """Whether a Parquet file holds the rows of this sweep."""
+    check_parquet()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        about = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return False
+    return about.get(_SWEEP) == header.encode()
 
 
 def check_parquet() -> None:
