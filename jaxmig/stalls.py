@@ -1,7 +1,7 @@
 """Waiting: how long accesses and threads waited, and what they lost otherwise.
 
-Percentiles come from bins of a sixteenth of an octave, so they are at most 6 % too high;
-the maximum is exact.
+Percentiles come from bins of a sixteenth of an octave, so they are at most 6 % too
+high; the maximum is exact.
 """
 
 import dataclasses

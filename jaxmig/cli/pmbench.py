@@ -1,4 +1,4 @@
-"""`jaxmig pmbench`: the benchmark's own command line and report, while pages migrate."""
+"""`jaxmig pmbench`: the benchmark's own options and report, while pages migrate."""
 
 import argparse
 

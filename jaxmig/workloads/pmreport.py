@@ -1,6 +1,7 @@
 """pmbench's own report and progress lines, of a modelled run.
 
-Source: print_con_report(), print_result() in pmbench.c, dump_histogram_64() in access.c.
+Source: print_con_report() and print_result() in pmbench.c, dump_histogram_64() in
+access.c of pmbench 0.9.
 """
 
 import uuid
@@ -29,10 +30,10 @@ def progress(r: Result) -> Iterator[str]:
     """The lines printed while it runs, thread by thread."""
     o = r.options
     for t in range(1, o.jobs + 1):
-        yield f"[{t}] num_pages: {o.pages} ({o.setsize_mib} MiB), shape: {o.shape:0.4f}"
-        yield (
-            f"[{t}] Pattern generation overhead: {r.draw_ns / 1000:0.4f} usec per drawing"
-        )
+        size = f"{o.pages} ({o.setsize_mib} MiB)"
+        draw = f"{r.draw_ns / 1000:0.4f} usec per drawing"
+        yield f"[{t}] num_pages: {size}, shape: {o.shape:0.4f}"
+        yield f"[{t}] Pattern generation overhead: {draw}"
         if r.warmup_ns is not None:
             yield f"[{t}] Performing {r.warmup_accesses} page accesses for warmup"
             yield f"[{t}] Warmup done - took {int(r.warmup_ns[t - 1]) // 1000} us"

@@ -1,0 +1,102 @@
+"""`jaxmig reproduce`: every published figure beside the prediction."""
+
+import argparse
+import sys
+import textwrap
+
+from jaxmig import report, reproduce
+from jaxmig.cli import options, output, runtime
+from jaxmig.cli.errors import Parser
+from jaxmig.cli.progress import progress
+
+EXAMPLES = """  jaxmig reproduce
+  jaxmig reproduce --json rows.json
+"""
+HEADERS = ("id", "what", "unit", "published", "predicted", "change", "error", "kernel")
+
+
+def add(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The parser of the command."""
+    summary = "print every published figure beside the prediction, with its error"
+    parser = options.add_parser(commands, "reproduce", summary, EXAMPLES, run)
+    parser.add_argument(
+        "--json", metavar="FILE", help="also as JSON; - is stdout alone"
+    )
+    parser.add_argument("--table", choices=report.FORMATS, default="simple")
+    parser.add_argument(
+        "--inputs", action="store_true", help="list every number used and its source"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, then print the table and what explains its errors."""
+    output.check(args.json)
+    runtime.prepare()
+    with progress(len(reproduce.RUNNING) + 1, "reproduce") as tick:
+        rows = list(reproduce.rows(tick))
+    if args.json:
+        made = {"rows": [row.record() for row in rows]}
+        output.write(args.json, report.to_json(made, indent=1) + "\n")
+        if output.alone(args.json):
+            return 0
+    cells = [_cells(row) for row in rows]
+    width = report.terminal_width(sys.stdout)
+    print(report.table(HEADERS, cells, args.table, width))
+    print()
+    print("\n".join(_notes(rows, args.inputs)))
+    return 0
+
+
+def _cells(r: reproduce.Row) -> list[str]:
+    change = f"{_percent(r.published_change)} / {_percent(r.predicted_change)}"
+    mark = " (fitted)" if r.fitted else ""
+    return [
+        r.id + mark,
+        r.what,
+        r.unit,
+        f"{_figure(r.published_before)} -> {_figure(r.published_after)}",
+        f"{_figure(r.predicted_before)} -> {_figure(r.predicted_after)}",
+        change,
+        _percent(r.error),
+        r.kernel,
+    ]
+
+
+def _figure(x: float | None) -> str:
+    return "-" if x is None else f"{x:.4g}"
+
+
+def _percent(x: float | None) -> str:
+    return "-" if x is None else f"{x:+.1f} %"
+
+
+def _notes(rows: list[reproduce.Row], inputs: bool) -> list[str]:
+    """Formula and remaining interrupts, causes, sources; each said once."""
+    lines = ["change: published / predicted; fitted: used a number of the same table"]
+    for r in rows:
+        e = r.extra
+        if "formula_change_percent" in e:
+            line = (
+                f"{e['cpus']} CPUs, {e['setsize_mib']} MiB: simulated "
+                f"{_percent(r.predicted_change)}, formula "
+                f"{_percent(e['formula_change_percent'])}"
+            )
+            why = e["formula_explanation"]
+            lines.append(line + (f": {why}" if why else ""))
+        if "predicted_remaining_percent" in e:
+            lines.append(
+                f"{e['cpus']} CPUs, {e['setsize_mib']} MiB: of the interrupts remain "
+                f"{e['predicted_remaining_percent']:.2f} % (published 0.9, ideal 0.2)"
+            )
+    for title, texts in (
+        ("likely causes", [f"{r.id}: {r.cause}" for r in rows if r.cause]),
+        ("sources", [f"{r.id}: {r.source}" for r in rows]),
+        ("inputs", [i for r in rows for i in r.inputs] if inputs else []),
+    ):
+        if texts:
+            lines += ["", f"{title}:"]
+        for text in dict.fromkeys(texts):
+            lines += textwrap.wrap(
+                text, 86, initial_indent="  ", subsequent_indent="    "
+            )
+    return lines

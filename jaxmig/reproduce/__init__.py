@@ -1,0 +1,23 @@
+"""Published figures beside predictions.
+
+Predictions use machine profiles, which rest on figures from before batching; a row
+whose prediction used a number of the table it is compared with is marked `fitted`.
+Errors are printed as they are, with their likely cause.
+"""
+
+from collections.abc import Iterator
+
+from jaxmig.reproduce.arm64 import arm64
+from jaxmig.reproduce.calls import garg, ziyan
+from jaxmig.reproduce.intel import RUNNING, Tick, intel
+from jaxmig.reproduce.row import Row
+
+__all__ = ["RUNNING", "Row", "rows"]
+
+
+def rows(tick: Tick = lambda what: None) -> Iterator[Row]:
+    """Every row; those that run a program first."""
+    yield from intel(tick)
+    yield from arm64()
+    yield from garg()
+    yield from ziyan()

@@ -1,0 +1,104 @@
+"""arm64: no interrupts, so one trip of the timetable is the whole of it.
+
+Source: Xin Hao's replies to the batching series; Barry Song and Yicong Yang's series.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from jaxmig import machines
+from jaxmig.machine import PAGE_BYTES
+from jaxmig.reproduce import published
+from jaxmig.reproduce.row import Row, inputs_of
+from jaxmig.timeline import Timetable, timetable
+from jaxmig.timeline.timetable import BROADCAST, NONE
+
+GIB_PAGES: Final = (1 << 30) // PAGE_BYTES
+
+
+def trip_ns(t: Timetable, awake: int = 0) -> int:
+    """One trip of a timetable, ns, with so many CPUs to interrupt at each flush."""
+    kinds = t.kind
+    interrupts = int(((kinds != NONE) & (kinds < BROADCAST)).sum())
+    each = t.flush_first + t.flush_next * (awake - 1) if awake else t.flush_lazy
+    unmap = int((t.count.astype(int) * t.unit).sum())
+    flush = interrupts * each + int((kinds == BROADCAST).sum()) * t.broadcast
+    large = (t.pages - t.folios) // 511
+    return unmap + flush + large * t.move_huge + (t.folios - large) * t.move_base
+
+
+ARM_KEYS: Final = (
+    *("cost.alloc", "cost.bookkeeping", "cost.walk", "cost.remap", "cost.switch"),
+    *("cost.copy_4k", "cost.tlbi", "cost.dsb"),
+)
+
+
+def arm64() -> Iterator[Row]:
+    """memhog and bw_mem on 128 cores: flush effects alone."""
+    p = machines.load("arm64-2n128c")
+    inputs = inputs_of(p, *ARM_KEYS)
+    before = trip_ns(timetable(p, GIB_PAGES, kernel="6.2")) / 1e9
+    pub = published.MEMHOG
+    made = {
+        k: trip_ns(timetable(p, GIB_PAGES, kernel=k)) / 1e9
+        for k in ("v4", "6.3", "6.6")
+    }
+    for name, kernel in (
+        ("arm64-memhog", "v4"),
+        ("arm64-memhog", "6.3"),
+        ("arm64-memhog", "6.6"),
+        ("arm64-memhog-hypothesis", "6.6"),
+    ):
+        guess = name.endswith("hypothesis")
+        yield Row(
+            name,
+            "migratepages of memhog, 1 GiB"
+            + (": if arm64's deferred flush was in the tested kernel" if guess else ""),
+            pub.before,
+            pub.after,
+            pub.change,
+            before,
+            made[kernel],
+            "s",
+            kernel,
+            inputs,
+            published.ARM_DEFERRED if guess else pub.source,
+            fitted=True,
+            cause=published.MEMHOG_CAUSE,
+        )
+    bw = published.BW_MEM
+    pages = round(bw.before / 7.889e-6)
+    for kernel in ("v4", "6.6"):
+        after = trip_ns(timetable(p, pages, kernel=kernel)) / 1e9
+        yield Row(
+            "arm64-bw_mem",
+            f"lmbench bw_mem, {pages} pages: published before / 7.889 us",
+            bw.before,
+            bw.after,
+            bw.change,
+            trip_ns(timetable(p, pages, kernel="6.2")) / 1e9,
+            after,
+            "s",
+            kernel,
+            (
+                *inputs,
+                "pages = 0.035 s / 7.889 us a page; only the change is predicted",
+            ),
+            bw.source,
+            fitted=True,
+            cause=published.MEMHOG_CAUSE,
+        )
+    yield Row(
+        "arm64-kunpeng-pmbench",
+        "pmbench's memory between two nodes, 20 times, with the deferred flush",
+        None,
+        None,
+        -50.0,
+        made["6.3"] / GIB_PAGES * 1e6,
+        made["6.6"] / GIB_PAGES * 1e6,
+        "us/page",
+        "6.6",
+        inputs,
+        published.ARM_DEFERRED,
+        cause="published as 'more than 50 %', on another machine with contended TLBIs",
+    )

@@ -1,0 +1,98 @@
+"""move_pages() by folio size and copy engine: one call, priced.
+
+Source: Shivank Garg, RFC V3, 2025; Zi Yan, RFC, 2019.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from jaxmig import cost, machines
+from jaxmig.machine import PAGE_BYTES
+from jaxmig.machines import Profile
+from jaxmig.reproduce import published
+from jaxmig.reproduce.row import Row, inputs_of
+
+GIB_PAGES: Final = (1 << 30) // PAGE_BYTES
+
+
+def call_ns(p: Profile, order: int, folios: int, copy: str, policy: cost.Policy) -> int:
+    """move_pages() of a process on itself, with no other CPU in its mask."""
+    pages, huge = folios << order, order == 9
+    ptes = 0 if huge else pages
+    counts = dict.fromkeys(cost.PRICED, 0) | {
+        "allocs": folios,
+        "alloc_pages": pages,
+        "tries": folios,
+        "ptes_cleared": ptes,
+        "pmds_cleared": folios if huge else 0,
+        "nr_tlb_local_flush_one": ptes,
+        "nr_tlb_local_flush_all": folios if huge else 0,
+        "moves": folios,
+        "folios_moved": folios,
+        "pages_copied": ptes,
+        "pages_copied_huge": pages if huge else 0,
+        "ptes_set": ptes,
+        "pmds_set": folios if huge else 0,
+    }
+    return cost.price(counts, p, copy=copy, policy=policy, arch="x86").total
+
+
+def _gbs(p: Profile, order: int, folios: int, copy: str, policy: cost.Policy) -> float:
+    bytes_ = (folios << order) * PAGE_BYTES
+    return bytes_ / call_ns(p, order, folios, copy, policy)
+
+
+CALL_KEYS: Final = (
+    *("cost.alloc", "cost.bookkeeping", "cost.walk", "cost.remap", "cost.switch"),
+    *("cost.copy_4k", "cost.copy_2m", "cost.local_page", "cost.local_full"),
+)
+
+
+def garg() -> Iterator[Row]:
+    """move_pages() of 1 GB on Zen 3, by folio size and copy engine."""
+    p = machines.load("zen3-2s")
+    inputs = inputs_of(p, *CALL_KEYS)
+    base = published.GARG["cpu"]
+    for engine, figures in published.GARG.items():
+        for order, figure in figures.items():
+            cpu = engine == "cpu"
+            small = order not in (0, 9)
+            yield Row(
+                "garg-move_pages",
+                f"move_pages of 1 GB in {4 << order} KiB folios, copy by {engine}",
+                None if cpu else base[order],
+                figure,
+                None if cpu else 100 * (figure / base[order] - 1),
+                None if cpu else _gbs(p, order, GIB_PAGES >> order, "cpu", "batched"),
+                _gbs(p, order, GIB_PAGES >> order, engine, "batched"),
+                "GB/s",
+                "6.18",
+                (*inputs, f"copy engine {engine}"),
+                published.GARG_SOURCE,
+                fitted=True,
+                cause=published.GARG_CAUSE if small or order == 0 else "",
+                extra={"folio_kib": 4 << order, "engine": engine},
+            )
+
+
+def ziyan() -> Iterator[Row]:
+    """move_pages() on Haswell, serial; engines copy 16 THPs together."""
+    p = machines.load("haswell-2s")
+    inputs = inputs_of(p, *CALL_KEYS)
+    for case in published.ZIYAN:
+        policy: cost.Policy = "serial" if case.copy == "cpu" else "batched"
+        yield Row(
+            "ziyan-move_pages",
+            case.what,
+            None,
+            case.gbs,
+            None,
+            None,
+            _gbs(p, case.order, case.folios, case.copy, policy),
+            "GB/s",
+            "6.1",
+            (*inputs, f"copy engine {case.copy}"),
+            published.ZIYAN_SOURCE,
+            fitted=True,
+            cause=published.ZIYAN_CAUSE if case.folios == 1 and not case.order else "",
+        )

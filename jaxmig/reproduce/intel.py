@@ -1,0 +1,140 @@
+"""The cover letter's figures: pmbench's threads on the timeline, not a formula.
+
+A part of the memory goes back and forth between the nodes while the threads run on the
+whole of it; interrupts are those taken, by CPUs that were awake.
+
+Source: Huang Ying, migrate_pages(): batch TLB flushing, cover letter, 2022-23.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from jaxmig import machines
+from jaxmig.access import Shape
+from jaxmig.machines import Profile
+from jaxmig.reproduce import published
+from jaxmig.reproduce.row import Row, inputs_of
+from jaxmig.timeline import Run, costs_of, timetable
+from jaxmig.workloads.pmbench import BLOCK, DRAW_NS, LOOP_NS, Options, thread
+from jaxmig.workloads.streams import Streams
+
+Tick = Callable[[str], None]
+RUNNING: Final = (1, 2, 4, 8, 16, 19, 31)
+LANES: Final = 32
+MOVED: Final = 4096  # pages of the set that go back and forth: eight batches
+TRIPS: Final = 2
+X86_KEYS: Final = (
+    *("cost.alloc", "cost.bookkeeping", "cost.walk", "cost.remap", "cost.switch"),
+    *("cost.copy_4k", "cost.flush_first", "cost.flush_next", "cost.flush_lazy"),
+    *("cost.defer", "target.page", "target.full", "access.tlb_hit", "access.walk"),
+    *("access.memory_local", "access.memory_remote", "access.fault", "access.wake"),
+)
+RATE_CAUSE: Final = (
+    "threads that sleep on migration entries leave their CPUs lazy, so that most "
+    "flushes of a batch interrupt nobody; server and options of the run were not published"
+)
+
+
+def intel(tick: Tick) -> Iterator[Row]:
+    """pmbench while its memory goes back and forth, by running CPUs and set size."""
+    p = machines.load("xeon-2s")
+    pub = published.COVER
+    for cpus, mib in [(n, 128) for n in RUNNING] + [(16, 2048)]:
+        before = _pmbench(p, cpus, mib, "6.2")
+        after = _pmbench(p, cpus, mib, "v4")
+        tick(f"pmbench on {cpus} CPUs")
+        formula = 100 * (_formula(p, cpus) - 1)
+        gained = 100 * (after.rate / before.rate - 1)
+        gap = 100 * ((100 + gained) / (100 + formula) - 1)
+        what = f"pmbench -s {mib} -j {cpus}, memory back and forth"
+        run = (
+            f"{cpus} threads, {mib} MiB, uniform, ratio 50",
+            *inputs_of(p, *X86_KEYS),
+        )
+        extra = {"cpus": cpus, "setsize_mib": mib}
+        yield Row(
+            "intel-pmbench-rate",
+            f"pages migrated a second: {what}",
+            None,
+            None,
+            pub.rate_change,
+            before.rate,
+            after.rate,
+            "pages/s",
+            "v4",
+            run,
+            pub.source,
+            cause=RATE_CAUSE,
+            extra=extra
+            | {
+                "formula_change_percent": formula,
+                "formula_difference_percent": gap,
+                "formula_explanation": _why(gap, after),
+            },
+        )
+        left = 100 * after.ipis / before.ipis if before.ipis else 0.0
+        yield Row(
+            "intel-pmbench-ipis",
+            f"TLB shootdown interrupts a page: {what}",
+            None,
+            None,
+            pub.ipi_change,
+            before.ipis,
+            after.ipis,
+            "interrupts/page",
+            "v4",
+            run,
+            pub.source,
+            cause=RATE_CAUSE,
+            extra=extra
+            | {
+                "published_remaining_percent": 100 + pub.ipi_change,
+                "predicted_remaining_percent": left,
+                "ideal_remaining_percent": 100 / 512,
+            },
+        )
+
+
+def _why(gap: float, after: "Ran") -> str:
+    if abs(gap) <= 5:
+        return ""
+    return (
+        f"the formula takes every CPU as awake; here {100 * after.silent:.0f} % of the "
+        "batches' flushes met sleeping threads only"
+    )
+
+
+def _formula(p: Profile, cpus: int) -> float:
+    """(b + F) / (b + F / 512): each page with a flush of its own, or a 512th of one."""
+    b = sum(p[f"cost.{k}"] for k in ("alloc", "bookkeeping", "walk", "remap", "switch"))
+    b += p["cost.copy_4k"]
+    f = p["cost.flush_first"] + p["cost.flush_next"] * (cpus - 1)
+    return float((b + f) / (b + p["cost.defer"] + f / 512))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """A modelled pmbench run."""
+
+    rate: float  # base pages a second
+    ipis: float  # interrupts a page
+    silent: float  # share of flushes that interrupted nobody
+
+
+def _pmbench(p: Profile, cpus: int, mib: int, kernel: str) -> Ran:
+    """`cpus` threads on a warm set of which MOVED pages move, TRIPS times."""
+    o = Options(setsize_mib=mib, jobs=cpus)
+    table = timetable(p, MOVED, kernel=kernel)
+    sets, ways = p.tlb
+    shape = Shape(LANES, o.pages, sets=sets, ways=ways)
+    streams = Streams([thread(o, t + 1) for t in range(cpus)], BLOCK, LANES)
+    nodes = [int((c + 1) * 2 >= p.cpus) for c in range(LANES)]
+    gen = DRAW_NS[o.pattern] + LOOP_NS
+    run = Run(
+        shape, costs_of(p, gen), streams, table, trips=TRIPS, nodes=nodes, threads=cpus
+    )
+    t = run.go()
+    pages = TRIPS * MOVED
+    silent = t.silent / max(t.flushes, 1)
+    return Ran(pages * 1e9 / t.trips_ns, float(t.ipis.sum()) / pages, silent)

@@ -1,0 +1,104 @@
+"""Figures that others published, as they were published; with their threads."""
+
+from typing import Final, NamedTuple
+
+
+class Cover(NamedTuple):
+    """pmbench on a two-socket Intel server; changes in percent."""
+
+    ipi_change: float
+    rate_change: float
+    source: str
+
+
+class Timed(NamedTuple):
+    """Seconds before and after; the change in percent as published."""
+
+    before: float
+    after: float
+    change: float
+    source: str
+
+
+class Moved(NamedTuple):
+    """A rate of move_pages(), GB/s end to end."""
+
+    what: str
+    order: int
+    folios: int
+    copy: str
+    gbs: float
+
+
+COVER: Final = Cover(
+    -99.1,
+    291.7,
+    "Huang Ying, migrate_pages(): batch TLB flushing, RFC 2022 to v5 2023",
+)
+MEMHOG: Final = Timed(
+    2.068,
+    1.161,
+    -43.9,
+    "Xin Hao, reply to migrate_pages(): batch TLB flushing v4, 8 Feb 2023",
+)
+BW_MEM: Final = Timed(
+    0.035,
+    0.024,
+    -32.0,
+    "Xin Hao, reply to the RFC of migrate_pages(): batch TLB flushing, 2022",
+)
+ARM_DEFERRED: Final = (
+    "Barry Song, Yicong Yang, arm64: support batched/deferred tlb shootdown, 2023; "
+    "asked for by Jonathan Cameron in the batching thread, not answered there"
+)
+MEMHOG_CAUSE: Final = (
+    "arm64 defers no flush before 6.6; even with it flushes explain 2.08 of 3.46 us a "
+    "page, and the copy is said to have got faster too, which no flush explains"
+)
+
+GARG_SOURCE: Final = (
+    "Shivank Garg, Accelerate page migration with batch copying and hardware offload, "
+    "RFC V3, 23 Sep 2025"
+)
+GARG_CAUSE: Final = (
+    "only the copies are this machine's; bookkeeping is the default machine's, per "
+    "folio or per page as in 6.3, and folios between 4 KiB and 2 MiB are copied at the "
+    "price of 4 KiB"
+)
+_SIZES: Final = (0, 2, 4, 5, 6, 7, 8, 9)  # orders of 4 KiB ... 2 MiB
+
+
+def _all(*figures: float) -> dict[int, float]:
+    return dict(zip(_SIZES, figures, strict=True))
+
+
+# GB/s by copy engine and order of the folios.
+GARG: Final[dict[str, dict[int, float]]] = {
+    "cpu": _all(3.73, 5.53, 5.90, 6.34, 6.50, 6.86, 6.92, 10.67),
+    "threads:1": {0: 3.84, 9: 10.94},
+    "threads:2": {0: 4.04, 9: 17.80},
+    "threads:4": {0: 4.72, 9: 31.41},
+    "threads:8": {0: 4.91, 9: 33.50},
+    "threads:16": _all(4.77, 8.95, 10.36, 11.03, 11.58, 13.88, 13.00, 35.89),
+    "dma:1": _all(2.75, 2.86, 3.28, 4.57, 5.03, 4.69, 4.78, 12.50),
+    "dma:2": {9: 14.23},
+    "dma:4": {9: 26.84},
+    "dma:8": {9: 45.27},
+    "dma:12": {9: 59.94},
+    "dma:16": _all(4.61, 9.08, 11.14, 13.95, 13.69, 15.47, 15.44, 63.69),
+}
+
+ZIYAN_SOURCE: Final = (
+    "Zi Yan, Accelerate page migration and use memcg for PMEM management, RFC, Apr 2019"
+)
+ZIYAN_CAUSE: Final = "a lone page pays for the whole system call, which is not priced"
+ZIYAN: Final = (
+    Moved("one page of 4 KiB", 0, 1, "cpu", 0.312),
+    Moved("512 pages of 4 KiB, serial", 0, 512, "cpu", 0.854),
+    Moved("one THP, one thread", 9, 1, "cpu", 2.387),
+    Moved("16 THPs, copied together by 2 threads", 9, 16, "threads:2", 4.138),
+    Moved("16 THPs, copied together by 4 threads", 9, 16, "threads:4", 7.382),
+    Moved("16 THPs, copied together by 8 threads", 9, 16, "threads:8", 9.023),
+    Moved("16 THPs, copied together by 16 threads", 9, 16, "threads:16", 9.907),
+    Moved("one THP, 16 IOAT channels", 9, 1, "dma:16", 4.322),
+)
