@@ -17,7 +17,7 @@ LAYERS = (
     ("machines",),
     ("scenario", "snapshot", "procfs"),
     ("__init__",),
-    ("query", "check", "access"),
+    ("query", "check", "access", "picture", "sentences"),
     ("migrate",),
     ("policy",),
     ("phases",),

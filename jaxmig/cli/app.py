@@ -17,6 +17,7 @@ from jaxmig.cli import (
     advise,
     calibrate,
     completion,
+    explain,
     machines,
     migratepages,
     play,
@@ -42,6 +43,7 @@ COMMANDS = (
     calibrate,
     pmbench,
     reproduce,
+    explain,
     machines,
 )
 KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
