@@ -1,0 +1,96 @@
+"""Advice against trying everything, and what the command says."""
+
+import json
+
+import pytest
+from jaxmig import cli, machines
+from jaxmig.advise import advise, engines
+from jaxmig.cli.advise import duration
+from jaxmig.sweep import Grid, Sweep, play
+from jaxmig.sweep.memory import Memory
+from jaxmig.targets import resolve
+
+MODES = ("sync",)
+
+
+def sweep(copy: tuple[str, ...] = ("cpu",), batch: tuple[int, ...] = (0,)) -> Sweep:
+    where = Memory(resolve("memhog:1m"), 2, 0, 8, everywhere=True)
+    kernels = ("6.2", "6.3")
+    grid = Grid((0,), kernels, MODES, (8,), batch, ("xeon-2s",), copy)
+    profiles = {"xeon-2s": machines.load("xeon-2s")}
+    return Sweep(where, frozenset({0}), frozenset({1}), grid, profiles)
+
+
+@pytest.mark.parametrize("budget_us", [6, 20, 50, 111, 300, 10_000])
+def test_nothing_within_the_budget_is_faster(budget_us: int) -> None:
+    copy = ("cpu", "threads:8", "dma:1")
+    found = advise(sweep(copy), budget_us * 1000)
+    every = sweep(copy, tuple(range(1, 300)))
+    rows = [r for some in play(every, every.indices) for r in some]
+    fitting = [r for r in rows if r["stall_ns.p99"] <= budget_us * 1000]
+    if not fitting:
+        assert found.best is None
+        return
+    assert found.best is not None
+    assert found.best["stall_ns.p99"] <= budget_us * 1000
+    least = min(r["time_ns.total"] for r in fitting)
+    assert found.best["time_ns.total"] == pytest.approx(least, rel=0.002)
+    assert found.rows[0] == found.best
+
+
+def test_engines_are_those_with_a_known_speed() -> None:
+    profile = machines.load("xeon-2s")
+    known = engines(profile)
+    assert known[0] == "cpu"
+    assert {"threads:16", "dma:16"} <= set(known)
+    for copy in known:
+        profile.copy_speedups(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"), [("200us", 200_000), ("1.5ms", 1_500_000), ("2s", 2 * 10**9)]
+)
+def test_durations(text: str, ns: int) -> None:
+    assert duration(text) == ns
+
+
+SMALL = (
+    "advise",
+    "memhog:1m",
+    "--cpus",
+    "8",
+    "--running",
+    "1-7",
+    "--kernel",
+    "6.2,6.3",
+)
+
+
+def test_the_answer_stands_above_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SMALL, "--p99", "100us"]) == 0
+    out = capsys.readouterr().out
+    assert "Within a p99 stall of 100 us: batch limit " in out
+    assert out.index("Within") < out.index("batch limit    pages/s")
+
+
+def test_json_has_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SMALL, "--max", "100us", "--json", "-"]) == 0
+    doc = json.loads(capsys.readouterr().out)
+    assert doc["advice"]["stall_ns.max"] <= 100_000
+    assert doc["rows"][0] == doc["advice"]
+
+
+def test_a_budget_that_nobody_meets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SMALL, "--p99", "10ns"]) == 1
+    out, err = capsys.readouterr()
+    assert "Nothing stays within" in out
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "args",
+    [(), ("--p99", "soon"), ("--p99", "0us"), ("--p99", "1us", "--max", "2us")],
+)
+def test_wrong_usage(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["advise", "memhog:1m", *args]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,213 @@
+"""Pictures show the numbers of the tables, with units, in colours everyone can see."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxmig import cli, cost, machines, plots, report
+from jaxmig.events import COUNTERS
+from jaxmig.machines.terms import PHASES
+from jaxmig.plots import curves, figures, flame, heat, phases, style
+from jaxmig.plots.style import PlotError
+from jaxmig.sweep import Row, rows
+
+pytest.importorskip("matplotlib")
+# Okabe and Ito's eight, and greys.
+SAFE = {"#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+
+
+def row(**cells: Any) -> Row:
+    made: Row = dict.fromkeys(rows.COLUMNS, 0)
+    made |= {"kernel": "6.3", "mode": "sync", "machine": "xeon-2s", "copy": "cpu"}
+    made |= {"cpus": 4, "batch": 512, "policy": "batched", "errno": ""}
+    made |= {"vmstat.pgmigrate_success": 10} | {f"time_ns.{p}": 100 for p in PHASES}
+    return made | cells
+
+
+def some() -> list[Row]:
+    """A grid of two kernels, three limits and three machines sizes, each its number."""
+    made = []
+    for kernel, policy in (("6.2", "serial"), ("6.3", "batched")):
+        for cpus in (2, 4, 8):
+            for batch in (8, 512, 4096):
+                n = len(made) + 1
+                cells = {"kernel": kernel, "policy": policy, "cpus": cpus}
+                cells |= {"batch": batch, "pages_per_s": n * 1000}
+                cells |= {"stall_ns.p99": n * 2000, curves.RECEIVED: n * 7}
+                made.append(row(**cells))
+    return made
+
+
+def call(kernel: str, policy: cost.Policy) -> tuple[dict[str, Any], cost.Cost]:
+    counts = dict.fromkeys(COUNTERS, 0)
+    for name in ("allocs", "alloc_pages", "tries", "ptes_cleared", "moves"):
+        counts[name] = 100
+    for name in ("folios_moved", "pages_copied", "ptes_set", "pgmigrate_success"):
+        counts[name] = 100
+    counts["flushes_immediate"] = counts["ipis_immediate"] = 100
+    c = cost.price(counts, machines.load("xeon-2s"), policy=policy)
+    made = report.record(
+        kernel=kernel, policy=policy, syscall="migrate_pages", ret=0, counts=counts,
+        ipis_per_cpu=[0, 100], nodes_after={"1": 100}, cost=c, wall_s=0.0,
+    )  # fmt: skip
+    return made, c
+
+
+def axes_of(figure: Any) -> list[Any]:
+    return [a for a in figure.axes if a.get_title(loc="left")]
+
+
+def test_bars_are_time_divided_by_pages() -> None:
+    record, _ = call("6.2", "serial")
+    figure = style.figure(4, 3)
+    heights = phases.draw(figure.subplots(), ["a"], [record["time_ns"]], [100])
+    assert heights == {p: [record["time_ns"][p] / 100] for p in PHASES}
+    tops = [b.get_y() + b.get_height() for b in figure.axes[0].patches]
+    assert max(tops) == pytest.approx(record["time_ns"]["total"] / 100)
+
+
+def test_a_migration_shows_bars_and_trees_on_one_scale() -> None:
+    calls = [call("6.2", "serial"), call("6.3", "batched")]
+    trees = [report.call_tree(c) for _, c in calls]
+    figure = plots.migration([r for r, _ in calls], trees, "title")
+    bars, *flames = axes_of(figure)
+    assert bars.get_ylabel() == "modelled time a page (ns)"
+    assert [t.get_text() for t in bars.get_xticklabels()] == [
+        "6.2 serial",
+        "6.3 batched",
+    ]
+    legend = [t.get_text() for t in bars.get_legend().get_texts()]
+    assert legend == list(PHASES)[::-1]
+    assert len(flames) == 2
+    assert flames[0].get_xlim() == flames[1].get_xlim()
+    assert {a.get_xlabel() for a in flames} == {"modelled time a page (ns)"}
+
+
+@pytest.mark.parametrize("policy", ["serial", "batched"])
+def test_boxes_of_a_tree_are_its_times(policy: cost.Policy) -> None:
+    tree = report.call_tree(call("6.2", policy)[1])
+    found = list(flame.boxes(tree, 100))
+    assert [(n, w, d) for n, _, w, d in found] == [
+        (name, ns / 100, depth) for depth, name, ns, _ in report.tree_rows(tree)
+    ]
+    assert {n for n, _, _, _ in found} & set(flame.PHASE_OF)
+    # Children lie side by side above their parent.
+    assert max(left + width for _, left, width, _ in found) == pytest.approx(
+        tree.ns / 100
+    )
+
+
+def test_every_leaf_of_a_tree_has_the_colour_of_its_phase() -> None:
+    from jaxmig.report import tree
+
+    leaves = {
+        p.split("/")[-1] for p in (*tree._SERIAL.values(), *tree._BATCHED.values())
+    }
+    assert leaves == set(flame.PHASE_OF)
+    assert set(flame.PHASE_OF.values()) <= set(PHASES)
+
+
+def test_lines_are_the_rows() -> None:
+    figure = style.figure(4, 3)
+    ax = figure.subplots()
+    curves.ipis(ax, [r for r in some() if r["batch"] == 512])
+    assert [list(line.get_ydata()) for line in ax.lines] == [
+        [14, 35, 56],
+        [77, 98, 119],
+    ]
+    assert [list(line.get_xdata()) for line in ax.lines] == [[2, 4, 8]] * 2
+    assert [line.get_label() for line in ax.lines] == [
+        "6.2 serial, xeon-2s",
+        "6.3 batched, xeon-2s",
+    ]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "CPUs of the machine",
+        "TLB shootdown interrupts (IPIs)",
+    )
+
+
+def test_rate_and_stall_mark_the_limit_of_linux() -> None:
+    for draw, per, unit in ((curves.rate, 1, "pages/s"), (curves.stall, 2, "us")):
+        ax = style.figure(4, 3).subplots()
+        draw(ax, [r for r in some() if r["cpus"] == 8])
+        assert list(ax.lines[1].get_ydata()) == [16 * per, 17 * per, 18 * per]
+        assert unit in ax.get_ylabel()
+        assert "base pages" in ax.get_xlabel()
+        assert [t.get_text() for t in ax.texts] == ["Linux: 512"]
+
+
+def test_no_limit_is_not_a_limit_of_zero() -> None:
+    ax = style.figure(4, 3).subplots()
+    curves.rate(ax, [row(batch=0, pages_per_s=5), row(batch=8, pages_per_s=7000)])
+    assert [list(line.get_xdata()) for line in ax.lines] == [[8]]
+
+
+def test_a_heat_map_is_a_table_of_medians() -> None:
+    made = [row(batch=b, cpus=c, pages_per_s=b * c) for b in (1, 2) for c in (4, 8)]
+    made += [row(batch=1, cpus=4, pages_per_s=6)]
+    xs, ys, grid = heat.table(made[:-2] + made[-1:], "batch", "cpus", "pages_per_s")
+    assert (xs, ys) == ([1, 2], [4, 8])
+    np.testing.assert_array_equal(grid, [[5, 8], [8, np.nan]])
+
+
+def test_a_sweep_shows_what_varies() -> None:
+    titles = [a.get_title(loc="left") for a in axes_of(plots.sweep(some()))]
+    assert [t.partition("\n")[0] for t in titles] == [
+        "Rate over the batch limit",
+        "Stall over the batch limit",
+        "Interrupts over CPUs",
+        "Rate of 6.3, xeon-2s",
+    ]
+    assert titles[0].endswith("8 CPUs, cpu copy")
+    assert "batch limit 512" in titles[2]
+    only = [r for r in some() if r["cpus"] == 2 and r["batch"] == 8]
+    (bars,) = axes_of(plots.sweep(only))
+    assert bars.get_title(loc="left").startswith("Time a page by phase")
+
+
+def test_a_thin_sample_is_shown_by_medians() -> None:
+    thin = [row(cpus=2, batch=8, pages_per_s=1), row(cpus=8, batch=16, pages_per_s=2)]
+    made, said = figures._held(thin, "batch")
+    assert made == thin
+    assert "median" in said
+
+
+def test_colours_are_those_of_okabe_and_ito() -> None:
+    used = set(style.SERIES) | set(style.OF_PHASE.values())
+    assert used - {style.BLACK, style.GREY} <= SAFE
+    assert len(set(style.OF_PHASE.values())) == len(PHASES)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_same_numbers_give_the_same_file(tmp_path: Path, suffix: str) -> None:
+    for name in ("a", "b"):
+        plots.save(plots.sweep(some()), str(tmp_path / f"{name}.{suffix}"))
+    first = (tmp_path / f"a.{suffix}").read_bytes()
+    assert first == (tmp_path / f"b.{suffix}").read_bytes()
+    assert suffix == "png" or b">batch limit (base pages)<" in first
+
+
+def test_what_cannot_be_drawn_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(PlotError, match=r"\.png or \.svg"):
+        plots.check("x.pdf")
+    for command in (["migratepages", "memhog:1m", "0", "1"], ["sweep", "memhog:1m"]):
+        assert cli.main([*command, "--plot", "x.pdf"]) == 1
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+    monkeypatch.setattr(style.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["sweep", "memhog:1m", "--plot", str(tmp_path / "x.png")]) == 1
+    assert "pip install 'jaxmig[plot]'" in capsys.readouterr().err
+
+
+def test_commands_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, command in (
+        ("a.png", ["migratepages", "memhog:1m", "0", "1", "--cpus", "4"]),
+        ("b.svg", ["sweep", "memhog:1m", "--batch", "1,64", "--cpus", "2:8:2x"]),
+    ):
+        path = tmp_path / name
+        assert cli.main([*command, "--plot", str(path)]) == 0
+        assert path.stat().st_size > 5000
+    capsys.readouterr()

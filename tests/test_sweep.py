@@ -1,0 +1,361 @@
+"""Sweeps: axes, counts against single calls, prices, files that survive anything."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxmig import cli, cost, machines, syscalls
+from jaxmig.events import COUNTERS
+from jaxmig.sweep import AXES, AxisError, Engine, Grid, journal, play, rows, values
+from jaxmig.sweep.engine import Run, run_of
+from jaxmig.sweep.memory import Memory
+from jaxmig.sweep.play import Sweep
+from jaxmig.sweep.pricing import Prices
+from jaxmig.sweep.window import Window, away, quantile
+from jaxmig.syscalls import Session
+from jaxmig.targets import Setting, resolve
+
+SMALL = ("sweep", "memhog:1m", "--batch", "1,64:256:64", "--cpus", "2:8:2x")
+OLD, NEW = frozenset({0}), frozenset({1})
+
+
+def run(*args: str) -> int:
+    return cli.main([*map(str, args)])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("8", (8,)),
+        ("8,1,8", (8, 1)),
+        ("0:100:25", (0, 25, 50, 75, 100)),
+        ("2:100:2x", (2, 4, 8, 16, 32, 64)),
+        ("1,512:1024:512", (1, 512, 1024)),
+    ],
+)
+def test_values(text: str, found: tuple[int, ...]) -> None:
+    assert values(text, "things", 0, 4096) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "1,", "1:2", "5:1:1", "1:5:0", "1:5:1x", "0:5:2x", "9999", "-1"]
+)
+def test_bad_values_are_refused(text: str) -> None:
+    with pytest.raises(AxisError):
+        values(text, "things", 0, 4096)
+
+
+def grid(**axes: tuple) -> Grid:
+    one: dict = {
+        "thp": (0,),
+        "kernel": ("6.3",),
+        "mode": ("sync",),
+        "cpus": (4,),
+        "batch": (512,),
+        "machine": ("xeon-2s",),
+        "copy": ("cpu",),
+    }
+    return Grid(**(one | axes))
+
+
+def test_a_grid_is_the_product_in_order() -> None:
+    g = grid(kernel=("6.2", "6.3"), cpus=(2, 4, 8), copy=("cpu", "dma:16"))
+    points = [g.at(i) for i in range(len(g))]
+    product = itertools.product(*g.axes.values())
+    assert [tuple(getattr(p, n) for n in AXES) for p in points] == list(product)
+
+
+def test_samples_are_seeded_points_of_the_grid() -> None:
+    g = grid(cpus=tuple(range(1, 1001)), batch=tuple(range(1000)))
+    drawn = g.indices(50, 1)
+    assert list(drawn) == sorted(set(drawn))
+    assert len(drawn) == 50
+    assert max(drawn) < len(g) == 1_000_000
+    assert list(g.indices(50, 1)) == list(drawn) != list(g.indices(50, 2))
+    assert g.indices(10**6, 0) == range(len(g))
+
+
+def test_processes_share_every_point_once_with_all_its_prices() -> None:
+    g = grid(cpus=(2, 4, 8), machine=("xeon-2s", "zen3-2s"))
+    parts = [g.share(range(len(g)), i, 2) for i in range(2)]
+    assert sorted(parts[0] + parts[1]) == list(range(len(g)))
+    assert {i // 2 for i in parts[0]} & {i // 2 for i in parts[1]} == set()
+
+
+def memory(text: str = "memhog:6m", cpus: int = 8) -> Memory:
+    return Memory(resolve(text), 2, 0, cpus, everywhere=True)
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+@pytest.mark.parametrize("thp", [0, 50])
+def test_counts_are_those_of_single_calls(kernel: str, thp: int) -> None:
+    """With the TLBs of the machine instead of the least ones, and unpadded CPUs."""
+    where = memory()
+    runs = [
+        Run(thp, kernel, "sync", "x86", c, b) for c, b in ((2, 7), (8, 0), (5, 512))
+    ]
+    found = Engine(where, OLD, NEW).tallies(runs)
+    for one, tally in zip(runs, found, strict=True):
+        state, space = where.build(thp)
+        full, _ = resolve("memhog:6m").build(
+            Setting(cpus=8, running=tuple(range(1, one.cpus)), content=False)
+        )
+        if thp == 0:
+            state = full
+        else:
+            state = state.__class__(**(vars(state) | {"cpus": full.cpus}))
+        s = Session(state, kernel, batch=one.batch)
+        assert syscalls.migrate_pages(s, space, OLD, NEW) == tally.ret == 0
+        assert s.counts == tally.counts
+        assert (sum(s.ipis), max(s.ipis)) == (tally.ipis, tally.ipis_most)
+        assert tally.mapped == (0, 1536)
+
+
+def test_several_lists_go_through_the_system_call() -> None:
+    where = Memory(resolve("memhog:1m"), 3, 0, 4, everywhere=True)
+    one = Run(0, "6.3", "sync", "x86", 4, 100)
+    (tally,) = Engine(where, frozenset({0}), frozenset({1, 2})).tallies([one])
+    assert tally.counts["pgmigrate_success"] == 256 == sum(tally.mapped[1:])
+
+
+def test_serial_calls_do_not_depend_on_the_batch_limit() -> None:
+    runs = {run_of(0, "6.2", "sync", "x86", 4, b) for b in (0, 1, 512)}
+    assert len(runs) == 1
+    assert len({run_of(0, "6.3", "sync", "x86", 4, b) for b in (0, 1, 512)}) == 3
+    # Only a release that knows INVLPGB broadcasts.
+    assert run_of(0, "6.3", "sync", "x86-invlpgb", 4, 1).arch == "x86"
+    assert run_of(0, "6.18", "sync", "x86-invlpgb", 4, 1).arch == "x86-invlpgb"
+
+
+@pytest.mark.parametrize("policy", ["serial", "batched"])
+@pytest.mark.parametrize("arch", ["x86", "x86-invlpgb", "arm64"])
+def test_one_product_prices_as_the_cost_model_does(policy: str, arch: str) -> None:
+    rng = np.random.default_rng(0)
+    counts = {
+        name: int(n)
+        for name, n in zip(COUNTERS, rng.integers(0, 10**6, len(COUNTERS)), strict=True)
+    }
+    for part in ("flushes_immediate", "flushes_batch"):
+        counts[f"{part}_lazy"] = counts[part] // 3
+        counts[part.replace("flushes", "ipis")] = counts[part] * 3
+    counts["ptes_deferred"] = counts["ptes_cleared"] // 2
+    counts["moves"] = counts["folios_moved"] + 5
+    known = {n: machines.load(n) for n in machines.names()}
+    mine = {(n, "cpu"): p for n, p in known.items() if p.arch == arch}
+    found = Prices(mine, policy, arch).of(counts)
+    for (name, copy), price in found.items():
+        c = cost.price(counts, known[name], copy=copy, policy=policy, arch=arch)
+        assert price.total == c.total
+        assert price.phases == {p: getattr(c, p) for p in cost.PHASES}
+        assert (price.low, price.high, price.stolen) == (c.low, c.high, c.stolen)
+        assert price.places == {k: v for k, v in c.places.items() if k in price.places}
+
+
+def test_the_window_of_a_batch_is_the_sum_of_its_parts() -> None:
+    places = {"walk": 1000 * 10, "flush": 2 * 700, "copy": 1000 * 4}
+    found = away(places, folios=1000, batches=2, limit=600)
+    times = [
+        10 * (k - i + 1) + 700 + 4 * i for k in (600, 400) for i in range(1, k + 1)
+    ]
+    assert found.most == max(times)
+    assert found.p99 == sorted(times)[989]
+    assert found.p50 == sorted(times)[499]
+    assert away({"walk": 100, "clear": 50, "copy": 50}, 10, 0, 1) == Window(20, 20, 20)
+    assert away({}, 0, 0, 1) == Window(0, 0, 0)
+
+
+def test_quantile_weighs() -> None:
+    assert quantile([5.0, 1.0], np.array([1.0, 99.0]), 0.99) == 1
+    assert quantile([5.0, 1.0], np.array([2.0, 98.0]), 0.99) == 5
+
+
+def test_large_batches_are_sampled_and_come_out_alike() -> None:
+    places = {"walk": 100_000 * 10, "flush": 5, "copy": 100_000 * 7}
+    found = away(places, folios=100_000, batches=1, limit=100_000)
+    assert found.most == 10 * 100_000 + 5 + 7
+    assert found.p50 == pytest.approx(850_005, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sweep") / "whole.csv"
+    assert run(*SMALL, "-o", path) == 0
+    return path
+
+
+def test_rows_say_what_happened(whole: Path) -> None:
+    made = journal.read(whole)
+    assert len(made) == 2 * 5 * 3
+    for r in made:
+        assert r["vmstat.pgmigrate_success"] == r["pages"] == 256
+        batches = 256 if r["policy"] == "serial" else -(-256 // r["batch"])
+        assert r["vmstat.nr_tlb_remote_flush"] == batches
+        assert r["vmstat.nr_tlb_remote_flush_received"] == batches * r["running"]
+        parts = [n for name, n in r.items() if name.startswith("time_ns.")]
+        assert sum(parts) == 2 * r["time_ns.total"]
+        assert r["time_ns_low"] < r["time_ns.total"] < r["time_ns_high"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 70, 500, 1500, 3000, -1, -30])
+def test_a_cut_file_is_completed_to_the_same_bytes(
+    whole: Path, tmp_path: Path, cut: int
+) -> None:
+    data, path = whole.read_bytes(), tmp_path / "cut.csv"
+    path.write_bytes(data[:cut])
+    assert run(*SMALL, "-o", path, "--resume") == 0
+    assert path.read_bytes() == data
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "killed.csv"
+    command = [sys.executable, "-m", "jaxmig", *SMALL, "-o", str(path), "--resume"]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.stat().st_size < 1500:
+        assert time.monotonic() < deadline
+        if process.poll() is not None:
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert run(*SMALL, "-o", path, "--resume") == 0
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_another_configuration_is_refused(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.csv"
+    path.write_bytes(whole.read_bytes())
+    assert run("sweep", "memhog:1m", "--batch", "1", "-o", path, "--resume") == 1
+    assert "was written for configuration" in capsys.readouterr().err
+    assert run(*SMALL, "-o", path) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert path.read_bytes() == whole.read_bytes()
+    path.write_text("name,age\nalice,3\n")
+    assert run(*SMALL, "-o", path, "--resume") == 1
+    assert "is no file of a sweep" in capsys.readouterr().err
+
+
+def test_a_row_that_is_not_the_next_is_refused(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, path = whole.read_text().splitlines(keepends=True), tmp_path / "x.csv"
+    path.write_text("".join(lines[:3] + lines[4:6]))
+    assert run(*SMALL, "-o", path, "--resume") == 1
+    assert "line 4 is not the row" in capsys.readouterr().err
+
+
+def test_processes_make_the_same_file(whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "parts.csv"
+    for i in (2, 0, 1):
+        assert not path.exists()
+        some = ("--processes", "3", "--process-id", str(i))
+        assert run(*SMALL, "-o", path, *some) == 0
+    assert path.read_bytes() == whole.read_bytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_directory(whole: Path, tmp_path: Path) -> None:
+    port = 20_000 + time.time_ns() % 20_000
+    started = []
+    for i in range(2):
+        (tmp_path / str(i)).mkdir()
+        some = ["--processes", "2", "--process-id", str(i)]
+        some += [
+            "--coordinator",
+            f"localhost:{port}",
+            "-o",
+            str(tmp_path / f"{i}/x.csv"),
+        ]
+        command = [sys.executable, "-m", "jaxmig", *SMALL, *some]
+        started.append(subprocess.Popen(command))
+    try:
+        assert [p.wait(200) for p in started] == [0, 0]
+    finally:
+        for p in started:
+            p.kill()
+    assert (tmp_path / "0/x.csv").read_bytes() == whole.read_bytes()
+
+
+def test_parquet_keeps_words_words(whole: Path, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "x.parquet"
+    assert run(*SMALL, "--kernel", "6.10", "-o", path) == 0
+    table = pq.read_table(path)
+    assert tuple(table.column_names) == rows.COLUMNS
+    assert set(table.column("kernel").to_pylist()) == {"6.10"}
+    assert list(tmp_path.iterdir()) == [path]
+    assert run(*SMALL, "--kernel", "6.10", "-o", path) == 1
+    assert run(*SMALL, "--kernel", "6.10", "-o", path, "--resume") == 0
+
+
+def test_parquet_without_pyarrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert run(*SMALL, "-o", tmp_path / "x.parquet") == 1
+    assert "pip install 'jaxmig[parquet]'" in capsys.readouterr().err
+
+
+def test_standard_output_is_the_file(
+    whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*SMALL) == 0
+    assert capsys.readouterr().out == whole.read_text()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("memhog:1m", "--batch", "x"),
+        ("memhog:1m", "--thp", "101"),
+        ("memhog:1m", "--kernel", "7.9"),
+        ("memhog:1m", "--machine", "cray"),
+        ("memhog:1m", "--resume"),
+        ("memhog:1m", "0", "9"),
+        ("memhog:1m", "-o", "x.csv", "--resume", "--overwrite"),
+        ("memhog:1m", "-o", "x.csv", "--processes", "2", "--process-id", "2"),
+        ("1", "-o", "x.csv", "--resume"),
+        ("nobody",),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    args: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("sweep", *args) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize("command", ["sweep", "advise", "calibrate"])
+def test_help_opens_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"example:\n  jaxmig {command} ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_the_commands(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--print-completion", shell) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("sweep", "advise", "--batch", "--resume"))
+
+
+def test_windows_do_not_show_in_the_rows() -> None:
+    g = grid(cpus=(2, 3, 4), batch=(1, 2), machine=("xeon-2s", "arm64-2n128c"))
+    profiles = {name: machines.load(name) for name in g.machine}
+    s = Sweep(memory("memhog:1m"), OLD, NEW, g, profiles)
+    at_once = [r for some in play(s, s.indices) for r in some]
+    one_by_one = [r for i in s.indices for some in play(s, [i]) for r in some]
+    assert json.dumps(at_once) == json.dumps(one_by_one)
