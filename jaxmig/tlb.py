@@ -181,7 +181,8 @@ def flush_batch(
     cpus = dataclasses.replace(c, gen=caught_up, pending=c.pending & False)
     m = drop_all_sizes(dataclasses.replace(m, cpus=cpus), told)
     sent = ipis.sum()
-    mine = (c.pending & self_set & (c.mm != NOWHERE)).any()
+    # A broadcast has no trace point.
+    mine = (c.pending & self_set & (c.mm != NOWHERE)).any() & (not rules.invlpgb)
     asked = jnp.where(requested, log.ALL, log.NONE)
     here = jnp.where(local, log.ALL, jnp.where(mine, 0, log.NONE))
     ev = ev.note(log.FLUSH, -1, asked, here, 1, when=requested | mine)
