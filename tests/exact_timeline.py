@@ -181,6 +181,7 @@ class Exact:
             for i in range(len(self.t.first)):
                 start = self.segment(i, trip, start)
             self.ends.append(start)
+            start += self.t.pause
 
     def segment(self, i, trip, start):
         p = self.t

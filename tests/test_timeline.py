@@ -113,7 +113,8 @@ def test_random_programs(kernel: str, machine: str, seed: int) -> None:
     """Base pages there and back: hits, stalls, interrupts, TLBs, memory are equal."""
     p = machines.load(machine)
     shape = Shape(CPUS, 24, **SMALL)
-    table = timetable(p, 24, kernel=kernel, batch=[5, 8, 0][seed])
+    how = {"batch": [5, 8, 0][seed], "pause": 700 * seed}
+    table = timetable(p, 24, kernel=kernel, **how)
     totals = both(shape, table, programs(seed, 24, 1), 2, p)
     assert totals.stalls.sum() > 0
 
@@ -164,7 +165,7 @@ def test_no_update_is_lost(kernel: str) -> None:
             [rng.integers(0, n, 4096), np.zeros(4096, int), np.ones(4096, int)], 1
         )
 
-    streams = Streams([fixed(program(i), 4096) for i in range(cpus)], 4096, cpus)
+    streams = Streams([fixed(program(i)) for i in range(cpus)], 4096, cpus)
     streams.count_stores(n)
     run = Run(shape, costs, streams, timetable(p, n, kernel=kernel), trips=1)
     totals = run.go()

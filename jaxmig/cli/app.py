@@ -19,7 +19,9 @@ from jaxmig.cli import (
     completion,
     explain,
     machines,
+    memhog,
     migratepages,
+    migspeed,
     play,
     pmbench,
     reproduce,
@@ -44,6 +46,8 @@ COMMANDS = (
     pmbench,
     reproduce,
     explain,
+    memhog,
+    migspeed,
     machines,
 )
 KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)

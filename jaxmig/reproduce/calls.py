@@ -11,30 +11,9 @@ from jaxmig.machine import PAGE_BYTES
 from jaxmig.machines import Profile
 from jaxmig.reproduce import published
 from jaxmig.reproduce.row import Row, inputs_of
+from jaxmig.workloads.migspeed import call_ns
 
 GIB_PAGES: Final = (1 << 30) // PAGE_BYTES
-
-
-def call_ns(p: Profile, order: int, folios: int, copy: str, policy: cost.Policy) -> int:
-    """move_pages() of a process on itself, with no other CPU in its mask."""
-    pages, huge = folios << order, order == 9
-    ptes = 0 if huge else pages
-    counts = dict.fromkeys(cost.PRICED, 0) | {
-        "allocs": folios,
-        "alloc_pages": pages,
-        "tries": folios,
-        "ptes_cleared": ptes,
-        "pmds_cleared": folios if huge else 0,
-        "nr_tlb_local_flush_one": ptes,
-        "nr_tlb_local_flush_all": folios if huge else 0,
-        "moves": folios,
-        "folios_moved": folios,
-        "pages_copied": ptes,
-        "pages_copied_huge": pages if huge else 0,
-        "ptes_set": ptes,
-        "pmds_set": folios if huge else 0,
-    }
-    return cost.price(counts, p, copy=copy, policy=policy, arch="x86").total
 
 
 def _gbs(p: Profile, order: int, folios: int, copy: str, policy: cost.Policy) -> float:

@@ -32,7 +32,8 @@ X86_KEYS: Final = (
 )
 RATE_CAUSE: Final = (
     "threads that sleep on migration entries leave their CPUs lazy, so that most "
-    "flushes of a batch interrupt nobody; server and options of the run were not published"
+    "flushes of a batch interrupt nobody; server and options of the run were not "
+    "published"
 )
 
 

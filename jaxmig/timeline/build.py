@@ -55,7 +55,8 @@ def plan(table: Timetable, trips: int) -> Plan:
     rows = (table.first, table.count, table.unit, table.kind, table.moved)
     names = [f.name for f in dataclasses.fields(Prices)]
     prices = Prices(**{name: _i(getattr(table, name)) for name in names})
-    return Plan(_i(np.stack(rows, 1)), _i(trips), _i(table.folios), _i([0, 1]), prices)
+    numbers = (_i(trips), _i(table.folios), _i(table.pause), _i([0, 1]))
+    return Plan(_i(np.stack(rows, 1)), *numbers, prices)
 
 
 def tally(cpus: int) -> Tally:

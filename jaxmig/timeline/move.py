@@ -119,6 +119,7 @@ def _next(p: Plan, w: World, busy: Number, moved: Number) -> World:
     j = jnp.arange(w.window.unmap.shape[0], dtype=jnp.int32)
     new = origin + j - first
     fresh = (new >= 0) & (new < count)
+    busy = jnp.where(over, p.pause, busy)
     due = busy + count * unit
     window = dataclasses.replace(
         w.window,

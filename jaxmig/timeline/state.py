@@ -49,6 +49,7 @@ class Plan:
     rows: Int32[Array, "segments 5"]  # first, count, unit, kind, moved
     trips: Number
     folios: Number  # that move
+    pause: Number  # between two trips
     nodes: Int32[Array, " 2"]  # where the memory is first, and the other
     prices: Prices
 

@@ -48,6 +48,7 @@ class Timetable:
     folios: int
     pages: int
     batches: int
+    pause: int = 0  # between two trips, ns
 
     @property
     def window(self) -> int:
@@ -64,11 +65,13 @@ def timetable(
     kernel: str = "6.3",
     batch: int = 512,
     copy: str = "cpu",
+    pause: int = 0,
 ) -> Timetable:
     """The trip of `folios` folios, the first `huge` of them 2 MiB, on a machine.
 
     Args:
       batch: base pages at which a batch is closed, 0: never; serial kernels have none.
+      pause: between two trips, ns: the next call, or the next program.
     """
     made = release(kernel)
     arm = profile.arch == "arm64"
@@ -103,6 +106,7 @@ def timetable(
         folios=folios,
         pages=huge * PMD_PAGES + folios - huge,
         batches=len(spans) if made.batched else 0,
+        pause=pause,
     )
 
 

@@ -54,7 +54,7 @@ class Streams:
         self._book(used)
 
 
-def fixed(ops: np.ndarray, block: int) -> Draw:
+def fixed(ops: np.ndarray) -> Draw:
     """A thread that repeats a list of (folio, word, store) for ever."""
     at = 0
 

@@ -1,0 +1,68 @@
+"""Published figures: every row's contract, and what arm64's flushes alone explain."""
+
+import pytest
+from jaxmig.reproduce import Row, rows
+from jaxmig.reproduce.arm64 import arm64
+from jaxmig.reproduce.calls import garg, ziyan
+
+KEYS = {
+    *("id", "what", "published_before", "published_after", "published_change_percent"),
+    *("predicted_before", "predicted_after", "predicted_change_percent", "unit"),
+    *("error_percent", "kernel", "inputs", "source"),
+}
+
+
+def by_kernel(name: str) -> dict[str, Row]:
+    return {r.kernel: r for r in arm64() if r.id == name}
+
+
+def test_contract() -> None:
+    """Keys, ids, inputs and sources of the quick rows."""
+    found = [r.record() for r in (*arm64(), *garg(), *ziyan())]
+    for r in found:
+        assert r.keys() >= KEYS
+        assert r["inputs"]
+        assert r["source"]
+        assert r["error_percent"] is not None
+    ids = {r["id"] for r in found}
+    assert ids >= {
+        "arm64-memhog",
+        "arm64-bw_mem",
+        "garg-move_pages",
+        "ziyan-move_pages",
+    }
+    assert sum(r["id"] == "garg-move_pages" for r in found) == 44
+    assert all(r["fitted"] for r in found if r["id"] != "arm64-kunpeng-pmbench")
+
+
+def test_arm64_memhog() -> None:
+    """v4 and 6.3 defer nothing on arm64; 6.6 does: 2.06 s and 1.52 s."""
+    made = by_kernel("arm64-memhog")
+    assert made["v4"].predicted_after == pytest.approx(2.06, abs=0.005)
+    assert made["6.3"].predicted_after == made["v4"].predicted_after
+    assert made["6.6"].predicted_after == pytest.approx(1.516, abs=0.005)
+    assert made["v4"].error == pytest.approx(77.5, abs=0.5)
+
+
+def test_error_compares_what_is_published() -> None:
+    """The figure afterwards, or the change where nothing else is known."""
+    r = next(x for x in arm64() if x.id == "arm64-kunpeng-pmbench")
+    assert r.published_after is None
+    assert r.error == pytest.approx(100 * (r.predicted_change + 50) / 50)
+
+
+@pytest.mark.slow
+def test_intel_rows() -> None:
+    """pmbench's threads, run: one row a number of CPUs, near the formula."""
+    made = [r.record() for r in rows() if r.id.startswith("intel")]
+    rates = [r for r in made if r["id"] == "intel-pmbench-rate"]
+    assert {r["cpus"] for r in rates} >= {1, 4, 16, 19}
+    for r in rates:
+        gap = abs(r["formula_difference_percent"])
+        assert gap <= 5 or r["formula_explanation"]
+    gains = {r["cpus"]: r["predicted_change_percent"] for r in rates}
+    assert gains[1] < gains[4] < gains[16] < gains[31]
+    assert 200 < gains[16] < 400
+    for r in made:
+        if r["id"] == "intel-pmbench-ipis":
+            assert r["predicted_remaining_percent"] <= 0.9
