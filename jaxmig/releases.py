@@ -47,6 +47,10 @@ class Release:
     counts_unisolated: bool = False
     # and, of a large folio mapped by PTEs, each of them
     counts_unisolated_ptes: bool = False
+    # a driver's page is never taken for freed, whatever its references are
+    moves_freed_driver_pages: bool = False
+    # 209954cbc7d0: a CPU that stops using an address space stays in its mask
+    keeps_mask: bool = False
     # mbind() knows MPOL_WEIGHTED_INTERLEAVE
     weighs_interleave: bool = False
 
@@ -86,7 +90,13 @@ RELEASES: Final[dict[str, Release]] = {
         _V68,
         _V610,
         _V612,
-        dataclasses.replace(_V612, name="6.18", counts_unisolated_ptes=True),
+        dataclasses.replace(
+            _V612,
+            name="6.18",
+            counts_unisolated_ptes=True,
+            moves_freed_driver_pages=True,
+            keeps_mask=True,
+        ),
     )
 }
 BOTH: Final = ("6.2", "6.3")  # the last serial and the first batched release

@@ -88,6 +88,14 @@ def drop_all_sizes(m: Machine, told: CpuSet) -> Machine:
     return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
 
 
+def leave(rules: Rules, c: Cpus, cpu: Index, when: Bool[Array, ""]) -> Cpus:
+    """A lazy CPU that is told to flush by itself stops using the address space."""
+    here = (jnp.arange(c.lazy.shape[0]) == cpu) & when
+    mask = c.mask if rules.release.keeps_mask else c.mask & ~here
+    mm = jnp.where(here, NOWHERE, c.mm)
+    return dataclasses.replace(c, mask=mask, lazy=c.lazy & ~here, mm=mm)
+
+
 def flush_entry(
     rules: Rules,
     m: Machine,
@@ -110,25 +118,27 @@ def flush_entry(
         return _drop_entry(m, entry, pmd, every), ev
     c = m.cpus
     rest = others(c, mm, cpu)
-    self_set = (jnp.arange(rest.shape[0]) == cpu) & (c.mm[cpu] == mm)
+    myself, loaded = jnp.arange(rest.shape[0]) == cpu, c.mm == mm
+    self_set = myself & loaded & ~c.lazy
     requested = rest.any() & live
-    hit = rest & ~c.lazy & live
-    if rules.invlpgb:
-        broadcast = (c.mask[mm] & ~c.lazy).sum() >= GLOBAL_ASID_CPUS
-        requested &= ~broadcast
-        ipis = hit & ~broadcast
-    else:
-        ipis = hit
+    hit = rest & loaded & ~c.lazy & live
     told = hit | (self_set & live)
+    # With nobody else in the mask there is no look at laziness before the flush.
+    leaves = live & ~rest.any() & c.lazy[cpu] & loaded[cpu]
+    ipis, counted = hit, jnp.asarray(True)
+    if rules.invlpgb:
+        counted = (loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS
+        requested, ipis = requested & counted, hit & counted
     gen = c.mm_gen[mm] + live
     single = (c.gen + 1 == gen) & one_op
-    local = (told & self_set).any()
-    local_one = (told & self_set & single).any()
+    local = (told & self_set).any() & counted
+    local_one = (told & self_set & single).any() & counted
     cpus = dataclasses.replace(
         c, mm_gen=wall.put(c.mm_gen, mm, gen), gen=jnp.where(told, gen, c.gen)
     )
+    cpus = leave(rules, cpus, cpu, leaves)
     m = _drop_entry(dataclasses.replace(m, cpus=cpus), entry, pmd, told & single)
-    m = drop_all_sizes(m, told & ~single)
+    m = drop_all_sizes(m, (told & ~single) | (myself & leaves))
     sent = ipis.sum()
     pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, 1), log.ALL)
     here = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))
@@ -167,6 +177,7 @@ def flush_batch(
         return m, ev.add(flushes_batch=owed)
     self_set = jnp.arange(c.mm.shape[0]) == cpu
     rest = c.pending & ~self_set
+    self_set &= ~c.lazy
     hit = rest & ~c.lazy
     loaded = jnp.clip(c.mm, 0, c.mm_gen.shape[0] - 1)
     behind = (c.mm != NOWHERE) & (c.gen != c.mm_gen[loaded])
@@ -175,7 +186,9 @@ def flush_batch(
     ipis = hit
     if rules.invlpgb:
         # One broadcast drops every non-global translation of every CPU.
+        # Those that it reached count as caught up.
         requested, ipis, hit = requested & False, hit & False, ~c.lazy & owed
+        local &= False
     told = (hit | (c.pending & self_set)) & behind
     caught_up = jnp.where(told, c.mm_gen[loaded], c.gen)
     cpus = dataclasses.replace(c, gen=caught_up, pending=c.pending & False)

@@ -133,11 +133,11 @@ def _round(
     ipis = (rest & ~cpus.lazy).sum(axis=0, dtype=jnp.int32) * times
     requests = rest.any(axis=1).sum(dtype=jnp.int32) * times
     heard = (rest & ~cpus.lazy).any(axis=1).sum(dtype=jnp.int32) * times
-    local = (union & myself).any(axis=1).sum(dtype=jnp.int32) * times
-    told = (union & (~cpus.lazy | myself)).any(axis=0)
+    local = (union & myself & ~cpus.lazy).any(axis=1).sum(dtype=jnp.int32) * times
+    told = (union & ~cpus.lazy).any(axis=0)
     if rules.invlpgb:
         told = (union.any() & ~cpus.lazy) | told
-        ipis, requests, heard = ipis * 0, requests * 0, heard * 0
+        ipis, requests, heard, local = ipis * 0, requests * 0, heard * 0, local * 0
     ev = ev.add(
         nr_tlb_remote_flush=requests,
         nr_tlb_local_flush_all=local,
@@ -159,12 +159,17 @@ def count_immediate(
         return ev.add(flushes_immediate=n.sum())
     myself = jnp.arange(cpus.mask.shape[1]) == cpu
     rest = cpus.mask & ~myself
-    hit = rest & ~cpus.lazy
+    loaded = cpus.mm[None] == jnp.arange(n.shape[0])[:, None]
+    hit = rest & ~cpus.lazy & loaded
     requested = rest.any(axis=1)
+    mine = loaded[:, cpu] & ~cpus.lazy[cpu]
     if rules.invlpgb:
-        broadcast = (cpus.mask & ~cpus.lazy).sum(axis=1) >= tlb.GLOBAL_ASID_CPUS
+        broadcast = (loaded & ~cpus.lazy).sum(axis=1) >= tlb.GLOBAL_ASID_CPUS
         requested, hit = requested & ~broadcast, hit & ~broadcast[:, None]
-    mine = (cpus.mm[cpu] == jnp.arange(n.shape[0])) & (n > 0)
+        mine &= ~broadcast
+    # A CPU that is behind flushes everything once, unless a batch's round came first.
+    behind = mine & (cpus.gen[cpu] != cpus.mm_gen) & (owed.rounds == 0) & (n > 0)
+    mine = jnp.where(mine, n - behind, 0)
 
     def one_mm(i: Index, ev: Events) -> Events:
         # An address space at a time: the sum over them may pass 2^32.
@@ -172,7 +177,8 @@ def count_immediate(
         asked = jnp.where(requested[i], n[i], 0)
         ev = ev.add(
             nr_tlb_remote_flush=asked,
-            nr_tlb_local_flush_one=jnp.where(mine[i], n[i], 0),
+            nr_tlb_local_flush_one=mine[i],
+            nr_tlb_local_flush_all=behind[i],
             flushes_immediate=asked,
             flushes_immediate_lazy=jnp.where(hit[i].any(), 0, asked),
         ).interrupt(ipis)
@@ -198,7 +204,7 @@ def catch_up(
     moved = (owed.rounds > 0) | (owed.immediate > 0)
     myself = jnp.arange(c.lazy.shape[0]) == cpu
     loaded = jnp.clip(c.mm, 0, mms - 1)
-    reached = moved[loaded] & (c.mm != NOWHERE) & (~c.lazy | myself)
+    reached = moved[loaded] & (c.mm != NOWHERE) & ~c.lazy
     # A CPU that was behind before the call loses everything at its first round.
     late = reached & (c.gen != c.mm_gen[loaded])
     full = (owed.told & reached) | late
@@ -207,6 +213,10 @@ def catch_up(
     cpus = dataclasses.replace(
         c, mm_gen=gen, gen=jnp.where(reached, gen[loaded], c.gen)
     )
+    alone = ~(c.mask[loaded[cpu]] & ~myself).any()
+    leaves = alone & c.lazy[cpu] & (c.mm[cpu] != NOWHERE) & moved[loaded[cpu]]
+    cpus = tlb.leave(rules, cpus, cpu, leaves)
+    full |= myself & leaves
     m = tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), full)
     return m if dropped else _drop_stale(m, reached & ~full, owed)
 

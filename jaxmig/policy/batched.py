@@ -24,7 +24,7 @@ from jaxmig.phases.flush import Owed
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.policy import fates
 from jaxmig.policy.call import Call, Stats
-from jaxmig.policy.folio import SLEEPS, Where
+from jaxmig.policy.folio import SLEEPS, Where, freed_under_us
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
@@ -99,7 +99,7 @@ def plan(
     """Fates of the folios over all stages and passes."""
     there = src != NOWHERE
     left, marks = seen_conditions(m, src, row)
-    freed = there & (((marks & cond.FREED) != 0) | (row[:, REFCOUNT] == 0))
+    freed = there & freed_under_us(rules, row, marks)
     f = fates.Folios(row, seen.maps, left, marks, there & ~freed)
     if not rules.release.async_first or rules.mode == "async":
         a = fates.stage(rules, f, fates.ALL_PASSES, False, f.live)

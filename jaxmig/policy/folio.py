@@ -169,6 +169,16 @@ def unmap_tests(
     return t.only(hugetlb, cond.NO_MAPPING, no, no, FAILED)
 
 
+def freed_under_us(
+    rules: Rules, row: Int32[Array, "*lanes 4"], bits: Int32[Array, "*lanes"]
+) -> Bool[Array, "*lanes"]:
+    """Whether only the isolation holds the folio; a driver has references of its own."""
+    freed = ((bits & cond.FREED) != 0) | (row[..., REFCOUNT] == 0)
+    if rules.release.moves_freed_driver_pages:
+        freed &= frame.kind(row[..., FLAGS]) != frame.MOVABLE_OPS
+    return freed
+
+
 def unmap_attempt(
     rules: Rules,
     st: Stage,
@@ -190,7 +200,7 @@ def unmap_attempt(
     flags = frow[FLAGS]
     row, bits = conditions_of(m, head)
     pages = pages_of(flags)
-    freed = ((bits & cond.FREED) != 0) | (frow[REFCOUNT] == 0)
+    freed = freed_under_us(rules, frow, bits)
     hugetlb = frame.kind(flags) == frame.HUGETLB
     # hugetlb folios come from a pool of their own; a target page is always there.
     need = jnp.where(hugetlb, 0, pages)
@@ -226,11 +236,11 @@ def unmap_attempt(
         rules, m, ev, head, at.cpu, st.batch_flush, walks, refuses, taken
     )
     m = alloc.reserve(m, at.node, jnp.where(taken, need, 0))
-    m = free_under_us(m, head, live & freed)
+    m = free_folio_now(m, head, live & freed)
     return m, ev, rc
 
 
-def free_under_us(m: Machine, head: Index, live: Flag) -> Machine:
+def free_folio_now(m: Machine, head: Index, live: Flag) -> Machine:
     """A folio that only its isolation still held goes back to its node."""
 
     def free(m: Machine) -> Machine:
@@ -330,7 +340,7 @@ def move_attempt(
     m, ev = wall.when(moved, lambda s: _to_dst(*s, head, flags, at), (m, ev))
     if m.conditions is not None:
         m = alloc.reserve(m, at.node, -jnp.where(released, pages, 0))
-        m = free_under_us(m, head, released)
+        m = free_folio_now(m, head, released)
     return m, ev, t.rc
 
 

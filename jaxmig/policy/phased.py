@@ -103,7 +103,7 @@ def reached(rules: Rules, m: Machine, b: Batch, at: Where) -> Bool[Array, " cpus
     first = jnp.where(b.unmapped, row[:, RMAP], NOWHERE)
     mms, _ = lanes.along_chains(m.geometry.shared, step, (mms, first))
     told = (c.mask & mms[:, None]).any(axis=0)
-    return told & (~c.lazy | (jnp.arange(c.lazy.shape[0]) == at.cpu))
+    return told & ~c.lazy
 
 
 def copy(rules: Rules, m: Machine, b: Batch, at: Where) -> Machine:

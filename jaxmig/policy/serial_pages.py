@@ -189,7 +189,7 @@ def migrate_serial_pages(
 ) -> Call:
     """The whole call on `k.todo`.  The result is in stats.failed and error."""
     m, cpus = k.m, k.m.cpus
-    told = cpus.mask & (~cpus.lazy | (jnp.arange(cpus.lazy.shape[0]) == at.cpu))
+    told = cpus.mask & ~cpus.lazy
     if rules.broadcasts:
         told = told | True
     lanes = jax.vmap(lambda c: tlb.lanes_of(c, m.tlb))(told)

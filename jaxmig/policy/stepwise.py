@@ -341,6 +341,7 @@ def _split_list(rules: Rules, k: Call, at: Where) -> Call:
 
     k = k.note(log.BEGIN, log.SPLIT, k.split.size).note(log.BEGIN, log.UNMAP, 0)
     k = each_piece(rules, k.set(remaining=jnp.int32(0)), unmap)
+    error = k.error
     sent = (k.error == 0) | (k.remaining > 0)
 
     def flush(k: Call) -> Call:
@@ -350,10 +351,12 @@ def _split_list(rules: Rules, k: Call, at: Where) -> Call:
         return each_piece(rules, k, move)
 
     k = wall.when(sent, flush, k).note(log.END, log.SPLIT)
-    # The result of this list is ignored by its caller, an abort included.
     stats = dataclasses.replace(k.stats, failed=before.failed)
     k = k.set(error=jnp.int32(0), stats=stats, remaining=failed)
-    return _count_pieces(rules, k)
+    k = _count_pieces(rules, k)
+    # The result of this list is ignored by its caller, an abort included; as posted, the
+    # pieces were a last round of the same batch, and memory that ends ends the call.
+    return k if rules.release.async_first else k.set(error=error)
 
 
 def _count_pieces(rules: Rules, k: Call) -> Call:
@@ -474,6 +477,9 @@ def migrate_stepwise(
     def go_on(c: tuple[Call, List, Index]) -> Array:
         return (c[2] < c[1].size) & (c[0].error == 0)
 
-    return jax.lax.while_loop(go_on, batch, (k, queue, jnp.asarray(first, jnp.int32)))[
-        0
-    ]
+    start = (k, queue, jnp.asarray(first, jnp.int32))
+    k = jax.lax.while_loop(go_on, batch, start)[0]
+    # What a refused walk put off and -ENOMEM kept from being sent: its entries are as
+    # they were, so nobody misses it.
+    cpus = dataclasses.replace(k.m.cpus, pending=k.m.cpus.pending & False)
+    return k.set(m=dataclasses.replace(k.m, cpus=cpus))

@@ -39,6 +39,11 @@ def run(k: Kernel, request, folios: list[Folio]) -> int:
         rc = batched.migrate_pages(k, request, folios)
     else:
         rc = v4.migrate_pages(k, request, folios)
+    # Reading: what a refused walk put off, and -ENOMEM kept from being sent, is dropped:
+    # its entries are as they were, so nobody misses it.
+    k.ubc.required = False
+    k.ubc.issued.clear()
+    k.ubc.cpumask.clear()
     # A result of 0 says that nothing is left, so nobody puts anything back.
     if rc:
         putback(folios)

@@ -179,10 +179,13 @@ def flush_pending(k: Kernel) -> None:
 def _flush_batch(k: Kernel, ubc: Unmapped) -> None:
     """arch_tlbbatch_flush(): always everything, never single pages."""
     info = Info(None, 0, 0, 1, True, BATCH)
-    # Nobody's generation is raised, so later flushes are full ones.
+    # Reading: a CPU that the broadcast reached has nothing left to catch up with.  In
+    # Linux nobody's generation is raised, and later flushes are full ones.
     if _invlpgb(k):
         for cpu in k.world.cpus:
             cpu.tlb.clear()
+            if cpu.loaded is not None and not cpu.lazy:
+                cpu.tlb_gen = cpu.loaded.tlb_gen
     elif ubc.cpumask - {k.number}:
         _flush_multi(k, set(ubc.cpumask), info)
     elif k.number in ubc.cpumask:
