@@ -58,7 +58,9 @@ def split_first(
     if not rules.release.splits_partially_mapped or k.m.geometry.orders == (0,):
         return k, no
     flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-    queued = frame.has(flags, frame.SPLIT_QUEUED) & (frame.order(flags) > 1)
+    # Only anonymous folios are ever on that queue.
+    queued = frame.has(flags, frame.SPLIT_QUEUED) & frame.is_anon(flags)
+    queued &= frame.order(flags) > 1
     trylock = rules.release.split_trylocks and not st.sleeps
     k, split, _ = try_split(rules, k, head, at, trylock, queued)
     n = split.astype(jnp.int32)
