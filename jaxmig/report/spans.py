@@ -82,7 +82,7 @@ def outline(rows: np.ndarray, cpus: int, share: int, max_folios: int) -> Outline
         bare[kinds == log.FOLIO, 0] = log.COUNT
         return Outline(_walk(bare, _edges(bare)), True)
     chunk = max(CHUNK, -(-folios * (8 + cpus) // share))
-    return Outline(_chunks(rows, chunk), True)
+    return Outline(_chunks(rows, chunk, share // (8 + cpus)), True)
 
 
 def _edges(rows: np.ndarray) -> list[int]:
@@ -119,9 +119,13 @@ def _walk(rows: np.ndarray, edges: list[int]) -> list[Span]:
     return done
 
 
-def _chunks(rows: np.ndarray, size: int) -> list[Span]:
-    """Each list as spans of `size` folios, whatever else happens in it."""
+def _chunks(rows: np.ndarray, size: int, most: int) -> list[Span]:
+    """Each list as spans of `size` folios, whatever else happens in it.
+
+    More than `most` lists are one span together.
+    """
     calls = np.flatnonzero((rows[:, 0] == log.BEGIN) & (rows[:, 1] == log.CALL))
+    calls = calls[:1] if len(calls) > most else calls
     done = []
     for first, last in itertools.pairwise([*calls.tolist(), len(rows)]):
         name, cat = NAMES[log.CALL]
