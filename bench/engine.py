@@ -17,13 +17,15 @@ except ModuleNotFoundError:  # not installed: run from a checkout
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxmig import contents, frame, pte, uniform
+from jaxmig import contents, frame, pte, uniform, wall
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.migrate import Result, executable, limit_of
 from jaxmig.releases import release
 from jaxmig.rules import rules
 
 STEP = 512  # pages compared at a time
+# As `jaxmig` does for its own process.
+wall.compile_loops_whole()
 
 
 @dataclasses.dataclass(frozen=True)

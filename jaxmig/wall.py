@@ -8,14 +8,34 @@ The predicate must be one that XLA cannot fold to a constant.
 A conditional that WRITES state copies it too; a loop of at most one trip does not.
 """
 
+import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 from jaxtyping import Array, Bool, Int32
 
 T = TypeVar("T")
+WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
+KNOWING: Final = ("0.10.",)  # versions of jaxlib with which the option was tried
+_OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
+
+
+def compile_loops_whole() -> None:
+    """Have XLA:CPU make one function of a loop whose trips touch little.
+
+    Otherwise each operation of a trip is dispatched on its own, which costs a serial
+    migration more than the operations do.  This is a setting of the process, for those
+    that own theirs, before JAX compiles anything; one that the user has made stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    # A jaxlib that does not know the option would end the process.
+    known = jaxlib.__version__.startswith(KNOWING)
+    if known and "xla_backend_extra_options" not in flags:
+        option = f"--xla_backend_extra_options={_OPTION}={WHOLE_LOOP}"
+        os.environ["XLA_FLAGS"] = f"{flags} {option}".strip()
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:

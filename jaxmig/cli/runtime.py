@@ -14,6 +14,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from jaxmig import wall
+
 
 def prepare() -> None:
     """Settings of this process; whatever the user's environment says stays."""
@@ -21,6 +23,7 @@ def prepare() -> None:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     logging.getLogger("jax").setLevel(logging.ERROR)
+    wall.compile_loops_whole()
     # Arrays that numpy still looks at cannot be given away; that costs memory only.
     warnings.filterwarnings("ignore", "Some donated buffers were not usable")
     if os.environ.get("JAXMIG_NO_CACHE"):
