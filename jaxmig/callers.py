@@ -186,8 +186,12 @@ def _left(before: View, after: View, folios: Heads) -> Heads:
     else:
         spans = zip(folios.tolist(), order_of(before, folios).tolist(), strict=True)
         whole = np.concatenate([_frames(after, h, o) for h, o in spans])
-    flags = after.flags(whole)
-    return whole[(flags & frame.KIND) != frame.FREE].astype(np.int32)
+    old, new = before.frame[whole], after.frame[whole]
+    flags = new[:, frame.FLAGS]
+    # A frame that was given up may serve another folio of the same list by now.
+    same = frame.order(old[:, frame.FLAGS] ^ flags) == 0
+    taken = same & (old[:, frame.RMAP] != new[:, frame.RMAP])
+    return whole[((flags & frame.KIND) != frame.FREE) & ~taken].astype(np.int32)
 
 
 def _frames(after: View, head: int, order: int) -> Heads:
