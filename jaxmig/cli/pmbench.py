@@ -8,7 +8,8 @@ from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
-from jaxmig.workloads import pmreport
+from jaxmig.timeline.timetable import DEFAULT_LIMITS
+from jaxmig.workloads import pmreport, trace as trace_files
 from jaxmig.workloads.patterns import PATTERNS
 from jaxmig.workloads.pmbench import Options, Result, run as benchmark
 
@@ -39,7 +40,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
     group.add_argument(
-        "--limits", metavar="LIST", help="a table of batch limits instead"
+        "--limits", metavar="LIST", help="a table of batch limits, or all"
     )
     group.add_argument(
         "--modelled",
@@ -65,6 +66,7 @@ def _original(p: Parser) -> None:
     p.add_argument("-p", "--pattern", default="uniform", help=", ".join(PATTERNS))
     p.add_argument("-a", "--access", choices=("touch", "histo"), default="histo")
     p.add_argument("-t", "--timestamp", choices=("rdtsc", "rdtscp"), default="rdtscp")
+    p.add_argument("--trace", metavar="FILE", help="accesses of a file, not a pattern")
     flags = ("-q --quiet", "-c --cold", "-i --initialize", "-z --wrneedsrd")
     for flag in flags:
         p.add_argument(*flag.split(), action="store_true")
@@ -84,7 +86,9 @@ def _options(args: argparse.Namespace) -> Options:
         raise Failure("page offset out of bounds, must be from 0-1023.")
     if not 1 <= args.jobs <= options.MAX_CPUS:
         raise Failure("invalid parameter combination: jobs less than zero")
+    trace = _trace(args.trace) if args.trace else None
     return Options(
+        trace=trace,
         duration_sec=args.duration,
         mapsize_mib=args.mapsize,
         setsize_mib=args.setsize,
@@ -93,7 +97,7 @@ def _options(args: argparse.Namespace) -> Options:
         delay=args.delay,
         quiet=args.quiet,
         cold=args.cold,
-        jobs=args.jobs,
+        jobs=len(trace.ops) if trace else args.jobs,
         offset=args.offset,
         ratio=args.ratio,
         pattern=args.pattern,
@@ -102,6 +106,13 @@ def _options(args: argparse.Namespace) -> Options:
         wrneedsrd=args.wrneedsrd,
         threshold=args.threshold,
     )
+
+
+def _trace(path: str) -> trace_files.Trace:
+    try:
+        return trace_files.load(path)
+    except trace_files.TraceError as error:
+        raise Failure(str(error)) from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,9 +126,11 @@ def run(args: argparse.Namespace) -> int:
         _nodes(args.migrate)
     modelled = min(args.modelled or SLICE_MS, o.duration_sec * 1000)
     if modelled < o.duration_sec * 1000:
-        say(
-            f"pmbench: {modelled} ms of {o.duration_sec} s are modelled; see --modelled"
-        )
+        whole = f"{o.duration_sec} s"
+        say(f"jaxmig pmbench: {modelled} ms of {whole} are modelled; see --modelled")
+    for flag in ("threshold", "wrneedsrd"):
+        if getattr(args, flag):
+            say(f"jaxmig pmbench: --{flag} changes nothing that is modelled")
     if args.limits:
         return _limits(args, o, profile, modelled)
     results = []
@@ -155,8 +168,14 @@ def _limits(
     args: argparse.Namespace, o: Options, profile: machines.Profile, modelled: int
 ) -> int:
     rows = []
-    for text in args.limits.split(","):
-        batch = options.whole("base pages", 0, 1 << 20)(text)
+    limits = args.limits
+    if limits == "all":
+        limits = ",".join(map(str, DEFAULT_LIMITS))
+    for text in limits.split(","):
+        try:
+            batch = options.whole("base pages", 0, 1 << 20)(text)
+        except argparse.ArgumentTypeError as error:
+            raise Usage(f"--limits: {error}") from None
         r = benchmark(
             o, profile, "6.3", batch=batch, copy=args.copy, modelled_ns=modelled * 10**6
         )
@@ -177,6 +196,8 @@ def _summary(results: list[Result], profile: machines.Profile) -> str:
             f"  waits {count(s.waits)}: p50 {duration(s.p50)}, p99 {duration(s.p99)}, "
             f"p99.9 {duration(s.p999)}, max {duration(s.longest)}; "
             f"{100 * s.share:.1f} % of the threads' time",
+            f"  a thread waited {duration(s.thread_p50)} (median), at most "
+            f"{duration(s.thread_max)}",
             f"  {rate(r.accesses_per_s)} accesses/s; lost to interrupts "
             f"{s.lost_ipis:.0f}, to TLB refills {s.lost_refills:.0f} accesses",
         ]

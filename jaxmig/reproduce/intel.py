@@ -40,61 +40,60 @@ RATE_CAUSE: Final = (
 def intel(tick: Tick) -> Iterator[Row]:
     """pmbench while its memory goes back and forth, by running CPUs and set size."""
     p = machines.load("xeon-2s")
-    pub = published.COVER
     for cpus, mib in [(n, 128) for n in RUNNING] + [(16, 2048)]:
         before = _pmbench(p, cpus, mib, "6.2")
         after = _pmbench(p, cpus, mib, "v4")
         tick(f"pmbench on {cpus} CPUs")
-        formula = 100 * (_formula(p, cpus) - 1)
-        gained = 100 * (after.rate / before.rate - 1)
-        gap = 100 * ((100 + gained) / (100 + formula) - 1)
         what = f"pmbench -s {mib} -j {cpus}, memory back and forth"
-        run = (
-            f"{cpus} threads, {mib} MiB, uniform, ratio 50",
-            *inputs_of(p, *X86_KEYS),
-        )
-        extra = {"cpus": cpus, "setsize_mib": mib}
-        yield Row(
+        run = f"{cpus} threads, {mib} MiB, uniform, ratio 50"
+        base = Row(
             "intel-pmbench-rate",
             f"pages migrated a second: {what}",
             None,
             None,
-            pub.rate_change,
+            published.COVER.rate_change,
             before.rate,
             after.rate,
             "pages/s",
             "v4",
-            run,
-            pub.source,
+            (run, *inputs_of(p, *X86_KEYS)),
+            published.COVER.source,
             cause=RATE_CAUSE,
-            extra=extra
-            | {
-                "formula_change_percent": formula,
-                "formula_difference_percent": gap,
-                "formula_explanation": _why(gap, after),
-            },
+            extra={"cpus": cpus, "setsize_mib": mib},
         )
-        left = 100 * after.ipis / before.ipis if before.ipis else 0.0
-        yield Row(
-            "intel-pmbench-ipis",
-            f"TLB shootdown interrupts a page: {what}",
-            None,
-            None,
-            pub.ipi_change,
-            before.ipis,
-            after.ipis,
-            "interrupts/page",
-            "v4",
-            run,
-            pub.source,
-            cause=RATE_CAUSE,
-            extra=extra
-            | {
-                "published_remaining_percent": 100 + pub.ipi_change,
-                "predicted_remaining_percent": left,
-                "ideal_remaining_percent": 100 / 512,
-            },
-        )
+        yield dataclasses.replace(base, extra=base.extra | _by_formula(p, base, after))
+        yield _interrupts(base, what, before, after)
+
+
+def _by_formula(p: Profile, row: Row, after: "Ran") -> dict[str, float | str]:
+    """The formula of one flush a page beside the run."""
+    formula = 100 * (_formula(p, row.extra["cpus"]) - 1)
+    gap = 100 * ((100 + (row.predicted_change or 0)) / (100 + formula) - 1)
+    return {
+        "formula_change_percent": formula,
+        "formula_difference_percent": gap,
+        "formula_explanation": _why(gap, after),
+    }
+
+
+def _interrupts(base: Row, what: str, before: "Ran", after: "Ran") -> Row:
+    """Interrupts taken a page moved, and what remains of them."""
+    left = 100 * after.ipis / before.ipis if before.ipis else 0.0
+    remain = {
+        "published_remaining_percent": 100 + published.COVER.ipi_change,
+        "predicted_remaining_percent": left,
+        "ideal_remaining_percent": 100 / 512,
+    }
+    return dataclasses.replace(
+        base,
+        id="intel-pmbench-ipis",
+        what=f"TLB shootdown interrupts a page: {what}",
+        published_change=published.COVER.ipi_change,
+        predicted_before=before.ipis,
+        predicted_after=after.ipis,
+        unit="interrupts/page",
+        extra=base.extra | remain,
+    )
 
 
 def _why(gap: float, after: "Ran") -> str:

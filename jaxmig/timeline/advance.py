@@ -59,16 +59,8 @@ def advance(
 
     def steps(c: tuple[World, Number]) -> World:
         w, goal = c
-        v, limit = w.window, w.migrator.limit
-
-        def more(a: Access) -> Bool[Array, ""]:
-            open_ = a.cpu.clock < limit
-            return open_.any() & ~_dry(a.cpu, block)
-
-        def once(a: Access) -> Access:
-            return step(s, k, a, v, stream, limit, goal, check)
-
-        return World(jax.lax.while_loop(more, once, w.access), v, w.migrator)
+        a = _steps(s, k, w, stream, goal, check)
+        return World(a, w.window, w.migrator)
 
     def trip(c: tuple[World, Number]) -> tuple[World, Number]:
         w = steps(c)
@@ -79,6 +71,21 @@ def advance(
         return w, _same_goal(c[1], zero, w.migrator)
 
     return jax.lax.while_loop(going, trip, (w, goal))[0]
+
+
+def _steps(
+    s: Shape, k: Costs, w: World, stream: Stream, goal: Number, check: Number
+) -> Access:
+    """Accesses of all lanes up to their limits."""
+    limit, block = w.migrator.limit, stream.op.shape[1]
+
+    def more(a: Access) -> Bool[Array, ""]:
+        return (a.cpu.clock < limit).any() & ~_dry(a.cpu, block)
+
+    def once(a: Access) -> Access:
+        return step(s, k, a, w.window, stream, limit, goal, check)
+
+    return jax.lax.while_loop(more, once, w.access)
 
 
 def _dry(c: Cpu, block: int) -> Bool[Array, ""]:

@@ -84,11 +84,7 @@ def timetable(
     now = BROADCAST if arm else PAGE
     rows = [r for a, b in spans for r in _segments(a, b, huge, base, pmd, later, now)]
     rows.append((folios, 0, 1, NONE, 0))
-    columns = [np.asarray(column, np.int32) for column in zip(*rows, strict=True)]
-    broadcast = rules(kernel, arch=profile.arch).invlpgb
-    if broadcast:
-        kinds = np.asarray([NONE, BROADCAST, BROADCAST_ALL, BROADCAST, BROADCAST])
-        columns[3] = kinds[columns[3]].astype(np.int32)
+    columns = _columns(rows, rules(kernel, arch=profile.arch).invlpgb)
     move = p["cost.switch"] + p["cost.remap"]
     small, large = profile.copy_speedups(copy) if made.batched else (1.0, 1.0)
     gain = p["cost.batch_gain"] if made.batched else 0
@@ -108,6 +104,15 @@ def timetable(
         batches=len(spans) if made.batched else 0,
         pause=pause,
     )
+
+
+def _columns(rows: "list[Row]", broadcast: bool) -> list[np.ndarray]:
+    """The table's columns; with INVLPGB no flush interrupts anybody."""
+    columns = [np.asarray(column, np.int32) for column in zip(*rows, strict=True)]
+    if broadcast:
+        kinds = np.asarray([NONE, BROADCAST, BROADCAST_ALL, BROADCAST, BROADCAST])
+        columns[3] = kinds[columns[3]].astype(np.int32)
+    return columns
 
 
 def _units(p: dict[str, int], arm: bool, deferred: bool) -> tuple[int, int]:

@@ -49,16 +49,13 @@ def run(
     """`repeats` passes over `size` bytes; `kernel` migrates them once meanwhile."""
     pages = -(-size // PAGE_BYTES)
     huge = pages // PMD_PAGES if thp else 0
-    folios = huge + pages - huge * PMD_PAGES
+    folios = pages - huge * (PMD_PAGES - 1)
     table = timetable(
         profile, folios, huge, kernel=kernel or "6.3", batch=batch, copy=copy
     )
     (sets, ways), (huge_sets, huge_ways) = profile.tlb, profile.tlb_huge
     shape = Shape(1, folios, huge, sets, ways, huge_sets, huge_ways)
-    page = np.arange(pages)
-    large = huge * PMD_PAGES
-    folio = np.where(page < large, page // PMD_PAGES, page - large + huge)
-    ops = np.stack([folio, np.zeros(pages, int), np.ones(pages, int)], 1)
+    ops = _writes(pages, huge)
     r = Run(
         shape,
         costs_of(profile, PAGE_NS),
@@ -70,7 +67,7 @@ def run(
     r.go(accesses=pages)
     r.again(int(kernel is not None))
     totals = r.go(accesses=max(repeats - 1, 1) * pages)
-    ran = int(r.ended_ns[0])
+    ran_ns = int(r.ended_ns[0])
     if kernel and not totals.trips_ns:
         # The program is over; the migration goes on alone.
         rest = r.go()
@@ -81,4 +78,11 @@ def run(
             folios=rest.folios,
             trips_ns=rest.trips_ns,
         )
-    return Hogged(table, totals, ran, totals.trips_ns)
+    return Hogged(table, totals, ran_ns, totals.trips_ns)
+
+
+def _writes(pages: int, huge: int) -> np.ndarray:
+    """One pass over the memory: (folio, word, store) a page."""
+    page, large = np.arange(pages), huge * PMD_PAGES
+    folio = np.where(page < large, page // PMD_PAGES, page - large + huge)
+    return np.stack([folio, np.zeros(pages, int), np.ones(pages, int)], 1)

@@ -18,7 +18,8 @@ from jaxmig.machines import Profile
 from jaxmig.timeline import Run, Timetable, Totals, costs_of, timetable
 from jaxmig.workloads.lcg import Lcg
 from jaxmig.workloads.patterns import PATTERNS
-from jaxmig.workloads.streams import Draw, Streams
+from jaxmig.workloads.streams import Draw, Streams, fixed
+from jaxmig.workloads.trace import Trace
 
 CHECK: Final = 10_000  # accesses between two looks at the time
 DRAWS: Final = 1_000_000  # drawings that measure the generator
@@ -58,11 +59,19 @@ class Options:
     tsops: str = "rdtscp"
     wrneedsrd: bool = False
     threshold: int = 0
+    trace: Trace | None = None  # accesses of a file instead of a pattern
 
     @property
     def pages(self) -> int:
         """Base pages of the working set."""
-        return self.setsize_mib * PAGES_A_MIB
+        return self.trace.folios if self.trace else self.setsize_mib * PAGES_A_MIB
+
+    @property
+    def warmup(self) -> int:
+        """Accesses of each thread before the main run."""
+        if self.trace:
+            return max(map(len, self.trace.ops))
+        return PATTERNS[self.pattern](self.pages, self.shape, 1).warmup
 
 
 @dataclasses.dataclass
@@ -103,6 +112,8 @@ class Result:
 
 def thread(o: Options, t: int) -> Draw:
     """The accesses of thread t, counted from 1."""
+    if o.trace:
+        return fixed(o.trace.ops[t - 1])
     pattern = PATTERNS[o.pattern](o.pages, o.shape, t)
     offsets, actions = Lcg(t + 7), Lcg(t + 50)
     reads = o.ratio * 1024 // 100
@@ -161,7 +172,7 @@ def run(
     r = program(o, profile, cpus or o.jobs, o.initialize, table)
     warm, warmup_ns, walks = 0, None, 0.0
     if not o.cold:
-        warm = PATTERNS[o.pattern](o.pages, o.shape, 1).warmup
+        warm = o.warmup
         before = r.go(accesses=warm, tick=tick)
         warmup_ns = r.ended_ns[: o.jobs].copy()
         walks = float(before.walks.sum() / before.accesses.sum())

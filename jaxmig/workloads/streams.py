@@ -34,8 +34,8 @@ class Streams:
             n = self.block if self._first else int(used[i])
             if n == 0:
                 continue
-            kept = self._ops[i, n:].copy()
-            self._ops[i, : self.block - n] = kept
+            if n < self.block:
+                self._ops[i, : self.block - n] = self._ops[i, n:].copy()
             folio, word, store = draw(n)
             self._ops[i, self.block - n :, 0] = folio
             self._ops[i, self.block - n :, 1] = (word << 1) | store

@@ -63,3 +63,17 @@ def read(lines: Iterable[str], name: str = "trace") -> Trace:
     word = address % PAGE_BYTES // 4
     ops = np.stack([page, word, store], 1)
     return Trace(tuple(ops[cpu == c] for c in np.unique(cpu)), pages)
+
+
+def load(path: str) -> Trace:
+    """The trace in a file.
+
+    Raises:
+      TraceError: the file cannot be read, or holds no trace.
+    """
+    try:
+        with open(path, encoding="utf-8") as lines:
+            return read(lines, path)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise TraceError(f"{path}: {reason}; give a text file") from error
