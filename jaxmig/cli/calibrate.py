@@ -34,11 +34,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         metavar="FILE",
         help="a `perf report --stdio` of migratepages, or two copies of /proc/vmstat",
     )
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="time copies, page walks and futex wake-ups on this machine",
-    )
+    text = "time copies, page walks and futex wake-ups on this machine"
+    parser.add_argument("--measure", action="store_true", help=text)
     parser.add_argument(
         "--elapsed", type=duration, metavar="TIME", help="of the migration, like 2.068s"
     )

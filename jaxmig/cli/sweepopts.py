@@ -25,6 +25,7 @@ def add(parser: Parser) -> None:
     _add_axes(
         parser.add_argument_group("axes, each one value, a list, A:B:STEP, A:B:2x")
     )
+    _add_sample(parser.add_argument_group("sample"))
     _add_file(parser.add_argument_group("file"))
     group = parser.add_argument_group("many processes, each with a part of the rows")
     group.add_argument(
@@ -94,6 +95,9 @@ def _add_axes(group: Any) -> None:
         "--running", choices=("all", "target"), default="all",
         help="where the target runs: all CPUs but the migrating one, or where it ran",
     )  # fmt: skip
+
+
+def _add_sample(group: Any) -> None:
     group.add_argument(
         "--samples", type=options.whole("samples", 1, MAX_SAMPLES), metavar="N",
         help="so many points of the grid, drawn at random, instead of all",
