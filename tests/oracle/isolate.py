@@ -52,14 +52,15 @@ def run(k: Kernel, request, folios: list[Folio]) -> int:
 
 def kernel_list(process: Process, nodes: set[int]) -> list[Folio]:
     """The process's folios on some nodes, in address order, isolated."""
-    found = []
+    found, met = [], set()
     for entry in process.entries_in(0, 1 << 62):
         folio = entry.folio
         if folio is None or folio.node not in nodes or not entry.region.migratable:
             continue
-        # A folio mapped by many PTEs is met again and is isolated already.
-        if isolate(folio, by_driver=True):
+        # Reading: a folio mapped by many PTEs is tried once, whether it works or not.
+        if id(folio) not in met and isolate(folio, by_driver=True):
             found.append(folio)
+        met.add(id(folio))
     return found
 
 
@@ -75,6 +76,7 @@ class Scan:
     failed: int = 0
     large: Folio | None = None
     stopped: bool = False  # up to 6.6 a strict scan ends behind what it can't move
+    refused: set[int] = field(default_factory=set)
 
     def wants(self, folio: Folio) -> bool:
         """queue_folio_required()."""
@@ -126,7 +128,9 @@ def _add(scan: Scan, folio: Folio) -> bool:
     """migrate_folio_add(): not wanting to take a shared folio is no failure."""
     if not scan.flags & MOVE_ALL and folio.sharers != 1:
         return True
-    if not isolate(folio):
+    # Reading: what somebody else has isolated is looked at once in a scan.
+    if id(folio) in scan.refused or not isolate(folio):
+        scan.refused.add(id(folio))
         return False
     scan.folios.append(folio)
     return True
