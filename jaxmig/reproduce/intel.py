@@ -22,7 +22,7 @@ from jaxmig.workloads.streams import Streams
 Tick = Callable[[str], None]
 RUNNING: Final = (1, 2, 4, 8, 16, 19, 31)
 LANES: Final = 32
-MOVED: Final = 4096  # pages of the set that go back and forth: eight batches
+MOVED: Final = 2048  # pages of the set that go back and forth: four batches
 TRIPS: Final = 2
 X86_KEYS: Final = (
     *("cost.alloc", "cost.bookkeeping", "cost.walk", "cost.remap", "cost.switch"),
@@ -34,6 +34,11 @@ RATE_CAUSE: Final = (
     "threads that sleep on migration entries leave their CPUs lazy, so that most "
     "flushes of a batch interrupt nobody; server and options of the run were not "
     "published"
+)
+
+IPI_CAUSE: Final = (
+    "one round a batch leaves 0.2 %, and fewer where threads sleep on migration entries "
+    "and their CPUs are lazy; /proc/interrupts also counts other shootdowns of the system"
 )
 
 
@@ -92,6 +97,7 @@ def _interrupts(base: Row, what: str, before: "Ran", after: "Ran") -> Row:
         predicted_before=before.ipis,
         predicted_after=after.ipis,
         unit="interrupts/page",
+        cause=IPI_CAUSE,
         extra=base.extra | remain,
     )
 
