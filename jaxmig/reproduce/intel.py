@@ -37,8 +37,9 @@ RATE_CAUSE: Final = (
 )
 
 IPI_CAUSE: Final = (
-    "one round a batch leaves 0.2 %, and fewer where threads sleep on migration entries "
-    "and their CPUs are lazy; /proc/interrupts also counts other shootdowns of the system"
+    "one round a batch leaves 0.2 %, and fewer where threads sleep on migration "
+    "entries: their CPUs are lazy then. "
+    "/proc/interrupts also counts other shootdowns of the system"
 )
 
 
