@@ -67,7 +67,8 @@ def intel(tick: Tick) -> Iterator[Row]:
             cause=RATE_CAUSE,
             extra={"cpus": cpus, "setsize_mib": mib},
         )
-        yield dataclasses.replace(base, extra=base.extra | _by_formula(p, base, after))
+        more = {**base.extra, **_by_formula(p, base, after)}
+        yield dataclasses.replace(base, extra=more)
         yield _interrupts(base, what, before, after)
 
 
@@ -99,7 +100,7 @@ def _interrupts(base: Row, what: str, before: "Ran", after: "Ran") -> Row:
         predicted_after=after.ipis,
         unit="interrupts/page",
         cause=IPI_CAUSE,
-        extra=base.extra | remain,
+        extra={**base.extra, **remain},
     )
 
 

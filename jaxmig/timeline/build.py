@@ -76,7 +76,7 @@ def access(
     n = s.cpus
     runs = np.arange(n) < threads
 
-    def all_(value: int) -> jnp.ndarray:
+    def all_(value: int | np.integer) -> jnp.ndarray:
         return jnp.full(n, value, jnp.int32)
 
     asids = np.full((n, s.asids), -1, np.int32)

@@ -63,7 +63,9 @@ class Totals:
 
 def none(cpus: int) -> Totals:
     """Nothing yet."""
-    zeros = {name: np.zeros(cpus, np.int64) for name in (*COUNTERS, "stall_max")}
+    zeros: dict[str, Any] = {
+        name: np.zeros(cpus, np.int64) for name in (*COUNTERS, "stall_max")
+    }
     latency, waits = np.zeros((2, BINS), np.int64), np.zeros(BINS, np.int64)
     return Totals(**zeros, wrong=0, latency=latency, waits=waits)
 
