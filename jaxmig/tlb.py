@@ -50,7 +50,7 @@ def should_defer(rules: Rules, cpus: Cpus, mm: Index, cpu: Index) -> Bool[Array,
 def defer(rules: Rules, cpus: Cpus, mm: Index, when: Bool[Array, ""]) -> Cpus:
     """set_tlb_ubc_flush_pending(): the generation moves, the CPUs are owed a flush."""
     if rules.broadcasts:
-        return cpus
+        return dataclasses.replace(cpus, pending=cpus.pending | when)
     return dataclasses.replace(
         cpus,
         mm_gen=wall.add(cpus.mm_gen, mm, when.astype(jnp.int32)),
@@ -113,9 +113,7 @@ def flush_entry(
     CPU flushes everything; a hugetlb entry is one invalidation of its own stride.
     """
     if rules.broadcasts:
-        every = jnp.broadcast_to(live, m.cpus.lazy.shape)
-        ev = ev.add(flushes_immediate=live)
-        return _drop_entry(m, entry, pmd, every), ev
+        return broadcast(m, entry, pmd, live), ev.add(flushes_immediate=live)
     c = m.cpus
     rest = others(c, mm, cpu)
     myself, loaded = jnp.arange(rest.shape[0]) == cpu, c.mm == mm
@@ -156,6 +154,13 @@ def flush_entry(
     return m, ev.interrupt(ipis)
 
 
+def broadcast(
+    m: Machine, entry: Index, pmd: Bool[Array, ""], live: Bool[Array, ""]
+) -> Machine:
+    """TLBI: every CPU drops one entry, if `live`."""
+    return _drop_entry(m, entry, pmd, jnp.broadcast_to(live, m.cpus.lazy.shape))
+
+
 def _drop_entry(
     m: Machine, entry: Index, pmd: Bool[Array, ""], told: CpuSet
 ) -> Machine:
@@ -168,12 +173,16 @@ def _drop_entry(
 
 
 def flush_batch(
-    rules: Rules, m: Machine, ev: Events, cpu: Index, owed: Bool[Array, ""]
+    rules: Rules, m: Machine, ev: Events, cpu: Index
 ) -> tuple[Machine, Events]:
     """try_to_unmap_flush(): one round for all that is pending."""
     c = m.cpus
+    owed = c.pending.any()
     if rules.broadcasts:
         # The invalidations are under way since the unmap; this waits for their end.
+        m = dataclasses.replace(
+            m, cpus=dataclasses.replace(c, pending=c.pending & False)
+        )
         return m, ev.add(flushes_batch=owed)
     self_set = jnp.arange(c.mm.shape[0]) == cpu
     rest = c.pending & ~self_set

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, log, pte, tlb, wall
+from jaxmig import frame, log, pte, tlb, wall
 from jaxmig.events import Events
-from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
+from jaxmig.frame import FLAGS, MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
 from jaxmig.phases.unmap import clear_flush
@@ -67,7 +67,7 @@ def split_folio(
     m, (ev, seen, dirty) = rmap_walk(m, head, walked, visit, start)
     row = row.at[FLAGS].set(flags | jnp.where(dirty, frame.DIRTY, 0))
     if late:
-        m, ev = tlb.flush_batch(rules, m, ev, cpu, jnp.asarray(True))
+        m, ev = tlb.flush_batch(rules, m, ev, cpu)
     return _piece_rows(m, head, row, seen, under_pmd), ev
 
 

@@ -45,6 +45,9 @@ def clear_flush(
         put_off = ~pmd & tlb.should_defer(rules, m.cpus, mm, cpu)
         owed = put_off & (held | (not rules.release.checks_pte_accessible))
         m = dataclasses.replace(m, cpus=tlb.defer(rules, m.cpus, mm, owed))
+        if rules.broadcasts:
+            # The invalidation goes out at once; only the wait for its end is put off.
+            m = tlb.broadcast(m, at.entry, pmd, owed)
         ev = ev.add(ptes_deferred=owed)
     else:
         put_off = jnp.asarray(False)

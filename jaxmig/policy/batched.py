@@ -56,7 +56,9 @@ class Plan:
     released: Mask  # of those, by their driver: only to be freed
 
 
-def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"], Seen]:
+def look(
+    rules: Rules, m: Machine, src: Lanes, put_off: Bool[Array, " mms"]
+) -> tuple[Int32[Array, "lanes 4"], Seen]:
     """Rows and mappings of the folios."""
     row = wall.read(src, lambda: lanes.rows(m.frame, src))
     first = jnp.where(src == NOWHERE, NOWHERE, _chain(m, row))
@@ -69,6 +71,7 @@ def look(rules: Rules, m: Machine, src: Lanes) -> tuple[Int32[Array, "lanes 4"],
         bits = old[:, pte.BITS]
         held = here & pte.accessible(bits)
         counted = held if rules.release.checks_pte_accessible else here
+        counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
         first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
         seen = Seen(
             first_mm,
@@ -164,7 +167,7 @@ def pendings(
     mms = put_off.shape[0]
     none = jnp.zeros((slots, mms), bool)
     if not m.geometry.shared:
-        owes = where & (seen.counted > 0) & put_off[seen.mm]
+        owes = where & (seen.counted > 0)
         return none.at[jnp.where(owes, local, slots), seen.mm].set(True, mode="drop")
 
     def step(c: tuple) -> tuple:
@@ -215,12 +218,11 @@ def immediates(
 
 
 def book(
-    rules: Rules,
     ev: Events,
     stats: Stats,
     seen: Seen,
     p: Plan,
-    put_off: Mask,
+    drained: Mask,
     live: Mask,
 ) -> tuple[Events, Stats]:
     """Count what a chunk did (all sums are below 2^32: a chunk is small)."""
@@ -230,9 +232,8 @@ def book(
     both = lambda name: getattr(a, name) + (0 if y is None else getattr(y, name))  # noqa: E731
     walks = a.unmapped.astype(jnp.int32) + (0 if y is None else y.unmapped)
     cleared = total(seen.maps * walks + both("pin_tries"))
-    late = jnp.where(put_off, a.unmapped * seen.counted + a.pin_tries, 0)
+    late = (a.unmapped + a.pin_tries) * seen.counted
     tries = total(both("tries"))
-    drains = p.moved & (seen.maps > 0)
     ev = ev.add(
         pgmigrate_success=total(p.moved) + total(p.freed),
         allocs=tries,
@@ -244,7 +245,7 @@ def book(
         folios_moved=total(p.moved & ~p.released),
         pages_copied=total(p.moved & ~p.released),
         ptes_set=total(seen.maps * walks),
-        lru_drains=0 if rules.release.arm64_defers else total(drains),
+        lru_drains=total(p.moved & drained),
     )
     n = total(failed)
     return ev, stats.add(failed=n, failed_pages=n)
@@ -277,9 +278,9 @@ def migrate_chunk(
     index = first + jnp.arange(width, dtype=jnp.int32)
     src = wall.read(i, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
     src = jnp.where((index >= start) & (index < safe), src, NOWHERE)
-    row, seen = look(rules, m, src)
-    p, f = plan(rules, m, src, row, seen)
     put_off = flush.deferrable(rules, cpus, at.cpu)
+    row, seen = look(rules, m, src, put_off)
+    p, f = plan(rules, m, src, row, seen)
     # Rounds owed, batch by batch; the last batch of the chunk may go on in the next.
     base = start // limit
     local = index // limit - base
@@ -299,7 +300,9 @@ def migrate_chunk(
     ev, owed = flush.close(rules, k.ev, owed, cpus, at.cpu, pending, closed)
     live = f.live
     put_off_lane = put_off[seen.mm]
-    ev, stats = book(rules, ev, k.stats, seen, p, put_off_lane, live)
+    mlocked = frame.has(row[:, FLAGS], frame.MLOCKED)
+    drained = mlocked if rules.release.arm64_defers else seen.maps > 0
+    ev, stats = book(ev, k.stats, seen, p, drained, live)
     # The page tables have been read already: unmap must not overtake that.
     first = row[:, RMAP]
     for looked in (seen.mm, more, pending[0].astype(jnp.int32)):

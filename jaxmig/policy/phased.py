@@ -45,7 +45,7 @@ def prepare(
     rules: Rules, m: Machine, src: Int32[Array, " lanes"], at: Where
 ) -> tuple[Machine, Batch]:
     """Which folios of `src` can be unmapped and moved now, and frames for them."""
-    row, seen = look(rules, m, src)
+    row, seen = look(rules, m, src, flush.deferrable(rules, m.cpus, at.cpu))
     left, marks = seen_conditions(m, src, row)
     live = (src != NOWHERE) & (row[:, 0] > 0)
     f = fates.Folios(row, seen.maps, left, marks, live)

@@ -194,7 +194,7 @@ def flush_and_move(rules: Rules, st: Stage, k: Call, at: Where, limit: int) -> C
     """One flush for all that was unmapped, then the move passes, then the undoing."""
     error = k.error
     k = k.note(log.BEGIN, log.SEND, k.held.size)
-    m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu, k.held.size > 0)
+    m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu)
     k = k.set(m=m, ev=ev, error=jnp.int32(0))
     k = k.note(log.BEGIN, log.MOVE, k.held.size)
     k = passes(k, limit, lambda k, _: _move_pass(rules, st, k, at))
@@ -348,7 +348,7 @@ def _split_list(rules: Rules, k: Call, at: Where) -> Call:
 
     def flush(k: Call) -> Call:
         k = k.note(log.BEGIN, log.SEND, k.remaining)
-        m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu, k.remaining > 0)
+        m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu)
         k = k.set(m=m, ev=ev, error=jnp.int32(0)).note(log.BEGIN, log.MOVE, 0)
         return each_piece(rules, k, move)
 

@@ -224,7 +224,9 @@ class Session:
         pieces = [np.arange(h, h + (1 << o)) for h, o in whole.tolist()]
         at = np.concatenate(pieces)
         flags = view.frame[at, frame.FLAGS]
-        at = at[(flags & frame.KIND != frame.FREE) & (flags & frame.LRU != 0)]
+        # A whole folio is a later one of the list, moved to where another was.
+        pieces_left = (flags & frame.KIND != frame.FREE) & (frame.order(flags) == 0)
+        at = at[pieces_left & (flags & frame.LRU != 0)]
         rows = self.state.frame.at[at, frame.FLAGS]
         left = jnp.asarray(view.frame[at, frame.FLAGS] & ~frame.LRU)
         self.state, self._view = replace(self.state, frame=rows.set(left)), None
