@@ -4,6 +4,8 @@ Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migra
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
 
 Index = Int32[Array, ""]
+BLOCK: Final = 32  # frames: 128 KiB
 
 
 @jax.named_scope("folio_copy")
@@ -23,11 +26,38 @@ def copy_folio(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
     if m.memory is None:
         return m
 
-    def page(i: Index, memory: Array) -> Array:
-        row = wall.read(i, lambda: memory[src + i])
-        return wall.put(memory, dst + i, row)
+    def some(memory: Array, at: Index, step: int) -> Array:
+        rows = wall.read(at, lambda: _rows(memory, src + at, step))
+        return jax.lax.dynamic_update_slice_in_dim(memory, rows, dst + at, 0)
 
-    return dataclasses.replace(m, memory=jax.lax.fori_loop(0, pages, page, m.memory))
+    return dataclasses.replace(m, memory=_neighbours(m, m.memory, pages, some))
+
+
+def _blank(count: int) -> Array:
+    return jnp.tile(jnp.asarray([[0, 0, 0, NOWHERE]], jnp.int32), (count, 1))
+
+
+def _rows(array: Array, start: Index, step: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, step)
+
+
+def _neighbours(
+    m: Machine, array: Array, pages: Index, some: Callable[[Array, Index, int], Array]
+) -> Array:
+    """`some(array, first, count)` for all pages of a folio, BLOCK at a time if it can.
+
+    More would not stay in a cache close by; one by one would cost a dispatch each.
+    """
+    done = jnp.int32(0)
+    if 1 << m.geometry.orders[-1] >= BLOCK:
+        whole = pages // BLOCK
+
+        def block(i: Index, array: Array) -> Array:
+            return some(array, i * BLOCK, BLOCK)
+
+        array = jax.lax.fori_loop(0, whole, block, array)
+        done = whole * BLOCK
+    return jax.lax.fori_loop(done, pages, lambda i, array: some(array, i, 1), array)
 
 
 @jax.named_scope("folio_migrate_mapping")
@@ -37,14 +67,13 @@ def switch_folio(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
     `pages` 0: nothing happens.  Chains come along by their heads; the page cache's
     references are dst's from here on, and extra ones cannot exist any more.
     """
-    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
 
-    def page(i: Index, rows: Array) -> Array:
-        row = wall.read(i, lambda: rows[src + i])
-        rows = wall.put(rows, dst + i, row)
-        return wall.put(rows, src + i, blank)
+    def some(rows: Array, at: Index, step: int) -> Array:
+        moved = wall.read(at, lambda: _rows(rows, src + at, step))
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, moved, dst + at, 0)
+        return jax.lax.dynamic_update_slice_in_dim(rows, _blank(step), src + at, 0)
 
-    m = dataclasses.replace(m, frame=jax.lax.fori_loop(0, pages, page, m.frame))
+    m = dataclasses.replace(m, frame=_neighbours(m, m.frame, pages, some))
     return _switch_conditions(m, src, dst, pages)
 
 
@@ -63,12 +92,11 @@ def _switch_conditions(m: Machine, src: Index, dst: Index, pages: Index) -> Mach
 
 def free_folio(m: Machine, head: Index, pages: Index) -> Machine:
     """Blank the rows of a folio that is no more (`pages` 0: none)."""
-    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
 
-    def page(i: Index, rows: Array) -> Array:
-        return wall.put(rows, head + i, blank)
+    def some(rows: Array, at: Index, step: int) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(rows, _blank(step), head + at, 0)
 
-    m = dataclasses.replace(m, frame=jax.lax.fori_loop(0, pages, page, m.frame))
+    m = dataclasses.replace(m, frame=_neighbours(m, m.frame, pages, some))
     c = m.conditions
     if c is None:
         return m

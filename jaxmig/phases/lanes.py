@@ -22,7 +22,7 @@ Mask = Bool[Array, " lanes"]
 
 @pytree
 class Known:
-    """What the call itself wrote last: nobody else did, so it need not be read again."""
+    """What the call itself wrote last: nobody else did, so it is not read again."""
 
     row: Int32[Array, "lanes 4"]
     words: (

@@ -1,0 +1,77 @@
+"""How long until the first result: import, compilation, a second size of one bucket?
+
+Every number is from a fresh process without a compilation cache; `import` is what
+jaxmig adds to jax.
+"""
+
+import argparse
+import subprocess
+import sys
+
+import timing
+
+IMPORT = """
+import time
+import jax, jax.numpy, numpy, jaxtyping
+start = time.perf_counter()
+import {module}
+print(time.perf_counter() - start)
+"""
+CALL = """
+import sys, time
+sys.path.insert(0, {here!r})
+from engine import Task, call
+from jaxmig import migrate
+seconds = []
+for pages in (1000, 1024):
+    task = Task(pages, kernel={kernel!r}, cpus=128)
+    seconds.append(call(task, task.machine())[3])
+print(*seconds, len(migrate._executables))
+"""
+
+
+def fresh(code: str) -> list[float]:
+    """The numbers that a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return [float(word) for word in done.stdout.split()]
+
+
+def rows(repeat: int) -> list[timing.Row]:
+    """A row a number, medians of so many processes."""
+    here = str(timing.RESULTS.parent)
+    package = timing.median(
+        [fresh(IMPORT.format(module="jaxmig"))[0] for _ in range(repeat)]
+    )
+    found = [{"what": "import jaxmig beyond jax, s", "median": package, "target": 0.2}]
+    for kernel in ("6.2", "6.3"):
+        runs = [fresh(CALL.format(here=here, kernel=kernel)) for _ in range(repeat)]
+        first, second, programs = map(timing.median, zip(*runs, strict=True))
+        for what, value, target in (
+            ("first compilation, s", first, 8),
+            ("second size of the bucket, s", second, 0.01),
+            ("compilations of both", programs, 1),
+        ):
+            found.append(
+                {"what": f"{kernel}: {what}", "median": value, "target": target}
+            )
+    return found
+
+
+def main() -> int:
+    """Print and perhaps keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="one process each")
+    parser.add_argument("--save", action="store_true")
+    args = parser.parse_args()
+    found = rows(1 if args.quick else args.repeat)
+    print(timing.table(found))
+    if args.save:
+        timing.save("startup", found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
