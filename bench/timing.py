@@ -70,7 +70,7 @@ def save(name: str, rows: Iterable[Row]) -> None:
     path.parent.mkdir(exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(full[0]))
+        writer = csv.DictWriter(out, list(full[0]), lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(full)
