@@ -225,20 +225,33 @@ def _drop_stale(m: Machine, told: Bool[Array, " cpus"], owed: Owed) -> Machine:
     """Drop page by page: what no longer agrees with the page table, or is marked."""
 
     def drop(m: Machine) -> Machine:
-        entry, pfn = m.tlb.entry, m.tlb.pfn
-        safe = jnp.where(entry == NOWHERE, 0, entry)
-        now = m.pte[safe]
-        there = jnp.clip(pfn, 0, m.frame.shape[0] - 1)
+        there = jnp.clip(m.tlb.pfn, 0, m.frame.shape[0] - 1)
         marked = frame.has(m.frame[there, frame.FLAGS], frame.FLUSHED)
-        stale = (
-            (now[..., pte.PFN] != pfn) | ~pte.accessible(now[..., pte.BITS]) | marked
-        )
-        dead = stale & (entry != NOWHERE) & tlb.lanes_of(told, m.tlb)[None]
-        kept = jnp.where(dead, NOWHERE, entry)
-        return dataclasses.replace(m, tlb=dataclasses.replace(m.tlb, entry=kept))
+        dead = (_differs(m) | marked) & tlb.lanes_of(told, m.tlb)[None]
+        return _without(m, dead)
 
     any_owed = (owed.immediate > 0).any() | owed.told.any()
     return wall.when(told.any() & any_owed, drop, m)
+
+
+def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
+    """Drop, on every CPU, what others than this call have flushed, if there is any.
+
+    A process that let a page go, and a driver whose page moved, flush by themselves.
+    """
+    return wall.when(some, lambda m: _without(m, _differs(m)), m)
+
+
+def _differs(m: Machine) -> Bool[Array, "sets cpus*ways"]:
+    """Translations that the page table does not give any more."""
+    entry = m.tlb.entry
+    now = m.pte[jnp.where(entry == NOWHERE, 0, entry)]
+    return (now[..., pte.PFN] != m.tlb.pfn) | ~pte.accessible(now[..., pte.BITS])
+
+
+def _without(m: Machine, dead: Bool[Array, "sets cpus*ways"]) -> Machine:
+    kept = jnp.where(dead, NOWHERE, m.tlb.entry)
+    return dataclasses.replace(m, tlb=dataclasses.replace(m.tlb, entry=kept))
 
 
 def mark(m: Machine, src: Lanes, where: Mask) -> Machine:

@@ -258,6 +258,7 @@ class Carry:
     k: Call
     owed: Owed
     marked: Bool[Array, ""]
+    flushed: Bool[Array, ""]  # by others: what was let go, what drivers moved
 
 
 def chunk_of(size: int, chunk: int) -> int:
@@ -325,7 +326,8 @@ def migrate_chunk(
         error=jnp.where(asleep.any(), SLEEPS, k.error),
         remaining=k.remaining + (live & ~p.moved).sum(dtype=jnp.int32),
     )
-    return Carry(k, owed, c.marked | again.any())
+    flushed = (p.freed | (p.moved & f.movable)).any()
+    return Carry(k, owed, c.marked | again.any(), c.flushed | flushed)
 
 
 def _second_unmapped(p: Plan) -> Mask:
@@ -423,7 +425,8 @@ def migrate_batched(
 ) -> Call:
     """Migrate the first `safe` folios of `k.todo`, a whole number of batches or all."""
     width = chunk_of(k.todo.folios.shape[0], chunk)
-    c = Carry(k, flush.nothing_owed(k.m.cpus), jnp.asarray(False))
+    no = jnp.asarray(False)
+    c = Carry(k, flush.nothing_owed(k.m.cpus), no, no)
 
     def body(s: tuple[Index, Carry]) -> tuple[Index, Carry]:
         i, c = s
@@ -436,6 +439,8 @@ def migrate_batched(
     ev, owed = flush.close(rules, k.ev, owed, k.m.cpus, at.cpu, owed.open[None], live)
     ev = flush.count_immediate(rules, ev, owed, k.m.cpus, at.cpu)
     m = flush.catch_up(rules, k.m, owed, at.cpu)
+    if m.conditions is not None:
+        m = flush.forget(m, c.flushed)
     # Only after the last look at the marks: else XLA would clear them in a copy.
     m = flush.unmark(m, c.marked & (m.tlb.entry[0, 0] >= 0))
     ev = ev.add(batches=-(-safe // limit))

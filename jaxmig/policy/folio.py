@@ -14,7 +14,7 @@ from typing import Final
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, log, pte, wall
+from jaxmig import conditions as cond, frame, log, pte, tlb, wall
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, REFCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Machine
@@ -258,9 +258,12 @@ def zap(m: Machine, head: Index, row: Int32[Array, " 4"], pages: Index) -> Machi
     """Empty the entries of a folio that its process let go."""
 
     def visit(m: Machine, carry: Index, at: Visit) -> tuple:
+        yes = jnp.asarray(True)
         new = jnp.stack([jnp.int32(NOWHERE), pte.empty(at.bits)])
         m = dataclasses.replace(m, pte=wall.put(m.pte, at.entry, new))
-        return m, carry, jnp.asarray(True)
+        # Who let it go has flushed it; that is not this call's affair.
+        m = tlb.broadcast(m, at.entry, pte.has(at.bits, pte.HUGE), yes)
+        return m, carry, yes
 
     walked = walked_pages(m, row, pages)
     return rmap_walk(m, head, walked, visit, jnp.int32(0))[0]
@@ -373,7 +376,8 @@ def _repoint_driver_pages(m: Machine, dst: Index, flags: Index) -> Machine:
 
     def visit(m: Machine, carry: Index, v: Visit) -> tuple:
         new = jnp.stack([dst + v.page, v.bits])
-        return dataclasses.replace(m, pte=wall.put(m.pte, v.entry, new)), carry, movable
+        m = dataclasses.replace(m, pte=wall.put(m.pte, v.entry, new))
+        return tlb.broadcast(m, v.entry, ~movable, movable), carry, movable
 
     return rmap_walk(m, dst, movable.astype(jnp.int32), visit, jnp.int32(0))[0]
 
