@@ -34,8 +34,9 @@ class Release:
     split_flushes_batch: bool = False
     # folios queued as partially mapped are split before anything else is tried
     splits_partially_mapped: bool = False
-    # try_split_folio() only tries the lock in ASYNC; pieces enter the list ascending
+    # try_split_folio() only tries the lock in ASYNC
     split_trylocks: bool = False
+    # __split_unmapped_folio(): pieces enter the list ascending
     pieces_ascend: bool = False
     # move_pages() works on folios: hugetlb tails are accepted
     moves_hugetlb_tail: bool = False
@@ -71,9 +72,7 @@ _V68 = dataclasses.replace(_V67, name="6.8", split_flushes_batch=True)
 _V610 = dataclasses.replace(
     _V68, name="6.10", splits_partially_mapped=True, weighs_interleave=True
 )
-_V612 = dataclasses.replace(
-    _V610, name="6.12", split_trylocks=True, pieces_ascend=True, walks_folios=True
-)
+_V612 = dataclasses.replace(_V610, name="6.12", split_trylocks=True, walks_folios=True)
 
 RELEASES: Final[dict[str, Release]] = {
     r.name: r
@@ -93,6 +92,7 @@ RELEASES: Final[dict[str, Release]] = {
         dataclasses.replace(
             _V612,
             name="6.18",
+            pieces_ascend=True,
             counts_unisolated_ptes=True,
             moves_freed_driver_pages=True,
             keeps_mask=True,

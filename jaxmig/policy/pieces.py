@@ -15,7 +15,7 @@ Index = Int32[Array, ""]
 def each_piece(rules: Rules, k: Call, step: Callable[[Call, Index], Call]) -> Call:
     """`step(k, pfn)` for each piece of each split folio, until the call has an error.
 
-    The tails come first and the head last: descending up to 6.10, ascending from 6.12.
+    The tails come first and the head last: descending up to 6.12, ascending in 6.18.
     """
 
     def go_on(c: tuple[Call, Index, Index]) -> Array:
