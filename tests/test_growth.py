@@ -113,5 +113,7 @@ def test_a_page_costs_as_much_among_many(kernel):
     # Sizes take turns, and the least counts: others may be using the processor.
     rounds = [[seconds(kernel, n) / n for n in sizes] for _ in range(8)]
     few, some, many = (min(times) for times in zip(*rounds, strict=True))
-    assert many < 1.6 * some
+    # A batch's rows come from caches that a million pages outgrow; a copy of a whole
+    # array at every trip would show as a factor of hundreds in either form.
+    assert many < (1.6 if kernel == "6.2" else 3) * some
     assert many < 3 * few

@@ -94,7 +94,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def read(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz. Raises SnapshotError for anything else."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open that only begins like an archive.
+        with path.open("rb") as raw:
+            file = np.load(raw, allow_pickle=False)
             if not hasattr(file, "files"):
                 raise ValueError("a single array")
             return {name: file[name] for name in file.files}
