@@ -1,0 +1,119 @@
+"""Play one scenario on the engine and on the oracle, and say where they differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from engine_snapshot import Before, canonical
+from jaxmig import check, machines, player
+from jaxmig.scenario import ScenarioError, loads
+from oracle import SleepsForever, play
+
+Document = dict[str, Any]
+VIOLATIONS = jax.jit(check.violations)
+PROFILES = {
+    "x86": "xeon-2s",
+    "x86-invlpgb": "zen3-2s-invlpgb",
+    "arm64": "arm64-2n128c",
+}
+FIELDS = (
+    "ret",
+    "errno",
+    "vmstat",
+    "ipis_per_cpu",
+    "batches",
+    "allocs",
+    "status",
+    "nodes_after",
+)
+
+
+def to_toml(document: Document) -> str:
+    """The text of a scenario: the reader's own way in."""
+    lines = []
+    for name, value in document.items():
+        tables = value if isinstance(value, list) else [value]
+        if name == "kernel":
+            lines.append(f"kernel = {json.dumps(value)}")
+            continue
+        title = "[machine]" if name == "machine" else f"[[{name}]]"
+        for table in tables:
+            lines += [title, *(f"{k} = {_value(v)}" for k, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k} = {_value(v)}" for k, v in value.items())
+        return "{ " + inner + " }"
+    return json.dumps(value)
+
+
+def engine(
+    document: Document, kernel: str, *, batch: int = 512, arch: str, content: bool
+) -> tuple[list[Document], list[Document]]:
+    """Records of all calls, and pictures before the first and after each."""
+    scenario = loads(to_toml(document))
+    options = player._Options(batch, arch, "cpu", machines.load(PROFILES[arch]))
+    state, layout = player.build(scenario, content=content)
+    before = Before(scenario, state, layout)
+    had = check.ledger(state)
+    records, pictures = [], [before.snapshot(state)]
+    for number in range(len(scenario.calls)):
+        state, made = player._call(scenario, layout, state, kernel, number, options)
+        broken = check.explain(int(VIOLATIONS(state, had)))
+        records.append({k: made[k] for k in FIELDS if k in made} | {"broken": broken})
+        pictures.append(before.snapshot(state))
+    return records, pictures
+
+
+def oracle(
+    document: Document, kernel: str, *, batch: int = 512, arch: str, content: bool
+) -> tuple[list[Document], list[Document]]:
+    """The same from the oracle."""
+    pictures = []
+
+    def take(world: Any, call: int = 0) -> None:
+        pictures.append(canonical(world.snapshot(), content))
+
+    made = play(document, kernel, batch=batch, arch=arch, prepare=take, after=take)
+    records = [{k: r[k] for k in FIELDS if k in r} for r in made.records]
+    return [r | {"broken": []} for r in records], pictures
+
+
+def differences(document: Document, kernel: str, **options: Any) -> list[str]:
+    """One line for each value on which engine and oracle disagree; [] if none."""
+    try:
+        wanted = oracle(document, kernel, **options)
+    except SleepsForever:
+        wanted = None
+    try:
+        found = engine(document, kernel, **options)
+    except ScenarioError as error:
+        if wanted is None and "sleep for ever" in str(error):
+            return []
+        raise
+    if wanted is None:
+        return ["the oracle sleeps for ever, the engine does not"]
+    lines = []
+    for name, a, b in zip(("record", "picture"), wanted, found, strict=True):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            lines += [f"{name} {i}{line}" for line in diff(x, y)]
+    return lines
+
+
+def diff(wanted: Any, found: Any, where: str = "") -> Iterator[str]:
+    """Lines "where: oracle's value, engine's value"."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        for key in {**wanted, **found}:
+            yield from diff(wanted.get(key), found.get(key), f"{where}.{key}")
+    elif wanted != found:
+        both = isinstance(wanted, list) and isinstance(found, list)
+        if both and len(wanted) == len(found):
+            for i, (x, y) in enumerate(zip(wanted, found, strict=True)):
+                yield from diff(x, y, f"{where}[{i}]")
+        else:
+            yield f"{where}: oracle {wanted!r}, engine {found!r}"

@@ -1,0 +1,106 @@
+"""Calls for the scenario documents of strategies.py, and what they need compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+Document = dict[str, Any]
+Draw = Any
+NODES, CPUS = 3, 4
+OWNERS = ("a", "b", "c", "d")
+SYNC_CALLERS = (None, "memory_offline", "cma")
+ASYNC_CALLERS = (None, "compaction", "demotion", "damon")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is compiled for an example."""
+
+    kernel: str
+    large: bool = False
+    mode: str = "sync"
+    arch: str = "x86"
+    caller: str | None = None  # one that has rules of its own
+
+    @property
+    def content(self) -> bool:
+        """Contents are carried where that does not take a hundred megabytes."""
+        return not self.large
+
+
+def pages_of(region: Document) -> int:
+    """Base pages of a region."""
+    return int(region["size"][:-1]) // 4
+
+
+@st.composite
+def calls(draw: Draw, program: Program, regions: list[Document]) -> list[Document]:
+    outside = program.mode == "sync" and program.caller is None
+    kinds = ["kernel"]
+    if outside:
+        kinds += ["migrate_pages", "move_pages", "mbind"]
+    made = []
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from(kinds))
+        call: Document = {
+            "syscall": name,
+            "process": draw(st.sampled_from(OWNERS[:3])),
+            "cpu": draw(st.integers(0, CPUS - 1)),
+        }
+        if name in ("kernel", "migrate_pages"):
+            call["from"] = draw(st.sampled_from(("0", "1", "0,1", "0-2")))
+            call["to"] = draw(st.sampled_from(("1", "0", "2", "1,2")))
+        if name == "kernel":
+            call |= draw(_kernel(program))
+        elif name == "move_pages":
+            call |= draw(_move_pages(regions))
+        elif name == "mbind":
+            call |= draw(_mbind(regions))
+        if name != "kernel" and draw(st.integers(0, 4)) == 4:
+            call["privileged"] = False
+        made.append(call)
+    return made
+
+
+@st.composite
+def _kernel(draw: Draw, program: Program) -> Document:
+    callers = SYNC_CALLERS if program.mode == "sync" else ASYNC_CALLERS
+    if program.mode == "sync_light":
+        callers = (None, "compaction")
+    caller = program.caller or draw(st.sampled_from(callers))
+    call: Document = {"mode": program.mode}
+    return call | ({"caller": caller} if caller else {})
+
+
+@st.composite
+def _move_pages(draw: Draw, regions: list[Document]) -> Document:
+    node = st.integers(0, NODES - 1)
+    flags = draw(st.sampled_from(("move", "move_all")))
+    small = [r for r in regions if pages_of(r) <= 64]
+    if small and draw(st.booleans()):
+        region = draw(st.sampled_from(small))
+        return {"pages": region["name"], "nodes": draw(node), "flags": flags}
+    pages = []
+    for _ in range(draw(st.integers(1, 12))):
+        region = draw(st.sampled_from(regions))
+        pages.append([region["name"], draw(st.integers(0, pages_of(region)))])
+    one = st.lists(node, min_size=len(pages), max_size=len(pages))
+    return {"pages": pages, "nodes": draw(st.one_of(node, one)), "flags": flags}
+
+
+@st.composite
+def _mbind(draw: Draw, regions: list[Document]) -> Document:
+    region = draw(st.sampled_from(regions))
+    policies = ("bind", "bind", "preferred", "interleave", "preferred_many", "local")
+    policy = draw(st.sampled_from(policies))
+    call: Document = {
+        "pages": region["name"],
+        "policy": policy,
+        "flags": draw(st.sampled_from(("move", "move_all", "move|strict", "strict"))),
+    }
+    if policy != "local":
+        call["nodes"] = draw(st.sampled_from(("1", "0", "1,2", "0-2")))
+    return call

@@ -1,0 +1,65 @@
+"""The engine against the oracle: every record, entry, folio and page of drawn scenarios.
+
+JAXMIG_EXAMPLES=100000 JAXMIG_SEED=7 pytest -k fuzz   plays that many, a thousand a seed
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from differential import differences
+from hypothesis import HealthCheck, given, seed, settings
+from oracle import RELEASES
+from strategies import Example, Program, examples, programs
+
+ROUND = 1000  # examples a seed: what hypothesis remembers of them grows
+FUZZ = int(os.environ.get("JAXMIG_EXAMPLES", "0"))
+SEED = int(os.environ.get("JAXMIG_SEED", "0"))
+# A program takes half a minute to compile where folios are large: few by default.
+QUICK_SMALL = [Program(k) for k in RELEASES] + [Program("6.3", mode="async")]
+QUICK_LARGE = [Program(k, large=True) for k in ("6.2", "v4", "6.3", "6.18")]
+
+
+def play(choice: list[Program], count: int, first: int = SEED) -> None:
+    """Engine and oracle agree on `count` examples, drawn from the seeds `first` ..."""
+
+    def agree(e: Example) -> None:
+        p = e.program
+        lines = differences(
+            e.document, p.kernel, batch=e.batch, arch=p.arch, content=p.content
+        )
+        assert not lines, "\n".join([f"{p}, batch {e.batch}", *lines[:20]])
+
+    for number, done in enumerate(range(0, count, ROUND)):
+        run = settings(
+            max_examples=min(ROUND, count - done),
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        seed(first + number)(run(given(examples(choice))(agree)))()
+
+
+def test_base_pages() -> None:
+    play(QUICK_SMALL, 200)
+
+
+def test_large_folios() -> None:
+    play(QUICK_LARGE, 100)
+
+
+@pytest.mark.slow
+def test_base_pages_on_every_program() -> None:
+    play(programs(large=False), 1200, SEED + 1)
+
+
+@pytest.mark.slow
+def test_large_folios_on_every_program() -> None:
+    play(programs(large=True), 800, SEED + 1)
+
+
+@pytest.mark.skipif(not FUZZ, reason="JAXMIG_EXAMPLES says how many to play")
+@pytest.mark.parametrize("large", [False, True], ids=["base_pages", "large_folios"])
+def test_fuzz(large: bool) -> None:
+    play(programs(large), FUZZ // 2, SEED + 100)
