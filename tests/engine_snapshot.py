@@ -227,9 +227,8 @@ class _Drawing:
         flags = self.rows[self.used, FLAGS]
         heads = self.used[(flags & frame.TAIL) == 0].tolist()
         rest = [h for h in heads if h not in self.folios]
-        return [
-            self.folio(h, KINDS[int(self.view.flags(h)) & frame.KIND]) for h in rest
-        ]
+        kinds = frame.kind(self.rows[rest, FLAGS]).tolist()
+        return [self.folio(h, KINDS[k]) for h, k in zip(rest, kinds, strict=True)]
 
 
 def in_order(folios: list[Picture]) -> list[Picture]:

@@ -244,8 +244,7 @@ def test_every_bit_has_a_sentence_and_is_broken_above() -> None:
     assert check.explain((1 << len(check.SENTENCES)) - 1) == list(check.SENTENCES)
 
 
-def test_machines_side_by_side(whole: Machine) -> None:
-    """Under vmap: one mask a machine."""
+def test_a_mask_a_machine_under_vmap(whole: Machine) -> None:
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), whole, memory(whole))
     masks = jax.vmap(check.violations, in_axes=(0, None))(both, check.ledger(whole))
     assert np.asarray(masks).tolist() == [0, check.MEMORY]
