@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,7 @@ FIELDS = (
     "allocs",
     "status",
     "nodes_after",
+    "caller_errno",
 )
 
 
@@ -81,7 +83,12 @@ def oracle(
 
     made = play(document, kernel, batch=batch, arch=arch, prepare=take, after=take)
     records = [{k: r[k] for k in FIELDS if k in r} for r in made.records]
-    return [r | {"broken": []} for r in records], pictures
+    calls = zip(records, document["call"], made.outcomes, strict=True)
+    for record, call, outcome in calls:
+        record["broken"] = []
+        if "caller" in call:
+            record["caller_errno"] = errno.errorcode[-outcome] if outcome < 0 else None
+    return records, pictures
 
 
 def differences(document: Document, kernel: str, **options: Any) -> list[str]:
