@@ -33,18 +33,23 @@ def warm(m: Machine) -> Machine:
     )
 
 
+def _usable(m: Machine, cpu: int, entries: np.ndarray) -> np.ndarray:
+    """Those of `entries` that this CPU's TLB may hold."""
+    bits = np.asarray(m.pte)[entries, BITS]
+    ours = bits >> pte.MM_SHIFT == int(m.cpus.mm[cpu])
+    backed = (bits & pte.ZERO_PAGE) == 0
+    return entries[np.asarray(pte.accessible(bits)) & ours & backed]
+
+
 def _filled(m: Machine, tlb: Tlb, entries: np.ndarray) -> Tlb:
-    words = np.asarray(m.pte)[entries]
-    usable = np.asarray(pte.accessible(words[:, BITS]))
-    usable &= (words[:, BITS] & pte.ZERO_PAGE) == 0
+    words = np.asarray(m.pte)
     columns = {name: np.array(getattr(tlb, name)) for name in ("entry", "pfn", "bits")}
-    for cpu, mm in enumerate(np.asarray(m.cpus.mm).tolist()):
-        mine = usable & (words[:, BITS] >> pte.MM_SHIFT == mm)
-        for e, word in zip(entries[mine].tolist(), words[mine], strict=True):
+    for cpu in range(m.cpus.mm.shape[0]):
+        for e in _usable(m, cpu, entries).tolist():
             row, way = e % SETS, cpu * WAYS + e // SETS % WAYS
             columns["entry"][row, way] = e
-            columns["pfn"][row, way] = word[PFN]
-            columns["bits"][row, way] = word[BITS] & (pte.WRITE | pte.DIRTY)
+            columns["pfn"][row, way] = words[e, PFN]
+            columns["bits"][row, way] = words[e, BITS] & (pte.WRITE | pte.DIRTY)
     return Tlb(**{n: jax.numpy.asarray(c) for n, c in columns.items()}, age=tlb.age)
 
 
@@ -57,7 +62,7 @@ def holds(e: Example) -> None:
     had = check.ledger(state)
     for number in range(len(scenario.calls)):
         state = warm(state)
-        assert (np.asarray(state.tlb.entry) != NOWHERE).any() or not _running(state)
+        assert _warmed(state) == _warmable(state)
         assert check.explain(int(VIOLATIONS(state, had))) == []
         kernel = e.program.kernel
         try:
@@ -67,11 +72,15 @@ def holds(e: Example) -> None:
         assert check.explain(int(VIOLATIONS(state, had))) == []
 
 
-def _running(m: Machine) -> bool:
+def _warmable(m: Machine) -> bool:
     """Whether some CPU has something that a TLB may hold."""
-    words = np.asarray(m.pte)[:, BITS]
-    mms = words[np.asarray(pte.accessible(words))] >> pte.MM_SHIFT
-    return bool(np.isin(np.asarray(m.cpus.mm), mms).any())
+    entries = np.arange(m.pte.shape[0])
+    return any(_usable(m, cpu, entries).size for cpu in range(m.cpus.mm.shape[0]))
+
+
+def _warmed(m: Machine) -> bool:
+    tlbs = (m.tlb.entry, m.huge_tlb.entry)
+    return any((np.asarray(t) != NOWHERE).any() for t in tlbs)
 
 
 def run(choice: list[Program], count: int) -> None:
