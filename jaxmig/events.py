@@ -80,11 +80,16 @@ class Events:
     def add(self, **counts: Count) -> "Events":
         """These events and `counts` more, each below 2^32."""
         noted = self if self.log is None else self._log_counts(counts)
-        zero = np.uint32(0)
-        more = [jnp.asarray(counts.pop(n, zero), jnp.uint32) for n in COUNTERS]
-        if counts:
-            raise TypeError(f"no such counter: {', '.join(counts)}")
-        low = self.low + jnp.stack(more)
+        unknown = counts.keys() - _INDEX.keys()
+        if unknown:
+            raise TypeError(f"no such counter: {', '.join(sorted(unknown))}")
+        index = np.arange(len(COUNTERS))
+        more = jnp.zeros(len(COUNTERS), jnp.uint32)
+        # Choices by index become part of the sum; a stack would be one more pass.
+        for name, count in counts.items():
+            n = jnp.asarray(count).astype(jnp.uint32)
+            more = jnp.where(index == _INDEX[name], n, more)
+        low = self.low + more
         carry = (low < self.low).astype(jnp.uint32)
         return dataclasses.replace(noted, low=low, high=self.high + carry)
 

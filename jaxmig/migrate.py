@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -14,12 +15,12 @@ from jaxmig.events import Events
 from jaxmig.machine import Machine
 from jaxmig.policy import phased, serial_pages
 from jaxmig.policy.batched import migrate_batched
-from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
+from jaxmig.policy.call import Call, List, no_stats
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
-from jaxmig.policy.serial import migrate_serial
 from jaxmig.policy.stepwise import NO_LIMIT, migrate_stepwise
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules, rules
+from jaxmig.switches import switches, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
 CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
@@ -84,35 +85,61 @@ def run(
     """The call on the first `size` of `folios`; traceable.
 
     `safe`: the caller knows that `never_short()`; then nothing else is compiled.
-    `passes`: of a serial call.  `log`: rows of room for a log; only the forms that go
+    `passes`: of a serial call.  `log`: rows of room for a log; only the form that goes
     one folio at a time can write one.
     """
-    tight = safe or (not r.release.batched and serial_pages.fits(m))
-    tight = tight and not log
-    # The lists of folios that are held, given back or split: not needed where none is.
-    spare = folios[:1] if tight else folios
+    k, at = _begin(m, folios, size, node, cpu, log)
+    if one_by_one(r, m, log):
+        k = migrate_stepwise(switches(word(r)), k, at, limit, passes_=passes)
+    elif r.release.batched:
+        k = migrate_any(r, k, at, limit, chunk, safe)
+    else:
+        k = serial_pages.migrate_serial_pages(r, k, at, passes)
+    return _end(k)
+
+
+def run_any(
+    m: Machine,
+    folios: Int32[Array, " folios"],
+    size: Int32[Array, ""],
+    node: Int32[Array, ""],
+    cpu: Int32[Array, ""],
+    limit: Int32[Array, ""],
+    bits: Int32[Array, ""],
+    log: int = 0,
+) -> tuple[Machine, Result]:
+    """The same one folio at a time, for the rules packed in `bits`: any of them."""
+    k, at = _begin(m, folios, size, node, cpu, log)
+    return _end(migrate_stepwise(switches(bits), k, at, limit))
+
+
+def one_by_one(r: Rules, m: Machine, log: int = 0) -> bool:
+    """Whether a call has to go one folio at a time, through the form made for all."""
+    if log:
+        return True
+    return not (_independent(r, m) if r.release.batched else serial_pages.fits(m))
+
+
+def _begin(
+    m: Machine,
+    folios: Int32[Array, " folios"],
+    size: Index,
+    node: Index,
+    cpu: Index,
+    log: int,
+) -> tuple[Call, Where]:
     k = Call(
         m=m,
         ev=events.none(m.cpus.lazy.shape[0], log),
         todo=List(folios, size),
-        held=nothing(spare),
-        ret=nothing(spare),
-        split=nothing(spare),
         stats=no_stats(),
-        retry=no_retry(),
         error=jnp.int32(0),
         remaining=jnp.int32(0),
     )
-    at = Where(cpu=cpu, node=node)
-    k = k.note(logs.BEGIN, logs.CALL, size)
-    if r.release.batched and log:
-        k = migrate_stepwise(r, k, at, limit)
-    elif r.release.batched:
-        k = migrate_any(r, k, at, limit, chunk, safe)
-    elif serial_pages.fits(m) and not log:
-        k = serial_pages.migrate_serial_pages(r, k, at, passes)
-    else:
-        k = migrate_serial(r, k, at, passes)
+    return k.note(logs.BEGIN, logs.CALL, size), Where(cpu=cpu, node=node)
+
+
+def _end(k: Call) -> tuple[Machine, Result]:
     s = k.stats
     ev = k.ev.add(
         pgmigrate_fail=s.failed_pages,
@@ -138,12 +165,11 @@ def migrate_any(
     size, room = k.todo.size, k.m.nfree[at.node]
     if safe:
         return migrate_batched(r, k, at, limit, size, chunk)
-    if not _independent(r, k.m):
-        return migrate_stepwise(r, k, at, limit)
     first = jnp.where(size <= room, size, room // limit * limit)
     k = migrate_batched(r, k, at, limit, first, chunk)
     go = (first < size) & (k.error == 0)
-    return wall.when(go, lambda k: migrate_stepwise(r, k, at, limit, first), k)
+    s = switches(word(r))
+    return wall.when(go, lambda k: migrate_stepwise(s, k, at, limit, first), k)
 
 
 def _independent(r: Rules, m: Machine) -> bool:
@@ -171,32 +197,63 @@ def compiled(
     r: Rules, donate: bool, safe: bool = False, chunk: int = CHUNK, log: int = 0
 ) -> Any:
     """The jitted call for these rules."""
+    return _jitted(functools.partial(run, r=r, chunk=chunk, safe=safe, log=log), donate)
+
+
+@functools.cache
+def compiled_for_any(donate: bool, log: int = 0) -> Any:
+    """The jitted call that takes the rules as its last argument."""
+    return _jitted(functools.partial(run_any, log=log), donate)
+
+
+def _jitted(call: Callable[..., Any], donate: bool) -> Any:
     options = {}
     if jax.default_backend() == "cpu":
         # Where reads and writes of one array meet, see that their order needs no copy.
         options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     return jax.jit(
-        functools.partial(run, r=r, chunk=chunk, safe=safe, log=log),
-        donate_argnums=(0,) if donate else (),
-        compiler_options=options,
+        call, donate_argnums=(0,) if donate else (), compiler_options=options
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Executable:
+    """A compiled call, which may be that of other rules as well."""
+
+    program: Any
+    bits: tuple[np.int32, ...]  # the rules, if they are one of its arguments
+
+    def __call__(self, *args: Any) -> tuple[Machine, Result]:
+        """The call on these arguments of `run`."""
+        return self.program(*args, *self.bits)
+
+    def as_text(self) -> str:
+        """The compiled text."""
+        return self.program.as_text()
 
 
 _executables: dict[Any, Any] = {}
 
 
-def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Any:
+def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
     """The compiled call for these rules and shapes, compiled where it is new.
 
     `args` are those of `run` from the machine to the limit, as arrays.
     """
     state, _, size, node = args[:4]
-    safe = not log and never_short(r, state, size, node)
     shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
-    key = (r, donate, safe, log, jax.tree.structure(args), shapes)
+    key = (donate, log, jax.tree.structure(args), shapes)
+    if one_by_one(r, state, log):
+        bits = (word(r),)
+        if key not in _executables:
+            call = compiled_for_any(donate, log)
+            _executables[key] = call.lower(*args, *bits).compile()
+        return Executable(_executables[key], bits)
+    safe = never_short(r, state, size, node)
+    key = (r, safe, *key)
     if key not in _executables:
-        _executables[key] = compiled(r, donate, safe, log=log).lower(*args).compile()
-    return _executables[key]
+        _executables[key] = compiled(r, donate, safe).lower(*args).compile()
+    return Executable(_executables[key], ())
 
 
 def migrate_pages(
@@ -257,7 +314,9 @@ def migrate_pages(
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
         return run(*args, r=r, safe=safe, log=log)
-    return compiled(r, donate, safe, log=log)(*args)
+    if one_by_one(r, state, log):
+        return compiled_for_any(donate, log)(*args, word(r))
+    return compiled(r, donate, safe)(*args)
 
 
 def _traced(args: Any) -> bool:

@@ -16,11 +16,26 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import log, wall
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, PMD_PAGES, Cpus, Machine, Tlb
-from jaxmig.rules import Rules
+from jaxmig.pytree import pytree
+from jaxmig.switches import Flag, Switches
 
 CpuSet = Bool[Array, " cpus"]
 Index = Int32[Array, ""]
 GLOBAL_ASID_CPUS = 4  # an mm active on so many CPUs gets a global ASID (INVLPGB)
+
+
+@pytree
+class Cached:
+    """What flushes change, while a call goes on.
+
+    Nobody fills a TLB in between, so that a full flush is a mark on its CPU, and the
+    arrays are cleared once, when the call ends.
+    """
+
+    cpus: Cpus
+    entry: Int32[Array, "sets lanes"]  # of the TLB for base pages
+    huge: Int32[Array, "sets lanes"]
+    lost: CpuSet  # CPUs that have dropped everything
 
 
 def empty_tlb(sets: int, ways: int, cpus: int) -> Tlb:
@@ -35,41 +50,54 @@ def empty_tlb(sets: int, ways: int, cpus: int) -> Tlb:
     )
 
 
+def cached(m: Machine) -> Cached:
+    """The TLBs of a machine at the beginning of a call."""
+    return Cached(m.cpus, m.tlb.entry, m.huge_tlb.entry, m.cpus.lazy & False)
+
+
+def put_back(m: Machine, t: Cached) -> Machine:
+    """The machine with its TLBs as a call left them."""
+    small = dataclasses.replace(m.tlb, entry=t.entry)
+    huge = dataclasses.replace(m.huge_tlb, entry=t.huge)
+    m = dataclasses.replace(m, tlb=small, huge_tlb=huge, cpus=t.cpus)
+    return drop_all_sizes(m, t.lost)
+
+
 def others(cpus: Cpus, mm: Index, cpu: Index) -> CpuSet:
     """mm_cpumask() without the CPU that migrates; lazy CPUs included."""
     return cpus.mask[mm] & (jnp.arange(cpus.mm.shape[0]) != cpu)
 
 
-def should_defer(rules: Rules, cpus: Cpus, mm: Index, cpu: Index) -> Bool[Array, ""]:
+def should_defer(s: Switches, cpus: Cpus, mm: Index, cpu: Index) -> Flag:
     """should_defer_flush(): worth it only if another CPU may hold the mm (x86)."""
-    if rules.broadcasts:
-        return jnp.asarray(rules.release.arm64_defers)
-    return others(cpus, mm, cpu).any()
+    return jnp.where(s.broadcasts, s.arm64_defers, others(cpus, mm, cpu).any())
 
 
-def defer(rules: Rules, cpus: Cpus, mm: Index, when: Bool[Array, ""]) -> Cpus:
+def defer(s: Switches, cpus: Cpus, mm: Index, when: Flag) -> Cpus:
     """set_tlb_ubc_flush_pending(): the generation moves, the CPUs are owed a flush."""
-    if rules.broadcasts:
-        return dataclasses.replace(cpus, pending=cpus.pending | when)
+    here = (jnp.arange(cpus.mm_gen.shape[0]) == mm) & ~s.broadcasts & when
+    owed = (cpus.mask[mm] | s.broadcasts) & when
     return dataclasses.replace(
-        cpus,
-        mm_gen=wall.add(cpus.mm_gen, mm, when.astype(jnp.int32)),
-        pending=cpus.pending | (cpus.mask[mm] & when),
+        cpus, mm_gen=cpus.mm_gen + here, pending=cpus.pending | owed
     )
 
 
 def lanes_of(cpus: CpuSet, tlb: Tlb) -> Bool[Array, " cpus*ways"]:
     """One flag a CPU, spread over the slots of a set."""
-    ways = tlb.entry.shape[1] // cpus.shape[0]
+    return _spread(cpus, tlb.entry)
+
+
+def _spread(cpus: CpuSet, entries: Array) -> Bool[Array, " lanes"]:
+    ways = entries.shape[1] // cpus.shape[0]
     return jnp.broadcast_to(cpus[:, None], (cpus.shape[0], ways)).reshape(-1)
 
 
-def drop_page(tlb: Tlb, entry: Index, told: CpuSet) -> Tlb:
+def drop_page(entries: Array, entry: Index, told: CpuSet) -> Array:
     """INVLPG: the CPUs `told` drop one entry."""
-    row = entry % tlb.entry.shape[0]
-    tags = wall.read(row, lambda: tlb.entry[row])
-    kept = jnp.where((tags == entry) & lanes_of(told, tlb), NOWHERE, tags)
-    return dataclasses.replace(tlb, entry=wall.put(tlb.entry, row, kept))
+    row = entry % entries.shape[0]
+    tags = wall.read(row, lambda: entries[row])
+    kept = jnp.where((tags == entry) & _spread(told, entries), NOWHERE, tags)
+    return wall.put(entries, row, kept)
 
 
 def drop_all(tlb: Tlb, told: CpuSet) -> Tlb:
@@ -88,132 +116,117 @@ def drop_all_sizes(m: Machine, told: CpuSet) -> Machine:
     return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
 
 
-def leave(rules: Rules, c: Cpus, cpu: Index, when: Bool[Array, ""]) -> Cpus:
+def leave(keeps_mask: Flag, c: Cpus, cpu: Index, when: Bool[Array, ""]) -> Cpus:
     """A lazy CPU that is told to flush by itself stops using the address space."""
     here = (jnp.arange(c.lazy.shape[0]) == cpu) & when
-    mask = c.mask if rules.release.keeps_mask else c.mask & ~here
+    mask = jnp.where(keeps_mask, c.mask, c.mask & ~here)
     mm = jnp.where(here, NOWHERE, c.mm)
     return dataclasses.replace(c, mask=mask, lazy=c.lazy & ~here, mm=mm)
 
 
 def flush_entry(
-    rules: Rules,
-    m: Machine,
+    s: Switches,
+    t: Cached,
     ev: Events,
     entry: Index,
     mm: Index,
     cpu: Index,
-    pmd: Bool[Array, ""],
-    one_op: Bool[Array, ""],
-    live: Bool[Array, ""],
-) -> tuple[Machine, Events]:
-    """ptep_clear_flush() of one entry, if `live`.
+    pmd: Flag,
+    one_op: Flag,
+    live: Flag,
+) -> tuple[Cached, Events, CpuSet]:
+    """ptep_clear_flush() of one entry, if `live`; also the CPUs that drop it alone.
 
     `one_op` is false for a THP's PMD: 512 pages are over the ceiling of 33, so every
     CPU flushes everything; a hugetlb entry is one invalidation of its own stride.
+    A broadcast (TLBI) reaches every CPU, and counts nothing but itself.
     """
-    if rules.broadcasts:
-        return broadcast(m, entry, pmd, live), ev.add(flushes_immediate=live)
-    c = m.cpus
+    c, asks, sends = t.cpus, live & ~s.broadcasts, live & s.broadcasts
     rest = others(c, mm, cpu)
     myself, loaded = jnp.arange(rest.shape[0]) == cpu, c.mm == mm
     self_set = myself & loaded & ~c.lazy
-    requested = rest.any() & live
-    hit = rest & loaded & ~c.lazy & live
-    told = hit | (self_set & live)
+    hit = rest & loaded & ~c.lazy
+    told = (hit | self_set) & asks
     # With nobody else in the mask there is no look at laziness before the flush.
-    leaves = live & ~rest.any() & c.lazy[cpu] & loaded[cpu]
-    ipis, counted = hit, jnp.asarray(True)
-    if rules.invlpgb:
-        counted = (loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS
-        requested, ipis = requested & counted, hit & counted
-    gen = c.mm_gen[mm] + live
+    leaves = ~rest.any() & c.lazy[cpu] & loaded[cpu] & asks
+    counted = ~s.invlpgb | ((loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS)
+    counted &= asks
+    requested, ipis = rest.any() & counted, hit & counted
+    gen = c.mm_gen[mm] + 1
     single = (c.gen + 1 == gen) & one_op
-    local = (told & self_set).any() & counted
-    local_one = (told & self_set & single).any() & counted
+    local = self_set.any() & counted
+    local_one = (self_set & single).any() & counted
+    here = jnp.arange(c.mm_gen.shape[0]) == mm
     cpus = dataclasses.replace(
-        c, mm_gen=wall.put(c.mm_gen, mm, gen), gen=jnp.where(told, gen, c.gen)
+        c, mm_gen=c.mm_gen + (here & asks), gen=jnp.where(told, gen, c.gen)
     )
-    cpus = leave(rules, cpus, cpu, leaves)
-    m = _drop_entry(dataclasses.replace(m, cpus=cpus), entry, pmd, told & single)
-    m = drop_all_sizes(m, (told & ~single) | (myself & leaves))
-    sent = ipis.sum()
+    cpus = leave(s.keeps_mask, cpus, cpu, leaves)
+    lost = t.lost | (told & ~single) | (myself & leaves)
     pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, 1), log.ALL)
-    here = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))
+    own = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))
     asked = jnp.where(requested, pages, log.NONE)
-    ev = ev.note(log.FLUSH, mm, asked, here, 0, when=requested | local)
+    ev = ev.note(log.FLUSH, mm, asked, own, 0, when=requested | local)
     ev = ev.note_cpus(ipis, told & ~single, told & single, requested)
+    sent = ipis.sum()
     ev = ev.add(
         nr_tlb_remote_flush=requested,
         nr_tlb_local_flush_one=local_one,
         nr_tlb_local_flush_all=local & ~local_one,
-        flushes_immediate=requested,
+        flushes_immediate=requested | sends,
         flushes_immediate_lazy=requested & (sent == 0),
         ipis_immediate=sent,
-    )
-    return m, ev.interrupt(ipis)
+    ).interrupt(ipis)
+    t = dataclasses.replace(t, cpus=cpus, lost=lost)
+    return t, ev, (told & single) | sends
 
 
-def broadcast(
-    m: Machine, entry: Index, pmd: Bool[Array, ""], live: Bool[Array, ""]
-) -> Machine:
-    """TLBI: every CPU drops one entry, if `live`."""
-    return _drop_entry(m, entry, pmd, jnp.broadcast_to(live, m.cpus.lazy.shape))
-
-
-def _drop_entry(
-    m: Machine, entry: Index, pmd: Bool[Array, ""], told: CpuSet
-) -> Machine:
+def drop_entry(t: Cached, entry: Index, pmd: Flag, told: CpuSet, large: bool) -> Cached:
+    """The CPUs `told` drop one entry; `large`: there are entries of both sizes."""
     # An entry sits in the TLB of its size only; the other search finds nothing.
-    tlb = drop_page(m.tlb, entry, told & ~pmd)
-    if len(m.geometry.orders) == 1:
-        return dataclasses.replace(m, tlb=tlb)
-    huge = drop_page(m.huge_tlb, entry, told & pmd)
-    return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
+    small = drop_page(t.entry, entry, told & ~pmd)
+    huge = drop_page(t.huge, entry, told & pmd) if large else t.huge
+    return dataclasses.replace(t, entry=small, huge=huge)
 
 
 def flush_batch(
-    rules: Rules, m: Machine, ev: Events, cpu: Index
-) -> tuple[Machine, Events]:
-    """try_to_unmap_flush(): one round for all that is pending."""
-    c = m.cpus
-    owed = c.pending.any()
-    if rules.broadcasts:
-        # The invalidations are under way since the unmap; this waits for their end.
-        m = dataclasses.replace(
-            m, cpus=dataclasses.replace(c, pending=c.pending & False)
-        )
-        return m, ev.add(flushes_batch=owed)
+    s: Switches, t: Cached, ev: Events, cpu: Index, when: Flag
+) -> tuple[Cached, Events]:
+    """try_to_unmap_flush(), if `when`: one round for all that is pending."""
+    c = t.cpus
+    owed = c.pending.any() & when
+    pending = c.pending & owed
+    # Where invalidations are broadcast they are under way since the unmap; this waits.
+    asked_for = pending & ~s.broadcasts
     self_set = jnp.arange(c.mm.shape[0]) == cpu
-    rest = c.pending & ~self_set
-    self_set &= ~c.lazy
-    hit = rest & ~c.lazy
+    rest = asked_for & ~self_set
+    mine = asked_for & self_set & ~c.lazy
     loaded = jnp.clip(c.mm, 0, c.mm_gen.shape[0] - 1)
     behind = (c.mm != NOWHERE) & (c.gen != c.mm_gen[loaded])
-    local = (c.pending & self_set & behind).any()
-    requested = rest.any()
-    ipis = hit
-    if rules.invlpgb:
-        # One broadcast drops every non-global translation of every CPU.
-        # Those that it reached count as caught up.
-        requested, ipis, hit = requested & False, hit & False, ~c.lazy & owed
-        local &= False
-    told = (hit | (c.pending & self_set)) & behind
-    caught_up = jnp.where(told, c.mm_gen[loaded], c.gen)
-    cpus = dataclasses.replace(c, gen=caught_up, pending=c.pending & False)
-    m = drop_all_sizes(dataclasses.replace(m, cpus=cpus), told)
-    sent = ipis.sum()
-    # A broadcast has no trace point.
-    mine = (c.pending & self_set & (c.mm != NOWHERE)).any() & (not rules.invlpgb)
+    # One INVLPGB drops every non-global translation of every CPU and has no trace
+    # point; those that it reached count as caught up.
+    by_ipi = ~s.invlpgb
+    ipis = rest & ~c.lazy & by_ipi
+    requested = rest.any() & by_ipi
+    local = (mine & behind).any() & by_ipi
+    reached = jnp.where(s.invlpgb, ~c.lazy & asked_for.any(), ipis)
+    told = (reached | mine) & behind
+    cpus = dataclasses.replace(
+        c,
+        gen=jnp.where(told, c.mm_gen[loaded], c.gen),
+        pending=c.pending & ~when,
+    )
+    t = dataclasses.replace(t, cpus=cpus, lost=t.lost | told)
+    shown = (mine & (c.mm != NOWHERE)).any() & by_ipi
     asked = jnp.where(requested, log.ALL, log.NONE)
-    here = jnp.where(local, log.ALL, jnp.where(mine, 0, log.NONE))
-    ev = ev.note(log.FLUSH, -1, asked, here, 1, when=requested | mine)
+    own = jnp.where(local, log.ALL, jnp.where(shown, 0, log.NONE))
+    ev = ev.note(log.FLUSH, -1, asked, own, 1, when=requested | shown)
     ev = ev.note_cpus(ipis, told, told & False, requested)
+    sent = ipis.sum()
     ev = ev.add(
         nr_tlb_remote_flush=requested,
         nr_tlb_local_flush_all=local,
-        flushes_batch=requested,
+        flushes_batch=requested | (owed & s.broadcasts),
         flushes_batch_lazy=requested & (sent == 0),
         ipis_batch=sent,
     )
-    return m, ev.interrupt(ipis)
+    return t, ev.interrupt(ipis)

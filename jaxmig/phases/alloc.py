@@ -9,9 +9,11 @@ Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrat
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+import numpy as np
+from jaxtyping import Array, Bool, Int32
 
 from jaxmig import wall
 from jaxmig.machine import NOWHERE, Geometry, Machine
@@ -19,6 +21,9 @@ from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
 
 Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+Slots = Int32[Array, " slots"]
+Tops = Int32[Array, "nodes orders"]
 
 
 def pool_of(g: Geometry, order: Index) -> Index:
@@ -32,48 +37,54 @@ def reserve(m: Machine, node: Index, pages: Index) -> Machine:
 
 
 def _slot(g: Geometry, node: Index, pool: Index, top: Index) -> Index:
-    starts = jnp.asarray([g.stack_start(k) for k in range(len(g.orders))], jnp.int32)
-    return node * g.slots_per_node + starts[pool] + top
+    return node * g.slots_per_node + _of(g.stack_start, g, pool) + top
 
 
-def take(m: Machine, node: Index, order: Index) -> tuple[Machine, Index]:
-    """Head frame of a reserved block."""
-    pool = pool_of(m.geometry, order)
-    top = m.top[node, pool] - 1
-    slot = _slot(m.geometry, node, pool, top)
-    head = wall.read(node, lambda: m.free[slot])
-    return dataclasses.replace(m, top=m.top.at[node, pool].set(top)), head
+def _spot(g: Geometry, node: Index, pool: Index) -> Bool[Array, "nodes orders"]:
+    nodes, pools = jnp.arange(g.nodes), jnp.arange(len(g.orders))
+    return (nodes[:, None] == node) & (pools == pool)
 
 
-def give(m: Machine, head: Index, order: Index, counted: Index) -> Machine:
-    """Put a freed block back; `counted` of its base pages become free memory.
+def _top(top: Tops, spot: Bool[Array, "nodes orders"]) -> Index:
+    return jnp.where(spot, top, 0).sum(dtype=jnp.int32)
+
+
+def take(
+    g: Geometry, free: Slots, top: Tops, node: Index, order: Index, live: Flag
+) -> tuple[Tops, Index]:
+    """The stacks without a reserved block, if `live`, and its head frame."""
+    pool = pool_of(g, order)
+    spot = _spot(g, node, pool)
+    slot = _slot(g, node, pool, jnp.maximum(_top(top, spot) - 1, 0))
+    return top - (spot & live), wall.read(node, lambda: free[slot])
+
+
+def give(
+    g: Geometry, free: Slots, top: Tops, head: Index, order: Index, live: Flag
+) -> tuple[Slots, Tops]:
+    """The stacks with a freed block on them, if `live`.
 
     A base page that was split off a large folio stays in its old pool's range: nothing
     asks for that range again, so it is not pushed.
     """
-    g = m.geometry
-    node = m.node_of(head)
-    pool = pool_of(g, order)
-    starts = jnp.asarray([g.pool_start(k) for k in range(len(g.orders))], jnp.int32)
-    ends = jnp.asarray(
-        [
-            g.pool_start(k) + (n << o)
-            for k, (n, o) in enumerate(zip(g.pool_blocks, g.orders, strict=True))
-        ],
-        jnp.int32,
-    )
+    pool, node = pool_of(g, order), head // np.int32(g.frames_per_node)
     offset = head - node * g.frames_per_node
-    home = (offset >= starts[pool]) & (offset < ends[pool])
-    top = m.top[node, pool]
-    size = jnp.asarray(g.pool_blocks, jnp.int32)[pool]
-    slot = _slot(g, node, pool, jnp.minimum(top, size - 1))
-    old = wall.read(node, lambda: m.free[slot])
-    m = reserve(m, node, -counted)
-    return dataclasses.replace(
-        m,
-        free=wall.put(m.free, slot, jnp.where(home, head, old)),
-        top=m.top.at[node, pool].set(top + home),
-    )
+    home = live & (offset >= _of(g.pool_start, g, pool))
+    home &= offset < _of(lambda k: g.pool_start(k + 1), g, pool)
+    spot = _spot(g, node, pool)
+    size = _of(lambda k: g.pool_blocks[k], g, pool)
+    slot = _slot(g, node, pool, jnp.minimum(_top(top, spot), size - 1))
+    old = wall.read(node, lambda: free[slot])
+    free = wall.put(free, slot, jnp.where(home, head, old))
+    return free, top + (spot & home)
+
+
+def _of(number: Callable[[int], int], g: Geometry, pool: Index) -> Index:
+    """A number that each pool has, of one of them; choices fold, a table would not."""
+    found = jnp.int32(number(0))
+    for k in range(1, len(g.orders)):
+        found = jnp.where(pool == k, number(k), found)
+    return found
 
 
 def take_many(m: Machine, node: Index, wanted: Mask) -> tuple[Machine, Lanes]:

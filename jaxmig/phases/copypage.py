@@ -4,105 +4,73 @@ Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migra
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Final
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Bool, Int32, UInt32
 
 from jaxmig import frame, wall
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.machine import NOWHERE, Geometry, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
 
 Index = Int32[Array, ""]
-BLOCK: Final = 32  # frames: 128 KiB
+Flag = Bool[Array, ""]
+
+
+def move_folio(
+    g: Geometry,
+    rows: Int32[Array, "frames 4"],
+    memory: UInt32[Array, "frames 1024"] | None,
+    src: Index,
+    dst: Index,
+    order: Index,
+    live: Flag,
+) -> tuple[Array, Array | None]:
+    """Contents and identity of a folio move to `dst`, if `live`; `src` is blank then.
+
+    Chains come along by their heads; the page cache's references are dst's from here
+    on, and extra ones cannot exist any more.  Each order has a block of its own size,
+    so that a folio is one read and one write whatever its size.
+    """
+    for o in g.orders:
+
+        def whole(c: tuple, size: int = 1 << o) -> tuple[Array, Array | None]:
+            return _move(*c, src, dst, size)
+
+        rows, memory = wall.when(live & (order == o), whole, (rows, memory))
+    return rows, memory
 
 
 @jax.named_scope("folio_copy")
-def copy_folio(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
-    """Copy `pages` base pages (0: none) frame by frame."""
-    if m.memory is None:
-        return m
-
-    def some(memory: Array, at: Index, step: int) -> Array:
-        rows = wall.read(at, lambda: _rows(memory, src + at, step))
-        return jax.lax.dynamic_update_slice_in_dim(memory, rows, dst + at, 0)
-
-    return dataclasses.replace(m, memory=_neighbours(m, m.memory, pages, some))
+def _move(
+    rows: Array, memory: Array | None, src: Index, dst: Index, size: int
+) -> tuple[Array, Array | None]:
+    moved = wall.read(src, lambda: _slice(rows, src, size))
+    rows = jax.lax.dynamic_update_slice_in_dim(rows, moved, dst, 0)
+    # The copy of the rows must be read before the blanks are written.
+    src = wall.after(src, moved)
+    rows = jax.lax.dynamic_update_slice_in_dim(rows, _blank(size), src, 0)
+    if memory is None:
+        return rows, None
+    block = wall.read(src, lambda: _slice(memory, src, size))
+    return rows, jax.lax.dynamic_update_slice_in_dim(memory, block, dst, 0)
 
 
 def _blank(count: int) -> Array:
     return jnp.tile(jnp.asarray([[0, 0, 0, NOWHERE]], jnp.int32), (count, 1))
 
 
-def _rows(array: Array, start: Index, step: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(array, start, step)
+def _slice(array: Array, start: Index, size: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, size)
 
 
-def _neighbours(
-    m: Machine, array: Array, pages: Index, some: Callable[[Array, Index, int], Array]
-) -> Array:
-    """`some(array, first, count)` for all pages of a folio, BLOCK at a time if it can.
-
-    More would not stay in a cache close by; one by one would cost a dispatch each.
-    """
-    done = jnp.int32(0)
-    if 1 << m.geometry.orders[-1] >= BLOCK:
-        whole = pages // BLOCK
-
-        def block(i: Index, array: Array) -> Array:
-            return some(array, i * BLOCK, BLOCK)
-
-        array = jax.lax.fori_loop(0, whole, block, array)
-        done = whole * BLOCK
-    return jax.lax.fori_loop(done, pages, lambda i, array: some(array, i, 1), array)
-
-
-@jax.named_scope("folio_migrate_mapping")
-def switch_folio(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
-    """Give the destination what the source was; the source's rows become free ones.
-
-    `pages` 0: nothing happens.  Chains come along by their heads; the page cache's
-    references are dst's from here on, and extra ones cannot exist any more.
-    """
-
-    def some(rows: Array, at: Index, step: int) -> Array:
-        moved = wall.read(at, lambda: _rows(rows, src + at, step))
-        rows = jax.lax.dynamic_update_slice_in_dim(rows, moved, dst + at, 0)
-        return jax.lax.dynamic_update_slice_in_dim(rows, _blank(step), src + at, 0)
-
-    m = dataclasses.replace(m, frame=_neighbours(m, m.frame, pages, some))
-    return _switch_conditions(m, src, dst, pages)
-
-
-def _switch_conditions(m: Machine, src: Index, dst: Index, pages: Index) -> Machine:
-    c = m.conditions
-    if c is None:
-        return m
-
-    def page(_: Index, rows: Array) -> Array:
-        row = wall.read(src, lambda: rows[src])
-        return wall.put(wall.put(rows, dst, row), src, row * 0)
-
-    rows = jax.lax.fori_loop(0, jnp.minimum(pages, 1), page, c)
-    return dataclasses.replace(m, conditions=rows)
-
-
-def free_folio(m: Machine, head: Index, pages: Index) -> Machine:
+def free_folio(rows: Array, head: Index, pages: Index) -> Array:
     """Blank the rows of a folio that is no more (`pages` 0: none)."""
 
-    def some(rows: Array, at: Index, step: int) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(rows, _blank(step), head + at, 0)
+    def page(i: Index, rows: Array) -> Array:
+        return wall.put(rows, head + i, _blank(1)[0])
 
-    m = dataclasses.replace(m, frame=_neighbours(m, m.frame, pages, some))
-    c = m.conditions
-    if c is None:
-        return m
-    row = wall.read(head, lambda: c[head])
-    rows = wall.put(c, head, jnp.where(pages == 0, row, 0))
-    return dataclasses.replace(m, conditions=rows)
+    return jax.lax.fori_loop(0, pages, page, rows)
 
 
 @jax.named_scope("folio_copy")

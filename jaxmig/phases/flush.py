@@ -215,7 +215,7 @@ def catch_up(
     )
     alone = ~(c.mask[loaded[cpu]] & ~myself).any()
     leaves = alone & c.lazy[cpu] & (c.mm[cpu] != NOWHERE) & moved[loaded[cpu]]
-    cpus = tlb.leave(rules, cpus, cpu, leaves)
+    cpus = tlb.leave(rules.release.keeps_mask, cpus, cpu, leaves)
     full |= myself & leaves
     m = tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), full)
     return m if dropped else _drop_stale(m, reached & ~full, owed)

@@ -20,48 +20,6 @@ from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
 
-Index = Int32[Array, ""]
-
-
-@jax.named_scope("remove_migration_ptes")
-def remap_folio(
-    m: Machine, ev: Events, head: Index, live: Bool[Array, ""]
-) -> tuple[Machine, Events]:
-    """Map the folio at `head` wherever a migration entry stands for it, if `live`.
-
-    Also unlocks it.  `head` is the destination after a move and the source otherwise:
-    either way the frame whose row names the chains.
-    """
-    row = wall.read(head, lambda: m.frame[head])
-    flags = row[FLAGS]
-    mapped = live & frame.has(flags, frame.UNMAPPED)
-    pages = walked_pages(m, row, jnp.int32(1) << frame.order(flags))
-    anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
-    dirty = frame.has(flags, frame.DIRTY)
-
-    def visit(m: Machine, carry: tuple[Events, Index], at: Visit) -> tuple:
-        ev, count = carry
-        word = pte.from_migration(at.bits, anon, dirty)
-        new = jnp.stack([head + at.page, word])
-        # compound_order() of a tail page is 0.
-        order = jnp.where(at.page == 0, frame.order(flags), 0)
-        ev = ev.note(log.REMOVE, at.entry, head + at.page, word, order)
-        m = dataclasses.replace(m, pte=wall.put(m.pte, at.entry, new))
-        if len(m.geometry.orders) > 1:
-            rows = m.frame.at[head + at.page, MAPCOUNT].add(1)
-            m = dataclasses.replace(m, frame=rows)
-        pmd = pte.has(at.bits, pte.HUGE)
-        return m, (ev.add(ptes_set=~pmd, pmds_set=pmd), count + 1), jnp.asarray(True)
-
-    walked = jnp.where(mapped, pages, 0)
-    m, (ev, count) = rmap_walk(m, head, walked, visit, (ev, jnp.int32(0)))
-    maps = wall.read(head, lambda: m.frame[head, MAPCOUNT])
-    if len(m.geometry.orders) == 1:
-        maps = maps + count
-    state = jnp.where(live, frame.LOCKED | frame.UNMAPPED, 0)
-    new = jnp.stack([row[REFCOUNT] + count, maps, flags & ~state, row[frame.RMAP]])
-    return dataclasses.replace(m, frame=wall.put(m.frame, head, new)), ev
-
 
 @jax.named_scope("remove_migration_ptes")
 def remap(m: Machine, page: Lanes, where: Mask, known: Known | None = None) -> Machine:

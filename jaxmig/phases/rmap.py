@@ -8,92 +8,92 @@ Source: rmap_walk(), mm/rmap.c.  The locks of the anon_vma tree are not modelled
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import wall
-from jaxmig.frame import RMAP
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.events import Events
+from jaxmig.frame import MAPCOUNT, RMAP
+from jaxmig.machine import NOWHERE, Geometry
 from jaxmig.pte import BITS, PFN
+from jaxmig.pytree import pytree
+from jaxmig.tlb import Cached
 
-C = TypeVar("C")
 Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+
+
+@pytree
+class Mapped:
+    """What a walk may change."""
+
+    frame: Int32[Array, "frames 4"]
+    pte: Int32[Array, "entries 2"]
+    rmap_next: Int32[Array, " entries"]
+    cached: Cached
+    ev: Events
+    count: Index  # entries visited
+    dirty: Flag  # one of them was dirty
 
 
 @dataclasses.dataclass(frozen=True)
 class Visit:
-    """One entry on the walk."""
+    """One entry on the walk; at the end of a chain there is none."""
 
-    entry: Index
+    here: Flag
+    entry: Index  # 0 if there is none
     pfn: Index  # the entry's first word
     bits: Index  # the entry's second word
     page: Index  # which base page of the folio it maps
+    mapcount: Index  # of that page
 
 
-def walked_pages(m: Machine, row: Int32[Array, " 4"], pages: Index) -> Index:
+def walked_pages(g: Geometry, row: Int32[Array, " 4"], pages: Index) -> Index:
     """How many frames of a folio can have chains: only the head under a PMD mapping."""
-    pmd = (row[RMAP] >= m.geometry.ptes) & (row[RMAP] != NOWHERE)
+    pmd = (row[RMAP] >= g.ptes) & (row[RMAP] != NOWHERE)
     return jnp.where(pmd, 1, pages)
 
 
 def rmap_walk(
-    m: Machine,
+    g: Geometry,
+    m: Mapped,
     head: Index,
     pages: Index,
-    visit: Callable[[Machine, C, Visit], tuple[Machine, C, Bool[Array, ""]]],
-    carry: C,
-) -> tuple[Machine, C]:
+    visit: Callable[[Mapped, Visit], tuple[Mapped, Flag]],
+) -> Mapped:
     """Visit every entry that maps frames `head` ... `head + pages - 1`, in order.
 
     `visit` returns whether to go on; `pages` 0 visits nothing.
     """
-    if not m.geometry.shared and m.geometry.orders == (0,):
-        return _visit_one(m, head, pages > 0, visit, carry)
 
-    def go_on(c: tuple[Machine, C, Index, Index, Bool[Array, ""]]) -> Bool[Array, ""]:
-        return (c[2] < pages) & c[4]
+    def go_on(c: tuple[Mapped, Index, Index, Flag]) -> Flag:
+        return (c[1] < pages) & c[3]
 
-    def step(c: tuple[Machine, C, Index, Index, Bool[Array, ""]]) -> tuple:
-        m, carry, page, entry, _ = c
-        at_end = entry == NOWHERE
-        safe = jnp.where(at_end, 0, entry)
-        pte, following, first = wall.read(
-            page,
-            lambda: (
-                m.pte[safe],
-                m.rmap_next[safe],
-                m.frame[jnp.minimum(head + page + 1, m.frame.shape[0] - 1), RMAP],
-            ),
-        )
-
-        def one(state: tuple[Machine, C, Bool[Array, ""]]) -> tuple:
-            return visit(state[0], state[1], Visit(entry, pte[PFN], pte[BITS], page))
-
-        m, carry, more = wall.when(~at_end, one, (m, carry, jnp.asarray(True)))
-        entry = jnp.where(at_end, first, following)
-        return m, carry, page + at_end, entry, more
+    def step(c: tuple[Mapped, Index, Index, Flag]) -> tuple:
+        m, page, entry, _ = c
+        old, following, count, first = _look(g, m, head + page, entry)
+        here = entry != NOWHERE
+        at = Visit(here, jnp.where(here, entry, 0), old[PFN], old[BITS], page, count)
+        m, more = visit(m, at)
+        # The last entry of a page leads to the first of the next page.
+        over = ~here | (following == NOWHERE)
+        return m, page + over, jnp.where(over, first, following), more
 
     start = wall.read(head, lambda: m.frame[head, RMAP])
-    state = (m, carry, jnp.int32(0), start, jnp.asarray(True))
-    return jax.lax.while_loop(go_on, step, state)[:2]
+    state = (m, jnp.int32(0), start, jnp.asarray(True))
+    return jax.lax.while_loop(go_on, step, state)[0]
 
 
-def _visit_one(m: Machine, head: Index, live: Bool[Array, ""], visit, carry: C):  # type: ignore[no-untyped-def]
-    # With one mapping a folio the walk is a single trip at most.
-    entry, pte = wall.read(head, lambda: _first(m, head))
+def _look(g: Geometry, m: Mapped, page: Index, entry: Index) -> tuple[Array, ...]:
+    """An entry, the next of its chain, its page's count, the next page's first entry."""
+    safe = jnp.where(entry == NOWHERE, 0, entry)
 
-    def one(state: tuple[Machine, C, Bool[Array, ""]]) -> tuple:
-        at = Visit(entry, pte[PFN], pte[BITS], jnp.int32(0))
-        return visit(state[0], state[1], at)
+    def reads() -> tuple[Array, ...]:
+        last = g.frames - 1
+        following = m.rmap_next[safe] if g.shared else jnp.int32(NOWHERE)
+        first = m.frame[jnp.minimum(page + 1, last), RMAP]
+        return m.pte[safe], following, m.frame[page, MAPCOUNT], first
 
-    go = live & (entry != NOWHERE)
-    m, carry, _ = wall.when(go, one, (m, carry, jnp.asarray(True)))
-    return m, carry
-
-
-def _first(m: Machine, head: Index) -> tuple[Index, Int32[Array, " 2"]]:
-    entry = m.frame[head, RMAP]
-    return entry, m.pte[jnp.where(entry == NOWHERE, 0, entry)]
+    return wall.read(page, reads)

@@ -1,487 +1,404 @@
-"""migrate_pages() since 6.3, one attempt at a time, in the kernel's own order.
+"""migrate_pages() one folio at a time, in the kernel's own order, for every release.
 
 This is the form that is right for everything: folios of any size, splits that cut a
 batch's flush in two, memory that ends in the middle of a batch, the posted series that
 stops to move what it holds before it sleeps.  `batched.py` does the same for all
-batches at once where none of that can happen.
+batches at once where none of that can happen, `serial_pages.py` is a tight loop.
+
+A call is a sequence of passes over lists.  What comes after a pass is worked out here;
+every release and mode goes through the same few lines, so that one compiled program
+serves them all:
+
+    up to 6.2   SERIAL up to ten times, then the PIECES of what was split
+    from 6.3    HUGETLB; then batch by batch UNMAPS up to three times, one flush, MOVES
+                up to three times, UNDOES; what is left one by one in the same way with
+                seven passes each; then the pieces of what was split
+    as posted   the same with ten passes, and again after every -EDEADLOCK
 
 Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch(), migrate_hugetlbs()
-in mm/migrate.c, Linux 6.3 to 6.18; T:V4 (the series of February 2023) for `posted`.
+in mm/migrate.c, Linux 6.1 to 6.18; T:V4 (the series of February 2023) for the posted.
 """
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, log, tlb, wall
 from jaxmig.frame import FLAGS
-from jaxmig.policy.call import Call, List, each, no_retry, no_stats, passes
-from jaxmig.policy.folio import (
-    EAGAIN,
-    EDEADLOCK,
-    ENOMEM,
-    FAILED,
-    SLEEPS,
-    SUCCESS,
-    UNMAPPED,
-    Stage,
-    Where,
-    is_thp,
-    move_attempt,
-    pages_of,
-    stage,
-    undo,
-    unmap_attempt,
+from jaxmig.phases import lanes
+from jaxmig.policy import passes, state as reg
+from jaxmig.policy.call import Call
+from jaxmig.policy.folio import EDEADLOCK, ENOMEM, SLEEPS, Where, pages_of
+from jaxmig.policy.hurdles import Stage
+from jaxmig.policy.passes import (
+    DONE,
+    HUGETLB,
+    MOVES,
+    PIECES,
+    PIECES_COUNTED,
+    PIECES_MOVED,
+    PIECES_UNMAPPED,
+    SERIAL,
+    UNDOES,
+    UNMAPS,
+    Pass,
 )
-from jaxmig.policy.pieces import each_piece
-from jaxmig.policy.serial import attempt, no_memory, retried
-from jaxmig.policy.splitting import try_split
-from jaxmig.rules import Rules
+from jaxmig.policy.state import (
+    ALONE,
+    ERROR,
+    HELD,
+    REMAINING,
+    RET,
+    SPLIT,
+    TODO,
+    Context,
+    State,
+)
+from jaxmig.pytree import pytree
+from jaxmig.switches import Switches
 
-PASSES: Final = 10  # ASYNC callers, hugetlb, the posted series
+PASSES: Final = 10  # of all forms; ASYNC callers, hugetlb, the posted series
 ASYNC_PASSES: Final = 3
 SYNC_PASSES: Final = PASSES - ASYNC_PASSES
-UNFORCED: Final = 3
+UNFORCED: Final = 3  # passes that never sleep
 NO_LIMIT: Final = 2**31 - 1
+# Stages: a batch; one folio after its batch; as posted; one folio from start to end.
+ASYNC, SYNC, POSTED, WHOLE = range(4)
 
 Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
 
 
-def split_first(
-    rules: Rules, k: Call, head: Index, at: Where, st: Stage
-) -> tuple[Call, Array]:
-    """Since 6.10 a partially mapped folio is split before anything else is tried."""
-    no = jnp.asarray(False)
-    if not rules.release.splits_partially_mapped or k.m.geometry.orders == (0,):
-        return k, no
-    flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-    # Only anonymous folios are ever on that queue.
-    queued = frame.has(flags, frame.SPLIT_QUEUED) & frame.is_anon(flags)
-    queued &= frame.order(flags) > 1
-    trylock = rules.release.split_trylocks and not st.sleeps
-    k, split, _ = try_split(rules, k, head, at, trylock, queued)
-    n = split.astype(jnp.int32)
-    thp = n * is_thp(rules, flags)
-    return k.set(
-        stats=k.stats.add(failed=n, thp_failed=thp, thp_split=thp, split=n)
-    ), split
+@pytree
+class Queue:
+    """The caller's list, and where the next batch begins."""
+
+    folios: Int32[Array, " folios"]
+    size: Index
+    next: Index
+    limit: Index  # base pages that close a batch
+    passes: Index  # of a serial call
 
 
-def unmap_one(
-    rules: Rules, st: Stage, k: Call, head: Index, at: Where, force: Array
-) -> Call:
-    """The body of the unmap loop for one folio, result booked."""
-    k, split = split_first(rules, k, head, at, st)
-    flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-    held = k.held.size > 0
-    # A folio that is gone in pieces is not looked at any more.
-    m, ev, rc = unmap_attempt(rules, st, k.m, k.ev, head, at, force, held, ~split)
-    rc = jnp.where(split, -1, rc)
-    k = k.set(m=m, ev=_success(rules, ev, rc, flags))
-    trylock = rules.release.split_trylocks and not st.sleeps
-    k = no_memory(rules, k, head, at, flags, rc, trylock)
-    again, failed, unmapped = rc == EAGAIN, rc == FAILED, rc == UNMAPPED
-    k = k.set(held=k.held.append(head, unmapped))
-    return _book(rules, k, head, flags, rc, again, failed)
+@pytree
+class Course:
+    """How far a call is."""
+
+    op: Index  # the pass that comes next, see passes.py
+    stage: Index
+    number: Index  # of the pass
+    size: Index  # folios of the pass
+    alone: Index  # the next of the folios that are tried one by one
+    saved: Index  # the error of the unmap passes, while the move passes go on
+    before: Int32[Array, " registers"]  # registers at the beginning of the batch
+
+    def to(self, when: Flag, **changes: Any) -> "Course":
+        """This course, with some fields replaced if `when`."""
+        old = {name: getattr(self, name) for name in changes}
+        new = {name: jnp.where(when, n, old[name]) for name, n in changes.items()}
+        return dataclasses.replace(self, **new)
 
 
-def _success(rules: Rules, ev, rc: Index, flags: Index):  # type: ignore[no-untyped-def]
-    ok = rc == SUCCESS
-    return ev.add(
-        pgmigrate_success=jnp.where(ok, pages_of(flags), 0),
-        thp_migration_success=ok & is_thp(rules, flags),
+def _stage(s: Switches, x: Course) -> Stage:
+    """What the next pass may do."""
+    posted = x.stage == POSTED
+    early = ((x.op != UNMAPS) | posted) & (x.number < UNFORCED)
+    return Stage(
+        batch=(x.stage == ASYNC) | posted,
+        sleeps=(x.stage != ASYNC) & s.may_sleep,
+        posted=posted,
+        force=~early & (x.op != PIECES),
     )
 
 
-def _book(
-    rules: Rules,
-    k: Call,
-    head: Index,
-    flags: Index,
-    rc: Index,
-    again: Array,
-    bad: Array,
-) -> Call:
-    pages, thp = pages_of(flags), is_thp(rules, flags).astype(jnp.int32)
-    n = bad.astype(jnp.int32)
-    stop = (rc == SLEEPS) | (rc == EDEADLOCK)
-    return k.set(
-        todo=k.todo.append(head, again),
-        ret=k.ret.append(head, bad),
-        stats=k.stats.add(failed=n, failed_pages=n * pages, thp_failed=n * thp),
-        retry=retried(k, again, pages, thp),
-        error=jnp.where(stop, rc, k.error),
-    )
-
-
-def _unmap_pass(rules: Rules, st: Stage, k: Call, at: Where, force: Array) -> Call:
-    size = k.todo.size
-    k = k.set(todo=List(k.todo.folios, jnp.int32(0)))
-    stopped = jnp.int32(0)
-
-    def go_on(c: tuple[Call, Index]) -> Array:
-        return (c[1] < size) & (c[0].error == 0)
-
-    def body(c: tuple[Call, Index]) -> tuple[Call, Index]:
-        k, i = c
-        return unmap_one(rules, st, k, k.todo.at(i), at, force), i + 1
-
-    k, stopped = jax.lax.while_loop(go_on, body, (k, stopped))
-    # After -EDEADLOCK or -ENOMEM the rest stays on the list, the folio itself included.
-    return _keep_rest(k, stopped, size)
-
-
-def _keep_rest(k: Call, stopped: Index, size: Index) -> Call:
-    back = (k.error == EDEADLOCK) | (k.error == ENOMEM)
-    first = jnp.where(back, stopped - 1, size)
-
-    def keep(c: tuple[List, Index]) -> tuple[List, Index]:
-        todo, i = c
-        return todo.append(todo.at(i), jnp.asarray(True)), i + 1
-
-    todo, _ = jax.lax.while_loop(lambda c: c[1] < size, keep, (k.todo, first))
-    return k.set(todo=todo)
-
-
-def _leftovers(k: Call) -> Call:
-    """Retries that the passes did not use up count as failures."""
-    r = k.retry
-    over = (k.error == 0).astype(jnp.int32)
-    stats = k.stats.add(
-        failed=r.folios * over, failed_pages=r.pages * over, thp_failed=r.thps * over
-    )
-    return k.set(stats=stats, retry=no_retry())
-
-
-def _move_pass(rules: Rules, st: Stage, k: Call, at: Where) -> Call:
-    size = k.held.size
-    k = k.set(held=List(k.held.folios, jnp.int32(0)))
-
-    def step(k: Call, i: Index) -> Call:
-        head = k.held.at(i)
-        flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-        yes = jnp.asarray(True)
-        m, ev, rc = move_attempt(rules, st, k.m, k.ev, head, at, yes)
-        again, failed = rc == EAGAIN, rc == FAILED
-        m, ev = undo(m, ev, head, at, failed)
-        k = k.set(m=m, ev=_success(rules, ev, rc, flags))
-        todo = k.todo
-        k = _book(rules, k, head, flags, rc, again, failed)
-        # What must be retried stays unmapped: it is on `held`, not on `todo`.
-        return k.set(todo=todo, held=k.held.append(head, again))
-
-    return each(k, jnp.int32(0), size, step)
-
-
-def _undo_held(k: Call, at: Where) -> Call:
-    """Everything still unmapped goes back where it was."""
-
-    def step(c: tuple[Call, Index]) -> tuple[Call, Index]:
-        k, i = c
-        head = k.held.at(i)
-        m, ev = undo(k.m, k.ev, head, at, jnp.asarray(True))
-        return k.set(m=m, ev=ev, ret=k.ret.append(head, jnp.asarray(True))), i + 1
-
-    size = k.held.size
-    k, _ = jax.lax.while_loop(lambda c: c[1] < size, step, (k, jnp.int32(0)))
-    return k.set(held=List(k.held.folios, jnp.int32(0)))
-
-
-def flush_and_move(rules: Rules, st: Stage, k: Call, at: Where, limit: int) -> Call:
-    """One flush for all that was unmapped, then the move passes, then the undoing."""
-    error = k.error
-    k = k.note(log.BEGIN, log.SEND, k.held.size)
-    m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu)
-    k = k.set(m=m, ev=ev, error=jnp.int32(0))
-    k = k.note(log.BEGIN, log.MOVE, k.held.size)
-    k = passes(k, limit, lambda k, _: _move_pass(rules, st, k, at))
-    k = _undo_held(_leftovers(k), at).note(log.END, log.MOVE)
-    return k.set(error=jnp.where(k.error == 0, error, k.error))
-
-
-def migrate_pages_batch(
-    rules: Rules, st: Stage, k: Call, at: Where, limit: int, unforced: int = 0
-) -> Call:
-    """All passes over `k.todo`: what failed ends on `k.todo` and `k.ret`.
-
-    Statistics are added to k.stats; k.error holds -ENOMEM or an endless sleep.
-    """
-
-    def unmaps(k: Call, n: Index) -> Call:
-        return _unmap_pass(rules, st, k, at, n >= unforced)
-
-    k = k.note(log.BEGIN, log.UNMAP, k.todo.size)
-    k = _leftovers(passes(k, limit, unmaps)).note(log.END, log.UNMAP)
-    # With -ENOMEM and nothing unmapped the flush is not even sent.
-    skip = (k.error == ENOMEM) & (k.held.size == 0) | (k.error == SLEEPS)
-    return wall.when(~skip, lambda k: flush_and_move(rules, st, k, at, limit), k)
-
-
-def _async_stage(rules: Rules, k: Call, at: Where, limit: int) -> Call:
-    return migrate_pages_batch(rules, stage(rules, "async"), k, at, limit)
-
-
-def migrate_pages_sync(rules: Rules, k: Call, at: Where) -> Call:
-    """Asynchronously as a batch first; what fails then, one folio at a time."""
-    before = k.stats
-    k = _async_stage(rules, k.set(stats=no_stats()), at, ASYNC_PASSES)
-    a = k.stats
-    r = rules.release
-    splits = a.split if r.counts_nr_split else a.thp_split
-    ok = (k.error == 0).astype(jnp.int32)
-    stats = before.add(
-        thp_split=a.thp_split,
-        split=a.split,
-        failed=ok * splits,
-        thp_failed=ok * a.thp_split + (1 - ok) * a.thp_failed,
-        failed_pages=(1 - ok) * a.failed_pages,
-    )
-    k = _join(k.set(stats=stats))
-    return wall.when(k.error == 0, lambda k: _one_by_one(rules, k, at), k)
-
-
-def _join(k: Call) -> Call:
-    """`from` and then what came back: the order in which the sync stage takes them."""
-
-    def move(c: tuple[Call, Index]) -> tuple[Call, Index]:
-        k, i = c
-        return k.set(todo=k.todo.append(k.ret.at(i), jnp.asarray(True))), i + 1
-
-    size = k.ret.size
-    k, _ = jax.lax.while_loop(lambda c: c[1] < size, move, (k, jnp.int32(0)))
-    return k.set(ret=List(k.ret.folios, jnp.int32(0)))
-
-
-def _one_by_one(rules: Rules, k: Call, at: Where) -> Call:
-    st = stage(rules, "sync")
-    size = k.todo.size
-    queue = k.todo
-    none = List(queue.folios, jnp.int32(0))
-
-    def step(c: tuple[Call, List, Index]) -> tuple[Call, List, Index]:
-        k, queue, i = c
-        # The list of one folio uses the call's own array: what stays on it has failed.
-        alone = k.set(todo=List(k.todo.folios, jnp.int32(0)))
-        alone = alone.set(todo=alone.todo.append(queue.at(i), jnp.asarray(True)))
-        alone = alone.note(log.BEGIN, log.ALONE, 1)
-        k = migrate_pages_batch(rules, st, alone, at, SYNC_PASSES)
-        return _to_ret(k).note(log.END, log.ALONE), queue, i + 1
-
-    k = k.set(todo=List(jnp.zeros_like(none.folios), jnp.int32(0)))
-    k, _, _ = jax.lax.while_loop(
-        lambda c: (c[2] < size) & (c[0].error == 0), step, (k, queue, jnp.int32(0))
-    )
-    return k
-
-
-def _to_ret(k: Call) -> Call:
-    """What is left on the list goes back to the caller."""
-    some = k.todo.size > 0
-    head = k.todo.at(jnp.int32(0))
-    return k.set(ret=k.ret.append(head, some), todo=List(k.todo.folios, jnp.int32(0)))
-
-
-def posted_batch(rules: Rules, k: Call, at: Where) -> Call:
-    """The series as posted: all modes batched, -EDEADLOCK before a sleep."""
-    st = stage(rules, "posted" if rules.mode != "async" else "async")
-
-    def again(k: Call) -> Call:
-        k = k.set(error=jnp.int32(0))
-        return migrate_pages_batch(rules, st, k, at, PASSES, UNFORCED)
-
-    k = again(k)
-    return jax.lax.while_loop(lambda k: k.error == EDEADLOCK, again, k)
-
-
-def one_batch(rules: Rules, k: Call, at: Where) -> Call:
-    """What a release does with one batch."""
-    if not rules.release.async_first:
-        return posted_batch(rules, k, at)
-    if rules.mode == "async":
-        return _async_stage(rules, k, at, PASSES)
-    return migrate_pages_sync(rules, k, at)
-
-
-def split_list(rules: Rules, k: Call, at: Where) -> Call:
-    """The pieces of one batch: one asynchronous pass, one flush, nothing retried."""
-    if k.m.geometry.orders == (0,):
-        return k
-    return wall.when(
-        (k.split.size > 0) & (k.error == 0), lambda k: _split_list(rules, k, at), k
-    )
-
-
-def _split_list(rules: Rules, k: Call, at: Where) -> Call:
-    st = stage(rules, "async")
-    before, failed = k.stats, k.remaining
-
-    def unmap(k: Call, head: Index) -> Call:
-        no = jnp.asarray(False)
-        yes = jnp.asarray(True)
-        m, ev, rc = unmap_attempt(rules, st, k.m, k.ev, head, at, no, no, yes)
-        bad = ((rc != SUCCESS) & (rc != UNMAPPED)).astype(jnp.int32)
-        k = k.set(m=m, ev=ev.add(pgmigrate_success=rc == SUCCESS))
-        return k.set(
-            stats=k.stats.add(failed_pages=bad),
-            error=jnp.where(rc == ENOMEM, ENOMEM, k.error),
-            remaining=k.remaining + (rc == UNMAPPED),
-        )
-
-    def move(k: Call, head: Index) -> Call:
-        flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-        # A piece is held if it is locked; the others failed or were never tried.
-        live = frame.has(flags, frame.LOCKED)
-        m, ev, rc = move_attempt(rules, st, k.m, k.ev, head, at, live)
-        ok = live & (rc == SUCCESS)
-        m, ev = undo(m, ev, head, at, live & ~ok)
-        bad = (live & ~ok).astype(jnp.int32)
-        k = k.set(m=m, ev=ev.add(pgmigrate_success=ok))
-        return k.set(stats=k.stats.add(failed_pages=bad))
-
-    k = k.note(log.BEGIN, log.SPLIT, k.split.size).note(log.BEGIN, log.UNMAP, 0)
-    k = each_piece(rules, k.set(remaining=jnp.int32(0)), unmap)
-    error = k.error
-    sent = (k.error == 0) | (k.remaining > 0)
-
-    def flush(k: Call) -> Call:
-        k = k.note(log.BEGIN, log.SEND, k.remaining)
-        m, ev = tlb.flush_batch(rules, k.m, k.ev, at.cpu)
-        k = k.set(m=m, ev=ev, error=jnp.int32(0)).note(log.BEGIN, log.MOVE, 0)
-        return each_piece(rules, k, move)
-
-    k = wall.when(sent, flush, k).note(log.END, log.SPLIT)
-    stats = dataclasses.replace(k.stats, failed=before.failed)
-    k = k.set(error=jnp.int32(0), stats=stats, remaining=failed)
-    k = _count_pieces(rules, k)
-    # The result of this list is ignored by its caller, an abort included; as posted, the
-    # pieces were a last round of the same batch, and memory that ends ends the call.
-    return k if rules.release.async_first else k.set(error=error)
-
-
-def _count_pieces(rules: Rules, k: Call) -> Call:
-    def count(k: Call, head: Index) -> Call:
-        flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-        stays = frame.kind(flags) != frame.FREE
-        return k.set(remaining=k.remaining + stays)
-
-    return each_piece(rules, k, count)
-
-
-def hugetlbs(rules: Rules, k: Call, at: Where) -> Call:
-    """migrate_hugetlbs(): first of all, one by one, up to ten passes."""
-
-    def one_pass(k: Call, n: Index) -> Call:
-        size = k.held.size
-        k = k.set(held=List(k.held.folios, jnp.int32(0)))
-
-        def step(k: Call, i: Index) -> Call:
-            head = k.held.at(i)
-            flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-            k, rc = attempt(rules, k, head, at, n >= UNFORCED)
-            again, bad = rc == EAGAIN, (rc == FAILED).astype(jnp.int32)
-            k = k.set(ev=_success(rules, k.ev, rc, flags))
-            pages = pages_of(flags)
-            # Without a huge page the whole call is over.
-            short = rc == ENOMEM
-            lost = jnp.where(short, pages + k.retry.pages, bad * pages)
-            stop = short | (rc == SLEEPS)
-            return k.set(
-                held=k.held.append(head, again),
-                retry=retried(k, again, pages, jnp.int32(0)),
-                stats=k.stats.add(failed=bad, failed_pages=lost),
-                error=jnp.where(stop, rc, k.error),
-                remaining=k.remaining + bad,
-            )
-
-        return each(k, jnp.int32(0), size, step)
-
-    k = k.note(log.BEGIN, log.HUGETLBS, k.held.size)
-    k = passes(k, PASSES, one_pass).note(log.END, log.HUGETLBS)
-    k = k.set(remaining=k.remaining + k.retry.folios)
-    return _leftovers(k).set(held=List(k.held.folios, jnp.int32(0)))
-
-
-def _sort_out_hugetlbs(
-    k: Call, folios: Array, size: Index
-) -> tuple[Call, Array, Index]:
-    """Hugetlb folios to `held`, the others to the front of `folios`."""
-
-    def step(c: tuple[List, List, Index]) -> tuple[List, List, Index]:
-        rest, huge, i = c
-        head = rest.at(i)
-        flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-        is_huge = frame.kind(flags) == frame.HUGETLB
-        return rest.append(head, ~is_huge), huge.append(head, is_huge), i + 1
-
-    start = (List(folios, jnp.int32(0)), k.held, jnp.int32(0))
-    rest, huge, _ = jax.lax.while_loop(lambda c: c[2] < size, step, start)
-    return k.set(held=huge), rest.folios, rest.size
-
-
-def _cut(
-    rules: Rules, k: Call, queue: List, i: Index, limit: Index
-) -> tuple[Call, Index]:
-    """Fill `k.todo` with the next batch; where the one after begins."""
-
-    def go_on(c: tuple[List, Index, Index]) -> Array:
-        _, i, pages = c
-        more = (i < queue.size) & (pages < limit)
-        if rules.release.crossing_opens_next:
-            head = queue.at(jnp.minimum(i, queue.size - 1))
-            flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-            more &= (pages == 0) | (pages + pages_of(flags) <= limit)
-        return more
-
-    def step(c: tuple[List, Index, Index]) -> tuple[List, Index, Index]:
-        todo, i, pages = c
-        head = queue.at(i)
-        flags = wall.read(head, lambda: k.m.frame[head, FLAGS])
-        yes = jnp.asarray(True)
-        return todo.append(head, yes), i + 1, pages + pages_of(flags)
-
-    start = (List(k.todo.folios, jnp.int32(0)), i, jnp.int32(0))
-    todo, i, _ = jax.lax.while_loop(go_on, step, start)
-    empty = jnp.int32(0)
-    k = k.set(
-        todo=todo,
-        ret=List(k.ret.folios, empty),
-        held=List(k.held.folios, empty),
-        split=List(k.split.folios, empty),
-    )
-    return k, i
+def _most(s: Switches, q: Queue, x: Course) -> Index:
+    """How many passes there are at most."""
+    most = jnp.where((x.stage == ASYNC) & s.two_stages, ASYNC_PASSES, PASSES)
+    most = jnp.where(x.stage == SYNC, SYNC_PASSES, most)
+    return jnp.where(x.op == SERIAL, q.passes, most)
+
+
+def _first_stage(s: Switches) -> Index:
+    return jnp.where(s.async_first | s.asynchronous, ASYNC, POSTED)
 
 
 def migrate_stepwise(
-    rules: Rules, k: Call, at: Where, limit: Index, first: Index | int = 0
+    s: Switches,
+    k: Call,
+    at: Where,
+    limit: Index,
+    first: Index | int = 0,
+    passes_: Index | int = PASSES,
 ) -> Call:
     """The call on `k.todo` from its `first` folio on.
 
-    The result is in stats.failed and error.
+    `passes_`: of a serial call.  The result is in stats.failed and error.
     """
-    folios, size = k.todo.folios, k.todo.size
-    if len(k.m.geometry.orders) > 1:
-        k, folios, size = _sort_out_hugetlbs(k, folios, size)
-        k = wall.when(k.held.size > 0, lambda k: hugetlbs(rules, k, at), k)
-    queue = List(folios, size)
-    k = k.set(todo=List(jnp.zeros_like(folios), jnp.int32(0)))
+    c = Context(s, k.m.geometry, at, k.m.pmd_table)
+    numbers = (jnp.asarray(n, jnp.int32) for n in (first, limit, passes_))
+    q = Queue(k.todo.folios, k.todo.size, *numbers)
+    st = reg.begin(k)
+    q, x, st = _start(c, q, st)
 
-    def batch(c: tuple[Call, List, Index]) -> tuple[Call, List, Index]:
-        k, queue, i = c
-        k, i = _cut(rules, k, queue, i, limit)
-        k = k.set(ev=k.ev.add(batches=1)).note(log.BEGIN, log.BATCH, k.todo.size)
-        k = one_batch(rules, k, at)
-        k = k.set(remaining=k.remaining + k.todo.size + k.ret.size)
-        return split_list(rules, k, at).note(log.END, log.BATCH), queue, i
+    def more(v: tuple[Queue, Course, State]) -> Flag:
+        return v[1].op != DONE
 
-    def go_on(c: tuple[Call, List, Index]) -> Array:
-        return (c[2] < c[1].size) & (c[0].error == 0)
+    def one(v: tuple[Queue, Course, State]) -> tuple[Queue, Course, State]:
+        q, x, st = v
+        # The list is compacted to what must be tried again.
+        p = Pass(x.op, x.size, _stage(c.s, x))
+        again = {reg.RETRY: 0, reg.RETRY_PAGES: 0, reg.RETRY_THPS: 0}
+        st = st.put(again).empty(p.source, p.listed)
+        st, stopped = passes.run(c, p, st)
+        return _next(c, q, x, st, stopped)
 
-    start = (k, queue, jnp.asarray(first, jnp.int32))
-    k = jax.lax.while_loop(go_on, batch, start)[0]
-    # What a refused walk put off and -ENOMEM kept from being sent: its entries are as
-    # they were, so nobody misses it.
-    cpus = dataclasses.replace(k.m.cpus, pending=k.m.cpus.pending & False)
-    return k.set(m=dataclasses.replace(k.m, cpus=cpus))
+    q, x, st = jax.lax.while_loop(more, one, (q, x, st))
+    return reg.end(k, st)
+
+
+def _start(c: Context, q: Queue, s: State) -> tuple[Queue, Course, State]:
+    """The first pass of a call."""
+    batched = jnp.asarray(c.s.batched)
+    none = jnp.int32(0)
+    x = Course(
+        op=jnp.where(batched, HUGETLB, SERIAL).astype(jnp.int32),
+        stage=jnp.int32(WHOLE),
+        number=none,
+        size=jnp.where(batched, 0, q.size),
+        alone=none,
+        saved=none,
+        before=s.reg,
+    )
+    if len(c.g.orders) == 1:
+        return q, x, s
+    # Hugetlb folios to a list of their own; both keep their order.
+    live = jnp.arange(q.folios.shape[0]) < q.size
+    rows = lanes.rows(s.frame, jnp.where(live, q.folios, 0))
+    huge = live & batched & (frame.kind(rows[:, FLAGS]) == frame.HUGETLB)
+    rest = live & ~huge
+    held = HELD * s.room + lanes.rank(huge)
+    folios = lanes.scatter(q.folios, lanes.rank(rest), rest, q.folios)
+    s = s.set(lists=lanes.scatter(s.lists, held, huge, q.folios))
+    n = huge.sum(dtype=jnp.int32)
+    s = s.put({HELD: n}).note(log.BEGIN, log.HUGETLBS, n, when=n > 0)
+    q = dataclasses.replace(q, folios=folios, size=q.size - n)
+    return q, dataclasses.replace(x, size=jnp.where(batched, n, x.size)), s
+
+
+def _next(
+    c: Context, q: Queue, x: Course, s: State, stopped: Index
+) -> tuple[Queue, Course, State]:
+    """What comes after a pass, `stopped` folios of which were taken up."""
+    op, number = x.op, x.number + 1
+    s = _keep_rest(x, s, stopped)
+    passing = op <= MOVES
+    again = passing & (number < _most(c.s, q, x))
+    again &= (s[reg.RETRY] > 0) & (s[ERROR] == 0)
+    left = jnp.where((op == HUGETLB) | (op == MOVES), s[HELD], s[TODO])
+    x = x.to(again, number=number, size=left)
+    over = passing & ~again
+    s = _leftovers(op, s, over)
+    x, s, ends = _send(c, op, x, s, over)
+    x, s, closes = _alone(c, x, s, ends)
+    x, s, opens = _pieces(c, op, x, s, closes, over & (op == SERIAL))
+    s = s.note(log.END, log.BATCH, when=opens)
+    huge = over & (op == HUGETLB)
+    s = s.note(log.END, log.HUGETLBS, when=huge & (x.size > 0))
+    return _open(c, q, x, s, opens | huge)
+
+
+def _keep_rest(x: Course, s: State, stopped: Index) -> State:
+    """After -EDEADLOCK or -ENOMEM the rest stays on the list, the last one included."""
+    back = (x.op == UNMAPS) & ((s[ERROR] == EDEADLOCK) | (s[ERROR] == ENOMEM))
+    first = jnp.where(back, stopped - 1, x.size)
+    if_any = jnp.where(x.op == UNMAPS, x.size, 0)
+    return _append_all(s, TODO, TODO, first, if_any)
+
+
+def _append_all(s: State, to: int, which: int, first: Index, last: Index) -> State:
+    """Items `first` ... `last` - 1 of one list, at the end of another or of itself."""
+
+    def go_on(v: tuple[Array, Index, Index]) -> Flag:
+        return v[1] < last
+
+    def move(v: tuple[Array, Index, Index]) -> tuple[Array, Index, Index]:
+        lists, i, slot = v
+        folio = wall.read(i, lambda: lists[which * s.room + i])
+        return wall.put(lists, to * s.room + slot, folio), i + 1, slot + 1
+
+    start = (s.lists, jnp.asarray(first), s[to])
+    lists, _, size = jax.lax.while_loop(go_on, move, start)
+    return s.set(lists=lists).put({to: size})
+
+
+def _leftovers(op: Index, s: State, over: Flag) -> State:
+    """Retries that the passes did not use up count as failures."""
+    n = (over & (s[ERROR] == 0)).astype(jnp.int32)
+    whole = over & ((op == SERIAL) | (op == HUGETLB))
+    return s.add(
+        {
+            reg.FAILED: n * s[reg.RETRY],
+            reg.FAILED_PAGES: n * s[reg.RETRY_PAGES],
+            reg.THP_FAILED: n * s[reg.RETRY_THPS],
+            REMAINING: jnp.where(whole, s[reg.RETRY], 0),
+        }
+    )
+
+
+def _send(
+    c: Context, op: Index, x: Course, s: State, over: Flag
+) -> tuple[Course, State, Flag]:
+    """One flush for all that was unmapped, then the move passes, then the undoing.
+
+    Returns also whether all passes over the list are over.
+    """
+    unmapped, moved = over & (op == UNMAPS), over & (op == MOVES)
+    s = s.note(log.END, log.UNMAP, when=unmapped)
+    # With -ENOMEM and nothing unmapped the flush is not even sent.
+    skips = (s[ERROR] == ENOMEM) & (s[HELD] == 0) | (s[ERROR] == SLEEPS)
+    sends, pieces = unmapped & ~skips, op == PIECES_UNMAPPED
+    flushes = sends | (pieces & ((s[ERROR] == 0) | (s[reg.PIECES] > 0)))
+    held = jnp.where(sends, s[HELD], s[reg.PIECES])
+    s = s.note(log.BEGIN, log.SEND, held, when=flushes)
+    cached, ev = tlb.flush_batch(c.s, s.cached, s.ev, c.at.cpu, flushes)
+    s = s.set(cached=cached, ev=ev)
+    n = jnp.where(sends, s[HELD], 0)
+    s = s.note(log.BEGIN, log.MOVE, n, when=flushes)
+    x = x.to(sends | pieces, saved=s[ERROR], number=0)
+    x = x.to(sends, op=MOVES, size=s[HELD]).to(pieces, op=PIECES_MOVED)
+    s = s.put({ERROR: jnp.where(flushes, 0, s[ERROR])})
+    none = s[HELD] == 0
+    x = x.to(moved & ~none, op=UNDOES, size=s[HELD])
+    back = (op == UNDOES) | ((sends | moved) & none)
+    s = s.note(log.END, log.MOVE, when=back).empty(HELD, back)
+    s = s.put({ERROR: jnp.where(back & (s[ERROR] == 0), x.saved, s[ERROR])})
+    ends = back | (unmapped & skips)
+    # As posted: what was held is moved, so that sleeping is safe; then from the start.
+    once_more = ends & (s[ERROR] == EDEADLOCK)
+    s = s.put({ERROR: jnp.where(once_more, 0, s[ERROR])})
+    s = s.note(log.BEGIN, log.UNMAP, s[TODO], when=once_more)
+    x = x.to(once_more, op=UNMAPS, number=0, size=s[TODO])
+    return x, s, ends & ~once_more
+
+
+def _alone(c: Context, x: Course, s: State, ends: Flag) -> tuple[Course, State, Flag]:
+    """What a batch left behind is tried one by one, unless the caller is ASYNC.
+
+    Returns also whether the batch is over.
+    """
+    batch = ends & (x.stage == ASYNC) & c.s.two_stages
+    one = ends & (x.stage == SYNC)
+    s = _merge(c, x, s, batch)
+    # `from` and then what came back: the order in which they are taken.
+    s = s.empty(ALONE, batch)
+    for which in (TODO, RET):
+        s = _append_all(s, ALONE, which, jnp.int32(0), jnp.where(batch, s[which], 0))
+        s = s.empty(which, batch)
+    # What is left on the list of one folio goes back to the caller.
+    last = jnp.where(one, s[TODO], 0)
+    s = _append_all(s, RET, TODO, jnp.int32(0), last).empty(TODO, one)
+    s = s.note(log.END, log.ALONE, when=one)
+    x = x.to(batch, alone=0)
+    goes = (batch | one) & (s[ERROR] == 0) & (x.alone < s[ALONE])
+    upto = jnp.where(goes, x.alone + 1, 0)
+    s = _append_all(s, TODO, ALONE, x.alone, upto)
+    s = s.note(log.BEGIN, log.ALONE, 1, when=goes)
+    s = s.note(log.BEGIN, log.UNMAP, 1, when=goes)
+    x = x.to(goes, op=UNMAPS, stage=SYNC, number=0, size=1, alone=x.alone + 1)
+    closes = ends & ~goes
+    untried = jnp.where(batch, s[ALONE], 0)
+    left = jnp.where(closes, s[TODO] + s[RET] + untried, 0)
+    return x, s.add({REMAINING: left}), closes
+
+
+def _merge(c: Context, x: Course, s: State, when: Flag) -> State:
+    """Statistics of the asynchronous stage: what will be tried again has not failed."""
+    old, new = x.before, s
+    splits = jnp.where(c.s.counts_nr_split, reg.SPLITS, reg.THP_SPLIT)
+    fine = s[ERROR] == 0
+    since = jnp.where(
+        splits == reg.SPLITS,
+        new[reg.SPLITS] - old[reg.SPLITS],
+        new[reg.THP_SPLIT] - old[reg.THP_SPLIT],
+    )
+    thps = new[reg.THP_SPLIT] - old[reg.THP_SPLIT]
+    merged = {
+        reg.FAILED: old[reg.FAILED] + jnp.where(fine, since, 0),
+        reg.FAILED_PAGES: jnp.where(fine, old[reg.FAILED_PAGES], new[reg.FAILED_PAGES]),
+        reg.THP_FAILED: jnp.where(
+            fine, old[reg.THP_FAILED] + thps, new[reg.THP_FAILED]
+        ),
+    }
+    return s.put({r: jnp.where(when, n, s[r]) for r, n in merged.items()})
+
+
+def _pieces(
+    c: Context, op: Index, x: Course, s: State, closes: Flag, serial: Flag
+) -> tuple[Course, State, Flag]:
+    """The pieces of split folios, at the end of a batch, or of all passes if `serial`.
+
+    One asynchronous pass, one flush, nothing retried; up to 6.2 an attempt each.
+    Returns also whether the next batch may begin.
+    """
+    some = (s[SPLIT] > 0) & (s[ERROR] == 0)
+    begins, whole = closes & some, serial & some
+    s = s.note(log.BEGIN, log.SPLIT, s[SPLIT], when=begins | whole)
+    s = s.note(log.BEGIN, log.UNMAP, 0, when=begins)
+    s = s.empty(reg.PIECES, begins)
+    x = x.to(begins | whole, size=s[SPLIT], number=0)
+    x = x.to(begins, op=PIECES_UNMAPPED, stage=ASYNC)
+    x = x.to(whole, op=PIECES).to((serial & ~some) | (op == PIECES), op=DONE)
+    moved, counted = op == PIECES_MOVED, op == PIECES_COUNTED
+    s = s.note(log.END, log.SPLIT, when=moved | (op == PIECES))
+    x = x.to(moved, op=PIECES_COUNTED)
+    # The result of this list is ignored by its caller, an abort included; as posted, the
+    # pieces were a last round of the same batch, and memory that ends ends the call.
+    error = jnp.where(moved | (counted & c.s.async_first), 0, s[ERROR])
+    error = jnp.where(counted & ~c.s.async_first, x.saved, error)
+    return x, s.put({ERROR: error}), (closes & ~some) | counted
+
+
+def _open(
+    c: Context, q: Queue, x: Course, s: State, opens: Flag
+) -> tuple[Queue, Course, State]:
+    """The next batch, or the end of the call."""
+    more = opens & (q.next < q.size) & (s[ERROR] == 0)
+    s = s.empty(TODO, opens).empty(RET, opens).empty(SPLIT, opens)
+    lists, size, after = _cut(c, q, s, more)
+    s = s.set(lists=lists, ev=s.ev.add(batches=more))
+    s = s.put({TODO: jnp.where(more, size, s[TODO])})
+    s = s.note(log.BEGIN, log.BATCH, size, when=more)
+    s = s.note(log.BEGIN, log.UNMAP, size, when=more)
+    stage = _first_stage(c.s)
+    x = x.to(more, op=UNMAPS, stage=stage, number=0, size=size, before=s.reg)
+    x = x.to(opens & ~more, op=DONE)
+    return dataclasses.replace(q, next=after), x, s
+
+
+def _cut(c: Context, q: Queue, s: State, when: Flag) -> tuple[Array, Index, Index]:
+    """Fill TODO with the next batch: the lists, its size, where the one after begins."""
+
+    def go_on(v: tuple[Array, Index, Index, Index]) -> Flag:
+        _, i, pages, size = v
+        fits = (pages == 0) | (pages + size <= q.limit)
+        full = jnp.where(c.s.crossing_opens_next, ~fits, pages >= q.limit)
+        return when & (i < q.size) & ~full
+
+    def more(v: tuple[Array, Index, Index, Index]) -> tuple:
+        lists, i, pages, size = v
+        lists = wall.put(lists, TODO * s.room + i - q.next, q.folios[i])
+        return lists, i + 1, pages + size, size_of(i + 1)
+
+    def size_of(i: Index) -> Index:
+        def read() -> Index:
+            head = q.folios[jnp.minimum(i, q.folios.shape[0] - 1)]
+            return pages_of(s.frame[head, FLAGS])
+
+        return wall.read(i, read)
+
+    start = (s.lists, q.next, jnp.int32(0), size_of(q.next))
+    lists, i, _, _ = jax.lax.while_loop(go_on, more, start)
+    return lists, i - q.next, i

@@ -1,0 +1,232 @@
+"""What stands in a folio's way, looked at in the kernel's order.
+
+Which tests a folio fails depends on its conditions, on the stage and on the release; a
+test wears a condition out or, where the stage may sleep, waits until it is over.
+
+Source: migrate_folio_unmap(), move_to_new_folio(), __buffer_migrate_folio() in
+mm/migrate.c, can_split_folio(), split_huge_page_to_list() in mm/huge_memory.c.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import conditions as cond, frame
+from jaxmig.frame import FLAGS, REFCOUNT, RMAP
+from jaxmig.machine import NOWHERE
+from jaxmig.policy.folio import (
+    EAGAIN,
+    EDEADLOCK,
+    ENOMEM,
+    FAILED,
+    PIN_HELD,
+    SLEEPS,
+    SUCCESS,
+    UNMAPPED,
+    exclusive,
+    is_freed,
+    pages_of,
+    pin_refs,
+)
+from jaxmig.pytree import pytree
+from jaxmig.switches import Switches
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+Row = Int32[Array, " 4"]
+
+
+@pytree
+class Stage:
+    """What a pass over a list may do."""
+
+    batch: Flag  # TTU_BATCH_FLUSH
+    sleeps: Flag  # may sleep at all (mode and stage)
+    posted: Flag  # the series as posted: -EDEADLOCK instead of a sleep with locks held
+    force: Flag  # may sleep on this pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Tests:
+    """Running result of a sequence of tests."""
+
+    left: tuple[Index, ...]  # by state
+    marks: Index
+    going: Flag  # no test has failed yet
+    rc: Index
+
+    def set(self, **changes: Any) -> "Tests":
+        """These with some fields replaced."""
+        return dataclasses.replace(self, **changes)
+
+    def blocks(self, state: int) -> Flag:
+        """Whether a test of `state` now would find it there."""
+        return self.left[state] > 0
+
+    def wear(self, state: int, when: Flag, over: Flag | bool = False) -> "Tests":
+        """These after a test of `state`, if there was one; `over`: it has ended."""
+        n = self.left[state]
+        worn = when & (n > 0) & (n < cond.UNTIL_WAITED)
+        new = jnp.where(over, 0, n - worn)
+        return self.set(left=(*self.left[:state], new, *self.left[state + 1 :]))
+
+    def test(
+        self, state: int, may_sleep: Flag, fail: Any, here: Flag | bool = True
+    ) -> "Tests":
+        """Test `state` where `here` holds: sleep on it if allowed, else fail."""
+        looked = self.going & here
+        there = looked & self.blocks(state)
+        slept = there & may_sleep
+        endless = slept & ((self.marks & cond.forever(state)) != 0)
+        failed = there & ~may_sleep
+        rc = jnp.where(endless, SLEEPS, jnp.where(failed, fail, self.rc))
+        t = self.wear(state, looked, slept)
+        return t.set(going=self.going & ~failed & ~endless, rc=rc)
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What the tests of one attempt found."""
+
+    left: tuple[Index, ...]
+    marks: Index
+    refs: Index  # the folio's references afterwards
+    rc: Index
+
+
+@dataclasses.dataclass(frozen=True)
+class UnmapLook(Look):
+    """The same before try_to_migrate()."""
+
+    freed: Flag  # only its isolation held it
+    tried: Flag  # a destination was there
+    walks: Flag
+    refuses: Flag  # pinned and exclusive: found out by the walk
+
+
+def unmap_look(
+    s: Switches,
+    st: Stage,
+    frow: Row,
+    left: tuple[Index, ...],
+    marks: Index,
+    room: Index,
+    held: Flag,
+) -> UnmapLook:
+    """The tests of migrate_folio_unmap(); `room`: free base pages of the target.
+
+    `held`: other folios are locked, which only the posted series asks.
+    """
+    flags = frow[FLAGS]
+    pages = pages_of(flags)
+    freed = is_freed(s.moves_freed_driver_pages, frow, marks)
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+    t = Tests(left, marks, ~freed, jnp.int32(UNMAPPED))
+    # hugetlb folios come from a pool of their own; a target page is always there.
+    short = room < jnp.where(hugetlb, 0, pages)
+    short |= (pages > 1) & t.blocks(cond.NO_HUGE_DST)
+    t = t.wear(cond.NO_HUGE_DST, ~freed & (pages > 1))
+    tried = ~freed & ~short
+    t = _before_walk(s, st, t.set(going=tried), flags, held)
+    movable = frame.kind(flags) == frame.MOVABLE_OPS
+    walks = t.going & ~movable & (frow[RMAP] != NOWHERE)
+    skips = walks & frame.on_stack(flags)
+    stack = skips & t.blocks(cond.TEMP_STACK)
+    walks &= ~stack
+    pinned = walks & exclusive(frow)
+    refuses = pinned & t.blocks(cond.PINNED)
+    unpin = pinned & ~refuses & ((marks & PIN_HELD) != 0)
+    t = t.wear(cond.TEMP_STACK, skips).wear(cond.PINNED, pinned)
+    rc = jnp.where(stack | refuses, EAGAIN, t.rc)
+    rc = jnp.where(short & ~freed, ENOMEM, jnp.where(freed, SUCCESS, rc))
+    return UnmapLook(
+        left=t.left,
+        marks=jnp.where(unpin, marks & ~PIN_HELD, marks),
+        refs=frow[REFCOUNT] - jnp.where(unpin, pin_refs(frow), 0),
+        rc=rc,
+        freed=freed,
+        tried=tried,
+        walks=walks,
+        refuses=refuses,
+    )
+
+
+def _before_walk(s: Switches, st: Stage, t: Tests, flags: Index, held: Flag) -> Tests:
+    """Lock, writeback, missing mapping, in their order."""
+    no = jnp.asarray(False)
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+    may_sleep = st.force & st.sleeps & (s.waits_for_writeback | ~hugetlb)
+    # Sleeping on a lock while others are held could deadlock: move those first.
+    stuck = st.posted & may_sleep & held
+    fail = jnp.where(stuck, EDEADLOCK, EAGAIN)
+    t = t.test(cond.LOCKED, may_sleep & ~stuck, fail)
+    # Only SYNC waits for writeback; elsewhere the folio is given up at once.
+    waits = s.waits_for_writeback & st.sleeps
+    early = jnp.where(waits, EAGAIN, FAILED)
+    t = t.test(cond.WRITEBACK, st.force & waits, early, ~hugetlb)
+    lru = frame.kind(flags) != frame.MOVABLE_OPS
+    # A hugetlb folio without its mapping is being freed: -EBUSY.
+    t = t.test(cond.NO_MAPPING, no, jnp.where(hugetlb, FAILED, EAGAIN), lru)
+    return t
+
+
+def _references(t: Tests, frow: Row, pins: Flag | bool) -> tuple[Tests, Index]:
+    """A look at the reference count, if no test has failed: conditions and count.
+
+    The n-th look finds the references of a condition gone; `pins` among them.
+    """
+    looked, marks = t.going, t.marks
+    gone = looked & ~t.blocks(cond.EXTRA_REF)
+    drop = jnp.where(gone, marks >> cond.EXTRA_SHIFT, 0)
+    pinned = looked & pins & ((marks & PIN_HELD) != 0)
+    unpin = pinned & ~t.blocks(cond.PINNED)
+    t = t.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
+    marks = marks - (drop << cond.EXTRA_SHIFT)
+    marks = jnp.where(unpin, marks & ~PIN_HELD, marks)
+    refs = frow[REFCOUNT] - drop - jnp.where(unpin, pin_refs(frow), 0)
+    return t.set(marks=marks), refs
+
+
+def _counted(t: Tests, refs: Index, expected: Index) -> Tests:
+    """The count must be the expected one."""
+    busy = t.going & (refs != expected)
+    return t.set(going=t.going & ~busy, rc=jnp.where(busy, EAGAIN, t.rc))
+
+
+def move_look(st: Stage, frow: Row, left: tuple[Index, ...], marks: Index) -> Look:
+    """The tests of move_to_new_folio()."""
+    no = jnp.asarray(False)
+    flags = frow[FLAGS]
+    movable = frame.kind(flags) == frame.MOVABLE_OPS
+    asked = movable & ((marks & cond.RELEASED) == 0)
+    t = Tests(left, marks, asked, jnp.int32(SUCCESS))
+    t = t.test(cond.DRIVER_ERROR, no, FAILED).test(cond.DRIVER_EAGAIN, no, EAGAIN)
+    t, refs = _references(t.set(going=~movable), frow, ~exclusive(frow))
+    t = _counted(t, refs, frame.cache_refs(flags))
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+    buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
+    t = t.test(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
+    return Look(t.left, t.marks, refs, t.rc)
+
+
+def split_look(
+    frow: Row, left: tuple[Index, ...], marks: Index, mapped: Index, trylock: Flag
+) -> Look:
+    """What split_huge_page_to_list() and its caller look at; `mapped`: entries.
+
+    A lock that is only tried, references that nobody accounts for, and mappings that the
+    walk would skip give EAGAIN; writeback, a missing mapping and locked buffers FAILED.
+    """
+    no = jnp.asarray(False)
+    flags = frow[FLAGS]
+    t = Tests(left, marks, jnp.asarray(True), jnp.int32(SUCCESS))
+    t = t.test(cond.LOCKED, ~trylock, EAGAIN)
+    t = t.test(cond.WRITEBACK, no, FAILED).test(cond.NO_MAPPING, no, FAILED)
+    buffers = frame.has(flags, frame.PRIVATE)
+    t = t.test(cond.BUFFERS_LOCKED, no, FAILED, buffers)
+    t, refs = _references(t, frow, True)
+    t = _counted(t, refs, mapped + frame.cache_refs(flags))
+    t = t.test(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
+    return Look(t.left, t.marks, refs, t.rc)

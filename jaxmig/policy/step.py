@@ -1,0 +1,276 @@
+"""One step with one folio: unmap, move, undo or split it.
+
+Serial migration unmaps and moves a folio in two steps one after the other, batched
+migration first unmaps a whole batch.  A step is: all tests, then the move of contents
+and identity, one walk over the entries, then what is left of the old frames.  Every
+part is there once, and which of them act is data.
+
+Source: migrate_folio_unmap(), migrate_folio_move(), migrate_folio_undo_src(),
+migrate_folio_undo_dst() in mm/migrate.c, split_huge_page_to_list() in mm/huge_memory.c.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import conditions as cond, frame, log, tlb, wall
+from jaxmig.frame import FLAGS, REFCOUNT
+from jaxmig.phases import alloc, entry as entries
+from jaxmig.phases.copypage import free_folio, move_folio
+from jaxmig.phases.entry import Walk, walk
+from jaxmig.phases.rmap import Mapped, walked_pages
+from jaxmig.phases.split import mappings, piece_rows
+from jaxmig.policy import hurdles
+from jaxmig.policy.folio import FAILED, SUCCESS, UNMAPPED, pages_of
+from jaxmig.policy.hurdles import Stage
+from jaxmig.policy.state import HELD, Context, State
+from jaxmig.pytree import pytree
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+UNMAP, MOVE, UNDO, DIVIDE, SKIP = range(5)
+
+
+@pytree
+class Plan:
+    """What a step does to its folio."""
+
+    rc: Index  # how the attempt ended, see folio.py
+    tried: Flag  # a destination was obtained
+    taken: Flag  # and is reserved from now on
+    walks: Flag  # try_to_migrate() looks at the entries
+    refuses: Flag
+    freed: Flag  # only its isolation or its driver held it
+    released: Flag  # by its driver: only to be freed
+    moved: Flag
+    undone: Flag
+    divided: Flag  # split
+
+    @property
+    def gone(self) -> Flag:
+        """Whether the folio is not where it was."""
+        return self.moved | self.freed | self.released
+
+
+@dataclasses.dataclass(frozen=True)
+class Folio:
+    """The folio of a step, as it was before."""
+
+    head: Index
+    row: Int32[Array, " 4"]
+    words: Int32[Array, " 4"]  # its conditions
+
+    @property
+    def flags(self) -> Index:
+        """Its flags."""
+        return self.row[FLAGS]
+
+    @property
+    def pages(self) -> Index:
+        """Its base pages."""
+        return pages_of(self.flags)
+
+    @property
+    def kind(self) -> Index:
+        """One of frame.FREE ... HUGETLB."""
+        return frame.kind(self.flags)
+
+    @property
+    def counted(self) -> Index:
+        """Base pages of free memory that it takes: hugetlb has a pool of its own."""
+        return jnp.where(self.kind == frame.HUGETLB, 0, self.pages)
+
+
+def look(s: State, head: Index) -> Folio:
+    """The folio at `head`."""
+    if s.conditions is None:
+        row = wall.read(head, lambda: s.frame[head])
+        return Folio(head, row, jnp.zeros(cond.WORDS, jnp.int32))
+    c = s.conditions
+    return Folio(head, *wall.read(head, lambda: (s.frame[head], c[head])))
+
+
+def step(
+    c: Context, st: Stage, s: State, f: Folio, act: Index, keeps: Flag
+) -> tuple[State, Plan]:
+    """Do `act` to a folio; `keeps`: what must be tried again stays unmapped."""
+    s, p = _decide(c, st, s, f, act, keeps)
+    s = _announce(c, s, f, act, p)
+    s, base = _move(c, s, f, p)
+    s = s.note(
+        log.FOLIO, f.head, frame.order(f.flags), log.UNDO, when=p.undone & (act == MOVE)
+    )
+    s, seen = _walk(c, st, s, f, act, p, base)
+    s = _settle(s, act, p, base, seen)
+    s = _divide(c, s, f, p, seen)
+    return _give_back(c, s, f, p), p
+
+
+def _decide(
+    c: Context, st: Stage, s: State, f: Folio, act: Index, keeps: Flag
+) -> tuple[State, Plan]:
+    """Test what stands in the folio's way, and wear it out."""
+    left, marks = cond.unpack(f.words)
+    node = jnp.arange(c.g.nodes) == c.at.node
+    room = jnp.where(node, s.nfree, 0).sum(dtype=jnp.int32)
+    unmaps, moves, divides = act == UNMAP, act == MOVE, act == DIVIDE
+    u = hurdles.unmap_look(c.s, st, f.row, left, marks, room, s[HELD] > 0)
+    v = hurdles.move_look(st, f.row, left, marks)
+    rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
+    looks = [(unmaps, u), (moves, v)]
+    if len(c.g.orders) > 1:
+        mapped = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
+        trylock = c.s.split_trylocks & ~st.sleeps
+        x = hurdles.split_look(f.row, left, marks, mapped, trylock)
+        rc = jnp.where(divides, x.rc, rc)
+        looks.append((divides, x))
+    movable = f.kind == frame.MOVABLE_OPS
+    released = moves & movable & ((marks & cond.RELEASED) != 0)
+    done = rc == SUCCESS
+    p = Plan(
+        rc=rc,
+        tried=unmaps & u.tried,
+        taken=unmaps & (rc == UNMAPPED),
+        walks=unmaps & u.walks,
+        refuses=u.refuses,
+        freed=unmaps & u.freed,
+        released=released,
+        moved=moves & done & ~released,
+        undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
+        divided=divides & done,
+    )
+    return _wear_out(s, f, looks), p
+
+
+def _wear_out(s: State, f: Folio, looks: list[tuple[Flag, hurdles.Look]]) -> State:
+    """What the tests left of the folio's conditions and references."""
+    if s.conditions is None:
+        return s
+    words, refs = f.words, f.row[REFCOUNT]
+    for mine, seen in looks:
+        words = jnp.where(mine, jnp.stack(cond.pack(seen.left, seen.marks)), words)
+        refs = jnp.where(mine, seen.refs, refs)
+    row = jnp.where(jnp.arange(frame.COLUMNS) == REFCOUNT, refs, f.row)
+    return s.set(
+        frame=wall.put(s.frame, f.head, row),
+        conditions=wall.put(s.conditions, f.head, words),
+    )
+
+
+def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
+    """Log and count the attempt."""
+    order, moves = frame.order(f.flags), act == MOVE
+    scope = jnp.where(moves, log.MOVE, jnp.where(act == UNDO, log.UNDO, log.UNMAP))
+    s = s.note(log.FOLIO, f.head, order, scope, when=act <= UNDO)
+    s = s.note(log.ALLOC, f.head, f.pages, c.at.node, when=p.tried)
+    huge = order == frame.PMD_ORDER
+    # lru_add_drain() after a move: for all that were mapped, since 6.6 if mlocked.
+    drained = jnp.where(c.s.arm64_defers, frame.MLOCKED, frame.UNMAPPED) & f.flags
+    return s.set(
+        ev=s.ev.add(
+            allocs=p.tried,
+            alloc_pages=jnp.where(p.tried, f.pages, 0),
+            tries=p.tried,
+            moves=moves,
+            folios_moved=p.moved,
+            pages_copied=jnp.where(p.moved & ~huge, f.pages, 0),
+            pages_copied_huge=jnp.where(p.moved & huge, f.pages, 0),
+            lru_drains=p.moved & (drained != 0),
+        )
+    )
+
+
+def _move(c: Context, s: State, f: Folio, p: Plan) -> tuple[State, Index]:
+    """Contents and identity to a new place; the folio's head afterwards."""
+    order = frame.order(f.flags)
+    top, dst = alloc.take(c.g, s.free, s.top, c.at.node, order, p.moved)
+    s = s.note(log.COPY, f.head, dst, f.pages, when=p.moved)
+    rows, memory = move_folio(c.g, s.frame, s.memory, f.head, dst, order, p.moved)
+    base = jnp.where(p.moved, dst, f.head)
+    s = s.set(frame=rows, memory=memory, top=top)
+    if s.conditions is not None:
+        words = wall.read(f.head, lambda: s.conditions[f.head])
+        words_left = jnp.where(p.gone | p.divided, 0, words)
+        rows = wall.put(s.conditions, base, words)
+        s = s.set(conditions=wall.put(rows, f.head, words_left))
+    return s, base
+
+
+def _walk(
+    c: Context, st: Stage, s: State, f: Folio, act: Index, p: Plan, base: Index
+) -> tuple[State, Mapped]:
+    """Do to the folio's entries what the step does to the folio."""
+    movable = f.kind == frame.MOVABLE_OPS
+    back = (p.moved | p.undone) & frame.has(f.flags, frame.UNMAPPED)
+    action = jnp.int32(entries.NOTHING)
+    for when, what in (
+        (p.walks, entries.UNMAP),
+        (back, entries.REMAP),
+        (p.moved & movable, entries.REPOINT),
+        (p.freed | p.released, entries.ZAP),
+        (p.divided, entries.SPLIT),
+    ):
+        action = jnp.where(when, what, action)
+    pages = walked_pages(c.g, f.row, f.pages)
+    w = Walk(
+        action=action,
+        head=base,
+        pages=jnp.where(action == entries.NOTHING, 0, pages),
+        flags=f.flags,
+        refuses=p.refuses,
+        batch=jnp.where(act == DIVIDE, c.s.split_flushes_batch, st.batch),
+        cpu=c.at.cpu,
+        pmd_table=c.pmd_table,
+    )
+    none = jnp.int32(0)
+    arrays = (s.frame, s.pte, s.rmap_next, s.cached, s.ev)
+    m = walk(c.s, c.g, Mapped(*arrays, none, none > 0), w)
+    s = s.set(frame=m.frame, pte=m.pte, rmap_next=m.rmap_next, cached=m.cached, ev=m.ev)
+    return s, m
+
+
+def _settle(s: State, act: Index, p: Plan, base: Index, seen: Mapped) -> State:
+    """The row of the folio's head after the walk."""
+    row = wall.read(base, lambda: s.frame[base])
+    unmapped = p.walks & ~p.refuses
+    mapped = p.moved | p.undone
+    # Users of a driver's page keep their references while it moves.
+    remapped = mapped & frame.has(row[FLAGS], frame.UNMAPPED)
+    refs = row[REFCOUNT] + jnp.where(remapped, seen.count, 0)
+    refs = refs - jnp.where(unmapped, seen.count, 0)
+    flags = row[FLAGS] | jnp.where(unmapped, frame.UNMAPPED, 0)
+    flags |= jnp.where(p.taken, frame.LOCKED, 0)
+    flags |= jnp.where((act == UNMAP) & seen.dirty, frame.DIRTY, 0)
+    flags &= ~jnp.where(mapped, frame.LOCKED | frame.UNMAPPED, 0)
+    column = jnp.arange(frame.COLUMNS)
+    row = jnp.where(column == REFCOUNT, refs, jnp.where(column == FLAGS, flags, row))
+    return s.set(frame=wall.put(s.frame, base, row))
+
+
+def _divide(c: Context, s: State, f: Folio, p: Plan, seen: Mapped) -> State:
+    """Frames of the pieces of a folio that was split."""
+    if len(c.g.orders) == 1:
+        return s
+    late = p.divided & c.s.split_flushes_batch
+    cached, ev = tlb.flush_batch(c.s, s.cached, s.ev, c.at.cpu, late)
+    flags = f.flags | jnp.where(seen.dirty, frame.DIRTY, 0)
+    under_pmd = (walked_pages(c.g, f.row, f.pages) == 1) & (f.pages > 1)
+    pages = jnp.where(p.divided, f.pages, 0)
+    rows = piece_rows(s.frame, f.head, flags, seen.count, under_pmd, pages)
+    return s.set(frame=rows, cached=cached, ev=ev)
+
+
+def _give_back(c: Context, s: State, f: Folio, p: Plan) -> State:
+    """Frames and numbers that the step took and gave."""
+    order = frame.order(f.flags)
+    blank = jnp.where(p.freed | p.released, f.pages, 0)
+    rows = free_folio(s.frame, f.head, blank)
+    free, top = alloc.give(c.g, s.free, s.top, f.head, order, p.gone)
+    node = jnp.arange(c.g.nodes)
+    took = jnp.where(p.taken, f.counted, 0)
+    back = jnp.where(p.undone | p.released, f.counted, 0)
+    home = f.head // jnp.int32(c.g.frames_per_node)
+    nfree = s.nfree + jnp.where(node == c.at.node, back - took, 0)
+    nfree += jnp.where((node == home) & p.gone, f.counted, 0)
+    return s.set(frame=rows, free=free, top=top, nfree=nfree)
