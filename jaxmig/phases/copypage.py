@@ -4,56 +4,96 @@ Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migra
 """
 
 import dataclasses
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32, UInt32
+from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, wall
-from jaxmig.machine import NOWHERE, Geometry, Machine
+from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.pytree import pytree
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 
 
-def move_folio(
-    g: Geometry,
+@pytree
+class Copies:
+    """Contents that are still to be copied, by order of their folios.
+
+    While a call goes on nobody else looks at memory: copying one after the other what
+    was moved one after the other leaves the same bytes, whenever it is done.  The loop
+    that keeps the books then touches little, and the copy is a loop of its own.  Blocks
+    of two orders never overlap, but for pieces of a split folio, which are only read.
+    """
+
+    pairs: Int32[Array, "orders*room 2"]  # source and destination
+    count: Int32[Array, " orders"]
+
+    @property
+    def room(self) -> int:
+        """Folios of one order that can wait."""
+        return self.pairs.shape[0] // self.count.shape[0]
+
+    @property
+    def full(self) -> Flag:
+        """Whether one more might not fit."""
+        return (self.count >= self.room).any()
+
+    def add(self, pool: Index, src: Index, dst: Index, when: Flag) -> "Copies":
+        """These and one more, if `when`; there must be room."""
+        mine = jnp.arange(self.count.shape[0]) == pool
+        at = pool * self.room + jnp.where(mine, self.count, 0).sum(dtype=jnp.int32)
+        pair = jnp.where(jnp.arange(2) == 0, src, dst)
+        return Copies(wall.put(self.pairs, at, pair), self.count + (mine & when))
+
+
+def no_copies(orders: int, room: int) -> Copies:
+    """Nothing to copy yet, `room` folios of each order."""
+    pairs = jnp.zeros((orders * room, 2), jnp.int32)
+    return Copies(pairs, jnp.zeros(orders, jnp.int32))
+
+
+@jax.named_scope("folio_copy")
+def copy_folios(orders: tuple[int, ...], memory: Array, c: Copies) -> Array:
+    """Copy what waits, each folio in one piece, whatever its size."""
+    for k, order in enumerate(orders):
+
+        def one(i: Index, memory: Array, k: int = k, size: int = 1 << order) -> Array:
+            at = wall.read(i, lambda: c.pairs[k * c.room + i])
+            src, dst = at[0], at[1]
+            block = wall.read(src, lambda: _slice(memory, src, size))
+            return jax.lax.dynamic_update_slice_in_dim(memory, block, dst, 0)
+
+        memory = jax.lax.fori_loop(0, c.count[k], one, memory)
+    return memory
+
+
+@jax.named_scope("folio_migrate_mapping")
+def move_rows(
+    orders: tuple[int, ...],
     rows: Int32[Array, "frames 4"],
-    memory: UInt32[Array, "frames 1024"] | None,
     src: Index,
     dst: Index,
     order: Index,
     live: Flag,
-) -> tuple[Array, Array | None]:
-    """Contents and identity of a folio move to `dst`, if `live`; `src` is blank then.
+) -> Array:
+    """Give `dst` what `src` was, if `live`; the rows of `src` are blank then.
 
     Chains come along by their heads; the page cache's references are dst's from here
-    on, and extra ones cannot exist any more.  Each order has a block of its own size,
-    so that a folio is one read and one write whatever its size.
+    on, and extra ones cannot exist any more.  Each order has a block of its own size.
     """
-    for o in g.orders:
+    for o in orders:
 
-        def whole(c: tuple, size: int = 1 << o) -> tuple[Array, Array | None]:
-            return _move(*c, src, dst, size)
+        def whole(rows: Array, size: int = 1 << o) -> Array:
+            moved = wall.read(src, lambda: _slice(rows, src, size))
+            rows = jax.lax.dynamic_update_slice_in_dim(rows, moved, dst, 0)
+            return jax.lax.dynamic_update_slice_in_dim(rows, _blank(size), src, 0)
 
-        rows, memory = wall.when(live & (order == o), whole, (rows, memory))
-    return rows, memory
-
-
-@jax.named_scope("folio_copy")
-def _move(
-    rows: Array, memory: Array | None, src: Index, dst: Index, size: int
-) -> tuple[Array, Array | None]:
-    moved = wall.read(src, lambda: _slice(rows, src, size))
-    rows = jax.lax.dynamic_update_slice_in_dim(rows, moved, dst, 0)
-    # The copy of the rows must be read before the blanks are written.
-    src = wall.after(src, moved)
-    rows = jax.lax.dynamic_update_slice_in_dim(rows, _blank(size), src, 0)
-    if memory is None:
-        return rows, None
-    block = wall.read(src, lambda: _slice(memory, src, size))
-    return rows, jax.lax.dynamic_update_slice_in_dim(memory, block, dst, 0)
+        rows = wall.when(live & (order == o), whole, rows)
+    return rows
 
 
 def _blank(count: int) -> Array:

@@ -10,15 +10,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, log, pte, wall
-from jaxmig.events import Events
+from jaxmig import frame, pte, wall
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
-from jaxmig.phases.rmap import Visit, rmap_walk, walked_pages
 
 
 @jax.named_scope("remove_migration_ptes")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, wall
-from jaxmig.frame import FLAGS, MAPCOUNT, RMAP
+from jaxmig.frame import MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
 
 Index = Int32[Array, ""]

@@ -72,7 +72,7 @@ class Tests:
         new = jnp.where(over, 0, n - worn)
         return self.set(left=(*self.left[:state], new, *self.left[state + 1 :]))
 
-    def test(
+    def look_at(
         self, state: int, may_sleep: Flag, fail: Any, here: Flag | bool = True
     ) -> "Tests":
         """Test `state` where `here` holds: sleep on it if allowed, else fail."""
@@ -161,14 +161,14 @@ def _before_walk(s: Switches, st: Stage, t: Tests, flags: Index, held: Flag) -> 
     # Sleeping on a lock while others are held could deadlock: move those first.
     stuck = st.posted & may_sleep & held
     fail = jnp.where(stuck, EDEADLOCK, EAGAIN)
-    t = t.test(cond.LOCKED, may_sleep & ~stuck, fail)
+    t = t.look_at(cond.LOCKED, may_sleep & ~stuck, fail)
     # Only SYNC waits for writeback; elsewhere the folio is given up at once.
     waits = s.waits_for_writeback & st.sleeps
     early = jnp.where(waits, EAGAIN, FAILED)
-    t = t.test(cond.WRITEBACK, st.force & waits, early, ~hugetlb)
+    t = t.look_at(cond.WRITEBACK, st.force & waits, early, ~hugetlb)
     lru = frame.kind(flags) != frame.MOVABLE_OPS
     # A hugetlb folio without its mapping is being freed: -EBUSY.
-    t = t.test(cond.NO_MAPPING, no, jnp.where(hugetlb, FAILED, EAGAIN), lru)
+    t = t.look_at(cond.NO_MAPPING, no, jnp.where(hugetlb, FAILED, EAGAIN), lru)
     return t
 
 
@@ -202,12 +202,12 @@ def move_look(st: Stage, frow: Row, left: tuple[Index, ...], marks: Index) -> Lo
     movable = frame.kind(flags) == frame.MOVABLE_OPS
     asked = movable & ((marks & cond.RELEASED) == 0)
     t = Tests(left, marks, asked, jnp.int32(SUCCESS))
-    t = t.test(cond.DRIVER_ERROR, no, FAILED).test(cond.DRIVER_EAGAIN, no, EAGAIN)
+    t = t.look_at(cond.DRIVER_ERROR, no, FAILED).look_at(cond.DRIVER_EAGAIN, no, EAGAIN)
     t, refs = _references(t.set(going=~movable), frow, ~exclusive(frow))
     t = _counted(t, refs, frame.cache_refs(flags))
     hugetlb = frame.kind(flags) == frame.HUGETLB
     buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
-    t = t.test(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
+    t = t.look_at(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
     return Look(t.left, t.marks, refs, t.rc)
 
 
@@ -222,11 +222,11 @@ def split_look(
     no = jnp.asarray(False)
     flags = frow[FLAGS]
     t = Tests(left, marks, jnp.asarray(True), jnp.int32(SUCCESS))
-    t = t.test(cond.LOCKED, ~trylock, EAGAIN)
-    t = t.test(cond.WRITEBACK, no, FAILED).test(cond.NO_MAPPING, no, FAILED)
+    t = t.look_at(cond.LOCKED, ~trylock, EAGAIN)
+    t = t.look_at(cond.WRITEBACK, no, FAILED).look_at(cond.NO_MAPPING, no, FAILED)
     buffers = frame.has(flags, frame.PRIVATE)
-    t = t.test(cond.BUFFERS_LOCKED, no, FAILED, buffers)
+    t = t.look_at(cond.BUFFERS_LOCKED, no, FAILED, buffers)
     t, refs = _references(t, frow, True)
     t = _counted(t, refs, mapped + frame.cache_refs(flags))
-    t = t.test(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
+    t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
     return Look(t.left, t.marks, refs, t.rc)

@@ -69,25 +69,42 @@ class Pass:
         return (self.op == SERIAL) | (self.op == HUGETLB) | (self.op == PIECES)
 
 
-def run(c: Context, p: Pass, s: State) -> tuple[State, Index]:
-    """One pass, until the call has an error; and how many folios it took up."""
+@pytree
+class Place:
+    """How far a pass is."""
 
-    def go_on(x: tuple[State, Index, Index, Index]) -> Flag:
-        s, i = x[:2]
-        # What was unmapped is mapped again whatever happened.
-        return (i < p.size) & ((s[reg.ERROR] == 0) | (p.op == UNDOES))
+    folio: Index  # of the list
+    piece: Index  # of that folio
+    turn: Index  # FIRST, or where the folio is in the course of its attempt
 
-    def body(x: tuple[State, Index, Index, Index]) -> tuple:
-        s, i, j, turn = x
-        head, pages = _folio(c, p, s, i, j)
-        s, turn = _one(c, p, s, head, turn)
+
+def start() -> Place:
+    """The beginning of a pass."""
+    return Place(jnp.int32(0), jnp.int32(0), jnp.int32(FIRST))
+
+
+def goes_on(p: Pass, s: State, at: Place) -> Flag:
+    """Whether there are folios left, and the call has no error."""
+    # What was unmapped is mapped again whatever happened.
+    return (at.folio < p.size) & ((s[reg.ERROR] == 0) | (p.op == UNDOES))
+
+
+def run(c: Context, p: Pass, s: State, at: Place) -> tuple[State, Place]:
+    """One pass from a place on, to its end or until contents have to be copied."""
+
+    def more(x: tuple[State, Place]) -> Flag:
+        return goes_on(p, *x) & ~jnp.asarray(x[0].waits)
+
+    def body(x: tuple[State, Place]) -> tuple[State, Place]:
+        s, at = x
+        head, pages = _folio(c, p, s, at.folio, at.piece)
+        s, turn = _one(c, p, s, head, at.turn)
         over = turn == FIRST
-        end = over & (j + 1 == pages)
-        return s, i + end, jnp.where(end, 0, j + over), turn
+        end = over & (at.piece + 1 == pages)
+        piece = jnp.where(end, 0, at.piece + over)
+        return s, Place(at.folio + end, piece, turn)
 
-    none = jnp.int32(0)
-    s, i, _, _ = jax.lax.while_loop(go_on, body, (s, none, none, jnp.int32(FIRST)))
-    return s, i
+    return jax.lax.while_loop(more, body, (s, at))
 
 
 def _folio(c: Context, p: Pass, s: State, i: Index, j: Index) -> tuple[Index, Index]:

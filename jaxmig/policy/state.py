@@ -10,11 +10,12 @@ import dataclasses
 from typing import Any, Final
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int32, UInt32
+from jaxtyping import Array, Int32
 
 from jaxmig import tlb, wall
 from jaxmig.events import Events
-from jaxmig.machine import Geometry, Machine
+from jaxmig.machine import Geometry
+from jaxmig.phases.copypage import Copies, no_copies
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import Where
 from jaxmig.pytree import pytree
@@ -41,6 +42,7 @@ TODO, HELD, RET, SPLIT, ALONE = range(LISTS)
     ERROR,  # 0, or folio.ENOMEM, EDEADLOCK, SLEEPS: stop
 ) = range(LISTS, LISTS + 11)
 REGISTERS: Final = LISTS + 11
+COPIES: Final = 512  # folios of one order whose contents may wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ class State:
     """The machine as it is now, what happened, lists and registers."""
 
     frame: Int32[Array, "frames 4"]
-    memory: UInt32[Array, "frames 1024"] | None
+    copies: Copies | None  # None if there are no contents
     pte: Int32[Array, "entries 2"]
     rmap_next: Int32[Array, " entries"]
     free: Int32[Array, " slots"]
@@ -114,6 +116,11 @@ class State:
         lists = wall.put(self.lists, which * self.room + size, folio)
         return self.set(lists=lists, reg=self.reg + (mine & when))
 
+    @property
+    def waits(self) -> Any:
+        """Whether contents have to be copied before anything else is done."""
+        return False if self.copies is None else self.copies.full
+
     def note(self, kind: int, *words: Any, when: Any = True) -> "State":
         """This state with a row more in its log, if it has one."""
         return self.set(ev=self.ev.note(kind, *words, when=when))
@@ -128,7 +135,7 @@ def begin(k: Call) -> State:
     stats = (s.failed, s.failed_pages, s.thp_failed, s.thp_split, s.split)
     state = State(
         frame=m.frame,
-        memory=m.memory,
+        copies=None if m.memory is None else no_copies(len(m.geometry.orders), COPIES),
         pte=m.pte,
         rmap_next=m.rmap_next,
         free=m.free,
@@ -144,12 +151,12 @@ def begin(k: Call) -> State:
     return state.put({REMAINING: k.remaining, ERROR: k.error})
 
 
-def end(k: Call, s: State) -> Call:
+def end(k: Call, s: State, memory: Array | None) -> Call:
     """The call after it."""
     m = dataclasses.replace(
         k.m,
         frame=s.frame,
-        memory=s.memory,
+        memory=memory,
         pte=s.pte,
         rmap_next=s.rmap_next,
         free=s.free,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import conditions as cond, frame, log, tlb, wall
 from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.phases import alloc, entry as entries
-from jaxmig.phases.copypage import free_folio, move_folio
+from jaxmig.phases.copypage import free_folio, move_rows
 from jaxmig.phases.entry import Walk, walk
 from jaxmig.phases.rmap import Mapped, walked_pages
 from jaxmig.phases.split import mappings, piece_rows
@@ -186,9 +186,12 @@ def _move(c: Context, s: State, f: Folio, p: Plan) -> tuple[State, Index]:
     order = frame.order(f.flags)
     top, dst = alloc.take(c.g, s.free, s.top, c.at.node, order, p.moved)
     s = s.note(log.COPY, f.head, dst, f.pages, when=p.moved)
-    rows, memory = move_folio(c.g, s.frame, s.memory, f.head, dst, order, p.moved)
+    rows = move_rows(c.g.orders, s.frame, f.head, dst, order, p.moved)
     base = jnp.where(p.moved, dst, f.head)
-    s = s.set(frame=rows, memory=memory, top=top)
+    s = s.set(frame=rows, top=top)
+    if s.copies is not None:
+        pool = alloc.pool_of(c.g, order)
+        s = s.set(copies=s.copies.add(pool, f.head, dst, p.moved))
     if s.conditions is not None:
         words = wall.read(f.head, lambda: s.conditions[f.head])
         words_left = jnp.where(p.gone | p.divided, 0, words)

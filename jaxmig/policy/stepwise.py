@@ -29,12 +29,14 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import frame, log, tlb, wall
 from jaxmig.frame import FLAGS
 from jaxmig.phases import lanes
+from jaxmig.phases.copypage import copy_folios, no_copies
 from jaxmig.policy import passes, state as reg
 from jaxmig.policy.call import Call
 from jaxmig.policy.folio import EDEADLOCK, ENOMEM, SLEEPS, Where, pages_of
 from jaxmig.policy.hurdles import Stage
 from jaxmig.policy.passes import (
     DONE,
+    FIRST,
     HUGETLB,
     MOVES,
     PIECES,
@@ -45,6 +47,7 @@ from jaxmig.policy.passes import (
     UNDOES,
     UNMAPS,
     Pass,
+    Place,
 )
 from jaxmig.policy.state import (
     ALONE,
@@ -94,12 +97,16 @@ class Course:
     alone: Index  # the next of the folios that are tried one by one
     saved: Index  # the error of the unmap passes, while the move passes go on
     before: Int32[Array, " registers"]  # registers at the beginning of the batch
+    at: Place  # in the pass
 
     def to(self, when: Flag, **changes: Any) -> "Course":
         """This course, with some fields replaced if `when`."""
         old = {name: getattr(self, name) for name in changes}
         new = {name: jnp.where(when, n, old[name]) for name, n in changes.items()}
         return dataclasses.replace(self, **new)
+
+
+Progress = tuple[Queue, Course, State]
 
 
 def _stage(s: Switches, x: Course) -> Stage:
@@ -143,20 +150,42 @@ def migrate_stepwise(
     st = reg.begin(k)
     q, x, st = _start(c, q, st)
 
-    def more(v: tuple[Queue, Course, State]) -> Flag:
-        return v[1].op != DONE
+    memory = k.m.memory
 
-    def one(v: tuple[Queue, Course, State]) -> tuple[Queue, Course, State]:
+    def more(v: tuple[Progress, Any]) -> Flag:
+        return v[0][1].op != DONE
+
+    def then_copy(v: tuple[Progress, Any]) -> tuple[Progress, Any]:
+        q, x, st = _passes(c, v[0])
+        if st.copies is None:
+            return (q, x, st), v[1]
+        memory = copy_folios(c.g.orders, v[1], st.copies)
+        return (q, x, st.set(copies=no_copies(len(c.g.orders), reg.COPIES))), memory
+
+    (_, _, st), memory = jax.lax.while_loop(more, then_copy, ((q, x, st), memory))
+    return reg.end(k, st, memory)
+
+
+def _passes(c: Context, v: Progress) -> Progress:
+    """Passes, until the call is over or contents have to be copied."""
+
+    def more(v: Progress) -> Flag:
+        return (v[1].op != DONE) & ~jnp.asarray(v[2].waits)
+
+    def one(v: Progress) -> Progress:
         q, x, st = v
-        # The list is compacted to what must be tried again.
         p = Pass(x.op, x.size, _stage(c.s, x))
-        again = {reg.RETRY: 0, reg.RETRY_PAGES: 0, reg.RETRY_THPS: 0}
-        st = st.put(again).empty(p.source, p.listed)
-        st, stopped = passes.run(c, p, st)
-        return _next(c, q, x, st, stopped)
+        fresh = (x.at.folio == 0) & (x.at.piece == 0) & (x.at.turn == FIRST)
+        for retry in (reg.RETRY, reg.RETRY_PAGES, reg.RETRY_THPS):
+            st = st.empty(retry, fresh)
+        # The list is compacted to what must be tried again.
+        st = st.empty(p.source, p.listed & fresh)
+        st, at = passes.run(c, p, st, x.at)
+        over = ~passes.goes_on(p, st, at)
+        x = dataclasses.replace(x, at=at)
+        return _next(c, q, x, st, over)
 
-    q, x, st = jax.lax.while_loop(more, one, (q, x, st))
-    return reg.end(k, st)
+    return jax.lax.while_loop(more, one, v)
 
 
 def _start(c: Context, q: Queue, s: State) -> tuple[Queue, Course, State]:
@@ -171,6 +200,7 @@ def _start(c: Context, q: Queue, s: State) -> tuple[Queue, Course, State]:
         alone=none,
         saved=none,
         before=s.reg,
+        at=passes.start(),
     )
     if len(c.g.orders) == 1:
         return q, x, s
@@ -188,12 +218,13 @@ def _start(c: Context, q: Queue, s: State) -> tuple[Queue, Course, State]:
     return q, dataclasses.replace(x, size=jnp.where(batched, n, x.size)), s
 
 
-def _next(
-    c: Context, q: Queue, x: Course, s: State, stopped: Index
-) -> tuple[Queue, Course, State]:
-    """What comes after a pass, `stopped` folios of which were taken up."""
-    op, number = x.op, x.number + 1
-    s = _keep_rest(x, s, stopped)
+def _next(c: Context, q: Queue, x: Course, s: State, ended: Flag) -> Progress:
+    """What comes after a pass, if it has `ended`."""
+    # Nothing comes after a pass that will go on.
+    op, number = jnp.where(ended, x.op, DONE), x.number + 1
+    s = _keep_rest(op, x, s)
+    at = jax.tree.map(lambda a, b: jnp.where(ended, a, b), passes.start(), x.at)
+    x = dataclasses.replace(x, at=at)
     passing = op <= MOVES
     again = passing & (number < _most(c.s, q, x))
     again &= (s[reg.RETRY] > 0) & (s[ERROR] == 0)
@@ -210,11 +241,11 @@ def _next(
     return _open(c, q, x, s, opens | huge)
 
 
-def _keep_rest(x: Course, s: State, stopped: Index) -> State:
+def _keep_rest(op: Index, x: Course, s: State) -> State:
     """After -EDEADLOCK or -ENOMEM the rest stays on the list, the last one included."""
-    back = (x.op == UNMAPS) & ((s[ERROR] == EDEADLOCK) | (s[ERROR] == ENOMEM))
-    first = jnp.where(back, stopped - 1, x.size)
-    if_any = jnp.where(x.op == UNMAPS, x.size, 0)
+    back = (op == UNMAPS) & ((s[ERROR] == EDEADLOCK) | (s[ERROR] == ENOMEM))
+    first = jnp.where(back, x.at.folio - 1, x.size)
+    if_any = jnp.where(op == UNMAPS, x.size, 0)
     return _append_all(s, TODO, TODO, first, if_any)
 
 
