@@ -43,6 +43,21 @@ def conditions_call(pages: int) -> tuple[Any, ...]:
     return arguments(b.build(), pages)
 
 
+def large_call(pages: int, *, content: bool = False) -> tuple[Any, ...]:
+    b = jaxmig.Builder(nodes=2, cpus=4)
+    one, two = b.process("a", running=[1]), b.process("b", running=[2])
+    half = pages // 2
+    b.mmap(one, half, order=9)
+    some = b.mmap([one, two], pages - half, order=4, kind="shmem")
+    b.condition(some, "extra_ref", range(0, half, 512), until=3)
+    b.splits = True
+    m = b.build(content=content)
+    heads = jaxmig.folios_on(m, node=0)
+    room = jnp.zeros(m.geometry.frames, jnp.int32).at[: len(heads)].set(heads)
+    numbers = (jnp.int32(n) for n in (len(heads), 1, 0))
+    return m, room, *numbers, migrate.limit_of(512)
+
+
 def copied(text: str, m: jaxmig.Machine, pages: int) -> list[str]:
     """The state arrays that grow with the machine and that a program copies."""
     found = []
@@ -73,6 +88,34 @@ def test_no_array_is_copied_with_shared_pages_or_conditions(call):
     assert copied(text, args[0], pages) == []
 
 
+@pytest.mark.parametrize(
+    ("call", "log"), [(large_call, 0), (large_call, 4096), (shared_call, 4096)]
+)
+def test_one_folio_at_a_time_copies_no_array(call, log):
+    pages = 1 << 16
+    args = call(pages)
+    text = migrate.executable(rules("6.18"), True, *args, log=log).as_text()
+    assert copied(text, args[0], pages // 4) == []
+
+
+def test_contents_of_large_folios_are_copied_once():
+    args = large_call(1 << 13, content=True)
+    text = migrate.executable(rules("6.18"), True, *args).as_text()
+    assert copied(text, args[0], 1 << 13) == []
+    # Each size of folio is one block.
+    assert all(f"u32[{1 << order},1024]" in text for order in (0, 4, 9))
+
+
+def test_one_program_serves_all_releases_where_folios_are_large():
+    args = large_call(1 << 13)
+    before = len(migrate._executables)
+    modes = [(k, m) for k in ("6.1", "v4", "6.3", "6.18") for m in ("sync", "async")]
+    for kernel, mode in modes:
+        migrate.executable(rules(kernel, mode), True, *args)
+        migrate.executable(rules(kernel, mode, "longterm_pin", "arm64"), True, *args)
+    assert len(migrate._executables) <= before + 1
+
+
 def test_serial_is_a_loop_with_a_trip_a_folio():
     args = uniform_call(2048)
     text = migrate.executable(rules("6.2"), True, *args).as_text()
@@ -98,8 +141,8 @@ def test_sizes_of_one_bucket_share_a_compilation(kernel):
     assert len(migrate._executables) == before + 1
 
 
-def seconds(kernel: str, pages: int) -> float:
-    args = jax.block_until_ready(uniform_call(pages))
+def seconds(kernel: str, pages: int, call: Any = uniform_call) -> float:
+    args = jax.block_until_ready(call(pages))
     program = migrate.executable(rules(kernel), True, *args)
     start = time.perf_counter()
     jax.block_until_ready(program(*args))
@@ -116,4 +159,13 @@ def test_a_page_costs_as_much_among_many(kernel):
     # A batch's rows come from caches that a million pages outgrow; a copy of a whole
     # array at every trip would show as a factor of hundreds in either form.
     assert many < (1.6 if kernel == "6.2" else 3) * some
+    assert many < 3 * few
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_large_folio_costs_as_much_among_many(kernel):
+    sizes = [1 << n for n in (14, 20)]
+    rounds = [[seconds(kernel, n, large_call) / n for n in sizes] for _ in range(8)]
+    few, many = (min(times) for times in zip(*rounds, strict=True))
     assert many < 3 * few
