@@ -16,8 +16,9 @@ from jaxmig.machine import Machine
 from jaxmig.policy import phased, serial_pages
 from jaxmig.policy.batched import migrate_batched
 from jaxmig.policy.call import Call, List, no_stats
+from jaxmig.policy.course import NO_LIMIT
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
-from jaxmig.policy.stepwise import NO_LIMIT, migrate_stepwise
+from jaxmig.policy.stepwise import migrate_stepwise
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules, rules
 from jaxmig.switches import switches, word

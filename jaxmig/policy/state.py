@@ -9,6 +9,7 @@ loop carries costs a step of it, and a compiled step is one more function.
 import dataclasses
 from typing import Any, Final
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
@@ -115,6 +116,21 @@ class State:
         size = jnp.where(mine, self.reg, 0).sum(dtype=jnp.int32)
         lists = wall.put(self.lists, which * self.room + size, folio)
         return self.set(lists=lists, reg=self.reg + (mine & when))
+
+    def append_all(self, to: int, which: int, first: Index, last: Index) -> "State":
+        """Items `first` ... `last` - 1 of one list, at the end of another or of itself."""
+
+        def go_on(v: tuple[Array, Index, Index]) -> Any:
+            return v[1] < last
+
+        def move(v: tuple[Array, Index, Index]) -> tuple[Array, Index, Index]:
+            lists, i, slot = v
+            folio = wall.read(i, lambda: lists[which * self.room + i])
+            return wall.put(lists, to * self.room + slot, folio), i + 1, slot + 1
+
+        start = (self.lists, jnp.asarray(first), self[to])
+        lists, _, size = jax.lax.while_loop(go_on, move, start)
+        return self.set(lists=lists).put({to: size})
 
     @property
     def waits(self) -> Any:
