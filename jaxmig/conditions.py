@@ -15,9 +15,6 @@ Source: the outcomes of one attempt, mm/migrate.c and mm/rmap.c, Linux 6.1 to 6.
 
 from typing import Any, Final
 
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32
-
 STATES: Final = (
     "locked",
     "writeback",
@@ -55,8 +52,6 @@ ISOLATED: Final = 1 << 18
 PIN_HELD: Final = 1 << 19  # a pin that counts as an extra reference
 EXTRA_SHIFT: Final = 20  # how many references EXTRA_REF stands for
 
-Row = Int32[Array, " states"]
-
 
 def forever(state: int) -> int:
     """The mark that sleeping on this state would never end (0: nobody sleeps on it)."""
@@ -79,20 +74,3 @@ def pack(fields: Any, marks: Any) -> list[Any]:
     for s in range(len(STATES)):
         words[s // PER_WORD] |= fields[s] << (FIELD * (s % PER_WORD))
     return words
-
-
-def blocks(row: Row, state: int) -> Bool[Array, ""]:
-    """Whether a test of `state` now would find it there."""
-    return row[state] > 0
-
-
-def tested(row: Row, state: int, when: Bool[Array, ""]) -> Row:
-    """`row` after a test of `state`, if there was one."""
-    left = row[state]
-    worn = jnp.where((left > 0) & (left < UNTIL_WAITED), left - 1, left)
-    return row.at[state].set(jnp.where(when, worn, left))
-
-
-def ended(row: Row, state: int, when: Bool[Array, ""]) -> Row:
-    """`row` after somebody slept until `state` was over, if he did."""
-    return row.at[state].set(jnp.where(when, 0, row[state]))

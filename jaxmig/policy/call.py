@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
@@ -35,10 +34,6 @@ class Stats:
         """These and `more`."""
         new = {k: getattr(self, k) + v for k, v in more.items()}
         return dataclasses.replace(self, **new)
-
-    def plus(self, other: "Stats") -> "Stats":
-        """Field by field."""
-        return jax.tree.map(jnp.add, self, other)
 
 
 def no_stats() -> Stats:

@@ -1,6 +1,6 @@
 """Serial migration of base pages that are mapped at most once, in one tight loop.
 
-The same attempt as in `serial.py`, one folio a trip: unmap, flush, copy, remap, all on
+The same attempt as in `stepwise.py`, one folio a trip: unmap, flush, copy, remap, all on
 the arrays.  Without conditions and shared pages an attempt has no inner loops, so that
 a trip is one block of reads and one row of writes.  What no trip needs to know, because
 it is a sum over the call, is counted afterwards: IPIs are rounds times masks.
