@@ -23,6 +23,7 @@ from jaxmig.rules import Rules, rules
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
 CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
+VECTOR: Final = 512  # bits, where the processor has them
 Index = Int32[Array, ""]
 
 
@@ -174,7 +175,10 @@ def compiled(
     options = {}
     if jax.default_backend() == "cpu":
         # Where reads and writes of one array meet, see that their order needs no copy.
-        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+        options = {
+            "xla_cpu_copy_insertion_use_region_analysis": True,
+            "xla_cpu_prefer_vector_width": VECTOR,
+        }
     return jax.jit(
         functools.partial(run, r=r, chunk=chunk, safe=safe, log=log),
         donate_argnums=(0,) if donate else (),

@@ -45,12 +45,17 @@ def compile_loops_whole() -> None:
 def whole(f: Callable[..., T], *args: Any) -> T:
     """`f(*args)`, of which XLA:CPU makes one function, run by one thread.
 
-    Only for what lowers for a CPU alone; `f` must not scatter.  An XLA that does not
+    `f` must not scatter, and what it returns must depend on every argument: XLA ends
+    the process over one that its simplifications leave unused.  An XLA that does not
     know the attributes dispatches operation by operation: slower, and the same.
     """
     # A call that is not inlined keeps its attributes; those inside must have none.
     marks = {"xla_cpu_small_call": "true", "inlineable": "false"}
-    return jax.tree.map(lambda x: set_xla_metadata(x, **marks), jax.jit(f)(*args))
+
+    def on_cpu(*args: Any) -> T:
+        return jax.tree.map(lambda x: set_xla_metadata(x, **marks), jax.jit(f)(*args))
+
+    return jax.lax.platform_dependent(*args, cpu=on_cpu, default=f)
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:

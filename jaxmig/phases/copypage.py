@@ -119,9 +119,7 @@ def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
     def rows(memory: Array, src: Lanes, dst: Lanes) -> Array:
         return _by_rows(memory, src, dst, step)
 
-    memory = jax.lax.platform_dependent(
-        m.memory, src, dst, cpu=_on_cpu, default=rows
-    )
+    memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=_on_cpu, default=rows)
     return dataclasses.replace(m, memory=memory)
 
 
@@ -190,8 +188,10 @@ def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Ma
     if c is None:
         return m
     where &= frame.has(row[:, frame.FLAGS], frame.CONDITIONED)
-    at = jnp.where(where, src, NOWHERE)
-    rows = wall.read(at, lambda: lanes.rows(c, at))
+    rows = None if known is None else known.states
+    if rows is None:
+        at = jnp.where(where, src, NOWHERE)
+        rows = wall.read(at, lambda: lanes.rows(c, at))
     new = lanes.scatter(lanes.scatter(c, dst, where, rows), src, where, rows * 0)
     return dataclasses.replace(m, conditions=new)
 
