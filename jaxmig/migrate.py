@@ -25,6 +25,7 @@ from jaxmig.switches import switches, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
 CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
+VECTOR: Final = 512  # bits, where the processor has them
 Index = Int32[Array, ""]
 
 
@@ -211,7 +212,10 @@ def _jitted(call: Callable[..., Any], donate: bool) -> Any:
     options = {}
     if jax.default_backend() == "cpu":
         # Where reads and writes of one array meet, see that their order needs no copy.
-        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+        options = {
+            "xla_cpu_copy_insertion_use_region_analysis": True,
+            "xla_cpu_prefer_vector_width": VECTOR,
+        }
     return jax.jit(
         call, donate_argnums=(0,) if donate else (), compiler_options=options
     )

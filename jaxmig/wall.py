@@ -6,6 +6,9 @@ that fusion does not cross: all reads of a trip go inside one, then come the wri
 The predicate must be one that XLA cannot fold to a constant.
 
 A conditional that WRITES state copies it too; a loop of at most one trip does not.
+
+Each operation of a loop is dispatched on its own, which costs half a microsecond: a loop
+of short trips is better compiled as one function.
 """
 
 import os
@@ -15,6 +18,7 @@ from typing import Any, Final, TypeVar
 import jax
 import jax.numpy as jnp
 import jaxlib
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Int32
 
 T = TypeVar("T")
@@ -36,6 +40,22 @@ def compile_loops_whole() -> None:
     if known and "xla_backend_extra_options" not in flags:
         option = f"--xla_backend_extra_options={_OPTION}={WHOLE_LOOP}"
         os.environ["XLA_FLAGS"] = f"{flags} {option}".strip()
+
+
+def whole(f: Callable[..., T], *args: Any) -> T:
+    """`f(*args)`, of which XLA:CPU makes one function, run by one thread.
+
+    `f` must not scatter, and what it returns must depend on every argument: XLA ends
+    the process over one that its simplifications leave unused.  An XLA that does not
+    know the attributes dispatches operation by operation: slower, and the same.
+    """
+    # A call that is not inlined keeps its attributes; those inside must have none.
+    marks = {"xla_cpu_small_call": "true", "inlineable": "false"}
+
+    def on_cpu(*args: Any) -> T:
+        return jax.tree.map(lambda x: set_xla_metadata(x, **marks), jax.jit(f)(*args))
+
+    return jax.lax.platform_dependent(*args, cpu=on_cpu, default=f)
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:

@@ -92,7 +92,7 @@ def take_many(m: Machine, node: Index, wanted: Mask) -> tuple[Machine, Lanes]:
     top = m.top[node, 0]
     slot = _slot(m.geometry, node, jnp.int32(0), top - 1 - lanes.rank(wanted))
     frames = wall.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
-    count = wanted.sum(dtype=jnp.int32)
+    (count,) = lanes.totals(wanted)
     m = reserve(m, node, count)
     m = dataclasses.replace(m, top=m.top.at[node, 0].add(-count))
     return m, jnp.where(wanted, frames, NOWHERE)
@@ -100,16 +100,19 @@ def take_many(m: Machine, node: Index, wanted: Mask) -> tuple[Machine, Lanes]:
 
 def give_many(m: Machine, pages: Lanes, freed: Mask) -> Machine:
     """Put base pages back on the stacks of their nodes."""
-    home = m.node_of(jnp.where(freed, pages, 0))
-    for node in range(m.geometry.nodes):
-        mine = freed & (home == node)
+    size = m.geometry.frames_per_node
+    nodes = range(m.geometry.nodes)
+    of_node = [freed & (pages >= n * size) & (pages < (n + 1) * size) for n in nodes]
+    counts = lanes.totals(*of_node)
+    for node, mine, count in zip(nodes, of_node, counts, strict=True):
 
-        def push(m: Machine, mine: Mask = mine, node: int = node) -> Machine:
+        def push(
+            m: Machine, mine: Mask = mine, node: int = node, count: Index = count
+        ) -> Machine:
             top = m.top[node, 0]
             slot = _slot(
                 m.geometry, jnp.int32(node), jnp.int32(0), top + lanes.rank(mine)
             )
-            count = mine.sum(dtype=jnp.int32)
             return dataclasses.replace(
                 m,
                 free=lanes.scatter(m.free, slot, mine, pages),
@@ -117,5 +120,5 @@ def give_many(m: Machine, pages: Lanes, freed: Mask) -> Machine:
                 nfree=m.nfree.at[node].add(count),
             )
 
-        m = wall.when(mine.any(), push, m)
+        m = wall.when(count > 0, push, m)
     return m

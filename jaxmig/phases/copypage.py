@@ -4,19 +4,22 @@ Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migra
 """
 
 import dataclasses
+from typing import Final
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, wall
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.machine import NOWHERE, WORDS, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.pytree import pytree
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
+PIECE: Final = 128  # words of a base page that are copied at a time
+TOGETHER: Final = 4  # base pages that are copied in turn
 
 
 @pytree
@@ -115,9 +118,22 @@ def free_folio(rows: Array, head: Index, pages: Index) -> Array:
 
 @jax.named_scope("folio_copy")
 def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
-    """Copy base pages, `step` at a time: more at once would not fit the cache."""
+    """Copy base pages; devices other than CPUs take `step` at a time.
+
+    Lanes without a destination stay as they are.
+    """
     if m.memory is None:
         return m
+
+    def rows(memory: Array, src: Lanes, dst: Lanes) -> Array:
+        return _by_rows(memory, src, dst, step)
+
+    memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=_on_cpu, default=rows)
+    return dataclasses.replace(m, memory=memory)
+
+
+def _by_rows(memory: Array, src: Lanes, dst: Lanes, step: int) -> Array:
+    """Gather and scatter; slices clamp, so the last step may copy pages again."""
     count = src.shape[0]
     step = min(step, count)
 
@@ -127,9 +143,43 @@ def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
         rows = wall.read(here, lambda: lanes.rows(memory, here))
         return lanes.scatter(memory, there, there != NOWHERE, rows)
 
-    # Slices clamp: the last step may copy again what the one before it copied.
-    memory = jax.lax.fori_loop(0, -(-count // step), some, m.memory)
-    return dataclasses.replace(m, memory=memory)
+    return jax.lax.fori_loop(0, -(-count // step), some, memory)
+
+
+def _on_cpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
+    last = jnp.where(dst == NOWHERE, 0, jnp.arange(1, dst.shape[0] + 1)).max()
+    here = jnp.where(src == NOWHERE, 0, src)
+    # A page that stays is copied onto itself: a branch would cost more.
+    there = jnp.where(dst == NOWHERE, here, dst)
+    return wall.whole(_by_pieces, memory, here, there, last)
+
+
+def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
+    """Copy 512 bytes at a time of TOGETHER pages.
+
+    Reads and writes overlap only if little is read before it is written, and the first
+    lines of one page need not wait for those of another.
+    """
+    pieces = WORDS // PIECE
+
+    def some(i: Index, memory: Array) -> Array:
+        # Powers of two, unsigned: shifts and masks instead of divisions.
+        i = i.astype(jnp.uint32)
+        first = i // pieces * TOGETHER
+        word = (i % pieces * PIECE).astype(jnp.int32)
+        here, there = (
+            [pages[first + n] for n in range(TOGETHER)] for pages in (src, dst)
+        )
+
+        def reads() -> list[Array]:
+            at = [(page, word) for page in here]
+            return [jax.lax.dynamic_slice(memory, x, (1, PIECE)) for x in at]
+
+        for page, words in zip(there, wall.read(here[0], reads), strict=True):
+            memory = jax.lax.dynamic_update_slice(memory, words, (page, word))
+        return memory
+
+    return jax.lax.fori_loop(0, -(-count // TOGETHER) * pieces, some, memory)
 
 
 @jax.named_scope("folio_migrate_mapping")
@@ -147,8 +197,10 @@ def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Ma
     if c is None:
         return m
     where &= frame.has(row[:, frame.FLAGS], frame.CONDITIONED)
-    at = jnp.where(where, src, NOWHERE)
-    rows = wall.read(at, lambda: lanes.rows(c, at))
+    rows = None if known is None else known.states
+    if rows is None:
+        at = jnp.where(where, src, NOWHERE)
+        rows = wall.read(at, lambda: lanes.rows(c, at))
     new = lanes.scatter(lanes.scatter(c, dst, where, rows), src, where, rows * 0)
     return dataclasses.replace(m, conditions=new)
 

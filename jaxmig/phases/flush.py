@@ -84,7 +84,7 @@ def _close_one_mm(
     cpu: Index,
     pending: Bool[Array, " batches"],
 ) -> tuple[Events, Owed]:
-    n = pending.sum(dtype=jnp.int32)
+    (n,) = lanes.totals(pending)
     union = cpus.mask[0] & (n > 0)
     return _round(rules, ev, owed, cpus, cpu, union[None], n, n[None])
 
@@ -262,7 +262,7 @@ def mark(m: Machine, src: Lanes, where: Mask) -> Machine:
         row = row.at[:, frame.FLAGS].set(row[:, frame.FLAGS] | frame.FLUSHED)
         return dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, row))
 
-    return wall.when(where.any(), set_bit, m)
+    return wall.when(lanes.some(where)[0], set_bit, m)
 
 
 def unmark(m: Machine, any_marked: Bool[Array, ""]) -> Machine:

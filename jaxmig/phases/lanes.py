@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import wall
@@ -28,6 +29,7 @@ class Known:
     words: (
         Int32[Array, "lanes 2"] | None
     )  # of the only entry; None where chains are walked
+    states: Int32[Array, "lanes 4"] | None = None  # conditions
 
 
 def rows(
@@ -52,15 +54,68 @@ def columns(*values: Lanes) -> Int32[Array, "lanes columns"]:
     return out
 
 
+def totals(*values: Lanes | Mask) -> list[Int32[Array, ""]]:
+    """Sums over all lanes, in one pass: a reduction each costs ten times as much."""
+    terms = [jnp.asarray(v, jnp.int32) for v in values]
+    if len(terms) == 1:
+        # XLA:CPU splits a reduction of one array into three.
+        terms.append(jnp.zeros_like(terms[0]))
+    zeros = (np.int32(0),) * len(terms)
+
+    def plus(a: tuple, b: tuple) -> tuple:
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    return list(jax.lax.reduce(tuple(terms), zeros, plus, (0,))[: len(values)])
+
+
+def some(*masks: Mask) -> list[Bool[Array, ""]]:
+    """Whether any lane is in each mask."""
+    return [n > 0 for n in totals(*masks)]
+
+
 def rank(mask: Mask) -> Lanes:
     """Position of each lane among those of `mask`."""
     lanes = jnp.arange(mask.shape[0], dtype=jnp.int32)
-    first = mask.sum(dtype=jnp.int32)
+    (first,) = totals(mask)
     # The common masks are all lanes, or all but padding at the end.
-    prefix = (mask == (lanes < first)).all()
-    return jax.lax.cond(
-        prefix, lambda: lanes, lambda: jnp.cumsum(mask.astype(jnp.int32)) - 1
+    (others,) = totals(mask != (lanes < first))
+    return jax.lax.cond(others == 0, lambda: lanes, lambda: running(mask) - 1)
+
+
+def running(mask: Mask) -> Lanes:
+    """How many lanes of `mask` there are up to each lane."""
+    return jax.lax.platform_dependent(
+        mask.astype(jnp.int32), cpu=_running_on_cpu, default=jnp.cumsum
     )
+
+
+def _running_on_cpu(ones: Lanes) -> Lanes:
+    # Rows side by side, a vector at a time; what XLA makes of a sum over windows costs
+    # seven times as much.
+    count, row = ones.shape[0], 128
+    rows = -(-count // row)
+
+    def sums(ones: Lanes) -> Lanes:
+        columns = jnp.pad(ones, (0, rows * row - count)).reshape(rows, row).T
+        plus = lambda total, x: (total + x,) * 2  # noqa: E731
+        total, within = jax.lax.scan(plus, columns[0] * 0, columns)
+        earlier = jnp.arange(rows)[:, None] > jnp.arange(rows)
+        before = jnp.where(earlier, total, 0).sum(axis=1, dtype=jnp.int32)
+        return (within + before).T.reshape(-1)[:count]
+
+    return wall.whole(sums, ones)
+
+
+def numbers(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
+    """`place // limit`, for places that neighbours have behind the start of a batch.
+
+    Below 2^22, or as far beyond the limit as there are lanes.
+    """
+    # Integers are not divided by vector instructions.  This is exact: half a page is
+    # more than the rounding error.
+    short = jnp.floor((place.astype(jnp.float32) + 0.5) / limit.astype(jnp.float32))
+    few = limit < place.shape[0]
+    return jnp.where(few, short.astype(jnp.int32), (place >= limit).astype(jnp.int32))
 
 
 def entry_of(m: Machine, entry: Lanes) -> tuple[Int32[Array, "lanes 2"], Lanes]:

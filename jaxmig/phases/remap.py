@@ -19,8 +19,17 @@ from jaxmig.phases.lanes import Known, Lanes, Mask
 
 
 @jax.named_scope("remove_migration_ptes")
-def remap(m: Machine, page: Lanes, where: Mask, known: Known | None = None) -> Machine:
-    """Map base pages wherever a migration entry stands for them, and unlock them."""
+def remap(
+    m: Machine,
+    page: Lanes,
+    where: Mask,
+    known: Known | None = None,
+    flushed: Mask | None = None,
+) -> Machine:
+    """Map base pages wherever a migration entry stands for them, and unlock them.
+
+    `flushed`: of these, pages to be marked so (see `flush.mark`).
+    """
     if known is None:
         row = wall.read(page, lambda: lanes.rows(m.frame, page))
     else:
@@ -43,10 +52,11 @@ def remap(m: Machine, page: Lanes, where: Mask, known: Known | None = None) -> M
     first = jnp.where(mapped, row[:, frame.RMAP], NOWHERE)
     start = (m, first, jnp.zeros_like(first))
     m, _, count = lanes.along_chains(m.geometry.shared, write, start)
+    mark = 0 if flushed is None else jnp.where(flushed, frame.FLUSHED, 0)
     new = lanes.columns(
         row[:, REFCOUNT] + count,
         row[:, MAPCOUNT] + count,
-        flags & ~(frame.LOCKED | frame.UNMAPPED),
+        flags & ~(frame.LOCKED | frame.UNMAPPED) | mark,
         row[:, frame.RMAP],
     )
     return dataclasses.replace(m, frame=lanes.scatter(m.frame, page, where, new))

@@ -41,7 +41,10 @@ def unmap(
         here = entry != NOWHERE
         old, following = lanes.entry_or(known.words, m, entry)
         bits = old[:, pte.BITS]
-        new = lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
+        # Behind a wall it is computed once, for this phase and the last one.
+        new = wall.read(
+            src, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
+        )
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
         dirty |= here & pte.has(bits, pte.DIRTY)
         return m, following, count + here, dirty, None if words is None else new
@@ -52,7 +55,11 @@ def unmap(
     state = frame.LOCKED | jnp.where(count > 0, frame.UNMAPPED, 0)
     flags = row[:, FLAGS] | state | jnp.where(dirty, frame.DIRTY, 0)
     refs = row[:, REFCOUNT] - count - dropped
-    new = lanes.columns(refs, row[:, MAPCOUNT] * 0, flags, row[:, frame.RMAP])
+
+    def rows() -> Int32[Array, "lanes 4"]:
+        new = lanes.columns(refs, row[:, MAPCOUNT] * 0, flags, row[:, frame.RMAP])
+        return jnp.where(where[:, None], new, row)
+
+    new = wall.read(src, rows)
     m = dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, new))
-    known = Known(jnp.where(where[:, None], new, row), words)
-    return m, wall.read(src, lambda: known)
+    return m, Known(new, words, known.states)

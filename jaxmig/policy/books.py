@@ -27,7 +27,7 @@ from jaxmig.policy.folio import (
     pages_of,
 )
 from jaxmig.policy.hurdles import Stage
-from jaxmig.policy.plan import MOVE, UNDO, UNMAP, Plan
+from jaxmig.policy.attempt import MOVE, UNDO, UNMAP, Plan
 from jaxmig.policy.state import HELD, RET, SPLIT, TODO, Context, State
 from jaxmig.pytree import pytree
 

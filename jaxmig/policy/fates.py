@@ -57,6 +57,7 @@ class Folios:
     left: States
     marks: Lanes
     live: Mask  # on the list, not freed
+    gone: Lanes  # references that were found gone since the row was read
 
     @property
     def exclusive(self) -> Mask:
@@ -180,7 +181,8 @@ def _looks(
     known = f.marks >> cond.EXTRA_SHIFT
     pin_held = (f.marks & PIN_HELD) != 0
     known = known + jnp.where(pin_held, pin_refs(f.row), 0)
-    rest = f.row[:, REFCOUNT] - f.maps - frame.cache_refs(f.row[:, FLAGS])
+    refs = f.row[:, REFCOUNT] - f.gone
+    rest = refs - f.maps - frame.cache_refs(f.row[:, FLAGS])
     blocked = jnp.where(rest != known, cond.UNTIL_WAITED, blocked)
     taken, going, _ = _take(jnp.where(held, blocked, 0), going)
     looks += taken
@@ -213,3 +215,18 @@ def _looks(
         pin_gone=pin_gone,
         asleep=asleep,
     )
+
+
+def gone(f: Folios, s: Stage) -> Lanes:
+    """References that a stage found gone."""
+    extra = f.marks >> cond.EXTRA_SHIFT
+    pin = pin_refs(f.row)
+    return jnp.where(s.extra_gone, extra, 0) + jnp.where(s.pin_gone, pin, 0)
+
+
+def after(f: Folios, s: Stage) -> Folios:
+    """The folios as a stage leaves them."""
+    low = (1 << cond.EXTRA_SHIFT) - 1
+    marks = jnp.where(s.extra_gone, f.marks & low, f.marks)
+    marks = jnp.where(s.pin_gone, marks & ~cond.PIN_HELD, marks)
+    return Folios(f.row, f.maps, s.left, marks, f.live, f.gone + gone(f, s))

@@ -29,7 +29,7 @@ from jaxmig.policy.books import (
     book,
 )
 from jaxmig.policy.folio import ENOMEM, SLEEPS, UNMAPPED
-from jaxmig.policy.plan import DIVIDE, MOVE, SKIP, UNDO, UNMAP, look
+from jaxmig.policy.attempt import DIVIDE, MOVE, SKIP, UNDO, UNMAP, look
 from jaxmig.policy.state import Context, State
 from jaxmig.policy.step import step
 from jaxmig.pytree import pytree

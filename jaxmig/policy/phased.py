@@ -24,8 +24,9 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, flush, lanes, remap as remapping, unmap as un
 from jaxmig.phases.lanes import Known
 from jaxmig.policy import fates
-from jaxmig.policy.batched import look, seen_conditions
 from jaxmig.policy.folio import Where
+from jaxmig.policy.look import look
+from jaxmig.policy.plan import seen_conditions
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
@@ -48,7 +49,7 @@ def prepare(
     row, seen = look(rules, m, src, flush.deferrable(rules, m.cpus, at.cpu))
     left, marks = seen_conditions(m, src, row)
     live = (src != NOWHERE) & (row[:, 0] > 0)
-    f = fates.Folios(row, seen.maps, left, marks, live)
+    f = fates.Folios(row, seen.maps, left, marks, live, jnp.zeros_like(src))
     first = fates.stage(rules, f, 1, False, live)
     m, dst = alloc.take_many(m, at.node, first.moved)
     return m, Batch(src, dst, first.unmapped)

@@ -1,78 +1,223 @@
-"""A folio, what is asked of it in one step, and what becomes of it.
+"""What becomes of every folio of a stretch of a batched call.
 
-Source: migrate_folio_unmap(), migrate_folio_move() in mm/migrate.c.
+Most folios move at the first try.  The others, in whose way something stands, are
+picked out and their fates worked out in closed form, GROUP of them at a time; one word
+a folio holds the result.
+
+Source: migrate_pages_sync(), migrate_pages_batch() in mm/migrate.c.
 """
 
-import dataclasses
+from typing import Final
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32
+from jaxtyping import Array, Int32
 
 from jaxmig import conditions as cond, frame, wall
-from jaxmig.frame import FLAGS
-from jaxmig.policy.folio import pages_of
-from jaxmig.policy.state import State
+from jaxmig.frame import FLAGS, REFCOUNT
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import lanes
+from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.policy import fates
+from jaxmig.policy.folio import freed_under_us
+from jaxmig.policy.look import Seen
 from jaxmig.pytree import pytree
+from jaxmig.rules import Rules
 
-Index = Int32[Array, ""]
-Flag = Bool[Array, ""]
-UNMAP, MOVE, UNDO, DIVIDE, SKIP = range(5)
+GROUP: Final = 1 << 11  # folios whose fates are worked out at a time
+
+# A word of fate: three numbers and two bits for each of two stages, then three bits.
+TRIES, PIN_TRIES, LOOKS, UNMAPPED, MOVED, STAGE = 0, 4, 8, 12, 13, 14
+NUMBER: Final = 0xF  # a stage has at most ten passes
+FREED, RELEASED, ASLEEP = (1 << (2 * STAGE + n) for n in range(3))
+# One try, one look.
+PLAIN: Final = 1 << TRIES | 1 << LOOKS | 1 << UNMAPPED | 1 << MOVED
+
+
+@pytree
+class Outcome:
+    """One stage of one batch, folio by folio."""
+
+    tries: Lanes  # unmap attempts that got a destination
+    pin_tries: Lanes  # of those, walks that a pinned page refused
+    unmapped: Mask
+    looks: Lanes  # move attempts
+    asleep: Mask  # would sleep for ever, in some stage
 
 
 @pytree
 class Plan:
-    """What a step does to its folio."""
+    """What becomes of each folio of a chunk."""
 
-    rc: Index  # how the attempt ended, see folio.py
-    tried: Flag  # a destination was obtained
-    taken: Flag  # and is reserved from now on
-    walks: Flag  # try_to_migrate() looks at the entries
-    refuses: Flag
-    freed: Flag  # only its isolation or its driver held it
-    released: Flag  # by its driver: only to be freed
-    moved: Flag
-    undone: Flag
-    divided: Flag  # split
-
-    @property
-    def gone(self) -> Flag:
-        """Whether the folio is not where it was."""
-        return self.moved | self.freed | self.released
+    freed: Mask
+    first: Outcome
+    second: Outcome | None
+    unmapped: Mask  # at some time
+    moved: Mask
+    released: Mask  # of those, by their driver: only to be freed
+    lost: Lanes  # references that were found gone
+    states: Int32[Array, "lanes 4"] | None  # what is left of the conditions
 
 
-@dataclasses.dataclass(frozen=True)
-class Folio:
-    """The folio of a step, as it was before."""
+@pytree
+class Listed:
+    """What the phases want to know of each folio beside its fate."""
 
-    head: Index
-    row: Int32[Array, " 4"]
-    words: Int32[Array, " 4"]  # its conditions
-
-    @property
-    def flags(self) -> Index:
-        """Its flags."""
-        return self.row[FLAGS]
-
-    @property
-    def pages(self) -> Index:
-        """Its base pages."""
-        return pages_of(self.flags)
-
-    @property
-    def kind(self) -> Index:
-        """One of frame.FREE ... HUGETLB."""
-        return frame.kind(self.flags)
-
-    @property
-    def counted(self) -> Index:
-        """Base pages of free memory that it takes: hugetlb has a pool of its own."""
-        return jnp.where(self.kind == frame.HUGETLB, 0, self.pages)
+    live: Mask  # on the list, not freed
+    movable: Mask  # a driver's page: no rmap
 
 
-def look(s: State, head: Index) -> Folio:
-    """The folio at `head`."""
-    if s.conditions is None:
-        row = wall.read(head, lambda: s.frame[head])
-        return Folio(head, row, jnp.zeros(cond.WORDS, jnp.int32))
-    c = s.conditions
-    return Folio(head, *wall.read(head, lambda: (s.frame[head], c[head])))
+def plan(
+    rules: Rules, m: Machine, src: Lanes, row: Int32[Array, "lanes 4"], seen: Seen
+) -> tuple[Plan, Listed]:
+    """Fates of the folios over all stages and passes."""
+    there = src != NOWHERE
+    plain = there & _in_nobodys_way(row, seen.maps)
+    count = src.shape[0]
+    odd = there & ~plain
+    word = jnp.where(plain, PLAIN, 0)
+    states = None if m.conditions is None else jnp.zeros((count, 4), jnp.int32)
+    found = (word, jnp.zeros_like(src), states)
+    found = _odd_ones(rules, m, (src, row, seen.maps), odd, found)
+    word, lost, states = found
+    two = rules.release.async_first and rules.mode != "async"
+    asleep = (word & ASLEEP) != 0
+    first = _outcome(word, asleep)
+    second = _outcome(word >> STAGE, asleep) if two else None
+    freed = (word & FREED) != 0
+    p = Plan(
+        freed=freed,
+        first=first,
+        second=second,
+        unmapped=(word & (1 << UNMAPPED | 1 << (STAGE + UNMAPPED))) != 0,
+        moved=(word & (1 << MOVED | 1 << (STAGE + MOVED))) != 0,
+        released=(word & RELEASED) != 0,
+        lost=lost,
+        states=states,
+    )
+    movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS
+    return p, Listed(there & ~freed, movable)
+
+
+def _in_nobodys_way(row: Int32[Array, "lanes 4"], maps: Lanes) -> Mask:
+    """Folios that move at the first try: known by their rows alone."""
+    flags, refs = row[:, FLAGS], row[:, REFCOUNT]
+    odd = frame.has(flags, frame.CONDITIONED)
+    odd |= frame.kind(flags) == frame.MOVABLE_OPS
+    return ~odd & (refs > 0) & (refs == maps + frame.cache_refs(flags))
+
+
+def _outcome(word: Lanes, asleep: Mask) -> Outcome:
+    number = lambda at: (word >> at) & NUMBER  # noqa: E731
+    return Outcome(
+        tries=number(TRIES),
+        pin_tries=number(PIN_TRIES),
+        unmapped=(word & (1 << UNMAPPED)) != 0,
+        looks=number(LOOKS),
+        asleep=asleep,
+    )
+
+
+Found = tuple[Lanes, Lanes, Int32[Array, "lanes 4"] | None]
+
+
+def _odd_ones(
+    rules: Rules,
+    m: Machine,
+    known: tuple[Lanes, Int32[Array, "lanes 4"], Lanes],
+    odd: Mask,
+    found: Found,
+) -> Found:
+    """`found` with the fates of the folios `odd`: word, lost references, conditions."""
+    src, row, maps = known
+    count = odd.shape[0]
+    width = min(GROUP, count)
+    (n,) = lanes.totals(odd)
+    none = jnp.full(count, NOWHERE, jnp.int32)
+
+    def pick(_: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
+        # Their lanes, one after the other, and their conditions.
+        place = jnp.where(odd, lanes.running(odd) - 1, NOWHERE)
+        lane = none.at[place].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+        here = jnp.where(lane == NOWHERE, NOWHERE, lanes.rows(src, lane))
+        return lane, _states(m, here)
+
+    nothing = jnp.zeros((count, cond.WORDS), jnp.int32)
+    lane_of, kept = wall.when(n > 0, pick, (none, nothing))
+
+    def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
+        i, (word, lost, states) = c
+        # Slices clamp: the last group may work out again what the one before did.
+        lane, left = (
+            jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
+        )
+        known = (lanes.rows(row, lane), left, lanes.rows(maps, lane))
+        words = jnp.concatenate([x.reshape(-1) for x in known])
+        new = wall.whole(lambda words: _fate(rules, words), words)
+        there = lane != NOWHERE
+        word = lanes.scatter(word, lane, there, new[0])
+        lost = lanes.scatter(lost, lane, there, new[1])
+        if states is not None:
+            after = jnp.stack(new[2:], axis=1)
+            states = lanes.scatter(states, lane, there, after)
+        return i + 1, (word, lost, states)
+
+    start = (jnp.int32(0), found)
+    return jax.lax.while_loop(lambda c: c[0] * width < n, group, start)[1]
+
+
+def _states(m: Machine, src: Lanes) -> Int32[Array, "lanes 4"]:
+    """Conditions of the folios, as they are kept; none if the machine has none."""
+    c = m.conditions
+    if c is None:
+        return jnp.zeros((src.shape[0], cond.WORDS), jnp.int32)
+    return wall.read(src, lambda: lanes.rows(c, src))
+
+
+def seen_conditions(
+    m: Machine, src: Lanes, row: Int32[Array, "lanes 4"]
+) -> tuple[fates.States, Lanes]:
+    """Conditions and marks of the folios with these rows."""
+    some = frame.has(row[:, FLAGS], frame.CONDITIONED)
+    rows = _states(m, jnp.where(some, src, NOWHERE))
+    return cond.unpack(jnp.where(some[:, None], rows, 0))
+
+
+def _fate(rules: Rules, words: Int32[Array, " words"]) -> tuple[Lanes, ...]:
+    """Word of fate, lost references and the four words of what is left, a lane each.
+
+    `words`: rows, conditions and mappings of the lanes, one after the other.
+    """
+    count = words.shape[0] // 9
+    row, states = words[: 8 * count].reshape(2, count, 4)
+    maps = words[8 * count :]
+    some = frame.has(row[:, FLAGS], frame.CONDITIONED)
+    left, marks = cond.unpack(jnp.where(some[:, None], states, 0))
+    freed = freed_under_us(rules, row, marks)
+    f = fates.Folios(row, maps, left, marks, ~freed, jnp.zeros_like(maps))
+    two = rules.release.async_first and rules.mode != "async"
+    passes = fates.ASYNC_PASSES if two else fates.ALL_PASSES
+    a = fates.stage(rules, f, passes, False, f.live)
+    word, lost, left = _word(a), fates.gone(f, a), a.left
+    after, moved, asleep = fates.after(f, a), a.moved, a.asleep
+    if two:
+        todo = f.live & ~a.moved
+        y = fates.stage(rules, after, fates.SYNC_PASSES, not rules.memalloc, todo)
+        word |= _word(y) << STAGE
+        lost += jnp.where(todo, fates.gone(after, y), 0)
+        left = tuple(jnp.where(todo, b, a) for a, b in zip(left, y.left, strict=True))
+        marks_after = fates.after(after, y).marks
+        marks_after = jnp.where(todo, marks_after, after.marks)
+        moved, asleep = moved | y.moved, asleep | y.asleep
+    else:
+        marks_after = after.marks
+    released = moved & f.movable & ((marks & cond.RELEASED) != 0)
+    word |= jnp.where(freed, FREED, 0) | jnp.where(released, RELEASED, 0)
+    word |= jnp.where(asleep, ASLEEP, 0)
+    return word, lost, *cond.pack(left, marks_after)
+
+
+def _word(s: fates.Stage) -> Lanes:
+    numbers = s.tries << TRIES | s.pin_tries << PIN_TRIES | s.looks << LOOKS
+    bits = s.unmapped.astype(jnp.int32) << UNMAPPED
+    return numbers | bits | s.moved.astype(jnp.int32) << MOVED

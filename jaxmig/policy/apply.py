@@ -1,0 +1,98 @@
+"""The four phases of a batched call, on a chunk whose fates are known.
+
+Source: migrate_pages_batch() in mm/migrate.c; movable_ops of the drivers that own
+non-LRU pages; zap_pte_range() for pages that their process let go.
+"""
+
+import dataclasses
+from typing import Final
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int32
+
+from jaxmig import frame, pte, wall
+from jaxmig.frame import FLAGS, RMAP
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import alloc, copypage, lanes, remap, unmap
+from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.policy.folio import Where
+from jaxmig.policy.plan import Listed, Plan
+
+COPY_STEP: Final = 1 << 12  # pages a trip, where rows are gathered and scattered
+
+
+def apply(
+    m: Machine,
+    src: Lanes,
+    known: Known,
+    p: Plan,
+    f: Listed,
+    at: Where,
+    again: Mask | None = None,
+) -> Machine:
+    """The four phases on the arrays.
+
+    `again`: pages whose entries were flushed and will be put back as they were.
+    """
+    row = known.row
+    known = dataclasses.replace(known, states=p.states)
+    stays = f.live & ~p.moved & frame.has(row[:, FLAGS], frame.CONDITIONED)
+    m = _wear_out(m, src, p, stays)
+    m, known = unmap.unmap(m, src, known, p.unmapped & ~f.movable, p.lost)
+    moved, freed = p.moved & ~p.released, p.freed | p.released
+    m, dst = alloc.take_many(m, at.node, moved)
+    m = copypage.copy(m, src, dst, COPY_STEP)
+    m = copypage.switch(m, src, dst, known)
+    m = _follow_drivers(m, dst, moved & f.movable)
+    m = remap.remap(m, jnp.where(moved, dst, src), p.unmapped, known, again)
+    m = _free(m, src, row, freed)
+    return alloc.give_many(m, wall.after(src, dst), moved | freed)
+
+
+def _wear_out(m: Machine, src: Lanes, p: Plan, where: Mask) -> Machine:
+    """Conditions after all tests, of pages that do not take them along."""
+    c = m.conditions
+    if c is None or p.states is None:
+        return m
+    return dataclasses.replace(m, conditions=lanes.scatter(c, src, where, p.states))
+
+
+def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
+    """A driver points the users of its pages at the new ones; no rmap is walked."""
+    if m.conditions is None:
+        return m
+
+    def follow(m: Machine) -> Machine:
+        row = wall.read(dst, lambda: lanes.rows(m.frame, dst))
+        entry = jnp.where(where, row[:, RMAP], NOWHERE)
+
+        def point(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+            m, entry = c
+            old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+            new = jnp.stack([dst, old[:, pte.BITS]], axis=1)
+            here = entry != NOWHERE
+            m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+            return m, following
+
+        return lanes.along_chains(m.geometry.shared, point, (m, entry))[0]
+
+    return wall.when(lanes.some(where)[0], follow, m)
+
+
+def _free(m: Machine, src: Lanes, row: Int32[Array, "lanes 4"], freed: Mask) -> Machine:
+    def free(m: Machine) -> Machine:
+        entry = jnp.where(freed, row[:, RMAP], NOWHERE)
+
+        def zap(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+            m, entry = c
+            old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+            nothing = jnp.full_like(entry, NOWHERE)
+            new = jnp.stack([nothing, pte.empty(old[:, pte.BITS])], axis=1)
+            here = entry != NOWHERE
+            m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+            return m, following
+
+        m, _ = lanes.along_chains(m.geometry.shared, zap, (m, entry))
+        return copypage.free(m, src, freed)
+
+    return wall.when(lanes.some(freed)[0], free, m)
