@@ -14,7 +14,7 @@ from jaxmig.events import Events
 from jaxmig.machine import Machine
 from jaxmig.policy import phased, serial_pages
 from jaxmig.policy.batched import migrate_batched
-from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
+from jaxmig.policy.call import Call, List, Stats, no_retry, no_stats, nothing
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
 from jaxmig.policy.serial import migrate_serial
 from jaxmig.policy.stepwise import NO_LIMIT, migrate_stepwise
@@ -113,18 +113,22 @@ def run(
         k = serial_pages.migrate_serial_pages(r, k, at, passes)
     else:
         k = migrate_serial(r, k, at, passes)
-    s = k.stats
-    ev = k.ev.add(
+    return k.m, answer(k.ev, k.stats, k.remaining, k.error)
+
+
+def answer(ev: Events, s: Stats, remaining: Index, error: Index) -> Result:
+    """What the caller is told after the call."""
+    ev = ev.add(
         pgmigrate_fail=s.failed_pages,
         thp_migration_fail=s.thp_failed,
         thp_migration_split=s.thp_split,
         nr_split=s.split,
     )
     # An empty list on return means success, whatever was counted as failed on the way.
-    failed = jnp.where(k.remaining == 0, 0, s.failed)
+    failed = jnp.where(remaining == 0, 0, s.failed)
     words = (s.failed_pages, s.thp_failed, s.thp_split, s.split, failed)
     ev = ev.note(logs.STATS, *words).note(logs.END, logs.CALL)
-    return k.m, Result(failed, k.error, ev)
+    return Result(failed, error, ev)
 
 
 def migrate_any(
