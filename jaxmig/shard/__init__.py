@@ -7,6 +7,7 @@ state = shard.collect(sharded)
 
     deal.py      which shard keeps which row
     state.py     a machine cut up, and put together again
+    arrange.py   free frames in an order in which pages stay
     post.py      rows that other shards keep: fixed boxes, collectives
     table.py     the pages a shard is working on, as a small machine
     work.py      one window of the list
@@ -19,7 +20,8 @@ the machine's affair: with "striped" frames a page stays if the stack's next fra
 its own shard, as with memory in address order, or after `arrange`.
 """
 
+from jaxmig.shard.arrange import arrange
 from jaxmig.shard.call import migrate_pages
 from jaxmig.shard.state import Sharded, collect, deal
 
-__all__ = ["Sharded", "collect", "deal", "migrate_pages"]
+__all__ = ["Sharded", "arrange", "collect", "deal", "migrate_pages"]

@@ -190,9 +190,10 @@ def work(j: Job, c: Carry) -> Carry:
     again &= ~put_off[seen.mm] | late
     done = flush.mark(done, t.lane, again)
     m = _clear(j, m, t, done, dst, takes)
-    gone = c.gone.at[c.start % j.sizes.chunk + jnp.arange(w.src.shape[0])].set(
-        jnp.where((fates & FREES) != 0, w.src, NOWHERE), mode="drop"
-    )
+    # The stack has been read: frames must not come back before that.
+    back = jnp.where((fates & FREES) != 0, wall.after(w.src, dst), NOWHERE)
+    place = c.start % j.sizes.chunk + jnp.arange(w.src.shape[0])
+    gone = c.gone.at[place].set(back, mode="drop")
     m, gone = _give_back(j, m, w.end, gone)
     asleep = p.first.asleep if p.second is None else p.first.asleep | p.second.asleep
     return dataclasses.replace(
