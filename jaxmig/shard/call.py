@@ -88,7 +88,7 @@ def _check(r: Rules, state: Sharded, size: int, node: int) -> None:
     g = state.m.geometry
     if not 0 <= node < g.nodes:
         raise ValueError(f"node {node}: the machine has {g.nodes}")
-    free = int(state.m.nfree[node])
+    free = int(np.asarray(state.m.nfree)[node])
     if size > free:
         raise ValueError(
             f"node {node} has {free} pages free, the list has {size}: a call that may "
