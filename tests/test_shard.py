@@ -11,6 +11,7 @@ from jaxmig.shard.work import sizes
 from processes import HERE, environment, free_port, together
 
 CASES = str(HERE / "shard_cases.py")
+LIMIT_S = 900  # most of it is compilation, on a machine that does other things too
 
 
 @pytest.mark.parametrize(
@@ -91,28 +92,31 @@ def test_arranged_frames_are_the_same_frames() -> None:
 
 
 def test_four_devices_agree_with_one() -> None:
-    together([[CASES, "everything"]], environment(4), 300)
+    together([[CASES, "everything"]], environment(4), LIMIT_S)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "cases",
+    "case",
     [
-        ("each_node_a_device", "staying_pages_do_not_cross"),
-        ("shared", "three_devices"),
-        ("broadcasts", "posted"),
-        ("back_and_forth", "frames_return_at_the_same_places"),
-        ("no_array_travels_or_is_copied",),
+        "each_node_a_device",
+        "staying_pages_do_not_cross",
+        "shared",
+        "three_devices",
+        "broadcasts",
+        "posted",
+        "back_and_forth",
+        "frames_return_at_the_same_places",
+        "no_array_travels_or_is_copied",
     ],
-    ids=lambda cases: cases[0],
 )
-def test_four_devices_agree_with_one_in(cases: tuple[str, ...]) -> None:
-    together([[CASES, *cases]], environment(4), 600)
+def test_four_devices_agree_with_one_in(case: str) -> None:
+    together([[CASES, case]], environment(4), LIMIT_S)
 
 
 @pytest.mark.slow
 def test_two_processes_with_two_devices_each_agree_with_one() -> None:
     port = str(free_port())
-    cases = ("everything", "each_node_a_device")
+    cases = ("each_node_a_device", "everything")
     programs = [[CASES, "--join", port, "2", str(i), *cases] for i in range(2)]
-    together(programs, environment(2), 600)
+    together(programs, environment(2), LIMIT_S)
