@@ -143,6 +143,15 @@ def none(cpus: int, log: int = 0) -> Events:
     return Events(*arrays, log=logs.empty(log) if log else None)
 
 
+def plus(a: Events, b: Events) -> Events:
+    """Both together; neither has a log."""
+    low, ipis = a.low + b.low, a.ipis + b.ipis
+    carry = (low < a.low).astype(jnp.uint32)
+    more = (ipis < a.ipis).astype(jnp.uint32)
+    high, ipis_high = a.high + b.high + carry, a.ipis_high + b.ipis_high + more
+    return Events(low, high, ipis, ipis_high)
+
+
 def _wide(low: Any, high: Any) -> np.ndarray:
     return np.asarray(low).astype(np.uint64) + (
         np.asarray(high).astype(np.uint64) << 32

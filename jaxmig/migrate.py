@@ -15,7 +15,7 @@ from jaxmig.events import Events
 from jaxmig.machine import Machine
 from jaxmig.policy import phased, serial_pages
 from jaxmig.policy.batched import migrate_batched
-from jaxmig.policy.call import Call, List, no_stats
+from jaxmig.policy.call import Call, List, Stats, no_stats
 from jaxmig.policy.course import NO_LIMIT
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
 from jaxmig.policy.stepwise import migrate_stepwise
@@ -97,7 +97,7 @@ def run(
         k = migrate_any(r, k, at, limit, chunk, safe)
     else:
         k = serial_pages.migrate_serial_pages(r, k, at, passes)
-    return _end(k)
+    return k.m, answer(k.ev, k.stats, k.remaining, k.error)
 
 
 def run_any(
@@ -112,7 +112,8 @@ def run_any(
 ) -> tuple[Machine, Result]:
     """The same one folio at a time, for the rules packed in `bits`: any of them."""
     k, at = _begin(m, folios, size, node, cpu, log)
-    return _end(migrate_stepwise(switches(bits), k, at, limit))
+    k = migrate_stepwise(switches(bits), k, at, limit)
+    return k.m, answer(k.ev, k.stats, k.remaining, k.error)
 
 
 def one_by_one(r: Rules, m: Machine, log: int = 0) -> bool:
@@ -141,19 +142,19 @@ def _begin(
     return k.note(logs.BEGIN, logs.CALL, size), Where(cpu=cpu, node=node)
 
 
-def _end(k: Call) -> tuple[Machine, Result]:
-    s = k.stats
-    ev = k.ev.add(
+def answer(ev: Events, s: Stats, remaining: Index, error: Index) -> Result:
+    """What the caller is told after the call."""
+    ev = ev.add(
         pgmigrate_fail=s.failed_pages,
         thp_migration_fail=s.thp_failed,
         thp_migration_split=s.thp_split,
         nr_split=s.split,
     )
     # An empty list on return means success, whatever was counted as failed on the way.
-    failed = jnp.where(k.remaining == 0, 0, s.failed)
+    failed = jnp.where(remaining == 0, 0, s.failed)
     words = (s.failed_pages, s.thp_failed, s.thp_split, s.split, failed)
     ev = ev.note(logs.STATS, *words).note(logs.END, logs.CALL)
-    return k.m, Result(failed, k.error, ev)
+    return Result(failed, error, ev)
 
 
 def migrate_any(

@@ -17,7 +17,7 @@ LAYERS = (
     ("machines",),
     ("scenario", "snapshot", "procfs"),
     ("__init__",),
-    ("query", "check", "access", "picture", "sentences"),
+    ("query", "check", "access", "picture", "sentences", "shard"),
     ("migrate",),
     ("policy",),
     ("phases",),

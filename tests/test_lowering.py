@@ -1,15 +1,25 @@
 """Every kernel lowers for other accelerators, without callbacks and 64-bit numbers."""
 
-import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jaxmig
+import numpy as np
 import pytest
 from jax import export
-from jaxmig import migrate
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
+from jaxmig import machines, migrate
+from jaxmig.access import Shape, Stream
+from jaxmig.policy.folio import Where
 from jaxmig.rules import rules
+from jaxmig.shard import call as shard_call
+from jaxmig.shard.state import DEALT, plan_of
+from jaxmig.sweep.program import SLOTS, program_of
+from jaxmig.timeline import Run, costs_of, timetable
+from jaxmig.timeline.advance import compiled as timeline_of
+from jaxmig.workloads.streams import Streams, fixed
 
 PAGES = 1024
 
@@ -27,14 +37,29 @@ def machine(what: str) -> jaxmig.Machine:
     return b.build(content=True)
 
 
-@functools.cache
-def module(kernel: str, what: str, safe: bool, platform: str) -> str:
-    m = machine(what)
+ACCELERATORS = ("cuda", "tpu")
+
+
+def module(jitted: Any, *args: Any) -> str:
+    """The program for both accelerators, as text."""
+    return export.export(jitted, platforms=ACCELERATORS)(*args).mlir_module()
+
+
+def check(text: str, donated: int) -> None:
+    """No callback, nothing 64 bits wide, and so many arrays given away."""
+    calls = re.findall(r"stablehlo\.custom_call @(\w+)", text)
+    assert not [name for name in calls if "callback" in name or "ffi" in name]
+    # Paddings and the like are written as 64-bit numbers whatever the program uses.
+    text = re.sub(r"\w+ = dense<[^>]*> : tensor<[^>]*>", "", text)
+    wide = re.findall(r"tensor<(?:[0-9?]+x)*(?:u?i64|f64|complex<f64>)>", text)
+    assert not wide
+    given = len(re.findall(r"tf\.aliasing_output|jax\.buffer_donor", text))
+    assert given == donated
+
+
+def call(m: jaxmig.Machine) -> tuple[Any, ...]:
     numbers = (jnp.int32(n) for n in (PAGES, 1, 0))
-    args = (m, jnp.zeros(PAGES, jnp.int32), *numbers, migrate.limit_of(512))
-    run = functools.partial(migrate.run, r=rules(kernel), safe=safe)
-    done = export.export(jax.jit(run, donate_argnums=0), platforms=(platform,))(*args)
-    return done.mlir_module()
+    return m, jnp.zeros(PAGES, jnp.int32), *numbers, migrate.limit_of(512)
 
 
 # Which kernel serves which machine: see migrate.run().
@@ -51,13 +76,67 @@ KERNELS = [
 ]
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize(("kernel", "what", "safe"), KERNELS)
-def test_kernels_lower(kernel, what, safe, platform):
-    text = module(kernel, what, safe, platform)
-    calls = re.findall(r"stablehlo\.custom_call @(\w+)", text)
-    assert not [name for name in calls if "callback" in name or "ffi" in name]
-    # Paddings and the like are written as 64-bit numbers whatever the program uses.
-    text = re.sub(r"\w+ = dense<[^>]*> : tensor<[^>]*>", "", text)
-    wide = re.findall(r"tensor<(?:[0-9?]+x)*(?:u?i64|f64|complex<f64>)>", text)
-    assert not wide
+def test_kernels_lower(kernel, what, safe):
+    m = machine(what)
+    jitted = migrate.compiled(rules(kernel), True, safe)
+    check(module(jitted, *call(m)), donated=len(jax.tree.leaves(m)))
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+def test_calls_that_stop_half_way_lower(kernel):
+    m, heads, size, node, cpu, limit = call(machine("base"))
+    where = Where(cpu=cpu, node=node)
+    jitted = migrate.inside(rules(kernel), "flush", kernel == "6.3")
+    check(module(jitted, m, heads, size, where, limit, jnp.int32(1)), donated=0)
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+def test_sweeps_lower(kernel):
+    m, heads, size, node, cpu, limit = call(machine("conditions"))
+    stack = jax.tree.map(lambda x: jnp.stack([x] * SLOTS), m.cpus)
+    limits, n = jnp.repeat(limit, SLOTS), jnp.int32(SLOTS)
+    args = (m, heads, size, node, cpu, limits, stack, n)
+    check(module(program_of(rules(kernel), kernel == "6.3"), *args), donated=0)
+
+
+@pytest.mark.parametrize("shape", [Shape(4, 64), Shape(4, 64, huge=2, mms=2, words=4)])
+def test_accesses_and_timelines_lower(shape):
+    """The access kernel, and the migrator beside it; TLBs and memory are given away."""
+    profile = machines.load("xeon-2s")
+    table = timetable(profile, shape.folios, shape.huge)
+    streams = Streams([fixed(np.zeros((8, 3), np.int32))] * shape.cpus, 64, shape.cpus)
+    run = Run(shape, costs_of(profile, 20), streams, table, trips=1)
+    stream = Stream(jnp.zeros((shape.cpus, 64, 2), jnp.int32))
+    numbers = (jnp.int32(5), jnp.int32(9), jnp.asarray(True))
+    args = (run.costs, run.plan, run.world, stream, *numbers)
+    text = module(timeline_of(shape), *args)
+    check(text, donated=len(jax.tree.leaves(run.world)))
+
+
+@pytest.mark.parametrize(
+    ("what", "layout"), [("base", "nodes"), ("conditions", "striped")]
+)
+def test_sharded_calls_lower(what, layout):
+    """For four accelerators, none of which is here; boxes cross, arrays do not."""
+    m = machine(what)
+    mesh = AbstractMesh((4,), ("pages",))
+    plan = plan_of(m, mesh, layout)
+
+    def shape(path: Any, x: jax.Array) -> jax.ShapeDtypeStruct:
+        name, size, where = path[0].name, x.shape, P()
+        if name in DEALT:
+            d = plan.deal_of(name)
+            size, where = (d.room * 4, *x.shape[1:]), P("pages")
+        sharding = NamedSharding(mesh, where)
+        return jax.ShapeDtypeStruct(size, x.dtype, sharding=sharding)
+
+    shapes = jax.tree.map_with_path(shape, m)
+    number = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
+    cut = NamedSharding(mesh, P("pages"))
+    heads = jax.ShapeDtypeStruct((PAGES,), jnp.int32, sharding=cut)
+    jitted = shard_call.compiled(rules("6.3"), plan, PAGES, True)
+    text = module(jitted, shapes, heads, *[number] * 4)
+    check(text, donated=len(jax.tree.leaves(m)))
+    found = set(re.findall(r"stablehlo\.(all_\w+|collective_\w+)", text))
+    assert found == {"all_reduce", "all_to_all", "collective_permute"}

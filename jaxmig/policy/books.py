@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame
 from jaxmig.policy import state as reg
+from jaxmig.policy.attempt import MOVE, UNDO, UNMAP, Plan
 from jaxmig.policy.folio import (
     EAGAIN,
     EDEADLOCK,
@@ -27,7 +28,6 @@ from jaxmig.policy.folio import (
     pages_of,
 )
 from jaxmig.policy.hurdles import Stage
-from jaxmig.policy.attempt import MOVE, UNDO, UNMAP, Plan
 from jaxmig.policy.state import HELD, RET, SPLIT, TODO, Context, State
 from jaxmig.pytree import pytree
 

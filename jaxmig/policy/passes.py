@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import frame
 from jaxmig.phases.split import pieces_of
 from jaxmig.policy import state as reg
+from jaxmig.policy.attempt import DIVIDE, MOVE, SKIP, UNDO, UNMAP, look
 from jaxmig.policy.books import (
     FIRST,
     MOVES,
@@ -29,7 +30,6 @@ from jaxmig.policy.books import (
     book,
 )
 from jaxmig.policy.folio import ENOMEM, SLEEPS, UNMAPPED
-from jaxmig.policy.attempt import DIVIDE, MOVE, SKIP, UNDO, UNMAP, look
 from jaxmig.policy.state import Context, State
 from jaxmig.policy.step import step
 from jaxmig.pytree import pytree

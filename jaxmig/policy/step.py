@@ -20,9 +20,9 @@ from jaxmig.phases.entry import Walk, walk
 from jaxmig.phases.rmap import Mapped, walked_pages
 from jaxmig.phases.split import mappings, piece_rows
 from jaxmig.policy import hurdles
+from jaxmig.policy.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, Plan
 from jaxmig.policy.folio import FAILED, SUCCESS, UNMAPPED
 from jaxmig.policy.hurdles import Stage
-from jaxmig.policy.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, Plan
 from jaxmig.policy.state import HELD, Context, State
 
 Index = Int32[Array, ""]

@@ -2,7 +2,10 @@
 
     axes.py     what is varied, and the order of the rows
     memory.py   the target as a machine, with a share of it in huge pages
-    engine.py   counts: each distinct call runs once, many in one compiled loop
+    counts.py   what a call counts, without moving a page
+    program.py  many calls in one compiled program, on one device or several
+    engine.py   counts: each distinct call runs once
+    many.py     the same from Python, for any machines: `count_many`
     pricing.py  counts times machine profiles, one matrix product
     window.py   how long a page is away, in closed form
     rows.py     configuration and counts as a row
@@ -17,6 +20,7 @@ processes, ends in the same bytes.
 from jaxmig.sweep.axes import AXES, AxisError, Configuration, Grid, values
 from jaxmig.sweep.engine import Engine, Run, Tally
 from jaxmig.sweep.journal import Journal, JournalError
+from jaxmig.sweep.many import count_many
 from jaxmig.sweep.play import Sweep, play
 from jaxmig.sweep.rows import COLUMNS, Row
 
@@ -33,6 +37,7 @@ __all__ = [
     "Run",
     "Sweep",
     "Tally",
+    "count_many",
     "play",
     "values",
 ]

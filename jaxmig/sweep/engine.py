@@ -1,36 +1,29 @@
 """Counts of many calls: every distinct call runs on the engine, each once.
 
-Calls that differ in batch limit and CPUs only share one compiled loop over them, and
-one machine in memory: what they differ in is data.  The loop is not a vmap, under which
-the engine would take both sides of every branch; measured, it is as fast as the calls
-one by one at 2^16 pages and twice as fast at 2^12.
+Calls that differ in batch limit and CPUs only share one compiled program for all of
+them (`program.py`), and one machine in memory: what they differ in is data.
 
 A call of several lists (more than one source node) goes through the system call itself.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32
 
-from jaxmig import events, migrate, pte
-from jaxmig.events import Events
-from jaxmig.machine import PMD_PAGES, Cpus, Machine
+from jaxmig.machine import Cpus, Machine
 from jaxmig.migrate import limit_of, never_short
 from jaxmig.policy.folio import ENOMEM, SLEEPS
 from jaxmig.releases import release
 from jaxmig.rules import Rules, rules
 from jaxmig.sweep.memory import Memory
+from jaxmig.sweep.program import SLOTS, local_mesh, mapped, program_of
 from jaxmig.syscalls import Session, SleepsForever, kernel_list, migrate_pages
 from jaxmig.syscalls.session import bucket
 from jaxmig.syscalls.space import Heads, Space
-
-SLOTS: Final = 64  # calls that one loop has room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +66,7 @@ class Engine:
         self, memory: Memory, old: frozenset[int], new: frozenset[int]
     ) -> None:
         self.memory, self.old, self.new = memory, old, new
+        self.mesh = local_mesh()
         self._built: tuple[int, Machine, Space] | None = None
         self._cpus: dict[int, Cpus] = {}
 
@@ -140,9 +134,8 @@ class Engine:
             lambda *a: jnp.asarray(np.stack([*a, *a[:1] * spare])), *masks
         )
         some = jnp.asarray([*limits, *limits[:1] * spare], jnp.int32)
-        out = _compiled(r, safe)(
-            m, jnp.asarray(room), *numbers, some, stack, jnp.int32(n)
-        )
+        program = program_of(r, safe, self.mesh)
+        out = program(m, jnp.asarray(room), *numbers, some, stack, jnp.int32(n))
         rows = jax.tree.map(np.asarray, out)
         return [jax.tree.map(lambda a, i=i: a[i], rows) for i in range(n)]
 
@@ -157,9 +150,9 @@ class Engine:
             arch=run.arch,
         )
         ret = migrate_pages(s, space, self.old, self.new)
-        mapped = tuple(int(n) for n in _mapped(s.state))
+        there = tuple(int(n) for n in mapped(s.state))
         errno = "ENOMEM" if ret < 0 else None
-        return Tally(max(ret, -1), errno, s.counts, sum(s.ipis), max(s.ipis), mapped)
+        return Tally(max(ret, -1), errno, s.counts, sum(s.ipis), max(s.ipis), there)
 
 
 class _Asked(Session):
@@ -184,7 +177,7 @@ def _rules(run: Run) -> Rules:
 
 
 def _tally(found: tuple[Any, ...], unisolated: int) -> Tally:
-    ev, failed, error, mapped = found
+    ev, failed, error, there = found
     if int(error) == SLEEPS:
         raise SleepsForever
     short = int(error) == ENOMEM
@@ -195,47 +188,5 @@ def _tally(found: tuple[Any, ...], unisolated: int) -> Tally:
         counts=ev.counts(),
         ipis=sum(ipis),
         ipis_most=max(ipis),
-        mapped=tuple(int(n) for n in mapped),
+        mapped=tuple(int(n) for n in there),
     )
-
-
-def _mapped(m: Machine) -> Int32[Array, " nodes"]:
-    """Base pages mapped on each node."""
-    bits = m.pte[:, pte.BITS]
-    there = (bits & (pte.PRESENT | pte.ZERO_PAGE)) == pte.PRESENT
-    size = jnp.where((bits & pte.HUGE) != 0, PMD_PAGES, 1)
-    node = jnp.where(there, m.node_of(m.pte[:, pte.PFN]), m.geometry.nodes)
-    none = jnp.zeros(m.geometry.nodes, jnp.int32)
-    return none.at[node].add(size, mode="drop")
-
-
-@functools.cache
-def _compiled(r: Rules, safe: bool) -> Any:
-    """The jitted loop over `n` calls of the same list."""
-
-    def many(
-        m: Machine, heads: Any, size: Any, node: Any, cpu: Any, limits: Any,
-        stack: Cpus, n: Any,
-    ) -> tuple[Events, Any, Any, Any]:  # fmt: skip
-        def one(i: Any, out: tuple) -> tuple:
-            cpus = jax.tree.map(lambda a: a[i], stack)
-            start = dataclasses.replace(m, cpus=cpus)
-            args = (heads, size, node, cpu, limits[i], r)
-            after, result = migrate.run(start, *args, safe=safe)
-            # Looking at the page tables keeps the compiler from leaving them out.
-            new = (result.events, result.failed, result.error, _mapped(after))
-            return jax.tree.map(lambda a, x: a.at[i].set(x), out, new)
-
-        blank = (
-            events.none(stack.lazy.shape[1]),
-            jnp.int32(0),
-            jnp.int32(0),
-            _mapped(m) * 0,
-        )
-        cleared = jax.tree.map(lambda a: jnp.zeros((SLOTS, *a.shape), a.dtype), blank)
-        return jax.lax.fori_loop(0, n, one, cleared)
-
-    options = {}
-    if jax.default_backend() == "cpu":
-        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
-    return jax.jit(many, compiler_options=options)

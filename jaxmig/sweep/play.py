@@ -20,9 +20,10 @@ from jaxmig.machines.terms import Policy
 from jaxmig.releases import release
 from jaxmig.sweep import rows
 from jaxmig.sweep.axes import Configuration, Grid
-from jaxmig.sweep.engine import SLOTS, Engine, Run, Tally, run_of
+from jaxmig.sweep.engine import Engine, Run, Tally, run_of
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.pricing import Price, Prices
+from jaxmig.sweep.program import SLOTS
 
 WINDOW_S: Final = 1.0
 KEPT: Final = 100_000  # calls whose counts are remembered

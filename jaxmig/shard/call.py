@@ -1,0 +1,195 @@
+"""migrate_pages() on the devices of a mesh: the same state and the same counts as on one.
+
+The call is one program for all devices (`jax.shard_map`).  What one device does to all
+pages of a chunk, each shard does to those pages of it whose frames it keeps; in between,
+shards tell each other what became of each place of the list, so that batches close, and
+frames are taken and given back, in the list's order (`work.py`).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Int32
+
+from jaxmig import events, migrate
+from jaxmig.events import Events
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.migrate import CHUNK, NR_MAX_BATCHED_MIGRATION, Result
+from jaxmig.phases import flush
+from jaxmig.policy.call import no_stats
+from jaxmig.policy.folio import SLEEPS, Where
+from jaxmig.rules import Rules, rules
+from jaxmig.shard import tlbs, work
+from jaxmig.shard.deal import Deal
+from jaxmig.shard.state import Plan, Sharded, deal_list
+
+Index = Int32[Array, ""]
+
+
+def migrate_pages(
+    state: Sharded,
+    folios: Any,
+    node: int,
+    *,
+    kernel: str = "6.3",
+    mode: str = "sync",
+    reason: str = "syscall_or_cpuset",
+    cpu: int = 0,
+    batch: int = NR_MAX_BATCHED_MIGRATION,
+    arch: str = "x86",
+    memalloc: bool = False,
+    donate: bool = False,
+    size: int | None = None,
+) -> tuple[Sharded, Result]:
+    """Migrate folios, given by their head frames, to `node`, on all devices of a mesh.
+
+    Everything that comes out, machine and result, is bit for bit what
+    `jaxmig.migrate_pages` returns for the machine that was dealt out.
+
+    Args:
+      state: from `deal`; unchanged, unless `donate` gives its arrays away.
+      folios, node, batch, size ...: as for `jaxmig.migrate_pages`.
+    Raises:
+      ValueError: for a release that migrates one page at a time, for a call that could
+        run out of memory (it needs as many free pages as the list is long), and for
+        what `jaxmig.migrate_pages` refuses.
+    Source: migrate_pages() in mm/migrate.c.
+    """
+    r = rules(kernel, mode, reason, arch, memalloc)
+    heads = np.asarray(folios, np.int32).reshape(-1)
+    n = heads.shape[0] if size is None else int(size)
+    _check(r, state, n, int(node))
+    plan = state.plan
+    room = max(heads.shape[0], 1)
+    program = compiled(r, plan, room, donate)
+    numbers = (n, int(node), int(cpu), int(migrate.limit_of(batch)))
+    where = NamedSharding(plan.mesh, P())
+    put = [
+        jax.make_array_from_callback((), where, lambda _, x=x: np.int32(x))
+        for x in numbers
+    ]
+    m, result = program(state.m, deal_list(heads, room, plan)[0], *put)
+    return Sharded(m, plan), result
+
+
+def _check(r: Rules, state: Sharded, size: int, node: int) -> None:
+    name = r.release.name
+    if not r.release.batched:
+        raise ValueError(f"kernel {name!r}: migrates one page at a time, on one device")
+    if r.release.crossing_opens_next and state.m.conditions is not None:
+        raise ValueError(
+            f"kernel {name!r}: stops inside a batch at a page in use; on one device only"
+        )
+    g = state.m.geometry
+    if not 0 <= node < g.nodes:
+        raise ValueError(f"node {node}: the machine has {g.nodes}")
+    free = int(np.asarray(state.m.nfree)[node])
+    if size > free:
+        raise ValueError(
+            f"node {node} has {free} pages free, the list has {size}: a call that may "
+            "run out of memory goes one folio at a time, on one device"
+        )
+
+
+@functools.cache
+def compiled(r: Rules, plan: Plan, room: int, donate: bool) -> Any:
+    """The jitted program for lists with room for so many."""
+    options = {}
+    if jax.default_backend() == "cpu":
+        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    return jax.jit(
+        program(r, plan, room),
+        donate_argnums=(0,) if donate else (),
+        compiler_options=options,
+    )
+
+
+def program(r: Rules, plan: Plan, room: int, chunk: int = CHUNK) -> Any:
+    """The call as a function of machine, list, size, node, CPU and limit; traceable."""
+    block = min(plan.frames.block, -(-room // plan.shards))
+    d = Deal(plan.shards, block, room)
+    s = work.sizes(min(chunk, room), plan.shards)
+
+    def call(
+        m: Machine, folios: Array, size: Index, node: Index, cpu: Index, limit: Index
+    ) -> tuple[Machine, Result]:
+        at = Where(cpu=cpu, node=node)
+        return _run(work.Job(r, plan, s, folios, d, size, at, limit), m)
+
+    def sharded(m: Machine, folios: Array, *numbers: Index) -> tuple[Machine, Result]:
+        specs = plan.specs(m)
+        return jax.shard_map(
+            call,
+            mesh=plan.mesh,
+            in_specs=(specs, P(plan.axis), P(), P(), P(), P()),
+            out_specs=(specs, P()),
+            check_vma=False,
+        )(m, folios, *numbers)
+
+    return sharded
+
+
+def _run(j: work.Job, m: Machine) -> tuple[Machine, Result]:
+    """The whole call, on one of the shards."""
+    cpus = m.cpus.lazy.shape[0]
+    zero, no = jnp.int32(0), jnp.asarray(False)
+    c = work.Carry(
+        m=m,
+        start=zero,
+        gone=jnp.full(j.sizes.chunk, NOWHERE, jnp.int32),
+        owed=flush.nothing_owed(m.cpus),
+        everyone=events.none(cpus),
+        mine=events.none(cpus),
+        stats=no_stats(),
+        remaining=zero,
+        asleep=no,
+        marked=no,
+        flushed=no,
+    )
+    c = jax.lax.while_loop(lambda c: c.start < j.size, lambda c: work.work(j, c), c)
+    c = _together(c, j.axis)
+    r, cpu, owed = j.rules, j.at.cpu, c.owed
+    live = jnp.ones(1, bool)
+    ev, owed = flush.close(r, c.everyone, owed, c.m.cpus, cpu, owed.open[None], live)
+    ev = flush.count_immediate(r, ev, owed, c.m.cpus, cpu)
+    m = tlbs.catch_up(r, j.plan, c.m, owed, cpu, c.flushed)
+    m = flush.unmark(m, c.marked & (m.tlb.entry[0, 0] >= 0))
+    ev = events.plus(ev, c.mine).add(batches=-(-j.size // j.limit))
+    error = jnp.where(c.asleep, SLEEPS, 0)
+    return m, migrate.answer(ev, c.stats, c.remaining, error)
+
+
+def _together(c: work.Carry, axis: str) -> work.Carry:
+    """What each shard has counted for itself, summed."""
+    add = functools.partial(jax.lax.psum, axis_name=axis)
+    some = lambda x: add(x.astype(jnp.int32)) > 0  # noqa: E731
+    return dataclasses.replace(
+        c,
+        owed=dataclasses.replace(c.owed, immediate=add(c.owed.immediate)),
+        mine=_sum(c.mine, axis),
+        stats=jax.tree.map(add, c.stats),
+        remaining=add(c.remaining),
+        asleep=some(c.asleep),
+        marked=some(c.marked),
+        flushed=some(c.flushed),
+    )
+
+
+def _sum(ev: Events, axis: str) -> Events:
+    """Counters of all shards together, by halves of words, which cannot wrap."""
+    low, high = jnp.uint32(0xFFFF), jnp.uint32(16)
+
+    def wide(small: Array, large: Array) -> tuple[Array, Array]:
+        halves = jax.lax.psum((small & low, small >> high, large), axis)
+        middle = halves[1] + (halves[0] >> high)
+        return (middle << high) | (halves[0] & low), halves[2] + (middle >> high)
+
+    counts, ipis = wide(ev.low, ev.high), wide(ev.ipis, ev.ipis_high)
+    return dataclasses.replace(
+        ev, low=counts[0], high=counts[1], ipis=ipis[0], ipis_high=ipis[1]
+    )

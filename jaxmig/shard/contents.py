@@ -1,0 +1,70 @@
+"""Phase 3 on shards: the contents of pages, within a shard and across.
+
+Pages that stay are copied as one device copies them.  The others go through a box of
+BOX pages for each shard at a time: 4 KiB and a number for each page are all that
+crosses.
+"""
+
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int32, UInt32
+
+from jaxmig import wall
+from jaxmig.machine import NOWHERE
+from jaxmig.phases import lanes
+from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.shard import post
+from jaxmig.shard.deal import Deal
+
+Index = Int32[Array, ""]
+Memory = UInt32[Array, "frames 1024"]
+STEP: Final = 128  # pages: half a MiB, what stays in a second-level cache
+BOX: Final = 256  # pages: one MiB for each shard at a time
+
+
+@jax.named_scope("folio_copy")
+def move(
+    d: Deal, axis: str, memory: Memory | None, src: Lanes, dst: Lanes, takes: Mask
+) -> Memory | None:
+    """Contents of pages that this shard keeps to frames that any shard keeps."""
+    if memory is None:
+        return None
+    me = jax.lax.axis_index(axis)
+    p = post.sort(jnp.where(takes, d.owner(dst), d.shards), d.shards, BOX)
+    here = d.local(src, takes)
+    there = d.local(dst, takes)
+
+    def stay(i: Index, memory: Memory) -> Memory:
+        lane = jax.lax.dynamic_slice_in_dim(p.lane[me], i * STEP, STEP)
+        return _copy(memory, post.pick(here, lane), post.pick(there, lane))
+
+    memory = jax.lax.fori_loop(0, -(-p.count[me] // STEP), stay, memory)
+
+    def cross(r: Index, memory: Memory) -> Memory:
+        lane = post.of_round(p, r, BOX)
+        # One shard further each time, all of them at once.
+        for shift in range(1, d.shards):
+            to = lane[(me + shift) % d.shards]
+            memory = _ship(
+                d, axis, shift, memory, post.pick(here, to), post.pick(there, to)
+            )
+        return memory
+
+    return jax.lax.fori_loop(0, post.rounds(p, me, BOX, axis), cross, memory)
+
+
+def _copy(memory: Memory, src: Lanes, dst: Lanes) -> Memory:
+    rows = wall.read(src, lambda: lanes.rows(memory, src))
+    return lanes.scatter(memory, dst, dst != NOWHERE, rows)
+
+
+def _ship(
+    d: Deal, axis: str, shift: int, memory: Memory, src: Lanes, dst: Lanes
+) -> Memory:
+    """Pages to the shard `shift` further on, and those that come from the other side."""
+    rows = wall.read(src, lambda: lanes.rows(memory, src))
+    way = [(i, (i + shift) % d.shards) for i in range(d.shards)]
+    rows, at = (jax.lax.ppermute(x, axis, way) for x in (rows, dst))
+    return lanes.scatter(memory, at, at != NOWHERE, rows)

@@ -1,0 +1,147 @@
+"""One call in many configurations, from Python: what each of them counts.
+
+masks = [dataclasses.replace(state, cpus=c) for c in ...]
+result = sweep.count_many(masks, folios, 1, batch=[1, 64, 512])
+
+Machines that share an array share it on the device too; only those that differ are
+stacked.  Configurations run in chunks that fit the memory, all in one compilation.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxmig import migrate
+from jaxmig.machine import Machine
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result, limit_of, never_short
+from jaxmig.rules import Rules, rules
+from jaxmig.sweep.counts import count
+from jaxmig.sweep.program import countable, jitted
+
+AT_ONCE: Final = 64  # configurations, on each device
+
+
+def count_many(
+    states: Machine | Sequence[Machine],
+    folios: Any,
+    node: int,
+    *,
+    batch: int | Sequence[int] = NR_MAX_BATCHED_MIGRATION,
+    kernel: str = "6.3",
+    mode: str = "sync",
+    reason: str = "syscall_or_cpuset",
+    cpu: int = 0,
+    arch: str = "x86",
+    at_once: int = AT_ONCE,
+    mesh: Mesh | None = None,
+) -> Result:
+    """What `migrate_pages` returns and counts in each configuration.
+
+    Args:
+      states: the machine, or one a configuration: the same but for conditions, CPU
+        masks, or whatever else leaves shapes and page tables' sizes alone.
+      folios: int32[folios], head frames, each once; the same list for all.
+      batch: base pages at which a batch is closed, or one number a configuration.
+      at_once: configurations that a device works on together.
+      mesh: devices with one axis, among which configurations are dealt out.
+    Returns:
+      A result whose arrays have an axis more in front: the configurations.
+    Raises:
+      ValueError: for as many machines as batch limits only where one of them is one;
+        for machines of different shapes, a folio that is listed twice, or a mesh of
+        several axes; and for what `migrate_pages` refuses.
+    """
+    r = rules(kernel, mode, reason, arch)
+    machines = [states] if isinstance(states, Machine) else list(states)
+    limits = np.atleast_1d(np.asarray(batch, np.int32))
+    n = _length(machines, limits)
+    heads = np.asarray(folios, np.int32).reshape(-1)
+    if np.unique(heads).size < heads.size:
+        raise ValueError("folios: a folio is listed twice")
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"a mesh with axes {mesh.axis_names}: sweeps need one axis")
+    differ = differing(machines)
+    several = _distinct(machines) if "nfree" in differ else machines[:1]
+    safe = all(never_short(r, m, heads.size, node) for m in several)
+    width = min(at_once, n) * (mesh.size if mesh else 1)
+    program = compiled(r, safe, differ, mesh)
+    numbers = (jnp.int32(x) for x in (heads.size, node, cpu))
+    rest = (jnp.asarray(heads if heads.size else np.zeros(1, np.int32)), *numbers)
+    found = []
+    for some, lim in _chunks(machines, limits, differ, n, width):
+        found.append(program(machines[0], some, limit_of(lim), *rest))
+    return jax.tree.map(lambda *x: jnp.concatenate(x)[:n], *found)
+
+
+def _length(machines: Sequence[Machine], limits: np.ndarray) -> int:
+    a, b = len(machines), limits.size
+    if not a or not b or (a != b and 1 not in (a, b)):
+        raise ValueError(f"{a} machines and {b} batch limits: as many, or one for all")
+    first = machines[0]
+    for m in _distinct(machines):
+        if jax.tree.structure(m) != jax.tree.structure(first) or any(
+            x.shape != y.shape
+            for x, y in zip(jax.tree.leaves(m), jax.tree.leaves(first), strict=True)
+        ):
+            raise ValueError("machines of different shapes cannot be swept together")
+    return max(a, b)
+
+
+def _distinct(machines: Sequence[Machine]) -> list[Machine]:
+    return list({id(m): m for m in machines}.values())
+
+
+def differing(machines: Sequence[Machine]) -> tuple[str, ...]:
+    """The fields that are not one object in all machines."""
+    first, others = machines[0], _distinct(machines)[1:]
+    names = [f.name for f in dataclasses.fields(Machine) if f.name != "geometry"]
+    return tuple(
+        n for n in names if any(getattr(m, n) is not getattr(first, n) for m in others)
+    )
+
+
+def _chunks(
+    machines: Sequence[Machine],
+    limits: np.ndarray,
+    differ: tuple[str, ...],
+    n: int,
+    width: int,
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """What differs, and limits, `width` configurations at a time; the last is padded."""
+    for start in range(0, n, width):
+        at = np.minimum(np.arange(start, start + width), n - 1)
+        some = [machines[i if len(machines) > 1 else 0] for i in at]
+        stacked = {
+            name: jax.tree.map(
+                lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])),
+                *(getattr(m, name) for m in some),
+            )
+            for name in differ
+        }
+        yield stacked, limits[at if limits.size > 1 else at * 0]
+
+
+@functools.cache
+def compiled(r: Rules, safe: bool, differ: tuple[str, ...], mesh: Mesh | None) -> Any:
+    """The jitted sweep of one chunk of configurations."""
+    vectorized = countable(r, safe)
+
+    def one(m: Machine, some: dict[str, Any], limit: Any, *rest: Any) -> Result:
+        m = dataclasses.replace(m, **some)
+        if vectorized:
+            return count(r, m, *rest, limit)[0]
+        # Branches and loops of unequal length: one configuration after the other.
+        return migrate.run(m, *rest, limit, r, safe=safe)[1]
+
+    def many(m: Machine, some: dict[str, Any], limits: Any, *rest: Any) -> Result:
+        if vectorized:
+            return jax.vmap(lambda s, x: one(m, s, x, *rest))(some, limits)
+        return jax.lax.map(lambda s: one(m, *s, *rest), (some, limits))
+
+    return jitted(many, mesh, dealt=(1, 2), arguments=7)

@@ -1,0 +1,115 @@
+"""The compiled program of many calls, on one device or dealt out among several.
+
+Where batches are independent and memory lasts, calls are counted all at once
+(`counts.py`).  Elsewhere they are played one after the other in a loop: under `vmap` the
+engine would take both sides of every branch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec as P
+from jaxtyping import Array, Int32
+
+from jaxmig import events, migrate, pte
+from jaxmig.events import Events
+from jaxmig.machine import PMD_PAGES, Cpus, Machine
+from jaxmig.rules import Rules
+from jaxmig.sweep.counts import count
+
+SLOTS: Final = 64  # calls that one program has room for
+Index = Int32[Array, ""]
+Found = tuple[Events, Array, Array, Array]
+
+
+def local_mesh() -> Mesh | None:
+    """The devices of this process, if there are several that share SLOTS evenly."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or SLOTS % len(devices):
+        return None
+    return Mesh(devices, ("configurations",))
+
+
+def countable(r: Rules, safe: bool) -> bool:
+    """Whether `count` serves; `safe` as in `migrate.run`."""
+    return r.release.batched and safe
+
+
+def jitted(
+    f: Callable[..., Any], mesh: Mesh | None, dealt: Sequence[int], arguments: int
+) -> Any:
+    """`f`, jitted; on a mesh each device gets its part of the arguments `dealt`.
+
+    These have configurations as their first axis, and so has all that comes out.
+    """
+    options = {}
+    if jax.default_backend() == "cpu":
+        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    if mesh is None:
+        return jax.jit(f, compiler_options=options)
+    axis = P(mesh.axis_names[0])
+    specs = tuple(axis if i in dealt else P() for i in range(arguments))
+    each = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=axis, check_vma=False)
+    return jax.jit(each, compiler_options=options)
+
+
+@functools.cache
+def program_of(r: Rules, safe: bool, mesh: Mesh | None = None) -> Any:
+    """The jitted program of `n` calls of the same list on SLOTS sets of CPUs."""
+
+    def many(
+        m: Machine, heads: Any, size: Any, node: Any, cpu: Any, limits: Any,
+        stack: Cpus, n: Any,
+    ) -> Found:  # fmt: skip
+        call = (heads, size, node, cpu)
+        if countable(r, safe):
+            return _counted(r, m, call, limits, stack)
+        slots = limits.shape[0]
+        if mesh is not None:
+            n = n - jax.lax.axis_index(mesh.axis_names[0]) * slots
+        return _played(r, safe, m, call, limits, stack, jnp.clip(n, 0, slots))
+
+    return jitted(many, mesh, dealt=(5, 6), arguments=8)
+
+
+def _counted(r: Rules, m: Machine, call: tuple, limits: Array, stack: Cpus) -> Found:
+    before = mapped(m)
+
+    def one(cpus: Cpus, limit: Index) -> Found:
+        start = dataclasses.replace(m, cpus=cpus)
+        result, shift = count(r, start, *call, limit)
+        return result.events, result.failed, result.error, before + shift
+
+    return jax.vmap(one)(stack, limits)
+
+
+def _played(
+    r: Rules, safe: bool, m: Machine, call: tuple, limits: Array, stack: Cpus, n: Index
+) -> Found:
+    def one(i: Any, out: Found) -> Found:
+        cpus = jax.tree.map(lambda a: a[i], stack)
+        start = dataclasses.replace(m, cpus=cpus)
+        after, result = migrate.run(start, *call, limits[i], r, safe=safe)
+        # Looking at the page tables keeps the compiler from leaving them out.
+        new = (result.events, result.failed, result.error, mapped(after))
+        return jax.tree.map(lambda a, x: a.at[i].set(x), out, new)
+
+    zero = jnp.int32(0)
+    blank = (events.none(stack.lazy.shape[1]), zero, zero, mapped(m) * 0)
+    slots = limits.shape[0]
+    cleared = jax.tree.map(lambda a: jnp.zeros((slots, *a.shape), a.dtype), blank)
+    return jax.lax.fori_loop(0, n, one, cleared)
+
+
+def mapped(m: Machine) -> Int32[Array, " nodes"]:
+    """Base pages mapped on each node."""
+    bits = m.pte[:, pte.BITS]
+    there = (bits & (pte.PRESENT | pte.ZERO_PAGE)) == pte.PRESENT
+    size = jnp.where((bits & pte.HUGE) != 0, PMD_PAGES, 1)
+    node = jnp.where(there, m.node_of(m.pte[:, pte.PFN]), m.geometry.nodes)
+    none = jnp.zeros(m.geometry.nodes, jnp.int32)
+    return none.at[node].add(size, mode="drop")

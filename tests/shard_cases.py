@@ -1,0 +1,188 @@
+"""Calls on several devices beside the same calls on one; a program of its own.
+
+python shard_cases.py CASE...                      on the devices of this process
+python shard_cases.py --join PORT N I CASE...      as process I of N
+"""
+
+import math
+import re
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jaxmig
+import numpy as np
+from jaxmig import migrate, shard, uniform
+from jaxmig.migrate import limit_of
+from jaxmig.rules import rules
+from jaxmig.shard import call
+from jaxmig.shard.state import DEALT, deal_list
+
+SHORT = {"int32": "s32", "uint32": "u32", "bool": "pred"}
+
+
+def mesh(devices: int | None = None) -> jax.sharding.Mesh:
+    n = devices or jax.device_count()
+    return jax.make_mesh((n,), ("pages",), devices=jax.devices()[:n])
+
+
+def obstacles(shared: bool = False, conditions: bool = True) -> jaxmig.Machine:
+    """Pages of two processes in random frames, many of them with something in the way."""
+    b = jaxmig.Builder(nodes=2, cpus=4, tlb=(16, 4))
+    one, other = b.process("one", [1, 2]), b.process("other", [3])
+    r = b.mmap([one, other] if shared else one, 1500)
+    f = b.mmap(other, 300, kind="file", private=True)
+    if conditions:
+        b.condition(r, "extra_ref", range(0, 1500, 16))
+        b.condition(r, "locked", [3, 5, 600], until=4)
+        b.condition(r, "writeback", [9, 700], until="waited")
+        b.condition(r, "freed", [7, 900])
+        b.condition(r, "pinned", [11, 12], until=6)
+        b.condition(f, "buffers_locked", [20, 21], until=3)
+        b.condition(b.mmap(other, 100, kind="movable_ops"), "driver_eagain", [3, 5], 2)
+    return b.build(seed=3)
+
+
+def differences(a: object, b: object) -> list[str]:
+    """Arrays of two pytrees that are not the same bit by bit."""
+    pairs = zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True)
+    return [
+        jax.tree_util.keystr(path) for (path, x), y in pairs if not np.array_equal(x, y)
+    ]
+
+
+def same(
+    m: jaxmig.Machine, layout: str, devices: int | None = None, **how: object
+) -> jaxmig.Result:
+    """The call on the devices, checked against the call on one."""
+    folios = jaxmig.folios_on(m, 0)
+    s = shard.deal(m, mesh(devices), layout)
+    s, got = jax.block_until_ready(shard.migrate_pages(s, folios, 1, **how))
+    want = jaxmig.migrate_pages(m, folios, 1, **how)
+    assert differences(want, (shard.collect(s), got)) == []
+    return got
+
+
+def everything() -> None:
+    result = same(obstacles(), "striped", kernel="6.12", batch=100)
+    assert 90 < result.ret < 200
+    assert result.vmstat["nr_tlb_remote_flush"] > 19
+
+
+def each_node_a_device() -> None:
+    assert same(obstacles(conditions=False), "nodes").ret == 0
+
+
+def shared() -> None:
+    assert same(obstacles(shared=True), "striped", kernel="6.3").ret > 90
+
+
+def three_devices() -> None:
+    same(obstacles(), "striped", devices=3, arch="arm64", kernel="6.18", mode="async")
+
+
+def broadcasts() -> None:
+    same(obstacles(), "nodes", arch="x86-invlpgb", kernel="6.18", batch=0, cpu=1)
+
+
+def posted() -> None:
+    same(obstacles(conditions=False), "striped", kernel="v4")
+
+
+def back_and_forth() -> None:
+    """Entries are then other shards' than their frames; frames come back in order."""
+    m = obstacles()
+    s = shard.deal(m, mesh())
+    for node in (1, 0, 1):
+        folios = jaxmig.folios_on(m, 1 - node)
+        s, got = shard.migrate_pages(s, folios, node, donate=True)
+        m, want = jaxmig.migrate_pages(m, folios, node)
+        assert differences((m, want), (shard.collect(s), got)) == []
+
+
+def frames_return_at_the_same_places() -> None:
+    """A list with pages of the node they go to takes frames that it has given back."""
+    m = uniform.machine(2000, cpus=3, content=False)
+    m, _ = jaxmig.migrate_pages(m, jaxmig.folios_on(m, 0)[::3], 1)
+    folios = np.asarray(m.pte[:1600, 0])
+    r, chunk = rules("6.3"), 192
+    s = shard.deal(m, mesh(), "nodes")
+    numbers = (jnp.int32(n) for n in (1250, 1, 0))
+    args = (*numbers, limit_of(70))
+    want = jax.jit(lambda m, f, *a: migrate.run(m, f, *a, r, chunk, True))(
+        m, jnp.asarray(folios), *args
+    )
+    run = jax.jit(call.program(r, s.plan, 1600, chunk))
+    got, result = run(s.m, deal_list(folios, 1600, s.plan)[0], *args)
+    got = shard.collect(shard.Sharded(got, s.plan))
+    assert differences(want, (got, result)) == []
+
+
+def no_array_travels_or_is_copied() -> None:
+    """Only boxes and windows cross; no loop copies what a shard keeps."""
+    pages = 3 << 15
+    m = uniform.machine(pages, cpus=3)
+    s = shard.deal(m, mesh())
+    numbers = (jnp.int32(n) for n in (pages, 1, 0))
+    folios = deal_list(np.arange(pages, dtype=np.int32), pages, s.plan)[0]
+    program = call.compiled(rules("6.3"), s.plan, pages, True)
+    text = program.lower(s.m, folios, *numbers, limit_of(512)).compile().as_text()
+    assert "all-gather" not in text
+    kept = {n: getattr(s.m, n) for n in DEALT if getattr(s.m, n) is not None}
+    for name, array in kept.items():
+        shape = array.sharding.shard_shape(array.shape)
+        own = f"{SHORT[str(array.dtype)]}[{','.join(map(str, shape))}]"
+        assert not re.search(rf" = {re.escape(own)}(\{{[0-9,]*\}})? copy\(", text), name
+    for words in re.findall(
+        r"= \(?\w+\[([0-9,]*)\][^=]*? (?:all-reduce|all-to-all|collective-permute)\(",
+        text,
+    ):
+        size = math.prod(int(n) for n in words.split(",") if n)
+        assert size < pages * 4 or size <= 256 * 1024, words
+
+
+def staying_pages_do_not_cross() -> None:
+    """After `arrange` each page's new frame is its old one's shard's."""
+    m = obstacles(conditions=False)
+    folios = jaxmig.folios_on(m, 0)
+    m = shard.arrange(m, folios, 1, mesh())
+    s = shard.deal(m, mesh())
+    s, _ = shard.migrate_pages(s, folios, 1)
+    after, _ = jaxmig.migrate_pages(m, folios, 1)
+    assert differences(after, shard.collect(s)) == []
+    d = s.plan.frames
+    entry = np.asarray(m.frame)[folios, 3]
+    new = np.asarray(after.pte)[entry, 0]
+    assert (new // d.block % d.shards == folios // d.block % d.shards).all()
+
+
+CASES: dict[str, Callable[[], object]] = {
+    f.__name__: f
+    for f in (
+        everything,
+        each_node_a_device,
+        shared,
+        three_devices,
+        broadcasts,
+        posted,
+        back_and_forth,
+        frames_return_at_the_same_places,
+        no_array_travels_or_is_copied,
+        staying_pages_do_not_cross,
+    )
+}
+
+
+def main(words: list[str]) -> None:
+    if words[0] == "--join":
+        port, n, i = map(int, words[1:4])
+        words = words[4:]
+        jax.distributed.initialize(f"localhost:{port}", n, i, initialization_timeout=60)
+    for name in words:
+        CASES[name]()
+        print("passed:", name, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
