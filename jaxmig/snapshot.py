@@ -78,6 +78,11 @@ class Snapshot(Table):
         return slice(int(low), int(high))
 
     @property
+    def laid_out(self) -> int:
+        """Rows whose addresses are made up: numa_maps told how many, not which."""
+        return int(np.count_nonzero(self.has(PageFlag.MADE_UP_ADDRESS)))
+
+    @property
     def rss_pages(self) -> I64:
         """Pages of each process that Linux counts in its Rss, int64[processes]."""
         counted = self.process[infer.counted_in_rss(self.flags)]

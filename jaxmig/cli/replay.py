@@ -28,7 +28,9 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     p.formatter_class = argparse.RawDescriptionHelpFormatter
     p.epilog = "\n".join(_recording())
     p.add_argument(
-        "trace", metavar="TRACE", help="a file, also .gz, .xz or .zst; - is standard input"
+        "trace",
+        metavar="TRACE",
+        help="a file, also .gz, .xz or .zst; - is standard input",
     )
     _add_reading(p.add_argument_group("reading"))
     _add_playing(p.add_argument_group("playing"))
@@ -58,7 +60,10 @@ def _add_reading(group: "argparse._ArgumentGroup") -> None:
         "--pid", type=options.whole("PID", 0, options.MAX_INT), metavar="PID",
         help="only the accesses of this process or thread",
     )  # fmt: skip
-    for name, text in (("skip", "accesses left out first (0)"), ("accesses", "then so many (all)")):
+    for name, text in (
+        ("skip", "accesses left out first (0)"),
+        ("accesses", "then so many (all)"),
+    ):
         group.add_argument(
             f"--{name}", type=options.whole("accesses", name == "accesses", MOST),
             metavar="N", help=text,

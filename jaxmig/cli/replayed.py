@@ -47,7 +47,9 @@ def show(
     if output.alone(args.json, args.csv):
         return
     gap = f"{runs[0].gap_ns} ns between two accesses of a thread"
-    print(f"Assumed: {profile.name}; batch limit {args.batch} pages; copy {args.copy}; {gap}")
+    print(
+        f"Assumed: {profile.name}; batch limit {args.batch} pages; copy {args.copy}; {gap}"
+    )
     print(f"Trace: {t.path}: {describe(t)}\n")
     width = report.terminal_width(sys.stdout)
     print(report.table(HEADERS, [_cells(r) for r in rows], args.table, width))

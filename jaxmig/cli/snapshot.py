@@ -3,7 +3,7 @@
 import argparse
 
 from jaxmig import snapshot
-from jaxmig.cli import options
+from jaxmig.cli import named, options
 from jaxmig.cli.errors import Parser, Usage
 from jaxmig.cli.output import check
 
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     check(args.output)
     taken = snapshot.take_all() if args.all else snapshot.take(*args.pid)
     taken.save(args.output)
+    named.say_laid_out("jaxmig snapshot", taken.laid_out)
     print(f"{args.output}: {describe(taken)}")
     for why, pages in taken.unmovable():
         print(f"may not move: {pages:,} pages: {why}")

@@ -15,16 +15,37 @@ import dataclasses
 
 import numpy as np
 
-from jaxmig.resident.layout import foreign, lay_out
+from jaxmig.resident.layout import FRAMELESS, foreign, lay_out
 from jaxmig.resident.machine import build
 from jaxmig.snapshot import Snapshot
 
-__all__ = ["build", "notes", "only"]
+__all__ = ["around", "build", "notes", "only"]
 
 
 def only(s: Snapshot, process: int) -> Snapshot:
     """The rows of one process."""
-    rows = s.select(process)
+    return _rows(s, s.select(process))
+
+
+def around(s: Snapshot, process: int) -> Snapshot:
+    """The rows of one process, and those by which others map folios of its.
+
+    So a process of a whole machine's snapshot costs what it maps itself, and its shared
+    pages are shared with whom they were: their CPUs are interrupted too.
+    """
+    mine = np.zeros(len(s), np.bool_)
+    mine[s.select(process)] = True
+    if mine.all():
+        return s
+    pfn, real = s.pfn.astype(np.int64), ~s.has(FRAMELESS)
+    order = np.clip(s.order.astype(np.int64), 0, 62)
+    head = pfn >> order << order
+    # A folio of which the process maps a part is whole with the others' rows only.
+    shared = np.isin(pfn, pfn[mine & real]) | np.isin(head, head[mine & real])
+    return _rows(s, np.flatnonzero(mine | (shared & real)))
+
+
+def _rows(s: Snapshot, rows: slice | np.ndarray) -> Snapshot:
     columns = ("process", "area", "vpn", "pfn", "flags", "node", "order", "mapcount")
     cut = {name: getattr(s, name)[rows] for name in (*columns, "kpageflags")}
     return dataclasses.replace(s, **cut)

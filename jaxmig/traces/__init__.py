@@ -6,7 +6,6 @@ for block in traces.blocks("app.txt"):
 One small file a format; `formats.py` lists them and tells them apart.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +55,9 @@ class Reading:
             no access in it.
         """
         found = False
-        with contextlib.closing(self._blocks()) as made:
-            for block in made:
-                found = True
-                yield block
+        for block in self._blocks():
+            found = True
+            yield block
         if not found:
             why = "".join(f"; {n:,} {what}" for what, n in self.notes.items())
             raise TraceError(f"{self.path}: no access in it{why}; record addresses")

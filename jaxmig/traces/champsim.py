@@ -42,7 +42,9 @@ def read(source: Source) -> Iterator[Rows]:
             at = done + (int(odd[0]) if odd.size else whole)
             problem = "no instruction of ChampSim" if odd.size else "cut"
             text = f"instruction {at + 1} (byte {at * INSTRUCTION.itemsize}): {problem}"
-            raise TraceError(f"{source.name}: {text}; give an uncut trace of 64 bytes each")
+            raise TraceError(
+                f"{source.name}: {text}; give an uncut trace of 64 bytes each"
+            )
         done += whole
         address = np.concatenate([made["load"], made["store"]], axis=1).ravel()
         store = np.tile([False] * 4 + [True] * 2, whole)

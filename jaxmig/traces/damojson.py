@@ -61,7 +61,9 @@ def snapshots(source: Source) -> Iterator[Snapshot]:
         found = KEY.search(text.text, text.at)
         # A value that reaches to the window's end may go on behind it.
         if found is None or (found.end() + OVERLAP > len(text.text) and not text.ended):
-            text.at = max(len(text.text) - OVERLAP, text.at) if not found else found.start()
+            text.at = (
+                max(len(text.text) - OVERLAP, text.at) if not found else found.start()
+            )
             if not text.more() and found is None:
                 return
             continue

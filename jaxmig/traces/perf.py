@@ -38,7 +38,13 @@ def read(source: Source) -> Iterator[Rows]:
         if kept:
             address, pid, tid, cpu, time, order, store = zip(*kept, strict=True)
             yield rows(
-                address, pid=pid, tid=tid, cpu=cpu, time_ns=time, order=order, store=store
+                address,
+                pid=pid,
+                tid=tid,
+                cpu=cpu,
+                time_ns=time,
+                order=order,
+                store=store,
             )
 
 

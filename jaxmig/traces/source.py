@@ -4,7 +4,9 @@ gzip, xz and zlib (damo's json_compressed) are seen by their first bytes; zstd n
 Python 3.14 or a package.  No more than a piece is ever in memory.
 """
 
+import contextlib
 import gzip
+import importlib
 import io
 import lzma
 import re
@@ -13,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from jaxmig.traces.accesses import TraceError
 
@@ -82,10 +84,10 @@ class Source:
         except OSError as error:
             reason = error.strerror or str(error)
             raise TraceError(f"{path}: {reason}; name a trace file") from None
-        self._file = file
-        counted = io.BufferedReader(_Counted(file, tick), PIECE)
-        self._stream = self._guarded(lambda: _decompressed(counted))
-        self.head = b""
+        self._file, self._kept = file, b""
+        raw = cast(io.RawIOBase, _Counted(file, tick))
+        with self._reading():
+            self._stream = _decompressed(io.BufferedReader(raw, PIECE), path)
         self.head = self.read(HEAD)
         self._kept = self.head
 
@@ -103,23 +105,23 @@ class Source:
 
     def read(self, size: int) -> bytes:
         """The next bytes, `size` of them but at the end. Raises TraceError."""
-        kept = getattr(self, "_kept", b"")
-        if kept:
-            self._kept = kept[size:]
-            if len(kept) >= size:
-                return kept[:size]
-        parts, have = [kept], len(kept)
-        while have < size:
-            data = self._guarded(lambda: self._stream.read(size - have))
+        kept, self._kept = self._kept[:size], self._kept[size:]
+        parts, left = [kept], size - len(kept)
+        while left > 0:
+            with self._reading():
+                data = self._stream.read(left)
             if not data:
                 break
             parts.append(data)
-            have += len(data)
+            left -= len(data)
         return b"".join(parts)
 
-    def _guarded(self, action: Callable[[], "IO[bytes]"]) -> "IO[bytes]":  # or bytes
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            return action()
+            yield
+        except TraceError:
+            raise
         except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
             reason = str(error) or type(error).__name__
             text = f"{self.name}: damaged or cut: {reason}; record it again"
@@ -167,26 +169,22 @@ class Source:
         return TraceError(f"{self.name}:{number}: {problem}: {shown!r}{more}")
 
 
-def _decompressed(file: io.BufferedReader) -> IO[bytes]:
+def _decompressed(file: io.BufferedReader, name: str) -> IO[bytes]:
     magic = file.peek(6)[:6]
     if magic[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
     if magic == b"\xfd7zXZ\0":
         return lzma.LZMAFile(file)
     if magic[:2] in ZLIB:
-        return io.BufferedReader(_Inflated(file))
+        return io.BufferedReader(cast(io.RawIOBase, _Inflated(file)))
     if magic[:4] == b"\x28\xb5\x2f\xfd":
-        return _zstd(file)
+        return _zstd(file, name)
     return file
 
 
-def _zstd(file: io.BufferedReader) -> IO[bytes]:
-    try:
-        from compression import zstd  # Python 3.14
-    except ImportError:
-        try:
-            from backports import zstd  # type: ignore[no-redef]
-        except ImportError:
-            advice = "unpack it with zstd -d, or pip install backports.zstd"
-            raise ValueError(f"zstd needs Python 3.14: {advice}") from None
-    return zstd.ZstdFile(file)
+def _zstd(file: io.BufferedReader, name: str) -> IO[bytes]:
+    for module in ("compression.zstd", "backports.zstd"):  # Python 3.14, or a package
+        with contextlib.suppress(ImportError):
+            return cast(IO[bytes], importlib.import_module(module).ZstdFile(file))
+    advice = "unpack it with zstd -d, or pip install backports.zstd"
+    raise TraceError(f"{name}: zstd needs Python 3.14; {advice}")

@@ -23,7 +23,9 @@ KINDS: Final = {
 OTHER: Final = {"addr": "address", "time": "time_ns", "store": "rw", "is_write": "rw"}
 NUMBER: Final = re.compile(r"-?[1-9][0-9]{0,19}|0|0[xX][0-9a-fA-F]{1,16}")
 PART: Final = 1 << 15
-HEADER: Final = re.compile(rb"(?mi)^[ \t]*(?:\w+,[ \t]*)*(?:address|addr|vpn)[ \t]*(?:,|\r?$)")
+HEADER: Final = re.compile(
+    rb"(?mi)^[ \t]*(?:\w+,[ \t]*)*(?:address|addr|vpn)[ \t]*(?:,|\r?$)"
+)
 
 
 def read(source: Source) -> Iterator[Rows]:

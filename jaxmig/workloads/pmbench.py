@@ -174,9 +174,7 @@ def run(
       cpus: lanes compiled for, so that several numbers of threads share them.
     """
     release = kernel or "6.3"
-    table = timetable(
-        profile, o.pages, o.huge, kernel=release, batch=batch, copy=copy
-    )
+    table = timetable(profile, o.pages, o.huge, kernel=release, batch=batch, copy=copy)
     r = program(o, profile, cpus or o.jobs, o.initialize, table)
     warm, warmup_ns, walks = 0, None, 0.0
     if not o.cold:

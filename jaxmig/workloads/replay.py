@@ -76,7 +76,12 @@ def run(
     """
     gap = gap_of(trace) if gap_ns is None else gap_ns
     table = timetable(
-        profile, trace.folios, trace.huge, kernel=kernel or "6.3", batch=batch, copy=copy
+        profile,
+        trace.folios,
+        trace.huge,
+        kernel=kernel or "6.3",
+        batch=batch,
+        copy=copy,
     )
     (sets, ways), (huge_sets, huge_ways) = profile.tlb, profile.tlb_huge
     lanes = len(trace.lanes)

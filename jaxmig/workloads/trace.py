@@ -7,7 +7,7 @@ the accesses.  A lane is a CPU of the trace, or a thread where no CPU was record
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import IO, Final
 
 import numpy as np
@@ -109,7 +109,8 @@ class Trace:
 
         return draw
 
-    def _parts(self, lane: int):  # noqa: ANN202  (a generator for ever)
+    def _parts(self, lane: int) -> Iterator[np.ndarray]:
+        """Its pieces, over and over."""
         while True:
             for offset, count in self.lanes[lane].parts:
                 self.spool.seek(offset)
@@ -220,7 +221,9 @@ def load(
     )
 
 
-def chosen(reading: Reading, pid: int | None, skip: int, most: int | None):  # noqa: ANN201
+def chosen(
+    reading: Reading, pid: int | None, skip: int, most: int | None
+) -> Iterator[Rows]:
     """The blocks of a trace that are asked for, none of them empty."""
     left = most
     for block in reading:
@@ -237,4 +240,4 @@ def chosen(reading: Reading, pid: int | None, skip: int, most: int | None):  # n
             return
 
 
-__all__: Sequence[str] = ["Lane", "Trace", "TraceError", "chosen", "load"]
+__all__ = ["Lane", "Trace", "TraceError", "chosen", "load"]

@@ -128,9 +128,25 @@ def damon(work: Path, damo: str) -> None:
 def champsim() -> None:
     """Instructions as inc/trace_instruction.h of ChampSim lays them out, by struct."""
     instructions = (
-        (0x401000, 0, 0, (1, 0), (2, 0, 0, 0), (0, 0), (0x7000_0010, 0x7000_1020, 0, 0)),
+        (
+            0x401000,
+            0,
+            0,
+            (1, 0),
+            (2, 0, 0, 0),
+            (0, 0),
+            (0x7000_0010, 0x7000_1020, 0, 0),
+        ),
         (0x401004, 1, 1, (0, 0), (0, 0, 0, 0), (0, 0), (0, 0, 0, 0)),
-        (0x401008, 0, 0, (3, 0), (1, 0, 0, 0), (0x7000_2FF8, 0), (0x7000_0010, 0, 0, 0)),
+        (
+            0x401008,
+            0,
+            0,
+            (3, 0),
+            (1, 0, 0, 0),
+            (0x7000_2FF8, 0),
+            (0x7000_0010, 0, 0, 0),
+        ),
     )
     packed = [
         struct.pack("<Q2B2B4B2Q4Q", ip, branch, taken, *rd, *rs, *store, *load)
