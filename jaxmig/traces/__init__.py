@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxmig.traces import native, table
-from jaxmig.traces.accesses import ACCESS, UNKNOWN, Rows, TraceError
+from jaxmig.traces.accesses import ACCESS, UNKNOWN, Rows, TraceError, gathered
 from jaxmig.traces.formats import FORMATS, Format, detect
 from jaxmig.traces.source import Source, Tick
 
@@ -55,7 +55,7 @@ class Reading:
             no access in it.
         """
         found = False
-        for block in self._blocks():
+        for block in gathered(self._blocks()):
             found = True
             yield block
         if not found:

@@ -4,6 +4,7 @@ A block is a structured array; what a format does not tell is UNKNOWN.  An acces
 reaches into the next page is one row a page, since each is a translation of its own.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +24,7 @@ ACCESS: Final = np.dtype(
     ]
 )
 Rows = npt.NDArray[np.void]  # of ACCESS
-EMPTY: Final[Rows] = np.zeros(0, ACCESS)
+LEAST: Final = 1 << 15  # rows of a block that is not the last
 
 
 class TraceError(ValueError):
@@ -67,3 +68,17 @@ def both(block: Rows) -> Rows:
     made = np.repeat(block, 2)
     made["store"] = np.tile([False, True], len(block))
     return made
+
+
+def gathered(blocks: Iterable[Rows]) -> Iterator[Rows]:
+    """The same rows in blocks that are neither empty nor, but for the last, small."""
+    waiting: list[Rows] = []
+    have = 0
+    for block in blocks:
+        waiting.append(block)
+        have += len(block)
+        if have >= LEAST:
+            yield np.concatenate(waiting) if len(waiting) > 1 else block
+            waiting, have = [], 0
+    if have:
+        yield np.concatenate(waiting)

@@ -90,9 +90,10 @@ def _elements(text: _Text) -> Iterator[tuple[int, Any]]:
             value, end = decoder.raw_decode(text.text, text.at)
         except (ValueError, RecursionError) as error:
             large = len(text.text) - text.at > LARGEST
+            far = error.pos - text.at if isinstance(error, json.JSONDecodeError) else 0
             if not large and text.more():
                 continue
-            where = error.pos if isinstance(error, json.JSONDecodeError) else text.at
+            where = text.at + far
             problem = "cut" if where >= len(text.text) else "no JSON"
             raise text.error("too large" if large else problem, where) from None
         yield text.at, value

@@ -25,15 +25,16 @@ REGION: Final = (
     rb"target_id=(\d{1,20}) nr_regions=\d{1,10} (\d{1,20})-(\d{1,20}): (-?\d{1,9})"
 )
 LINE: Final = re.compile(
-    rb"(?m)^[^\n]{1,80}?[ \t](\d{1,9})\.(\d{3,9}):[ \t]+(?:damon:)?(?:"
-    rb"damon_aggregated:[ \t]+" + REGION + rb"(?: \d{1,10})?[ \t]*"
-    rb"|(?!damon_aggregated:)[\w:.-]+:[^\n]*)$"
+    rb"(?m)^[^\n]{1,80}?[ \t](\d{1,9})\.(\d{3,9}):[ \t]+(?:"
+    rb"(?:damon:)?damon_aggregated:[ \t]+" + REGION + rb"(?: \d{1,10})?[ \t]*"
+    rb"|(?!(?:damon:)?damon_aggregated:)[\w:.-]+:[^\n]*)$"
     rb"|^(?:[ \t]*(?:#[^\n]*)?|cpus=\d+|version = \d+|CPU[^\n]*)$"
 )
 ADVICE: Final = "no line of `perf script` or `trace-cmd report` with damon_aggregated"
 PART: Final = 1 << 16  # accesses of a block
 TOP: Final = 1 << 57  # bytes: no user address and no memory lies beyond
 MOST: Final = 1 << 20  # samples in an aggregation
+VISITS: Final = 1 << 18  # of regions at a time
 ODD: Final = "regions or counts beyond what DAMON reports"
 Region = tuple[int, int, int]  # start, end, samples that found an access
 
@@ -72,15 +73,17 @@ def _accesses(target: int, time: int, regions: list[Region]) -> Iterator[Rows]:
     kept = [region for region in regions if region[0] < region[1] and region[2] > 0]
     if not kept:
         return
-    start, end, samples = (np.array(c, np.uint64) for c in zip(*kept, strict=True))
+    start, end, samples = (np.array(column) for column in zip(*kept, strict=True))
     first = start >> PAGE_SHIFT
-    pages = (((end - 1) >> PAGE_SHIFT) - first + 1).astype(np.int64)
-    for turn in range(int(samples.max())):
-        on = samples > turn
-        ends = np.cumsum(pages[on])
-        begin = first[on] - (ends - pages[on]).astype(np.uint64)  # may wrap: so does +
+    pages = ((end - 1) >> PAGE_SHIFT) - first + 1
+    step = max(VISITS // len(kept), 1)
+    for turn in range(0, int(samples.max()), step):
+        # So many rounds at once, each visit of a region a (round, region) pair.
+        rounds = turn + np.arange(step)
+        _, region = np.nonzero(samples > rounds[:, None])
+        ends = np.cumsum(pages[region])
+        begin = first[region] - (ends - pages[region])
         for at in range(0, int(ends[-1]), PART):
             nth = np.arange(at, min(at + PART, int(ends[-1])))
-            page = begin[np.searchsorted(ends, nth, side="right")]
-            address = (page + nth.astype(np.uint64)) << PAGE_SHIFT
-            yield rows(address, time_ns=time, pid=target & 0x7FFFFFFF)
+            page = begin[np.searchsorted(ends, nth, side="right")] + nth
+            yield rows(page << PAGE_SHIFT, time_ns=time, pid=target & 0x7FFFFFFF)

@@ -9,7 +9,7 @@ from jaxmig.traces import champsim, damon, lackey, perf, table, tracefs, view
 from jaxmig.traces.accesses import Rows, TraceError
 from jaxmig.traces.source import Source
 
-CHAMPSIM: Final = re.compile(r"\.champsim(trace)?(\.[a-z]+)?$|^champsim\.")
+CHAMPSIM: Final = re.compile(r"(^|\.)champsim(trace)?(\.[a-z]+)?$")
 DAMON: Final = re.compile(rb'damon_aggregated:|"(?:snapshots|kdamond_idx|target_id)"')
 VIEW: Final = re.compile(rb"<--record#->|<marker: |byte\(s\) @ 0x")
 TRACEFS: Final = re.compile(rb"(?m)^# tracer:|^cpus=\d+$|^version = \d+$")

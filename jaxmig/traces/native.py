@@ -4,7 +4,6 @@ The blocks are members of their own, so that neither writing nor reading ever ho
 more than one of them.
 """
 
-import io
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -72,7 +71,7 @@ def _array(file: zipfile.ZipFile, name: str) -> np.ndarray:
     if info.file_size > MOST * ACCESS.itemsize + 4096:
         raise ValueError(f"{name} is too large")
     with file.open(info) as member:
-        return np.load(io.BytesIO(member.read()), allow_pickle=False)
+        return np.lib.format.read_array(member, allow_pickle=False)
 
 
 def _name(number: int) -> str:

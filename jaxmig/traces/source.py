@@ -86,9 +86,13 @@ class Source:
             raise TraceError(f"{path}: {reason}; name a trace file") from None
         self._file, self._kept = file, b""
         raw = cast(io.RawIOBase, _Counted(file, tick))
-        with self._reading():
-            self._stream = _decompressed(io.BufferedReader(raw, PIECE), path)
-        self.head = self.read(HEAD)
+        try:
+            with self._reading():
+                self._stream = _decompressed(io.BufferedReader(raw, PIECE), path)
+            self.head = self.read(HEAD)
+        except TraceError:
+            self.close()
+            raise
         self._kept = self.head
 
     def __enter__(self) -> "Source":
@@ -100,6 +104,10 @@ class Source:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, unless it is standard input."""
         if self.name != "-":
             self._file.close()
 
@@ -147,20 +155,32 @@ class Source:
             yield number, rest.removesuffix(b"\r")
 
     def matches(self, pattern: re.Pattern[bytes], advice: str) -> Iterator[list[Match]]:
-        """Groups of each line, a piece at a time.
+        """Groups of each line, a piece at a time; see `found`."""
+        for number, text in self.lines():
+            yield self.found(number, text, pattern, lambda line: advice)
+
+    def found(
+        self,
+        number: int,
+        text: bytes,
+        pattern: re.Pattern[bytes],
+        wrong: Callable[[bytes], str],
+    ) -> list[Match]:
+        """Groups of each line of `text`.
 
         Args:
+          number: of the first line.
           pattern: of a whole line, also of lines to be passed over; with (?m).
+          wrong: says what is wrong with a line that does not match.
         Raises:
-          TraceError: for the first line that does not match.
+          TraceError: for the first such line.
         """
-        for number, text in self.lines():
-            found = pattern.findall(text)
-            if len(found) != text.count(b"\n") + 1:
-                for i, line in enumerate(text.split(b"\n"), number):
-                    if len(line) > LONGEST or not pattern.fullmatch(line):
-                        raise self.error(i, line, advice)
-            yield found
+        made: list[Match] = pattern.findall(text)
+        if len(made) != text.count(b"\n") + 1:
+            for i, line in enumerate(text.split(b"\n"), number):
+                if len(line) > LONGEST or not pattern.fullmatch(line):
+                    raise self.error(i, line, wrong(line))
+        return made
 
     def error(self, number: int, line: bytes, problem: str) -> TraceError:
         """The error of a line."""

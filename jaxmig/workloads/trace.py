@@ -118,6 +118,13 @@ class Trace:
                 yield np.frombuffer(data, ACCESS)
 
 
+class _Spool(tempfile.SpooledTemporaryFile):
+    """A file without a name that closes itself when nobody has it any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class _Pages:
     """Distinct numbers; those seen since the last merge wait until they are as many."""
 
@@ -145,7 +152,7 @@ class _Loading:
         self.lanes: dict[int, Lane] = {}
         self.pages, self.blocks = _Pages(), _Pages()
         self.stores = self.end = 0
-        self.spool: IO[bytes] = tempfile.SpooledTemporaryFile(KEPT_BYTES)  # noqa: SIM115
+        self.spool: IO[bytes] = _Spool(KEPT_BYTES)
 
     def add(self, block: Rows) -> None:
         vpn = (block["address"] // PAGE_BYTES).astype(np.int64)
