@@ -9,7 +9,7 @@ process's maps; frame numbers and page flags want CAP_SYS_ADMIN.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -156,14 +156,17 @@ def take_all(
     sys_root: str | Path = "/sys",
     page_size: int | None = None,
     hide_pfns: bool = False,
+    tick: Callable[[int], None] = lambda n: None,
 ) -> Snapshot:
     """Reads every process but this one; pages they share have one pfn.
+
+    `tick` is told of each process that was looked at.
 
     Kernel threads and processes that end meanwhile are left out; those that may not
     be read are counted in `missing`. Raises NotLinux, or PermissionDenied if none can.
     """
     sources = _sources(root, sys_root, page_size, hide_pfns)
-    return _freeze(capture.capture_all(sources), sources)
+    return _freeze(capture.capture_all(sources, tick), sources)
 
 
 def load(path: str | Path) -> Snapshot:

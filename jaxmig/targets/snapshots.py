@@ -18,7 +18,7 @@ def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
             f"{text}: pages of {s.page_size} bytes; only page tables of 4 KiB pages "
             "can be modelled"
         )
-    s = resident.around(s, which)
+    s, which = resident.around(s, which)
     mine = s.select(which)
     number, comm = int(s.processes.pid[which]), s.processes.comm[which]
     pages = int(s.rss_pages[which])
