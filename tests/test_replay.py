@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jaxmig import cli, machines, targets, traces
+from jaxmig.cli import progress
 from jaxmig.syscalls import pages_by_node
 from jaxmig.syscalls.space import View
 from jaxmig.targets import Setting
@@ -239,6 +240,24 @@ def test_an_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
     assert b"interrupted" in err
     assert b"Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_long_reading_shows_how_much_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, from half a second on; of a pipe the amount alone."""
+    for total, words in ((100, "50 %|"), (0, "50.0")):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with progress.amount(total, "reading") as done:
+            time.sleep(0.6)
+            done(50)
+            shown = sys.stderr.getvalue()
+        assert "reading: " in shown
+        assert words in shown
+        assert ("left" in shown) == bool(total)
 
 
 def test_help_says_how_each_format_is_recorded(

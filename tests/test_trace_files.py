@@ -197,6 +197,7 @@ def test_csv_takes_names_in_any_order() -> None:
         ("lackey", " L 1000,8\n\nwhat\n", 3, "no access"),
         ("lackey", " L 1000,8\n L 10000000000000000,8\n", 2, "no access"),
         ("perf", "a 1 [000] 1.000001: x: 1000\nnonsense\n", 2, "perf script -F"),
+        ("perf", "a 1 1.000001: 9 cycles: ffff0 main+0x1 (/bin/a)\n", 1, "no sample"),
         ("tracefs", "# tracer: nop\n\n  a-1 [000] oops\n", 3, "no event"),
         ("view", "Output format:\n 1 0: 5 read 8 bytes\n", 2, "no record"),
         (

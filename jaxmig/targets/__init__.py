@@ -72,7 +72,7 @@ def resolve(
 
 def file_of(text: str) -> str:
     """The file that a target is read from, or nothing if there is none."""
-    for file in (text, text.removeprefix(TRACE), text.rpartition(":")[0]):
-        if os.path.isfile(file):
-            return file
-    return ""
+    names = [text, text.removeprefix(TRACE)]
+    file = text.rpartition(":")[0]
+    names += [file] if file.endswith(".npz") else []
+    return next((name for name in names if os.path.isfile(name)), "")

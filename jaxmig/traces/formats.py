@@ -31,7 +31,7 @@ FORMATS: Final = {
         Format(
             "perf",
             "perf script",
-            "perf mem record -p PID -- sleep 10; perf script "
+            "perf mem record --phys-data --data-page-size COMMAND; perf script "
             "-F comm,pid,tid,cpu,time,event,addr,data_src,weight,phys_addr,data_page_size",
             perf.read,
         ),

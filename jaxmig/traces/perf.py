@@ -19,7 +19,9 @@ from jaxmig.traces.source import Match, Source
 LINE: Final = re.compile(
     rb"(?m)^[ \t]*(?:[^\n]{0,40}?[ \t]+)?(?:(\d{1,9}|-1)/)?(\d{1,9}|-1)[ \t]+"
     rb"(?:\[(\d{1,6})\][ \t]+)?(\d{1,9})\.(\d{3,9}):[ \t]*"
-    rb"(?:\d+[ \t]+)?(?:([^ \t\n]+):(?=[ \t]|$))?[ \t]*([^\n]*)$"
+    rb"(?:\d+[ \t]+)?(?:([^ \t\n]+):(?=[ \t]|$))?[ \t]*"
+    # A symbol in the end follows an instruction's address: that is none of memory.
+    rb"([^\n]*=[^\n]*|[^\n]*(?<!\)))$"
     # A blank line, a comment, or a frame of a call chain.
     rb"|^(?:[ \t]*(?:#[^\n]*)?|[ \t]+[0-9a-f]{4,16} [^\n]*\))$"
 )
@@ -68,6 +70,8 @@ def _sample(event: bytes, body: bytes) -> tuple[int, bool] | None:
     if found is None:
         return None
     source = b"|OP " in body
+    if b"(" in body and not source:
+        return None
     store = b"|OP STORE" in body if source else b"store" in event
     return int(found[1], 16), store
 
