@@ -9,7 +9,7 @@ process's maps; frame numbers and page flags want CAP_SYS_ADMIN.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,11 @@ class Snapshot(Table):
         """Rows of one process."""
         low, high = np.searchsorted(self.process, [process, process + 1])
         return slice(int(low), int(high))
+
+    @property
+    def laid_out(self) -> int:
+        """Rows whose addresses are made up: numa_maps told how many, not which."""
+        return int(np.count_nonzero(self.has(PageFlag.MADE_UP_ADDRESS)))
 
     @property
     def rss_pages(self) -> I64:
@@ -151,14 +156,17 @@ def take_all(
     sys_root: str | Path = "/sys",
     page_size: int | None = None,
     hide_pfns: bool = False,
+    tick: Callable[[int], None] = lambda n: None,
 ) -> Snapshot:
     """Reads every process but this one; pages they share have one pfn.
+
+    `tick` is told of each process that was looked at.
 
     Kernel threads and processes that end meanwhile are left out; those that may not
     be read are counted in `missing`. Raises NotLinux, or PermissionDenied if none can.
     """
     sources = _sources(root, sys_root, page_size, hide_pfns)
-    return _freeze(capture.capture_all(sources), sources)
+    return _freeze(capture.capture_all(sources, tick), sources)
 
 
 def load(path: str | Path) -> Snapshot:

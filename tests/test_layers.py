@@ -15,7 +15,7 @@ LAYERS = (
     ("report",),
     ("cost",),
     ("machines",),
-    ("scenario", "snapshot", "procfs"),
+    ("scenario", "snapshot", "procfs", "traces"),
     ("__init__",),
     ("query", "check", "access", "picture", "sentences", "shard"),
     ("migrate",),

@@ -261,17 +261,20 @@ def test_selftest(thp: bool) -> None:
     assert t.stalls.sum() > 40
 
 
-def test_trace() -> None:
-    """Lackey's lines, pin's lines, several CPUs; a bad line is named."""
-    text = ["==1== x", "I  0400,3", " L 1000,8", " S 2004,4", " M 1008,4", "1 W 0x2000"]
-    made = trace.read(text)
-    assert made.folios == 2
-    assert made.ops[0].tolist() == [[0, 0, 0], [1, 1, 1], [0, 2, 0], [0, 2, 1]]
-    assert made.ops[1].tolist() == [[1, 0, 1]]
-    with pytest.raises(trace.TraceError, match="trace:2"):
-        trace.read(["L 10,1", "what"])
-    with pytest.raises(trace.TraceError, match="no access"):
-        trace.read([])
+def test_trace(tmp_path) -> None:
+    """The threads of a trace do its accesses, over and over."""
+    file = tmp_path / "trace.txt"
+    file.write_text("0 L 1000,8\n0 S 2004,4\n1 W 0x2000\n0 M 1008,4\n")
+    made = trace.load(str(file))
+    o = Options(trace=made, jobs=2)
+    assert (o.pages, o.warmup, made.folios) == (2, 4, 2)
+    pages, words, stores = thread(o, 1)(6)
+    assert pages.tolist() == [0, 1, 0, 0, 0, 1]
+    assert words.tolist() == [0, 1, 2, 2, 0, 1]
+    assert stores.tolist() == [0, 1, 0, 1, 0, 1]
+    p = machines.load("xeon-2s")
+    r = run(o, p, "6.3", modelled_ns=10**5, trips=2)
+    assert r.totals.folios == 4
 
 
 @pytest.mark.slow

@@ -3,10 +3,15 @@
 import doctest
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_first_example_prints_what_the_readme_shows() -> None:
+def test_the_examples_print_what_the_readme_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(README.parent)
     result = doctest.testfile(str(README), module_relative=False)
     assert result.attempted > 5
     assert result.failed == 0

@@ -6,7 +6,7 @@ import sys
 
 from jaxmig import __version__, machines, report
 from jaxmig.advise import Advice, advise, engines
-from jaxmig.cli import options, output, runtime, sweepopts
+from jaxmig.cli import named, options, output, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.cli.room import check_room
 from jaxmig.report import units
@@ -14,7 +14,6 @@ from jaxmig.rules import MODES
 from jaxmig.sweep import Grid, Row, Sweep
 from jaxmig.sweep.memory import Memory
 from jaxmig.syscalls import SleepsForever
-from jaxmig.targets import resolve
 
 EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
   jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _sweep(args: argparse.Namespace) -> Sweep:
     profile = machines.load(args.machine or "xeon-2s")
-    target = resolve(args.target, args.pid)
+    target = named.target(args.target, args.pid)
     n = args.nodes or max(2, target.nodes)
     if target.nodes > n:
         raise Failure(f"{target.name} has pages on {target.nodes} nodes; see --nodes")

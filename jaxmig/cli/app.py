@@ -22,8 +22,10 @@ from jaxmig.cli import (
     memhog,
     migratepages,
     migspeed,
+    output,
     play,
     pmbench,
+    replay,
     reproduce,
     snapshot,
     sweep,
@@ -35,6 +37,7 @@ from jaxmig.procfs import ProcError
 from jaxmig.scenario import ScenarioError
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets import TargetError
+from jaxmig.traces import TraceError
 
 COMMANDS = (
     migratepages,
@@ -44,13 +47,17 @@ COMMANDS = (
     advise,
     calibrate,
     pmbench,
+    replay,
     reproduce,
     explain,
     memhog,
     migspeed,
     machines,
 )
-KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
+KNOWN = (
+    *(Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError),
+    TraceError,
+)
 EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
   jaxmig COMMAND --help                the options of a command, with an example
 """
@@ -126,6 +133,7 @@ def interruptible() -> Iterator[None]:
         while got := os.read(reader, 1):
             if got[0] == signal.SIGINT:
                 os.write(2, b"\njaxmig: interrupted\n")
+                output.drop_drafts()
                 os._exit(130)
 
     old = signal.signal(signal.SIGINT, lambda *_: None)

@@ -14,7 +14,7 @@ from jaxmig.cli.errors import Parser
 
 SHELLS: Final = ("bash", "zsh")
 # Arguments whose value names a file, by metavar.
-FILES: Final = ("FILE", "FILE.npz", "FILE.toml", "SCENARIO.toml", "TARGET")
+FILES: Final = ("FILE", "FILE.npz", "FILE.toml", "SCENARIO.toml", "TARGET", "TRACE")
 
 
 class _Print(argparse.Action):

@@ -3,13 +3,12 @@
 import argparse
 
 from jaxmig import machines
-from jaxmig.cli import job, options, output, pictures, runtime, shape, traces
+from jaxmig.cli import job, named, options, output, pictures, runtime, shape, traces
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import BOTH
-from jaxmig.targets import resolve
 
 EXAMPLES = """  jaxmig migratepages memhog:64m 0 1
   jaxmig migratepages 4711 0 1 --cpus 4 --running 1-3
@@ -21,17 +20,13 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     """The parser of the command."""
     summary = "migrate a target's pages between nodes, serial and batched side by side"
     parser = options.add_parser(commands, "migratepages", summary, EXAMPLES, run)
-    parser.add_argument(
-        "target",
-        metavar="TARGET",
-        help="a PID, a snapshot file, memhog:SIZE[,thp] or pmbench:setsize=SIZE,jobs=N",
-    )
+    parser.add_argument("target", metavar="TARGET", help=named.TARGET)
     parser.add_argument("from_", metavar="FROM", help="nodes: 0 or 0,1 or 0-3 or all")
     parser.add_argument("to", metavar="TO", help="nodes, written the same way")
     parser.add_argument(
         "--pid",
         type=options.whole("PID", 1, options.MAX_INT),
-        help="which process of a snapshot that holds several",
+        help="which process of a snapshot or trace that holds several",
     )
     parser.add_argument(
         "--unprivileged",
@@ -51,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     pictures.check(args.plot)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")
-    target = resolve(args.target, args.pid)
+    target = named.target(args.target, args.pid)
     made = shape.of(args, profile, target)
     asked = Asked(target, made.setting, profile, _call(args, made, profile))
     kernels = args.kernel or BOTH

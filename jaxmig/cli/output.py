@@ -1,11 +1,16 @@
 """Files and standard output: checked before the work starts, written whole after it."""
 
+import contextlib
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Final
 
 from jaxmig.cli.errors import Failure, Usage
+
+_DRAFTS: Final[set[Path]] = set()  # files that are being written piece by piece
 
 
 def check(*names: str | None) -> None:
@@ -48,6 +53,40 @@ def write(name: str, text: str) -> None:
         reason = error.strerror or str(error)
         line = f"{name}: cannot be written: {reason}; choose another file"
         raise Failure(line) from error
+
+
+@contextlib.contextmanager
+def drafted(name: str) -> Iterator[IO[bytes]]:
+    """A file to write piece by piece, there under its name only once it is whole.
+
+    Raises:
+      Failure: it cannot be written.
+    """
+    path = Path(name)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    _DRAFTS.add(draft)
+    try:
+        with draft.open("wb") as file:
+            yield file
+        draft.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        line = f"{name}: cannot be written: {reason}; choose another file"
+        raise Failure(line) from error
+    finally:
+        _drop(draft)
+
+
+def drop_drafts() -> None:
+    """What an interrupt leaves half written."""
+    for draft in list(_DRAFTS):
+        _drop(draft)
+
+
+def _drop(draft: Path) -> None:
+    _DRAFTS.discard(draft)
+    with contextlib.suppress(OSError):
+        draft.unlink(missing_ok=True)
 
 
 def alone(*names: str | None) -> bool:

@@ -86,7 +86,7 @@ def _options(args: argparse.Namespace) -> Options:
         raise Failure("page offset out of bounds, must be from 0-1023.")
     if not 1 <= args.jobs <= options.MAX_CPUS:
         raise Failure("invalid parameter combination: jobs less than zero")
-    trace = _trace(args.trace) if args.trace else None
+    trace = trace_files.load(args.trace) if args.trace else None
     return Options(
         trace=trace,
         duration_sec=args.duration,
@@ -97,7 +97,7 @@ def _options(args: argparse.Namespace) -> Options:
         delay=args.delay,
         quiet=args.quiet,
         cold=args.cold,
-        jobs=len(trace.ops) if trace else args.jobs,
+        jobs=len(trace.lanes) if trace else args.jobs,
         offset=args.offset,
         ratio=args.ratio,
         pattern=args.pattern,
@@ -106,13 +106,6 @@ def _options(args: argparse.Namespace) -> Options:
         wrneedsrd=args.wrneedsrd,
         threshold=args.threshold,
     )
-
-
-def _trace(path: str) -> trace_files.Trace:
-    try:
-        return trace_files.load(path)
-    except trace_files.TraceError as error:
-        raise Failure(str(error)) from None
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,3 +25,27 @@ def progress(steps: int, title: str) -> Iterator[Callable[[str], None]]:
             bar.update()
 
         yield tick
+
+
+@contextlib.contextmanager
+def amount(total: int, title: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function that says how much more was done, `total` in all.
+
+    A total of 0 is not known: what was done is shown, and no time left.
+    """
+    known = "{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left"
+    with tqdm(
+        total=total or None,
+        desc=title,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        leave=False,
+        delay=0.5,
+        unit_scale=True,
+        bar_format=known if total else None,
+    ) as bar:
+
+        def done(n: int) -> None:
+            bar.update(n)
+
+        yield done

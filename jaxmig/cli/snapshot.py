@@ -3,12 +3,15 @@
 import argparse
 
 from jaxmig import snapshot
-from jaxmig.cli import options
+from jaxmig.cli import named, options
 from jaxmig.cli.errors import Parser, Usage
 from jaxmig.cli.output import check
+from jaxmig.cli.progress import amount
+from jaxmig.procfs import list_pids
 
 EXAMPLES = """  jaxmig snapshot 4711 -o app.npz
-  jaxmig snapshot --all -o machine.npz
+  jaxmig snapshot --all -o machine.npz      as root: shared pages are seen by their PFN
+  jaxmig migratepages machine.npz:4711 0 1  one of them, sharing pages with the others
 """
 
 
@@ -31,14 +34,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.output.endswith(".npz"):
         raise Usage(f"-o {args.output}: the name of a snapshot ends in .npz")
     check(args.output)
-    taken = snapshot.take_all() if args.all else snapshot.take(*args.pid)
+    taken = _everything() if args.all else snapshot.take(*args.pid)
     taken.save(args.output)
+    named.say_laid_out("jaxmig snapshot", taken.laid_out)
     print(f"{args.output}: {describe(taken)}")
     for why, pages in taken.unmovable():
         print(f"may not move: {pages:,} pages: {why}")
     for line in taken.missing:
         print(f"not known: {line}")
     return 0
+
+
+def _everything() -> snapshot.Snapshot:
+    with amount(len(list_pids()), "reading processes") as done:
+        return snapshot.take_all(tick=done)
 
 
 def describe(taken: snapshot.Snapshot) -> str:

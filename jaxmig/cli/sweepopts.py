@@ -2,19 +2,18 @@
 
 import argparse
 import hashlib
-import os
 from collections.abc import Callable
 from typing import Any, Final
 
 from jaxmig import machines, nodes
-from jaxmig.cli import options
+from jaxmig.cli import named, options
 from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import BOTH
 from jaxmig.rules import MODES
 from jaxmig.sweep import AxisError, Grid, Sweep, values
 from jaxmig.sweep.memory import Memory
-from jaxmig.targets import resolve
+from jaxmig.targets import file_of
 
 MAX_SAMPLES: Final = 10_000_000
 
@@ -44,8 +43,7 @@ def add(parser: Parser) -> None:
 
 def add_target(parser: Parser) -> None:
     """What moves, and from where to where."""
-    text = "a PID, a snapshot file, memhog:SIZE[,thp] or pmbench:setsize=SIZE,jobs=N"
-    parser.add_argument("target", metavar="TARGET", help=text)
+    parser.add_argument("target", metavar="TARGET", help=named.TARGET)
     for name, node in (("from_", "0"), ("to", "1")):
         parser.add_argument(
             name,
@@ -57,7 +55,7 @@ def add_target(parser: Parser) -> None:
     parser.add_argument(
         "--pid",
         type=options.whole("PID", 1, options.MAX_INT),
-        help="which process of a snapshot that holds several",
+        help="which process of a snapshot or trace that holds several",
     )
 
 
@@ -128,14 +126,14 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     for profile in profiles.values():
         for copy in args.copy:
             profile.copy_speedups(copy)  # refuses an engine that the machine lacks
-    target = resolve(args.target, args.pid)
+    target = named.target(args.target, args.pid)
     n = max(2, target.nodes)
     old, new = (nodes_of(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to)))
     if args.mode != ("sync",) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
     cpus = args.cpus or (next(iter(profiles.values())).cpus,)
     memory = Memory(target, n, min(old), max(cpus), args.running == "all")
-    if args.thp and memory.is_process:
+    if args.thp and memory.own_sizes:
         raise Failure(f"{target.name}: has page sizes of its own; leave out --thp")
     thp = args.thp or (100 if target.name.endswith(",thp") else 0,)
     axes = (thp, args.kernel, args.mode, cpus, args.batch, args.machine, args.copy)
@@ -153,9 +151,10 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
 
 def digest(target: str) -> str:
     """A hash of the file that a target is read from, nothing if it is none."""
-    if not os.path.isfile(target):
+    name = file_of(target)
+    if not name:
         return ""
-    with open(target, "rb") as file:
+    with open(name, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -8,7 +8,13 @@ import numpy as np
 
 from jaxmig.procfs import maps, numa_maps, pagemap
 from jaxmig.procfs.columns import I32, I64, U8, U64, AreaKind
-from jaxmig.procfs.errors import PTRACE, PermissionDenied, ProcError, read_text
+from jaxmig.procfs.errors import (
+    PTRACE,
+    PermissionDenied,
+    ProcError,
+    ProcessVanished,
+    read_text,
+)
 from jaxmig.procfs.maps import RawArea
 from jaxmig.procfs.numa_maps import NumaArea
 
@@ -51,14 +57,19 @@ def read_address_space(path: Path, base_page: int) -> AddressSpace:
     known = True
     try:
         rows = _from_pagemap(path, raw, base_page)
-    except PermissionDenied:
+    except ProcessVanished:
+        raise
+    except ProcError as error:
+        # Denied, or a kernel without CONFIG_PROC_PAGE_MONITOR.
         if not numa:
             raise
         known = False
         rows = _from_numa_maps(raw, numa, base_page)
+        denied = isinstance(error, PermissionDenied)
+        why = f"not permitted ({PTRACE})" if denied else "not in this kernel"
         missing.append(
-            f"pagemap: not permitted ({PTRACE}); pages are those of numa_maps, laid "
-            "from the start of each area, and zero pages are not seen"
+            f"pagemap: {why}; pages are those of numa_maps, laid from the start of each "
+            "area, and zero pages are not seen"
         )
     parts, scanned = rows
     vpn, word, category = (

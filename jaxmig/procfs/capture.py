@@ -1,7 +1,7 @@
 """Which processes to read, and what to do about those that cannot be."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxmig.procfs.address_space import read_address_space
 from jaxmig.procfs.errors import (
@@ -42,13 +42,17 @@ def capture(pids: Sequence[int], sources: Sources) -> Columns:
     return join(spaces, raw, sources)
 
 
-def capture_all(sources: Sources) -> Columns:
+def capture_all(
+    sources: Sources, tick: Callable[[int], None] = lambda n: None
+) -> Columns:
     """Columns of every process but this one, leaving out what cannot be read.
 
+    `tick` is told of each process that was looked at.
     Raises NotLinux without a proc directory, PermissionDenied if nothing may be read.
     """
     spaces, raw, odd, denied = [], [], [], 0
     for pid in list_pids(sources.root):
+        tick(1)
         if sources.live and pid == os.getpid():
             continue  # its own page table grows while it reads
         try:

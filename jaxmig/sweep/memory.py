@@ -35,9 +35,9 @@ class Memory:
         return tuple(nodes.fold(self.target.running, cpus))
 
     @property
-    def is_process(self) -> bool:
-        """A real process: its page sizes are its own."""
-        return bool(self.target.by_node)
+    def own_sizes(self) -> bool:
+        """A process or a trace: its page sizes are its own."""
+        return self.target.own_sizes
 
     def build(self, thp: int) -> tuple[Machine, Space]:
         """The machine with the most CPUs.
@@ -46,7 +46,7 @@ class Memory:
           TargetError: a share of huge pages for a process that has its own.
         """
         setting = self._setting(self.cpus)
-        if not self.is_process:
+        if not self.own_sizes:
             return _mixed(self.target, setting, thp)
         if thp:
             raise TargetError(
@@ -57,7 +57,7 @@ class Memory:
     def cpus_of(self, cpus: int) -> Cpus:
         """Masks of a machine of `cpus` CPUs, padded to the largest one."""
         setting = self._setting(cpus)
-        if self.is_process:
+        if self.own_sizes:
             return self.target.build(setting)[0].cpus
         small = dataclasses.replace(self.target, pages=1)
         return _mixed(small, setting, 0)[0].cpus

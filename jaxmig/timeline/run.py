@@ -126,7 +126,7 @@ class Run:
         *,
         duration_ns: int | None = None,
         check: int = 10_000,
-        accesses: int | None = None,
+        accesses: int | Sequence[int] | None = None,
         tick: Tick = lambda accesses: None,
     ) -> Totals:
         """Run on: to the end of the migration, or of the program if it has one.
@@ -134,13 +134,14 @@ class Run:
         Args:
           duration_ns: threads end at the first look at the time after this.
           check: accesses between two looks.
-          accesses: threads end after this many, whatever the time.
+          accesses: threads end after this many, whatever the time; a list says how
+            many of each thread, none of them 0.
         """
         if accesses is not None:
-            duration_ns, check = 0, accesses
+            duration_ns, check = 0, int(np.max(accesses))
         to_end = jnp.asarray(duration_ns is None)
         every = jnp.int32(FOREVER if duration_ns is None else check)
-        self._restart(int(every))
+        self._restart(every if accesses is None else accesses)
         totals = none(self.shape.cpus)
         run = compiled(self.shape)
         while True:
@@ -153,10 +154,23 @@ class Run:
             if self._over(bool(to_end)):
                 return totals
 
-    def _restart(self, check: int) -> None:
+    def finish(self, totals: Totals) -> Totals:
+        """Let a migration that outlives the program go on alone, to its end.
+
+        Returns:
+          The program's counters with the migration's own of the whole run.
+        """
+        if int(self.world.migrator.phase) == IDLE:
+            return totals
+        rest = self.go()
+        names = ("flushes", "silent", "folios", "trips_ns")
+        return dataclasses.replace(totals, **{n: getattr(rest, n) for n in names})
+
+    def _restart(self, check: Any) -> None:
         a = self.world.access
-        left = jnp.full(self.shape.cpus, check, jnp.int32)
-        cpu = dataclasses.replace(a.cpu, left=left)
+        left = np.full(self.shape.cpus, FOREVER, np.int32)
+        left[: self.threads] = check
+        cpu = dataclasses.replace(a.cpu, left=jnp.asarray(left))
         self._put(dataclasses.replace(a, cpu=cpu))
 
     def _put(self, a: Access) -> None:

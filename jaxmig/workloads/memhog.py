@@ -68,16 +68,7 @@ def run(
     r.again(int(kernel is not None))
     totals = r.go(accesses=max(repeats - 1, 1) * pages)
     ran_ns = int(r.ended_ns[0])
-    if kernel and not totals.trips_ns:
-        # The program is over; the migration goes on alone.
-        rest = r.go()
-        totals = dataclasses.replace(
-            totals,
-            flushes=rest.flushes,
-            silent=rest.silent,
-            folios=rest.folios,
-            trips_ns=rest.trips_ns,
-        )
+    totals = r.finish(totals)  # the program may be over first
     return Hogged(table, totals, ran_ns, totals.trips_ns)
 
 

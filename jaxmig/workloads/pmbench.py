@@ -18,7 +18,7 @@ from jaxmig.machines import Profile
 from jaxmig.timeline import Run, Timetable, Totals, costs_of, timetable
 from jaxmig.workloads.lcg import Lcg
 from jaxmig.workloads.patterns import PATTERNS
-from jaxmig.workloads.streams import Draw, Streams, fixed
+from jaxmig.workloads.streams import Draw, Streams
 from jaxmig.workloads.trace import Trace
 
 CHECK: Final = 10_000  # accesses between two looks at the time
@@ -62,15 +62,20 @@ class Options:
     trace: Trace | None = None  # accesses of a file instead of a pattern
 
     @property
+    def huge(self) -> int:
+        """Folios of 2 MiB: only a trace has any."""
+        return self.trace.huge if self.trace else 0
+
+    @property
     def pages(self) -> int:
-        """Base pages of the working set."""
+        """Folios of the working set: base pages, but for those of a trace."""
         return self.trace.folios if self.trace else self.setsize_mib * PAGES_A_MIB
 
     @property
     def warmup(self) -> int:
         """Accesses of each thread before the main run."""
         if self.trace:
-            return max(map(len, self.trace.ops))
+            return max(self.trace.accesses)
         return PATTERNS[self.pattern](self.pages, self.shape, 1).warmup
 
 
@@ -113,7 +118,7 @@ class Result:
 def thread(o: Options, t: int) -> Draw:
     """The accesses of thread t, counted from 1."""
     if o.trace:
-        return fixed(o.trace.ops[t - 1])
+        return o.trace.draw(t - 1)
     pattern = PATTERNS[o.pattern](o.pages, o.shape, t)
     offsets, actions = Lcg(t + 7), Lcg(t + 50)
     reads = o.ratio * 1024 // 100
@@ -131,8 +136,8 @@ def program(
     o: Options, profile: Profile, cpus: int, touched: bool, table: Timetable
 ) -> Run:
     """The threads at their start, on CPUs 1 ... jobs of the machine."""
-    sets, ways = profile.tlb
-    shape = Shape(cpus, o.pages, sets=sets, ways=ways)
+    (sets, ways), (huge_sets, huge_ways) = profile.tlb, profile.tlb_huge
+    shape = Shape(cpus, o.pages, o.huge, sets, ways, huge_sets, huge_ways)
     gen = DRAW_NS[o.pattern] + LOOP_NS + (o.delay // 2 if o.delay > 10 else 0)
     streams = Streams([thread(o, t + 1) for t in range(o.jobs)], BLOCK, cpus)
     # CPUs are spread evenly over the nodes, in order; thread t is on CPU t + 1.
@@ -168,7 +173,8 @@ def run(
       trips: instead of a time, run to the end of so many trips.
       cpus: lanes compiled for, so that several numbers of threads share them.
     """
-    table = timetable(profile, o.pages, kernel=kernel or "6.3", batch=batch, copy=copy)
+    release = kernel or "6.3"
+    table = timetable(profile, o.pages, o.huge, kernel=release, batch=batch, copy=copy)
     r = program(o, profile, cpus or o.jobs, o.initialize, table)
     warm, warmup_ns, walks = 0, None, 0.0
     if not o.cold:

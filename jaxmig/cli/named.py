@@ -1,0 +1,32 @@
+"""The target that an argument names, with what its user must know of it on stderr."""
+
+import os
+
+from jaxmig import targets
+from jaxmig.cli.errors import say
+from jaxmig.cli.progress import amount
+from jaxmig.targets import Target
+
+TARGET = (
+    "a PID, a snapshot FILE.npz[:PID], trace:FILE, memhog:SIZE[,thp] or "
+    "pmbench:setsize=SIZE,jobs=N"
+)
+
+
+def target(text: str, pid: int | None) -> Target:
+    """Resolves it; reading a long trace shows how far it is."""
+    file = targets.file_of(text)
+    size = os.stat(file).st_size if file else 0
+    with amount(size, f"reading {text}") as done:
+        found = targets.resolve(text, pid, done)
+    say_laid_out(text, found.laid_out)
+    return found
+
+
+def say_laid_out(name: str, pages: int) -> None:
+    """Says which addresses are made up; nothing if none are."""
+    if pages:
+        say(
+            f"{name}: pagemap cannot be read: {pages:,} pages are laid out by the "
+            "counts of numa_maps, area by area and node by node"
+        )

@@ -1,0 +1,143 @@
+"""What `jaxmig replay` prints: the trace, and what each run did, as table, JSON, CSV."""
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from jaxmig import __version__, machines, report
+from jaxmig.cli import output
+from jaxmig.releases import release
+from jaxmig.report.units import count, duration, rate
+from jaxmig.workloads.replay import Replayed
+from jaxmig.workloads.trace import Trace
+
+HEADERS: Final = (
+    *("kernel", "program", "slower", "TLB misses", "pages moved", "moving", "pages/s"),
+    *("IPIs", "waits", "p50", "p99", "p99.9", "max"),
+)
+
+
+def add(group: "argparse._ArgumentGroup") -> None:
+    """Options of what is written."""
+    for name in ("json", "csv"):
+        text = f"also as {name.upper()}; - is standard output, alone"
+        group.add_argument(f"--{name}", metavar="FILE", help=text)
+    group.add_argument(
+        "--table", choices=report.FORMATS, default="simple", metavar="FORMAT",
+        help=f"of the table: {', '.join(report.FORMATS)} (simple)",
+    )  # fmt: skip
+
+
+def show(
+    args: argparse.Namespace,
+    t: Trace,
+    profile: machines.Profile,
+    runs: Sequence[Replayed],
+) -> None:
+    """Results to the files that were named, and to standard output unless one is it."""
+    walk_ns = round(profile["access.walk"])
+    rows = [row(r, runs[0], walk_ns) for r in runs]
+    if args.json:
+        output.write(args.json, report.to_json(document(t, profile, runs, rows)) + "\n")
+    if args.csv:
+        output.write(args.csv, _csv(rows))
+    if output.alone(args.json, args.csv):
+        return
+    gap = f"{runs[0].gap_ns} ns between two accesses of a thread"
+    print(
+        f"Assumed: {profile.name}; batch limit {args.batch} pages; copy {args.copy}; {gap}"
+    )
+    print(f"Trace: {t.path}: {describe(t)}\n")
+    width = report.terminal_width(sys.stdout)
+    print(report.table(HEADERS, [_cells(r) for r in rows], args.table, width))
+
+
+def describe(t: Trace) -> str:
+    """Accesses, threads and pages in words."""
+    n = sum(t.accesses)
+    by = "CPUs" if t.lanes[0].cpu >= 0 else "threads"
+    parts = [f"{count(len(t.pages))} pages of 4 KiB"] if len(t.pages) else []
+    parts += [f"{count(t.huge)} pages of 2 MiB"] if t.huge else []
+    return (
+        f"{t.title}, {count(n - t.stores)} loads and {count(t.stores)} stores by "
+        f"{len(t.lanes)} {by[:-1] if len(t.lanes) == 1 else by} on {' and '.join(parts)}"
+    )
+
+
+def document(
+    t: Trace,
+    profile: machines.Profile,
+    runs: Sequence[Replayed],
+    rows: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The JSON document."""
+    n = sum(t.accesses)
+    about = {
+        "path": t.path, "format": t.title, "accesses": n, "loads": n - t.stores,
+        "stores": t.stores, "pages": t.base_pages, "huge": t.huge,
+        "cpus": [x.cpu for x in t.lanes if x.cpu >= 0],
+        "threads": [x.tid for x in t.lanes if x.cpu < 0],
+        "left_out": t.notes, "gap_ns": runs[0].gap_ns,
+    }  # fmt: skip
+    machine = report.machine_dict(profile, profile.cpus, 2)
+    runs_ = [
+        row | {"ipis_per_cpu": r.totals.ipis.tolist()}
+        for row, r in zip(rows, runs, strict=True)
+    ]
+    return {"jaxmig": __version__, "trace": about, "machine": machine, "runs": runs_}
+
+
+def row(r: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
+    """What one run did; times in ns, lost accesses as far as they can be told."""
+    t, s = r.totals, r.waits(baseline, walk_ns)
+    ran, before = int(r.ran_ns.max()), int(baseline.ran_ns.max())
+    trips = t.folios // r.table.folios if r.kernel else 0
+    batched = r.kernel is not None and release(r.kernel).batched
+    return {
+        "kernel": r.kernel,
+        "policy": None if r.kernel is None else "batched" if batched else "serial",
+        "accesses": int(t.accesses.sum()),
+        "tlb_hits": int(t.hits.sum()),
+        "tlb_misses": int(t.walks.sum()),
+        "program_ns": ran,
+        "slower": ran / max(before, 1) - 1,
+        "pages_moved": trips * r.table.pages,
+        "migration_ns": t.trips_ns,
+        "pages_per_s": trips * r.table.pages * 1e9 / t.trips_ns if t.trips_ns else 0.0,
+        "flushes": t.flushes,
+        "ipis": int(t.ipis.sum()),
+        "ipi_ns": int(t.ipi_ns.sum()),
+        "waits": s.waits,
+        "wait_ns": int(t.stall_ns.sum()),
+        "wait_p50_ns": s.p50,
+        "wait_p99_ns": s.p99,
+        "wait_p999_ns": s.p999,
+        "wait_max_ns": s.longest,
+        "lost_to_ipis": s.lost_ipis,
+        "lost_to_refills": s.lost_refills,
+    }
+
+
+def _cells(r: dict[str, Any]) -> list[str]:
+    moved = r["kernel"] is not None
+    waits = [duration(r[f"wait_{q}_ns"]) for q in ("p50", "p99", "p999", "max")]
+    return [
+        r["kernel"] or "none",
+        duration(r["program_ns"]),
+        f"{100 * r['slower']:.1f} %" if moved else "-",
+        count(r["tlb_misses"]),
+        *((count(r["pages_moved"]), duration(r["migration_ns"])) if moved else "--"),
+        *((rate(r["pages_per_s"]), count(r["ipis"])) if moved else "--"),
+        *((count(r["waits"]), *waits) if moved else "-----"),
+    ]
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,58 @@
+"""A process as a target: live, or from a snapshot with others that share its pages."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxmig import resident
+from jaxmig.machine import PAGE_BYTES
+from jaxmig.snapshot import Snapshot, SnapshotError
+from jaxmig.targets.target import Target, TargetError
+
+
+def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
+    """A process of a snapshot; `pid` chooses where there are several."""
+    which = _choose(text, s, pid)
+    if s.page_size != PAGE_BYTES:
+        raise SnapshotError(
+            f"{text}: pages of {s.page_size} bytes; only page tables of 4 KiB pages "
+            "can be modelled"
+        )
+    s, which = resident.around(s, which)
+    mine = s.select(which)
+    number, comm = int(s.processes.pid[which]), s.processes.comm[which]
+    pages = int(s.rss_pages[which])
+    if not len(s.vpn[mine]):
+        raise SnapshotError(f"{text}: PID {number} ({comm}) has no resident page")
+    only = resident.only(s, which)
+    return Target(
+        name=text,
+        description=f"PID {number} ({comm}), {pages:,} pages resident (Rss)",
+        pages=len(s),
+        running=tuple(s.processes.running(which)),
+        build=lambda setting: resident.build(s, which, setting),
+        nodes=int(s.node.max()) + 1,
+        by_node=dict(enumerate(np.bincount(s.node).tolist())),
+        unmovable=tuple(only.unmovable()),
+        missing=s.missing,
+        assumed=resident.notes(s),
+        own_sizes=True,
+        laid_out=s.laid_out,
+    )
+
+
+def _choose(text: str, s: Snapshot, pid: int | None) -> int:
+    pids = s.processes.pid.tolist()
+    if pid is not None and pid not in pids:
+        raise SnapshotError(f"{text}: holds no PID {pid}; it has {_few(pids)}")
+    if pid is None and len(pids) != 1:
+        raise TargetError(
+            f"{text}: holds {len(pids)} processes; choose one as {text}:PID or with "
+            f"--pid: {_few(pids)}"
+        )
+    return 0 if pid is None else pids.index(pid)
+
+
+def _few(pids: Sequence[int]) -> str:
+    more = f" and {len(pids) - 8} more" if len(pids) > 8 else ""
+    return ", ".join(map(str, pids[:8])) + more

@@ -1,0 +1,50 @@
+"""What every kind of target is to those who migrate it."""
+
+import dataclasses
+from collections.abc import Callable
+
+from jaxmig.machine import Machine
+from jaxmig.syscalls import Space
+
+
+class TargetError(ValueError):
+    """A target that cannot be used; one line that says what to write instead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The hardware that a target is put on."""
+
+    nodes: int = 2
+    cpus: int = 4
+    running: tuple[int, ...] = ()
+    lazy: tuple[int, ...] = ()
+    tlb: tuple[int, int] = (128, 12)
+    huge_tlb: tuple[int, int] = (128, 12)
+    free: tuple[int | None, ...] = ()  # base pages by node, None: as much as needed
+    content: bool = True
+    seed: int = 0
+    node: int = 0  # where a workload's memory lies
+
+    @property
+    def limited(self) -> bool:
+        """Whether some node may run out of memory."""
+        return any(pages is not None for pages in self.free)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Something that can be put on a machine, and what is known of it."""
+
+    name: str
+    description: str
+    pages: int  # base pages of all processes that are built
+    running: tuple[int, ...]  # CPUs, as the target itself numbers them
+    build: Callable[[Setting], tuple[Machine, Space]]
+    nodes: int = 1  # how many its pages need
+    by_node: dict[int, int] = dataclasses.field(default_factory=dict)  # base pages
+    own_sizes: bool = False  # it has pages of 4 KiB and 2 MiB as it was found
+    laid_out: int = 0  # base pages whose addresses are made up from numa_maps
+    unmovable: tuple[tuple[str, int], ...] = ()  # (why, pages)
+    missing: tuple[str, ...] = ()  # what could not be read
+    assumed: tuple[str, ...] = ()  # what was assumed about its pages

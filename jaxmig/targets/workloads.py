@@ -1,0 +1,114 @@
+"""Workloads as targets: memory that memhog or pmbench has written."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from jaxmig.build import Builder, Region
+from jaxmig.frame import PMD_ORDER
+from jaxmig.machine import PAGE_BYTES, PMD_PAGES, Machine
+from jaxmig.scenario.words import size_of, size_text
+from jaxmig.syscalls import Area, Space
+from jaxmig.targets.target import Setting, Target, TargetError
+
+MEMHOG_CPU: Final = 5  # the published run bound it with `numactl -C 5`
+PMBENCH_SETSIZE: Final = 128 << 20  # its default, as are the others below
+PMBENCH_KEYS: Final = ("setsize", "mapsize", "pattern", "jobs", "ratio", "shape")
+PMBENCH_PATTERNS: Final = ("linear", "uniform", "normal", "normal_ih", "pareto", "zipf")
+MAX_BYTES: Final = 8 << 40  # frame numbers are 31 bits wide
+
+
+def memhog(text: str, arguments: Sequence[str]) -> Target:
+    """`memhog:SIZE[,thp]`: private anonymous memory, written once from end to end."""
+    size = _bytes(text, arguments[0])
+    huge = list(arguments[1:]) == ["thp"]
+    if len(arguments) > 1 and not huge:
+        raise TargetError(f"{text}: {arguments[1]!r} is unknown; only thp may follow")
+    what = f"{size_text(size)} written by memhog"
+    return _touched(text, size, huge, (MEMHOG_CPU,), what)
+
+
+def pmbench(text: str, arguments: Sequence[str]) -> Target:
+    """`pmbench:setsize=SIZE,jobs=N,...`: its working set after the warm-up.
+
+    Thread k of N runs on CPU k, counted from 1.
+    """
+    values = dict(_pairs(text, arguments, PMBENCH_KEYS))
+    size = _bytes(text, values["setsize"]) if "setsize" in values else PMBENCH_SETSIZE
+    pattern = values.get("pattern", "uniform")
+    if pattern not in PMBENCH_PATTERNS:
+        known = ", ".join(PMBENCH_PATTERNS)
+        raise TargetError(f"{text}: pattern {pattern!r} is unknown; use one of {known}")
+    jobs = values.get("jobs", "1")
+    if not (jobs.isascii() and jobs.isdigit() and 1 <= int(jobs) <= 8192):
+        raise TargetError(f"{text}: jobs={jobs}: give 1 to 8192 threads")
+    what = f"working set of {size_text(size)}, warmed up by pmbench with {jobs} threads"
+    return _touched(text, size, False, tuple(range(1, int(jobs) + 1)), what)
+
+
+def _touched(
+    text: str, size: int, huge: bool, running: tuple[int, ...], what: str
+) -> Target:
+    """A process that wrote `size` bytes of anonymous memory."""
+    pages = -(-size // PAGE_BYTES)
+    large = pages // PMD_PAGES * PMD_PAGES if huge else 0
+
+    def build(setting: Setting) -> tuple[Machine, Space]:
+        b = Builder(
+            setting.nodes,
+            setting.cpus,
+            free=setting.free,
+            tlb=setting.tlb,
+            huge_tlb=setting.huge_tlb,
+        )
+        b.splits = setting.limited and large > 0
+        process = b.process(text, setting.running, setting.lazy)
+        regions = []
+        if large:
+            regions.append(b.mmap(process, large, setting.node, order=PMD_ORDER))
+        if pages > large:
+            regions.append(b.mmap(process, pages - large, setting.node))
+        m = b.build(content=setting.content, seed=setting.seed)
+        return m, Space([_area(r, m.geometry.ptes) for r in regions])
+
+    kinds = ((large // PMD_PAGES, "2 MiB"), (pages - large, "4 KiB"))
+    folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
+    return Target(text, f"{what}: {folios}", pages, running, build)
+
+
+def _area(r: Region, ptes: int) -> Area:
+    """Where the only process has a region."""
+    return Area(
+        start=r.start // PAGE_BYTES,
+        pages=r.pages,
+        first_pte=r.first_pte[0],
+        first_pmd=ptes + r.first_pmd[0] if r.by_pmd else -1,
+    )
+
+
+def _bytes(text: str, size: str) -> int:
+    """A size that is more than nothing, in bytes."""
+    n = size_of(size)
+    if n is None:
+        raise TargetError(f"{text}: {size!r} is no size; give one like 64m or 1g")
+    if not 0 < n <= MAX_BYTES:
+        raise TargetError(f"{text}: {size} of memory; give more than 0, at most 8192g")
+    return n
+
+
+def _pairs(
+    text: str, arguments: Sequence[str], known: Sequence[str]
+) -> list[tuple[str, str]]:
+    pairs = [a.partition("=") for a in arguments if a]
+    for key, _, value in pairs:
+        if key not in known or not value:
+            raise TargetError(
+                f"{text}: {key!r} is unknown or has no value; write "
+                f"{known[0]}=128m,... with {', '.join(known)}"
+            )
+    return [(key, value) for key, _, value in pairs]
+
+
+WORKLOADS: Final[dict[str, Callable[[str, Sequence[str]], Target]]] = {
+    "memhog": memhog,
+    "pmbench": pmbench,
+}
