@@ -81,8 +81,8 @@ def resolve(text: str, pid: int | None = None) -> Target:
       ProcError, SnapshotError: the process or file cannot be read.
     """
     name, colon, arguments = text.partition(":")
-    if colon and name in _WORKLOADS and not os.path.exists(text):
-        return _WORKLOADS[name](text, arguments.split(","))
+    if colon and name in WORKLOADS and not os.path.exists(text):
+        return WORKLOADS[name](text, arguments.split(","))
     if text.isascii() and text.isdigit():
         return of_snapshot(text, snapshot.take(int(text)))
     if text.endswith(".npz") and not os.path.exists(text):
@@ -168,12 +168,20 @@ def _few(pids: Sequence[int]) -> str:
     return ", ".join(map(str, pids[:8])) + more
 
 
-def _touched(
-    text: str, size: int, huge: bool, running: tuple[int, ...], what: str
+def workload(
+    text: str,
+    description: str,
+    pages: int,
+    running: tuple[int, ...],
+    fill: Callable[[Builder, Setting], Sequence[Region]],
 ) -> Target:
-    """A process that wrote `size` bytes of anonymous memory."""
-    pages = -(-size // PAGE_BYTES)
-    large = pages // PMD_PAGES * PMD_PAGES if huge else 0
+    """A target that a Builder makes; of several processes the first is migrated.
+
+    Args:
+      pages: base pages of all regions.
+      running: CPUs on which it runs unless the user says other ones.
+      fill: adds processes and regions, and returns the first process's regions.
+    """
 
     def build(setting: Setting) -> tuple[Machine, Space]:
         b = Builder(
@@ -183,23 +191,37 @@ def _touched(
             tlb=setting.tlb,
             huge_tlb=setting.huge_tlb,
         )
-        b.splits = setting.limited and large > 0
+        regions = fill(b, setting)
+        b.splits = setting.limited and any(r.order for r in regions)
+        m = b.build(content=setting.content, seed=setting.seed)
+        return m, Space([_area(r, m.geometry.ptes) for r in regions])
+
+    return Target(text, description, pages, running, build)
+
+
+def _touched(
+    text: str, size: int, huge: bool, running: tuple[int, ...], what: str
+) -> Target:
+    """A process that wrote `size` bytes of anonymous memory."""
+    pages = -(-size // PAGE_BYTES)
+    large = pages // PMD_PAGES * PMD_PAGES if huge else 0
+
+    def fill(b: Builder, setting: Setting) -> list[Region]:
         process = b.process(text, setting.running, setting.lazy)
         regions = []
         if large:
             regions.append(b.mmap(process, large, setting.node, order=PMD_ORDER))
         if pages > large:
             regions.append(b.mmap(process, pages - large, setting.node))
-        m = b.build(content=setting.content, seed=setting.seed)
-        return m, Space([_area(r, m.geometry.ptes) for r in regions])
+        return regions
 
     kinds = ((large // PMD_PAGES, "2 MiB"), (pages - large, "4 KiB"))
     folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
-    return Target(text, f"{what}: {folios}", pages, running, build)
+    return workload(text, f"{what}: {folios}", pages, running, fill)
 
 
 def _area(r: Region, ptes: int) -> Area:
-    """Where the only process has a region."""
+    """Where the first process has a region."""
     return Area(
         start=r.start // PAGE_BYTES,
         pages=r.pages,
@@ -231,7 +253,8 @@ def _pairs(
     return [(key, value) for key, _, value in pairs]
 
 
-_WORKLOADS: Final[dict[str, Callable[[str, Sequence[str]], Target]]] = {
+# Names before the colon; add your own.
+WORKLOADS: Final[dict[str, Callable[[str, Sequence[str]], Target]]] = {
     "memhog": memhog,
     "pmbench": pmbench,
 }
