@@ -38,7 +38,7 @@ FENCE: Final = re.compile(
 )
 KINDS: Final = ("python", "sh", "console", "toml", "csv", "text", "json", "yaml")
 # What it says depends on how fast this computer is, or on which.
-WALL: Final = re.compile(r"^(this computer: \w+) .*$", re.MULTILINE)
+WALL: Final = re.compile(r"^((?:\| )?this computer: \w+) .*$", re.MULTILINE)
 LESS: Final = (("memhog:1g", "memhog:4m"), ("memhog:64m", "memhog:4m"))
 INSTALLS: Final = re.compile(r"^(python3 -m venv|(\.venv/bin/)?(pip|pytest)\b).*$")
 FLAGS: Final = doctest.ELLIPSIS

@@ -48,9 +48,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("COLUMNS", "100")
     known = dict(jaxmig.RELEASES), dict(targets.WORKLOADS)
     yield
-    for table, before in zip(
-        (jaxmig.RELEASES, targets.WORKLOADS), known, strict=True
-    ):
+    for table, before in zip((jaxmig.RELEASES, targets.WORKLOADS), known, strict=True):
         table.clear()
         table.update(before)
 
