@@ -114,7 +114,7 @@ def test_pages_name_only_commands_and_options_that_exist() -> None:
 def test_a_wrong_output_is_noticed(tmp_path: Path) -> None:
     block = doc_blocks.Block(ROOT / "README.md", 1, "console", "", "", "")
     doc_blocks.check(block, "x", "IPIs  3\n...\nend\n", "IPIs  3\nmore\nend\n")
-    with pytest.raises(doc_blocks.Wrong, match="README.md:1"):
+    with pytest.raises(doc_blocks.Wrong, match=r"README\.md:1"):
         doc_blocks.check(block, "x", "IPIs  3\n", "IPIs  4\n")
     told = doc_blocks.Block(
         ROOT / "README.md", 1, "sh", "jaxmig machines --colour\n", "", ""
