@@ -87,6 +87,11 @@ def run(
     `passes`: of a serial call.  `log`: rows of room for a log; only the forms that go
     one folio at a time can write one.
     """
+    if r.release.defers is not None and not (safe and r.release.batched):
+        raise ValueError(
+            f"kernel {r.release.name!r}: a rule of one's own for deferring holds where "
+            "all batches are worked at once: base pages, enough memory, no log, no jit"
+        )
     tight = safe or (not r.release.batched and serial_pages.fits(m))
     tight = tight and not log
     # The lists of folios that are held, given back or split: not needed where none is.

@@ -62,7 +62,7 @@ class Release:
     weighs_interleave: bool = False
     # x86 sends INVLPGB instead of interrupts where the CPU has it (merged in 6.15)
     invlpgb: bool = False
-    # Instead of Linux's should_defer_flush(); for rows of one's own.
+    # Instead of should_defer_flush(); for rows of one's own, on machines of base pages.
     defers: Defers | None = None
 
 

@@ -41,19 +41,10 @@ def others(cpus: Cpus, mm: Index, cpu: Index) -> CpuSet:
 
 
 def should_defer(rules: Rules, cpus: Cpus, mm: Index, cpu: Index) -> Bool[Array, ""]:
-    """should_defer_flush() of one address space."""
-    return deferrable(rules, cpus, cpu)[mm]
-
-
-def deferrable(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
     """should_defer_flush(): worth it only if another CPU may hold the mm (x86)."""
-    if rules.release.defers is not None:
-        return jnp.asarray(rules.release.defers(cpus, cpu), bool)
     if rules.broadcasts:
-        put_off = jnp.asarray(rules.release.arm64_defers)
-        return jnp.broadcast_to(put_off, cpus.mask.shape[:1])
-    elsewhere = jnp.arange(cpus.mask.shape[1]) != cpu
-    return (cpus.mask & elsewhere).any(axis=1)
+        return jnp.asarray(rules.release.arm64_defers)
+    return others(cpus, mm, cpu).any()
 
 
 def defer(rules: Rules, cpus: Cpus, mm: Index, when: Bool[Array, ""]) -> Cpus:

@@ -28,23 +28,31 @@ def mine() -> Iterator[str]:
     del jaxmig.RELEASES["mine"]
 
 
-@pytest.mark.parametrize(
-    ("running", "requests", "log"),
-    [((1, 2), 40, 0), ((1, 2, 3), 3, 0), ((1, 2, 3), 3, LOG)],
-)
-def test_a_rule_for_deferring_holds_for_all_batches_and_one_by_one(
-    mine: str, running: tuple[int, ...], requests: int, log: int
-) -> None:
+def machine(running: tuple[int, ...]) -> tuple[jaxmig.Machine, Any]:
     b = jaxmig.Builder(nodes=2, cpus=4)
     b.mmap(b.process("app", running), pages=40)
     state = b.build()
-    folios = jnp.asarray(jaxmig.folios_on(state, 0))
-    after, result = jaxmig.migrate_pages(
-        state, folios, 1, kernel=mine, batch=16, log=log
-    )
+    return state, jnp.asarray(jaxmig.folios_on(state, 0))
+
+
+@pytest.mark.parametrize(("running", "requests"), [((1, 2), 40), ((1, 2, 3), 3)])
+def test_a_rule_for_deferring_decides_for_each_process(
+    mine: str, running: tuple[int, ...], requests: int
+) -> None:
+    state, folios = machine(running)
+    after, result = jaxmig.migrate_pages(state, folios, 1, kernel=mine, batch=16)
     assert int(violations(after)) == 0
     assert result.vmstat["nr_tlb_remote_flush"] == requests
     assert sum(result.events.ipis_per_cpu()) == requests * len(running)
+
+
+def test_a_rule_is_refused_where_it_would_not_hold(mine: str) -> None:
+    state, folios = machine((1, 2))
+    with pytest.raises(ValueError, match="a rule of one's own"):
+        jaxmig.migrate_pages(state, folios, 1, kernel=mine, log=LOG)
+    short = dataclasses.replace(state, nfree=state.nfree * 0)
+    with pytest.raises(ValueError, match="enough memory"):
+        jaxmig.migrate_pages(short, folios, 1, kernel=mine)
 
 
 def test_programs_run_on_releases_of_linux_only(mine: str) -> None:

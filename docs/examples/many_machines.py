@@ -20,7 +20,7 @@ from jaxmig.report.units import count
 CPUS = 32
 
 
-def main(machines: str = "256", pages: str = "1024") -> None:
+def main(machines: str = "256", pages: str = "256") -> None:
     """Random masks and limits; a row for each limit."""
     n = int(machines)
     b = jaxmig.Builder(nodes=2, cpus=CPUS)
@@ -52,8 +52,8 @@ def main(machines: str = "256", pages: str = "1024") -> None:
     print(f"{n} machines of {pages} pages in one call:\n")
     heads = ("batch limit", "machines", "IPIs a running CPU")
     print(report.table(heads, rows, "simple"))
-    print(f"\n{count(n)} calls in {took * 1000:.0f} ms on this computer's")
-    print(f"{jax.devices()[0].platform}, compilation apart")
+    where = jax.devices()[0].platform
+    print(f"\n{count(n)} calls in {took * 1000:.0f} ms, compiled before ({where})")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
 GROUP: Final = 64  # batches whose masks are united at a time
-deferrable = tlb.deferrable  # part of this phase; beside its scalar form over there
 
 
 @pytree
@@ -44,6 +43,17 @@ def nothing_owed(cpus: Cpus) -> Owed:
     mms, n = cpus.mask.shape
     zero = jnp.zeros(mms, jnp.int32)
     return Owed(zero > 0, zero, zero, jnp.zeros(n, bool))
+
+
+def deferrable(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
+    """should_defer_flush() of every address space."""
+    if rules.release.defers is not None:
+        return jnp.asarray(rules.release.defers(cpus, cpu), bool)
+    if rules.broadcasts:
+        put_off = jnp.asarray(rules.release.arm64_defers)
+        return jnp.broadcast_to(put_off, cpus.mask.shape[:1])
+    elsewhere = jnp.arange(cpus.mask.shape[1]) != cpu
+    return (cpus.mask & elsewhere).any(axis=1)
 
 
 def close(
