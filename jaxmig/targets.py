@@ -168,20 +168,12 @@ def _few(pids: Sequence[int]) -> str:
     return ", ".join(map(str, pids[:8])) + more
 
 
-def workload(
-    text: str,
-    description: str,
-    pages: int,
-    running: tuple[int, ...],
-    fill: Callable[[Builder, Setting], Sequence[Region]],
+def _touched(
+    text: str, size: int, huge: bool, running: tuple[int, ...], what: str
 ) -> Target:
-    """A target that a Builder makes; of several processes the first is migrated.
-
-    Args:
-      pages: base pages of all regions.
-      running: CPUs on which it runs unless the user says other ones.
-      fill: adds processes and regions, and returns the first process's regions.
-    """
+    """A process that wrote `size` bytes of anonymous memory."""
+    pages = -(-size // PAGE_BYTES)
+    large = pages // PMD_PAGES * PMD_PAGES if huge else 0
 
     def build(setting: Setting) -> tuple[Machine, Space]:
         b = Builder(
@@ -191,37 +183,23 @@ def workload(
             tlb=setting.tlb,
             huge_tlb=setting.huge_tlb,
         )
-        regions = fill(b, setting)
-        b.splits = setting.limited and any(r.order for r in regions)
-        m = b.build(content=setting.content, seed=setting.seed)
-        return m, Space([_area(r, m.geometry.ptes) for r in regions])
-
-    return Target(text, description, pages, running, build)
-
-
-def _touched(
-    text: str, size: int, huge: bool, running: tuple[int, ...], what: str
-) -> Target:
-    """A process that wrote `size` bytes of anonymous memory."""
-    pages = -(-size // PAGE_BYTES)
-    large = pages // PMD_PAGES * PMD_PAGES if huge else 0
-
-    def fill(b: Builder, setting: Setting) -> list[Region]:
+        b.splits = setting.limited and large > 0
         process = b.process(text, setting.running, setting.lazy)
         regions = []
         if large:
             regions.append(b.mmap(process, large, setting.node, order=PMD_ORDER))
         if pages > large:
             regions.append(b.mmap(process, pages - large, setting.node))
-        return regions
+        m = b.build(content=setting.content, seed=setting.seed)
+        return m, Space([_area(r, m.geometry.ptes) for r in regions])
 
     kinds = ((large // PMD_PAGES, "2 MiB"), (pages - large, "4 KiB"))
     folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
-    return workload(text, f"{what}: {folios}", pages, running, fill)
+    return Target(text, f"{what}: {folios}", pages, running, build)
 
 
 def _area(r: Region, ptes: int) -> Area:
-    """Where the first process has a region."""
+    """Where the only process has a region."""
     return Area(
         start=r.start // PAGE_BYTES,
         pages=r.pages,
@@ -253,7 +231,6 @@ def _pairs(
     return [(key, value) for key, _, value in pairs]
 
 
-# Names before the colon; add your own.
 WORKLOADS: Final[dict[str, Callable[[str, Sequence[str]], Target]]] = {
     "memhog": memhog,
     "pmbench": pmbench,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import machines, targets
+from jaxmig import custom, machines, targets
 from jaxmig.check import violations
 from jaxmig.timeline import timetable
 
@@ -68,7 +68,7 @@ def test_a_workload_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> Non
             both = [b.process("parent", setting.running), b.process("child", [3])]
             return [b.mmap(both, pages, setting.node)]
 
-        return targets.workload(text, "forked", pages, (1,), fill)
+        return custom.workload(text, "forked", pages, (1,), fill)
 
     monkeypatch.setitem(targets.WORKLOADS, "forked", forked)
     target = targets.resolve("forked:24")
