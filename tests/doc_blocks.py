@@ -180,7 +180,8 @@ class Page:
 
     def _shell(self, command: str) -> tuple[int, str]:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command],
+            # The last command would replace the shell, whose PID some pages use.
+            ["bash", "-euo", "pipefail", "-c", f"{command}\nexit $?"],
             cwd=self.directory,
             env=self.env,
             stdout=subprocess.PIPE,
