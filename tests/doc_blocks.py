@@ -40,7 +40,9 @@ KINDS: Final = ("python", "sh", "console", "toml", "csv", "text", "json", "yaml"
 # What it says depends on how fast this computer is, or on which.
 WALL: Final = re.compile(r"^((?:\| )?this computer: \w+) .*$", re.MULTILINE)
 LESS: Final = (("memhog:1g", "memhog:4m"), ("memhog:64m", "memhog:4m"))
-INSTALLS: Final = re.compile(r"^(python3 -m venv|(\.venv/bin/)?(pip|pytest)\b).*$")
+SET_UP: Final = re.compile(
+    r"python3 -m venv .*|(\.venv/bin/)?(pip|pytest)\b.*|\. \.venv/bin/activate"
+)
 FLAGS: Final = doctest.ELLIPSIS
 
 
@@ -106,8 +108,19 @@ def steps(block: Block) -> Iterator[tuple[str, str]]:
 
 
 def plain(command: str) -> bool:
-    """Whether a command is jaxmig's and needs no shell."""
-    return command.startswith("jaxmig ") and not re.search(r"[|&;$<>*`\n]", command)
+    """Whether a command is jaxmig's and needs no shell, or only sets up."""
+    command = without_set_up(command)
+    jaxmig = command.startswith("jaxmig ") and not re.search(r"[|&;$<>*`\n]", command)
+    return jaxmig or not command
+
+
+def without_set_up(text: str) -> str:
+    """Commands without what makes an environment: the tests have one."""
+    lines = []
+    for line in text.splitlines():
+        parts = [p for p in line.split(" && ") if not SET_UP.fullmatch(p.strip())]
+        lines += [" && ".join(parts).replace(".venv/bin/", "")] if parts else []
+    return "\n".join(lines)
 
 
 class Page:
@@ -160,8 +173,7 @@ class Page:
         if block.kind == "sh":
             for large, small in LESS:
                 command = command.replace(large, small)
-        parts = [p for p in command.split(" && ") if not INSTALLS.match(p.strip())]
-        command = " && ".join(parts).replace(".venv/bin/", "").strip()
+        command = without_set_up(command)
         if not command:
             return ""
         if plain(command):
