@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import jax
 from jaxmig import cli
 
 ROOT: Final = Path(__file__).parent.parent
@@ -137,6 +138,8 @@ class Page:
             shim.chmod(0o755)
         self.env = os.environ | {"PATH": f"{shims}:{os.environ['PATH']}"}
         self.env["PYTHONPATH"] = str(ROOT)
+        if kept := jax.config.values["jax_compilation_cache_dir"]:
+            self.env["JAX_COMPILATION_CACHE_DIR"] = str(kept)
 
     def run(self, block: Block) -> None:
         """Run a block; raises Wrong."""
