@@ -90,6 +90,11 @@ def run(
     `passes`: of a serial call.  `log`: rows of room for a log; only the form that goes
     one folio at a time can write one.
     """
+    if r.release.defers is not None and not (safe and r.release.batched):
+        raise ValueError(
+            f"kernel {r.release.name!r}: a rule of one's own for deferring holds where "
+            "all batches are worked at once: base pages, enough memory, no log, no jit"
+        )
     k, at = _begin(m, folios, size, node, cpu, log)
     if one_by_one(r, m, log):
         k = migrate_stepwise(switches(word(r)), k, at, limit, passes_=passes)

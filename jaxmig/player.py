@@ -112,8 +112,8 @@ def _call(
         raise _endless(scenario, c, number) from None
     wall = time.perf_counter() - start - s.compile_s
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
-    # Only 6.15 and later broadcast; the others pay for interrupts on such a CPU too.
-    if arch == "x86-invlpgb" and kernel != "6.18":
+    # Releases before 6.15 pay for interrupts on such a CPU too.
+    if arch == "x86-invlpgb" and not release(kernel).invlpgb:
         arch = "x86"
     priced = cost.price(
         s.counts, options.profile, copy=options.copy, policy=policy, arch=arch

@@ -5,7 +5,13 @@ row.  Commits are those of Linux's history.
 """
 
 import dataclasses
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
+
+from jaxmig.machine import Cpus
+
+# (CPUs, the CPU that migrates) -> bool[mms]: whose flushes are left to the batch's.
+Defers = Callable[[Cpus, Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +60,10 @@ class Release:
     keeps_mask: bool = False
     # mbind() knows MPOL_WEIGHTED_INTERLEAVE
     weighs_interleave: bool = False
+    # x86 sends INVLPGB instead of interrupts where the CPU has it (merged in 6.15)
+    invlpgb: bool = False
+    # Instead of should_defer_flush(); for rows of one's own, on machines of base pages.
+    defers: Defers | None = None
 
 
 _V63 = Release("6.3")
@@ -96,6 +106,7 @@ RELEASES: Final[dict[str, Release]] = {
             counts_unisolated_ptes=True,
             moves_freed_driver_pages=True,
             keeps_mask=True,
+            invlpgb=True,
         ),
     )
 }

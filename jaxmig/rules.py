@@ -44,8 +44,8 @@ class Rules:
 
     @property
     def invlpgb(self) -> bool:
-        """AMD's broadcast instruction, used from 6.15."""
-        return self.arch == "x86-invlpgb" and self.release.name == "6.18"
+        """AMD's broadcast instruction, on a CPU and in a release that have it."""
+        return self.arch == "x86-invlpgb" and self.release.invlpgb
 
 
 def rules(

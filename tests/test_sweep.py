@@ -302,7 +302,7 @@ def test_parquet_without_pyarrow(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert run(*SMALL, "-o", tmp_path / "x.parquet") == 1
-    assert "pip install 'jaxmig[parquet]'" in capsys.readouterr().err
+    assert "pip install pyarrow" in capsys.readouterr().err
 
 
 def test_standard_output_is_the_file(

@@ -47,6 +47,8 @@ def nothing_owed(cpus: Cpus) -> Owed:
 
 def deferrable(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
     """should_defer_flush() of every address space."""
+    if rules.release.defers is not None:
+        return jnp.asarray(rules.release.defers(cpus, cpu), bool)
     if rules.broadcasts:
         put_off = jnp.asarray(rules.release.arm64_defers)
         return jnp.broadcast_to(put_off, cpus.mask.shape[:1])

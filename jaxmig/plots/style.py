@@ -57,7 +57,7 @@ def check(path: str) -> None:
     if Path(path).suffix.lower() not in SUFFIXES:
         raise PlotError(f"{path}: pictures are .png or .svg; name such a file")
     if importlib.util.find_spec("matplotlib") is None:
-        raise PlotError("pictures need matplotlib; pip install 'jaxmig[plot]'")
+        raise PlotError("pictures need matplotlib; pip install matplotlib")
 
 
 def figure(width: float, height: float) -> "Figure":

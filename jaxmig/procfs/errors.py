@@ -7,6 +7,10 @@ from pathlib import Path
 
 PTRACE = "run as the same user, as root or with CAP_SYS_PTRACE"
 SYS_ADMIN = "run as root or with CAP_SYS_ADMIN"
+ELSEWHERE = (
+    "no process file system here; take the snapshot on Linux and carry the .npz file "
+    "over"
+)
 
 
 class ProcError(Exception):
@@ -40,10 +44,7 @@ def process_dir(pid: int, root: str | Path = "/proc") -> Path:
     """
     top = Path(root)
     if not top.is_dir() or (top == Path("/proc") and not (top / "self").exists()):
-        raise NotLinux(
-            f"{top}: no process file system here; take the snapshot on Linux "
-            "and carry the .npz file over"
-        )
+        raise NotLinux(f"{top}: {ELSEWHERE}")
     path = top / str(pid)
     if pid <= 0 or not path.is_dir():
         raise NoSuchProcess(

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxmig.procfs.columns import I32, I64, Table
 from jaxmig.procfs.errors import (
+    ELSEWHERE,
     KernelThread,
     NotLinux,
     ProcError,
@@ -68,7 +69,7 @@ def list_pids(root: str | Path = "/proc") -> list[int]:
     try:
         names = os.listdir(root)
     except OSError as error:
-        raise NotLinux(f"{root}: no process file system here") from error
+        raise NotLinux(f"{root}: {ELSEWHERE}") from error
     return sorted(int(name) for name in names if name.isdigit())
 
 

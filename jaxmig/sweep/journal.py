@@ -213,7 +213,7 @@ def check_parquet() -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise JournalError(
-            "Parquet needs pyarrow; pip install 'jaxmig[parquet]', or name a .csv file"
+            "Parquet needs pyarrow; pip install pyarrow, or name a .csv file"
         ) from None
 
 

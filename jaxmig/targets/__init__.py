@@ -21,6 +21,7 @@ from jaxmig.targets.target import Setting, Target, TargetError
 from jaxmig.targets.workloads import WORKLOADS, memhog, pmbench
 
 __all__ = [
+    "WORKLOADS",
     "Setting",
     "Target",
     "TargetError",

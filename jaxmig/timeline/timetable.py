@@ -72,8 +72,14 @@ def timetable(
     Args:
       batch: base pages at which a batch is closed, 0: never; serial kernels have none.
       pause: between two trips, ns: the next call, or the next program.
+    Raises:
+      ValueError: for a release with a rule of its own for deferring flushes.
     """
     made = release(kernel)
+    if made.defers is not None:
+        raise ValueError(
+            f"kernel {kernel!r}: programs run on Linux's own releases only"
+        )
     arm = profile.arch == "arm64"
     deferred = made.batched and (not arm or made.arm64_defers)
     p = {k: round(v) for k, v in profile.values().items()}

@@ -1,0 +1,109 @@
+"""What mkdocs fills in when it builds the site: options, releases, profiles.
+
+They come from the parsers and tables themselves, so they cannot be out of date.  A line
+`<!-- fill: NAME -->` in a page becomes what the function of that name returns.
+"""
+
+import argparse
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from jaxmig import RELEASES, machines
+from jaxmig.cli import app
+from jaxmig.cli.errors import Parser
+from jaxmig.machines.schema import SCHEMA
+
+MARK: Final = re.compile(r"^<!-- fill: (\w+) -->$", re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Called by mkdocs for each page."""
+    return MARK.sub(lambda found: FILLS[found[1]](), markdown)
+
+
+def parsers() -> list[tuple[str, Parser, str]]:
+    """(name, parser, summary) of each command."""
+    actions = app.parser()._actions
+    sub = next(a for a in actions if isinstance(a, argparse._SubParsersAction))
+    texts = {a.dest: a.help or "" for a in sub._choices_actions}
+    return [(name, p, texts[name]) for name, p in sub.choices.items()]
+
+
+def commands() -> str:
+    """Every command with its examples and options."""
+    return "\n".join(_command(*found) for found in parsers())
+
+
+def _command(name: str, parser: Parser, summary: str) -> str:
+    examples = [e.removeprefix("  ") for e in parser.example.splitlines()]
+    lines = [f"## jaxmig {name}", "", f"{summary[0].upper()}{summary[1:]}.", ""]
+    lines += ["```text", *examples, "```", ""]
+    for group in parser._action_groups:
+        rows = [_option(a) for a in group._group_actions]
+        rows = [r for r in rows if r]
+        if rows:
+            text = [f"{group.description}", ""] if group.description else []
+            lines += [*text, f"| {group.title} | |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _option(action: argparse.Action) -> str:
+    """A row of a table, nothing for --help."""
+    if "--help" in action.option_strings or action.help == argparse.SUPPRESS:
+        return ""
+    value = action.metavar if isinstance(action.metavar, str) else ""
+    value = value or action.dest.upper()
+    flag = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
+    names = [f"`{n}`" if flag else f"`{n} {value}`" for n in action.option_strings]
+    chosen = f"one of {', '.join(map(str, action.choices or ()))}"
+    text = (action.help or "").replace("%%", "%") or (chosen if action.choices else "")
+    return f"| {', '.join(names) or f'`{value}`'} | {_cell(text)} |"
+
+
+def releases() -> str:
+    """A column a switch, a row a release."""
+    fields = [f for f in dataclasses.fields(next(iter(RELEASES.values())))]
+    switches = [f.name for f in fields if f.name not in ("name", "defers")]
+    lines = [f"| switch | {' | '.join(RELEASES)} |", "|---" * (1 + len(RELEASES)) + "|"]
+    for name in switches:
+        marks = ["x" if getattr(r, name) else "" for r in RELEASES.values()]
+        lines.append(f"| `{name}` | {' | '.join(marks)} |")
+    return "\n".join(lines)
+
+
+def schema() -> str:
+    """What a profile says: key, unit, meaning, and on which architectures."""
+    lines = ["| key | unit | meaning | architectures |", "|---|---|---|---|"]
+    for key, spec in SCHEMA.items():
+        archs = "all" if len(spec.archs) == 3 else ", ".join(spec.archs)
+        lines.append(f"| `{key}` | {spec.unit} | {_cell(spec.meaning)} | {archs} |")
+    return "\n".join(lines)
+
+
+def profiles() -> str:
+    """Every number of every profile, with its range and its source."""
+    parts = []
+    for name in machines.names():
+        p = machines.load(name)
+        lines = [f"### {name}", "", f"{p.title} ({p.arch}).", ""]
+        lines += ["| key | value | range | source |", "|---|---|---|---|"]
+        for key, n in p.numbers.items():
+            ends = "" if n.low is None else f"{n.low:g} .. {n.high:g}"
+            cells = (f"`{key}`", f"{n.value:g} {n.unit}", ends, _cell(n.source))
+            lines.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join([*lines, ""]))
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+FILLS: Final[dict[str, Callable[[], str]]] = {
+    "commands": commands,
+    "releases": releases,
+    "schema": schema,
+    "profiles": profiles,
+}

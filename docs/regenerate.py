@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Write what these pages show of jaxmig again: outputs and pictures.
+
+    docs/regenerate.py              the outputs of all console blocks
+    docs/regenerate.py PAGE.md...   those of these pages only
+    docs/regenerate.py --pictures   docs/img as well
+
+An output that still matches its page, `...` included, stays as it is; a new one is
+written in full, for you to shorten.  `git diff` then shows what changed.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import doc_blocks  # noqa: E402
+from jaxmig import cli  # noqa: E402
+
+PICTURES = {
+    "migratepages.svg": "migratepages memhog:64m 0 1 --running 1-16",
+    "sweep.svg": "sweep memhog:16m --batch 8:4096:2x --cpus 2:128:2x",
+}
+
+
+def outputs(page: Path) -> None:
+    """Run the blocks of a page and replace the outputs that are not right any more."""
+    text = page.read_text("utf-8")
+    home = Path.cwd()
+    with tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        shared = doc_blocks.Page(Path(directory))
+        for block in doc_blocks.blocks(page):
+            if block.kind != "console" or block.key == "no-run":
+                try:
+                    shared.run(block)
+                except doc_blocks.Wrong as wrong:
+                    print(f"not mended: {wrong}")
+                continue
+            for command, wanted in doc_blocks.steps(block):
+                got = shared.output(command, block)
+                try:
+                    doc_blocks.check(block, command, wanted, got)
+                except doc_blocks.Wrong:
+                    print(f"{block.where}: {command}")
+                    start = text.index(f"$ {command[:20]}", text.index(block.text))
+                    at = text.index("\n", start) + 1
+                    while text[at - 2] == "\\":
+                        at = text.index("\n", at) + 1
+                    new = doc_blocks.masked(got)
+                    text = text[:at] + new + text[at + len(wanted) :]
+                    page.write_text(text, "utf-8")
+        os.chdir(home)
+
+
+def pictures() -> None:
+    """The pictures of docs/img, made by the commands that the pages name."""
+    for name, command in PICTURES.items():
+        path = ROOT / "docs" / "img" / name
+        with tempfile.TemporaryDirectory() as directory:
+            more = ["-o", f"{directory}/rows.csv"] if "sweep" in command else []
+            code = cli.main([*command.split(), *more, "--plot", str(path)])
+        if code:
+            sys.exit(f"{name}: the command failed")
+
+
+def main(arguments: list[str]) -> None:
+    """See the module's docstring."""
+    if "--pictures" in arguments:
+        pictures()
+    named = [Path(a).resolve() for a in arguments if not a.startswith("-")]
+    for page in named or doc_blocks.pages():
+        outputs(page)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
