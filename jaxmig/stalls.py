@@ -106,8 +106,10 @@ def first_folio_ns(r: Result) -> int:
     t = r.table
     last = int(np.argmax(t.moved > 0))
     unmapped = int((t.count[: last + 1] * t.unit[: last + 1]).sum())
-    move = t.move_huge if t.pages > t.folios else t.move_base
-    return unmapped + t.flush_lazy + move
+    large = t.pages > t.folios
+    move = t.move_huge if large else t.move_base
+    engine = t.engine_huge if large else t.engine_base
+    return unmapped + t.flush_lazy + engine * int(t.moved[last]) + move
 
 
 def trade_off(

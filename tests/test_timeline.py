@@ -136,10 +136,14 @@ def test_random_programs(kernel: str, machine: str, seed: int) -> None:
 @pytest.mark.parametrize("kernel", ["6.2", "v4", "6.6"])
 @pytest.mark.parametrize("seed", range(2))
 def test_two_sizes(kernel: str, seed: int) -> None:
-    """2 MiB folios flush at once, also where base pages of their batch wait."""
+    """2 MiB folios flush at once, also where base pages of their batch wait.
+
+    Threads that copy are done with a whole batch before its first folio is mapped.
+    """
     p = machines.load("xeon-2s").replace({"cost.copy_2m": 5000})
     shape = Shape(CPUS, 20, huge=3, **SMALL | {"strict": seed == 0})
-    table = timetable(p, 20, 3, kernel=kernel, batch=[512, 1030][seed])
+    how = [{"batch": 512}, {"batch": 1030, "copy": "threads:4"}][seed]
+    table = timetable(p, 20, 3, kernel=kernel, **how)
     both(shape, table, programs(seed, 20, 1), 2, p)
 
 

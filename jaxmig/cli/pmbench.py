@@ -3,13 +3,13 @@
 import argparse
 
 from jaxmig import machines, stalls
-from jaxmig.cli import options, runtime
+from jaxmig.cli import options, pmargs, runtime
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
 from jaxmig.timeline.timetable import DEFAULT_LIMITS
-from jaxmig.workloads import pmreport, trace as trace_files
+from jaxmig.workloads import pmreport, pmxml, trace as trace_files
 from jaxmig.workloads.patterns import PATTERNS
 from jaxmig.workloads.pmbench import Options, Result, run as benchmark
 
@@ -28,9 +28,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     p.example = EXAMPLES
     p.set_defaults(run=run)
-    p.add_argument("--help", action="help", help="show this help and exit")
     p.add_argument("duration", type=int, metavar="DURATION", help="seconds")
-    _original(p)
+    pmargs.add(p)
     group = p.add_argument_group("migration")
     group.add_argument("--migrate", metavar="FROM:TO", help="back and forth meanwhile")
     group.add_argument("--kernel", type=options.kernels, metavar="LIST")
@@ -50,41 +49,28 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
 
 
-def _original(p: Parser) -> None:
-    numbers = (
-        ("-m", "--mapsize", 256, "mmap size, MiB"),
-        ("-s", "--setsize", 128, "working set, MiB"),
-        ("-d", "--delay", 0, "clock cycles between accesses; used above 10"),
-        ("-r", "--ratio", 50, "percent of reads"),
-        ("-o", "--offset", -1, "word inside the page, 0 to 1023 (random)"),
-        ("-j", "--jobs", 1, "threads"),
-        ("-h", "--threshold", 0, "ns; longer accesses leave a marker in the original"),
-    )
-    for short, name, value, text in numbers:
-        p.add_argument(short, name, type=int, default=value, help=f"{text} ({value})")
-    p.add_argument("-e", "--shape", type=float, default=1.00001, help="of the pattern")
-    p.add_argument("-p", "--pattern", default="uniform", help=", ".join(PATTERNS))
-    p.add_argument("-a", "--access", choices=("touch", "histo"), default="histo")
-    p.add_argument("-t", "--timestamp", choices=("rdtsc", "rdtscp"), default="rdtscp")
-    p.add_argument("--trace", metavar="FILE", help="accesses of a file, not a pattern")
-    flags = ("-q --quiet", "-c --cold", "-i --initialize", "-z --wrneedsrd")
-    for flag in flags:
-        p.add_argument(*flag.split(), action="store_true")
-
-
 def _options(args: argparse.Namespace) -> Options:
     """Checks in the original's words."""
     if args.duration < 1:
         raise Failure("invalid parameter: duration must be positive integer")
     if args.mapsize < args.setsize or args.setsize < 1:
         raise Failure("invalid parameter combination: mapsize < setsize")
-    if args.pattern not in PATTERNS:
-        raise Failure("pattern name unrecognized.")
+    for name, known in (
+        ("pattern", PATTERNS),
+        ("access", pmargs.ACCESSES),
+        ("timestamp", pmargs.TIMESTAMPS),
+    ):
+        if getattr(args, name) not in known:
+            raise Failure(f"{name} name unrecognized. Use {', '.join(known)}")
     if not 0 <= args.ratio <= 100:
         raise Failure("read/write ratio out of bounds, must be from 0-100.")
     if args.offset > 1023:
         raise Failure("page offset out of bounds, must be from 0-1023.")
-    if not 1 <= args.jobs <= options.MAX_CPUS:
+    if args.affinityset and args.jobs is not None:
+        raise Failure("jobs parameter shouldn't be specified if using affinityset")
+    sets = pmargs.sets(args)
+    jobs = sum(one.threads for one in sets) or (1 if args.jobs is None else args.jobs)
+    if not 1 <= jobs <= options.MAX_CPUS:
         raise Failure("invalid parameter combination: jobs less than zero")
     trace = _trace(args.trace) if args.trace else None
     return Options(
@@ -97,7 +83,8 @@ def _options(args: argparse.Namespace) -> Options:
         delay=args.delay,
         quiet=args.quiet,
         cold=args.cold,
-        jobs=len(trace.ops) if trace else args.jobs,
+        jobs=len(trace.ops) if trace else jobs,
+        affinity=sets,
         offset=args.offset,
         ratio=args.ratio,
         pattern=args.pattern,
@@ -124,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     kernels = (None,) if args.migrate is None else args.kernel or BOTH
     if args.migrate is not None:
         _nodes(args.migrate)
+    files = pmargs.files(args.file, kernels)
     modelled = min(args.modelled or SLICE_MS, o.duration_sec * 1000)
     if modelled < o.duration_sec * 1000:
         whole = f"{o.duration_sec} s"
@@ -132,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, flag):
             say(f"jaxmig pmbench: --{flag} changes nothing that is modelled")
     if args.limits:
+        if files:
+            raise Usage("--limits prints a table, no report; leave out -f")
         return _limits(args, o, profile, modelled)
     results = []
     for kernel in kernels:
@@ -151,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
             *pmreport.report(r, profile),
         ]
         print("\n".join(lines))
+        if kernel in files:
+            files[kernel].write_bytes(pmxml.document(r, profile))
     if args.migrate is not None:
         print(_summary(results, profile))
     return 0

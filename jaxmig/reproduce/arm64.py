@@ -27,7 +27,9 @@ def trip_ns(t: Timetable, awake: int = 0) -> int:
     unmap = int((t.count.astype(int) * t.unit).sum())
     flush = interrupts * each + int((kinds == BROADCAST).sum()) * t.broadcast
     large = (t.pages - t.folios) // 511
-    return unmap + flush + large * t.move_huge + (t.folios - large) * t.move_base
+    moves = large * t.move_huge + (t.folios - large) * t.move_base
+    engine = large * t.engine_huge + (t.folios - large) * t.engine_base
+    return unmap + flush + engine + moves
 
 
 ARM_KEYS: Final = (

@@ -33,6 +33,8 @@ class Prices:
 
     move_base: Number
     move_huge: Number
+    engine_base: Number
+    engine_huge: Number
     flush_first: Number
     flush_next: Number
     flush_lazy: Number

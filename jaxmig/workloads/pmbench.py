@@ -1,7 +1,8 @@
 """pmbench 0.9 on the modelled machine: its threads, and perhaps a migration under them.
 
-Thread t runs on CPU t, the migration on CPU 0.  All threads use the same map; each has
-its own generators for page, offset and action, seeded as in the original.
+Thread t runs on CPU t, the migration on CPU 0; affinity sets place threads elsewhere, and
+then a CPU without any migrates.  All threads of a set use the same map; each has its own
+generators for page, offset and action, seeded as in the original.
 
 Source: pmbench.c, pattern.c and access.c of pmbench 0.9.
 """
@@ -16,6 +17,7 @@ from jaxmig.access import BINS, Shape
 from jaxmig.machine import PMD_PAGES
 from jaxmig.machines import Profile
 from jaxmig.timeline import Run, Timetable, Totals, costs_of, timetable
+from jaxmig.workloads.affinity import AffinitySet
 from jaxmig.workloads.lcg import Lcg
 from jaxmig.workloads.patterns import PATTERNS
 from jaxmig.workloads.streams import Draw, Streams, fixed
@@ -60,6 +62,12 @@ class Options:
     wrneedsrd: bool = False
     threshold: int = 0
     trace: Trace | None = None  # accesses of a file instead of a pattern
+    affinity: tuple[AffinitySet, ...] = ()
+
+    @property
+    def folios(self) -> int:
+        """Folios of all maps: an affinity set has one of its own."""
+        return self.pages * max(len(self.affinity), 1)
 
     @property
     def pages(self) -> int:
@@ -115,6 +123,8 @@ def thread(o: Options, t: int) -> Draw:
     if o.trace:
         return fixed(o.trace.ops[t - 1])
     pattern = PATTERNS[o.pattern](o.pages, o.shape, t)
+    pattern.skip(DRAWS)  # the original has measured the generator by now
+    start = o.pages * _set_of(o, t)
     offsets, actions = Lcg(t + 7), Lcg(t + 50)
     reads = o.ratio * 1024 // 100
 
@@ -122,27 +132,50 @@ def thread(o: Options, t: int) -> Draw:
         pages = pattern.next(n)
         fixed = np.full(n, max(o.offset, 0))
         words = offsets.next(n) >> 21 if o.offset < 0 else fixed
-        return pages, words, (actions.next(n) % 1024 >= reads).astype(np.int64)
+        return pages + start, words, (actions.next(n) % 1024 >= reads).astype(np.int64)
 
     return draw
+
+
+def _set_of(o: Options, t: int) -> int:
+    """The affinity set of thread t, whose map it uses."""
+    for i, one in enumerate(o.affinity):
+        t -= one.threads
+        if t <= 0:
+            return i
+    return 0
+
+
+def node_of(cpu: int, cpus: int) -> int:
+    """CPUs are spread evenly over two nodes, in order."""
+    return min(cpu * 2 // cpus, 1)
+
+
+def _nodes(o: Options, profile: Profile, lanes: int) -> list[int]:
+    """How far each lane is from its map: 0, or 1 for the other node.
+
+    A set's map is bound to the node of its CPUs, so its threads begin near it.
+    """
+    cpus = max(profile.cpus, o.jobs + 1)
+    if o.affinity:
+        return [0] * lanes
+    return [node_of(lane + 1, cpus) for lane in range(lanes)]
 
 
 def program(
     o: Options, profile: Profile, cpus: int, touched: bool, table: Timetable
 ) -> Run:
-    """The threads at their start, on CPUs 1 ... jobs of the machine."""
+    """The threads at their start, on CPUs 1 ... jobs of the machine or their sets'."""
     sets, ways = profile.tlb
-    shape = Shape(cpus, o.pages, sets=sets, ways=ways)
+    shape = Shape(cpus, o.folios, sets=sets, ways=ways)
     gen = DRAW_NS[o.pattern] + LOOP_NS + (o.delay // 2 if o.delay > 10 else 0)
     streams = Streams([thread(o, t + 1) for t in range(o.jobs)], BLOCK, cpus)
-    # CPUs are spread evenly over the nodes, in order; thread t is on CPU t + 1.
-    nodes = [min((c + 1) * 2 // max(profile.cpus, o.jobs + 1), 1) for c in range(cpus)]
     return Run(
         shape,
         costs_of(profile, gen),
         streams,
         table,
-        nodes=nodes,
+        nodes=_nodes(o, profile, cpus),
         threads=o.jobs,
         touched=touched,
     )
@@ -168,7 +201,7 @@ def run(
       trips: instead of a time, run to the end of so many trips.
       cpus: lanes compiled for, so that several numbers of threads share them.
     """
-    table = timetable(profile, o.pages, kernel=kernel or "6.3", batch=batch, copy=copy)
+    table = timetable(profile, o.folios, kernel=kernel or "6.3", batch=batch, copy=copy)
     r = program(o, profile, cpus or o.jobs, o.initialize, table)
     warm, warmup_ns, walks = 0, None, 0.0
     if not o.cold:
