@@ -16,8 +16,8 @@ from jaxmig.machines import Profile
 from jaxmig.reproduce import published
 from jaxmig.reproduce.row import Row, inputs_of
 from jaxmig.timeline import Run, costs_of, timetable
-from jaxmig.workloads.pmbench import BLOCK, DRAW_NS, LOOP_NS, Options, thread
-from jaxmig.workloads.streams import Streams
+from jaxmig.workloads.pmbench import DRAW_NS, LOOP_NS, Options, thread
+from jaxmig.workloads.streams import Streams, block_for
 
 Tick = Callable[[str], None]
 RUNNING: Final = (1, 2, 4, 8, 16, 19, 31)
@@ -136,7 +136,7 @@ def _pmbench(p: Profile, cpus: int, mib: int, kernel: str) -> Ran:
     table = timetable(p, MOVED, kernel=kernel)
     sets, ways = p.tlb
     shape = Shape(LANES, o.pages, sets=sets, ways=ways)
-    streams = Streams([thread(o, t + 1) for t in range(cpus)], BLOCK, LANES)
+    streams = Streams([thread(o, t + 1) for t in range(cpus)], block_for(LANES), LANES)
     nodes = [int((c + 1) * 2 >= p.cpus) for c in range(LANES)]
     gen = DRAW_NS[o.pattern] + LOOP_NS
     run = Run(

@@ -20,7 +20,7 @@ from jaxmig.timeline import Run, Timetable, Totals, costs_of, timetable
 from jaxmig.workloads.affinity import AffinitySet
 from jaxmig.workloads.lcg import Lcg
 from jaxmig.workloads.patterns import PATTERNS
-from jaxmig.workloads.streams import Draw, Streams, fixed
+from jaxmig.workloads.streams import Draw, Streams, block_for, fixed
 from jaxmig.workloads.trace import Trace
 
 CHECK: Final = 10_000  # accesses between two looks at the time
@@ -36,8 +36,6 @@ DRAW_NS: Final = {
     "zipf": 40,
 }
 LOOP_NS: Final = 20  # two time stamps and the record of an access (assumed)
-BLOCK: Final = 1 << 13
-WAIT_STEP: Final = 16
 Tick = Callable[[int], None]
 
 
@@ -169,7 +167,7 @@ def program(
     sets, ways = profile.tlb
     shape = Shape(cpus, o.folios, sets=sets, ways=ways)
     gen = DRAW_NS[o.pattern] + LOOP_NS + (o.delay // 2 if o.delay > 10 else 0)
-    streams = Streams([thread(o, t + 1) for t in range(o.jobs)], BLOCK, cpus)
+    streams = Streams([thread(o, t + 1) for t in range(o.jobs)], block_for(cpus), cpus)
     return Run(
         shape,
         costs_of(profile, gen),
