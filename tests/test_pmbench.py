@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from jaxmig import machines, stalls
+from jaxmig import machines, plots, stalls
+from jaxmig.cli import main
 from jaxmig.workloads import (
     affinity,
     memhog,
@@ -313,8 +314,13 @@ def test_batching_trades_interrupts_for_waits(small) -> None:
     a, b = (stalls.of_result(r, walk) for r in (serial, batched))
     assert b.longest > 10 * a.longest
     assert a.p50 <= a.p99 <= a.p999 <= a.longest
-    text = stalls.trade_off([("1", serial), ("512", batched)], walk)
-    assert len(text.splitlines()) == 4
+    assert b.thread_p50 <= b.thread_p99 <= b.thread_p999 <= b.thread_max
+    points = [stalls.point(n, r, walk) for n, r in ((1, serial), (512, batched))]
+    assert points[1]["first_folio_ns"] > 100 * points[0]["first_folio_ns"] / 2
+    assert len(stalls.trade_off(points).splitlines()) == 4
+    panels = plots.trade_off(points).axes
+    assert [len(a.lines) for a in panels] == [2, 2, 3, 5]
+    assert all(a.get_xlabel() and a.get_ylabel() for a in panels)
 
 
 def test_percentiles() -> None:
@@ -337,6 +343,21 @@ def test_memhog() -> None:
     assert batched.totals.ipis.sum() <= 2
     huge = memhog.run(4 << 20, 4, p, "6.3", thp=True)
     assert huge.totals.folios == 2
+
+
+def test_memhog_command(capsys) -> None:
+    """Dots, usage on stdout with exit 1, and policies that say where the memory is."""
+    assert main(["memhog", "-r2", "25m", "membind", "1"]) == 0
+    assert capsys.readouterr().out == "...\n...\n"
+    for bad in ([], ["-r0", "1m"], ["what"], ["1m", "nowhere"]):
+        assert main(["memhog", *bad]) == 1
+        out = capsys.readouterr().out
+        assert out.startswith("memhog [-fFILE] [-rNUM] [-H] size[kmg]")
+        assert "weighted-interleave" in out
+    assert main(["memhog", "1m", "interleave", "0,1", "--migrate", "0:1"]) == 1
+    assert "both nodes" in capsys.readouterr().err
+    assert main(["memhog", "1m", "membind", "1", "--migrate", "0:1"]) == 1
+    assert "node 1" in capsys.readouterr().err
 
 
 def test_migspeed() -> None:

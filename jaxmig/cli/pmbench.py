@@ -1,9 +1,10 @@
 """`jaxmig pmbench`: the benchmark's own options and report, while pages migrate."""
 
 import argparse
+from collections.abc import Iterator
 
 from jaxmig import machines, stalls
-from jaxmig.cli import options, pmargs, runtime
+from jaxmig.cli import options, pictures, pmargs, runtime
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.releases import BOTH
@@ -39,8 +40,9 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
     group.add_argument(
-        "--limits", metavar="LIST", help="a table of batch limits, or all"
+        "--limits", metavar="LIST", help="a table of batch limits, or all: 1 ... 8192"
     )
+    group.add_argument("--plot", metavar="FILE", help="of --limits, .png or .svg")
     group.add_argument(
         "--modelled",
         type=options.whole("ms", 1, 10**7),
@@ -119,7 +121,11 @@ def run(args: argparse.Namespace) -> int:
     for flag in ("threshold", "wrneedsrd"):
         if getattr(args, flag):
             say(f"jaxmig pmbench: --{flag} changes nothing that is modelled")
+    if args.plot and not args.limits:
+        raise Usage("--plot draws what --limits finds; give both")
     if args.limits:
+        if args.migrate is None:
+            raise Usage("--limits needs a migration: --migrate 0:1")
         if files:
             raise Usage("--limits prints a table, no report; leave out -f")
         return _limits(args, o, profile, modelled)
@@ -159,21 +165,35 @@ def _nodes(text: str) -> None:
 def _limits(
     args: argparse.Namespace, o: Options, profile: machines.Profile, modelled: int
 ) -> int:
-    rows = []
-    limits = args.limits
-    if limits == "all":
-        limits = ",".join(map(str, DEFAULT_LIMITS))
-    for text in limits.split(","):
+    """A run a batch limit, then the table and perhaps the picture."""
+    pictures.check(args.plot)
+    limits = list(_batches(args.limits))
+    kernel = (args.kernel or ("6.3",))[-1]
+    points = []
+    with progress(len(limits), "pmbench, batch limits") as tick:
+        for batch in limits:
+            ns = modelled * 10**6
+            r = benchmark(
+                o, profile, kernel, batch=batch, copy=args.copy, modelled_ns=ns
+            )
+            points.append(stalls.point(batch, r, round(profile["access.walk"])))
+            tick(f"limit {batch}")
+    print(stalls.trade_off(points))
+    what = f"pmbench -s {o.setsize_mib} -j {o.jobs} -p {o.pattern}"
+    title = f"{what}, {kernel} on {profile.name}, copy by {args.copy}"
+    pictures.trade_off(args.plot, points, title)
+    return 0
+
+
+def _batches(text: str) -> Iterator[int]:
+    if text == "all":
+        yield from DEFAULT_LIMITS
+        return
+    for word in text.split(","):
         try:
-            batch = options.whole("base pages", 0, 1 << 20)(text)
+            yield options.whole("base pages", 0, 1 << 20)(word)
         except argparse.ArgumentTypeError as error:
             raise Usage(f"--limits: {error}") from None
-        r = benchmark(
-            o, profile, "6.3", batch=batch, copy=args.copy, modelled_ns=modelled * 10**6
-        )
-        rows.append((text, r))
-    print(stalls.trade_off(rows, round(profile["access.walk"])))
-    return 0
 
 
 def _summary(results: list[Result], profile: machines.Profile) -> str:
@@ -188,7 +208,8 @@ def _summary(results: list[Result], profile: machines.Profile) -> str:
             f"  waits {count(s.waits)}: p50 {duration(s.p50)}, p99 {duration(s.p99)}, "
             f"p99.9 {duration(s.p999)}, max {duration(s.longest)}; "
             f"{100 * s.share:.1f} % of the threads' time",
-            f"  a thread waited {duration(s.thread_p50)} (median), at most "
+            f"  threads waited in all: p50 {duration(s.thread_p50)}, p99 "
+            f"{duration(s.thread_p99)}, p99.9 {duration(s.thread_p999)}, max "
             f"{duration(s.thread_max)}",
             f"  {rate(r.accesses_per_s)} accesses/s; lost to interrupts "
             f"{s.lost_ipis:.0f}, to TLB refills {s.lost_refills:.0f} accesses",
