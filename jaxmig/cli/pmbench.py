@@ -9,6 +9,7 @@ from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
+from jaxmig.timeline import alike, timetable
 from jaxmig.timeline.timetable import DEFAULT_LIMITS
 from jaxmig.workloads import pmreport, pmxml, trace as trace_files
 from jaxmig.workloads.patterns import PATTERNS
@@ -169,13 +170,17 @@ def _limits(
     pictures.check(args.plot)
     limits = list(_batches(args.limits))
     kernel = (args.kernel or ("6.3",))[-1]
+    tables = alike(
+        [
+            timetable(profile, o.folios, kernel=kernel, batch=batch, copy=args.copy)
+            for batch in limits
+        ]
+    )
     points = []
     with progress(len(limits), "pmbench, batch limits") as tick:
-        for batch in limits:
+        for batch, table in zip(limits, tables, strict=True):
             ns = modelled * 10**6
-            r = benchmark(
-                o, profile, kernel, batch=batch, copy=args.copy, modelled_ns=ns
-            )
+            r = benchmark(o, profile, kernel, table=table, modelled_ns=ns)
             points.append(stalls.point(batch, r, round(profile["access.walk"])))
             tick(f"limit {batch}")
     print(stalls.trade_off(points))

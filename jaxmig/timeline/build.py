@@ -46,11 +46,13 @@ def costs_of(profile: Profile, gen: int) -> Costs:
 
 def plan(table: Timetable, trips: int) -> Plan:
     """The timetable on the device."""
-    rows = (table.first, table.count, table.unit, table.kind, table.moved)
+    columns = (table.first, table.count, table.unit, table.kind, table.moved)
+    n = len(table.first)
+    rows = np.pad(np.stack(columns, 1), ((0, max(table.room[0] - n, 0)), (0, 0)))
     names = [f.name for f in dataclasses.fields(Prices)]
     prices = Prices(**{name: _i(getattr(table, name)) for name in names})
     numbers = (_i(trips), _i(table.folios), _i(table.pause), _i([0, 1]))
-    return Plan(_i(np.stack(rows, 1)), *numbers, prices)
+    return Plan(_i(rows), _i(n), *numbers, prices)
 
 
 def tally(cpus: int) -> Tally:

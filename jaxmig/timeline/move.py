@@ -110,7 +110,7 @@ def _resolve(k: Costs, c: Cpu, remap: Array, start: Number, moved: Number) -> Cp
 def _next(p: Plan, w: World, busy: Number, moved: Number) -> World:
     """Go on with the next segment, from a new zero of time."""
     m = w.migrator
-    over = m.segment + 1 == p.rows.shape[0]
+    over = m.segment + 1 == p.segments
     segment = jnp.where(over, 0, m.segment + 1)
     trip = m.trip + over
     idle = trip == p.trips

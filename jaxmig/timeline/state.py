@@ -48,7 +48,8 @@ class Prices:
 class Plan:
     """The timetable on the device."""
 
-    rows: Int32[Array, "segments 5"]  # first, count, unit, kind, moved
+    rows: Int32[Array, "room 5"]  # first, count, unit, kind, moved
+    segments: Number  # rows of a trip
     trips: Number
     folios: Number  # that move
     pause: Number  # between two trips

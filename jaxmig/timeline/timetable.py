@@ -9,6 +9,7 @@ mm/rmap.c, Linux 6.2 and 6.3.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -52,12 +53,19 @@ class Timetable:
     pages: int
     batches: int
     pause: int = 0  # between two trips, ns
+    room: tuple[int, int] = (0, 0)  # for segments and window; see `alike`
 
     @property
     def window(self) -> int:
         """Most folios that are between unmap and remap, or just were."""
         most = int(self.moved.max(initial=1))
-        return 2 * max(most, int(self.count.max(initial=1)))
+        return max(2 * max(most, int(self.count.max(initial=1))), self.room[1])
+
+
+def alike(tables: Sequence[Timetable]) -> list[Timetable]:
+    """The same timetables with room for the largest: one compilation runs them all."""
+    room = max(len(t.first) for t in tables), max(t.window for t in tables)
+    return [dataclasses.replace(t, room=room) for t in tables]
 
 
 def timetable(

@@ -186,6 +186,7 @@ def run(
     *,
     batch: int = 512,
     copy: str = "cpu",
+    table: Timetable | None = None,
     modelled_ns: int | None = None,
     trips: int | None = None,
     cpus: int | None = None,
@@ -197,9 +198,12 @@ def run(
       kernel: the release that migrates; None: nobody does.
       modelled_ns: how much of the main run is modelled; its duration if None.
       trips: instead of a time, run to the end of so many trips.
+      table: the migration's, instead of one for `batch` and `copy`.
       cpus: lanes compiled for, so that several numbers of threads share them.
     """
-    table = timetable(profile, o.folios, kernel=kernel or "6.3", batch=batch, copy=copy)
+    table = table or timetable(
+        profile, o.folios, kernel=kernel or "6.3", batch=batch, copy=copy
+    )
     r = program(o, profile, cpus or o.jobs, o.initialize, table)
     warm, warmup_ns, walks = 0, None, 0.0
     if not o.cold:
