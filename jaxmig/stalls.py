@@ -5,7 +5,7 @@ high; the maximum is exact.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -44,7 +44,9 @@ class Stalls:
     p99: int
     p999: int
     longest: int
-    thread_p50: int  # of the threads' whole waiting time
+    thread_p50: int  # of the threads' whole waiting times
+    thread_p99: int
+    thread_p999: int
     thread_max: int
     share: float  # of all threads' time, spent waiting
     lost_ipis: float  # accesses that did not happen because of interrupts
@@ -59,7 +61,8 @@ def of_totals(t: Totals, ran_ns: np.ndarray, walks: float, walk_ns: int) -> Stal
       walks: page walks an access without a migration; refills are what goes beyond.
       walk_ns: of one walk.
     """
-    n = len(ran_ns)
+    by_thread = t.stall_ns[: len(ran_ns)]
+    threads = np.quantile(by_thread, QUANTILES, method="inverted_cdf")
     p50, p99, p999 = (
         min(percentile(t.waits, q), int(t.stall_max.max())) for q in QUANTILES
     )
@@ -73,8 +76,10 @@ def of_totals(t: Totals, ran_ns: np.ndarray, walks: float, walk_ns: int) -> Stal
         p99=p99,
         p999=p999,
         longest=int(t.stall_max.max()),
-        thread_p50=int(np.median(t.stall_ns[:n])),
-        thread_max=int(t.stall_ns[:n].max()),
+        thread_p50=int(threads[0]),
+        thread_p99=int(threads[1]),
+        thread_p999=int(threads[2]),
+        thread_max=int(by_thread.max()),
         share=int(t.stall_ns.sum()) / max(int(ran_ns.sum()), 1),
         lost_ipis=int(t.ipi_ns.sum()) / mean,
         lost_refills=refills * walk_ns / mean if walks else 0.0,
@@ -106,29 +111,45 @@ def first_folio_ns(r: Result) -> int:
     t = r.table
     last = int(np.argmax(t.moved > 0))
     unmapped = int((t.count[: last + 1] * t.unit[: last + 1]).sum())
-    move = t.move_huge if t.pages > t.folios else t.move_base
-    return unmapped + t.flush_lazy + move
+    large = t.pages > t.folios
+    move = t.move_huge if large else t.move_base
+    engine = t.engine_huge if large else t.engine_base
+    return unmapped + t.flush_lazy + engine * int(t.moved[last]) + move
 
 
-def trade_off(
-    rows: Sequence[tuple[str, Result]], walk_ns: int, fmt: str = "simple"
-) -> str:
+def point(batch: int, r: Result, walk_ns: int) -> dict[str, float]:
+    """A run with one batch limit, as numbers: times in ns, rates a second."""
+    s = of_result(r, walk_ns)
+    return {
+        "batch": batch,
+        "pages_per_s": r.pages_per_s,
+        "trip_ns": r.table.pages / r.pages_per_s * 1e9 if r.pages_per_s else 0.0,
+        "first_folio_ns": first_folio_ns(r),
+        "ipis": int(r.totals.ipis.sum()),
+        "waits": s.waits,
+        "p50_ns": s.p50,
+        "p99_ns": s.p99,
+        "p999_ns": s.p999,
+        "max_ns": s.longest,
+        "accesses_per_s": r.accesses_per_s,
+    }
+
+
+def trade_off(points: Sequence[Mapping[str, float]], fmt: str = "simple") -> str:
     """A table of runs, one a batch limit: what batching gains, and who waits for it."""
     cells = []
-    for name, r in rows:
-        s = of_result(r, walk_ns)
-        trip = r.table.pages / r.pages_per_s * 1e9 if r.pages_per_s else 0.0
-        waits = [duration(x) for x in (s.p50, s.p99, s.p999, s.longest)]
+    for p in points:
+        waits = [duration(p[f"{x}_ns"]) for x in ("p50", "p99", "p999", "max")]
         cells.append(
             [
-                name,
-                rate(r.pages_per_s),
-                duration(trip),
-                duration(first_folio_ns(r)),
-                count(int(r.totals.ipis.sum())),
-                count(s.waits),
+                str(p["batch"] or "none"),
+                rate(p["pages_per_s"]),
+                duration(p["trip_ns"]),
+                duration(p["first_folio_ns"]),
+                count(int(p["ipis"])),
+                count(int(p["waits"])),
                 *waits,
-                rate(r.accesses_per_s),
+                rate(p["accesses_per_s"]),
             ]
         )
     return report.table(HEADERS, cells, fmt)

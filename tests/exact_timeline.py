@@ -259,6 +259,8 @@ class Exact:
         clock = end
         n = self.s.folios
         for q in range(start, start + moved):
+            clock += self.t.engine_huge if q < self.s.huge else self.t.engine_base
+        for q in range(start, start + moved):
             clock += self.t.move_huge if q < self.s.huge else self.t.move_base
             self.remap[q] = clock
             if q not in self.pte:

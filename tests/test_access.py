@@ -1,13 +1,17 @@
 """One CPU's TLB against a dictionary; sizes, LRU, dirty bits, first touch, blocks."""
 
+import re
 from collections import OrderedDict
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxmig import machines
-from jaxmig.access import Shape
+from jaxmig.access import Shape, Stream
 from jaxmig.access.lookup import bin_of
 from jaxmig.timeline import Run, costs_of, timetable
+from jaxmig.timeline.advance import compiled
 from jaxmig.workloads.streams import Streams, fixed
 
 PROFILE = machines.load("xeon-2s")
@@ -100,3 +104,45 @@ def test_remote_memory_costs_more() -> None:
     run = Run(Shape(2, 4), costs, streams, timetable(PROFILE, 4), nodes=[0, 1])
     run.go(accesses=100)
     assert run.ended_ns[1] - run.ended_ns[0] == 100 * 50
+
+
+def test_a_longer_run_compiles_and_holds_nothing_more() -> None:
+    """Accesses come in blocks: 20 times as many are more blocks of one program."""
+    n, block = 512, 256
+    ops = np.stack([np.arange(n) % 300, np.zeros(n, int), np.arange(n) % 2], 1)
+    run, _ = go([ops] * 2, Shape(2, 300, sets=4, ways=3, words=1), n, block)
+    program = compiled(run.shape)
+    size, programs = held(run), program._cache_size()
+    run.again(0)
+    totals = run.go(accesses=20 * n)
+    assert totals.accesses.tolist() == [20 * n] * 2
+    assert totals.wrong == 0
+    assert program._cache_size() == programs
+    assert held(run) == size
+
+
+def held(run: Run) -> int:
+    """Bytes of a run's state and of its stream."""
+    return sum(x.nbytes for x in jax.tree.leaves(run.world)) + run._ops.nbytes
+
+
+def test_a_step_copies_no_array_that_grows() -> None:
+    """A copy of page table, TLB or memory at each trip would cost more than the trip."""
+    s = Shape(64, 4096, words=1)
+    ops = np.zeros((1, 3), np.int64)
+    streams = Streams([fixed(ops)] * 64, 64, 64)
+    run = Run(s, costs_of(PROFILE, 20), streams, timetable(PROFILE, s.folios))
+    stream = Stream(jnp.zeros((64, 64, 2), jnp.int32))
+    numbers = (jnp.int32(0), jnp.int32(0), jnp.asarray(True))
+    args = (run.costs, run.plan, run.world, stream, *numbers)
+    text = compiled(s).lower(*args).compile().as_text()
+    a = run.world.access
+    large = {"pte": a.pte, "words": a.memory.words, "owner": a.memory.owner}
+    # Tags are not here: an invalidation of a whole batch by hardware reads them all.
+    large |= {"age": a.tlb.age, "load": a.tlb.load}
+    for name, x in large.items():
+        shape = ",".join(map(str, x.shape))
+        kind = {"int32": "s32", "uint32": "u32"}[str(x.dtype)]
+        found = re.findall(rf" = {kind}\[{shape}\]\S* copy\(", text)
+        # Ages have the shape of tags, whose one copy this may be.
+        assert len(found) <= (1 if name in ("age", "load") else 0), name

@@ -35,6 +35,7 @@ def some() -> list[Row]:
                 cells = {"kernel": kernel, "policy": policy, "cpus": cpus}
                 cells |= {"batch": batch, "pages_per_s": n * 1000}
                 cells |= {"stall_ns.p99": n * 2000, curves.RECEIVED: n * 7}
+                cells |= {"first_folio_ns": n * 900, "time_ns.total": n * 10**6}
                 made.append(row(**cells))
     return made
 
@@ -156,11 +157,13 @@ def test_a_sweep_shows_what_varies() -> None:
     assert [t.partition("\n")[0] for t in titles] == [
         "Rate over the batch limit",
         "Stall over the batch limit",
+        "Total time over the batch limit",
+        "First folio over the batch limit",
         "Interrupts over CPUs",
         "Rate of 6.3, xeon-2s",
     ]
     assert titles[0].endswith("8 CPUs, cpu copy")
-    assert "batch limit 512" in titles[2]
+    assert "batch limit 512" in titles[4]
     only = [r for r in some() if r["cpus"] == 2 and r["batch"] == 8]
     (bars,) = axes_of(plots.sweep(only))
     assert bars.get_title(loc="left").startswith("Time a page by phase")

@@ -4,11 +4,21 @@ import math
 import re
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from jaxmig import machines, stalls
-from jaxmig.workloads import memhog, migspeed, pmreport, selftest, trace
+from jaxmig import machines, plots, stalls
+from jaxmig.cli import main
+from jaxmig.workloads import (
+    affinity,
+    memhog,
+    migspeed,
+    pmreport,
+    pmxml,
+    selftest,
+    trace,
+)
 from jaxmig.workloads.lcg import Lcg
 from jaxmig.workloads.patterns import PATTERNS
 from jaxmig.workloads.pmbench import Options, run, thread
@@ -84,6 +94,9 @@ def test_first_numbers() -> None:
     )
     dice = Dice(99)
     assert Lcg(99).next(5000).tolist() == [dice() for _ in range(5000)]
+    late = Lcg(99)
+    late.skip(4990)
+    assert late.next(10).tolist() == Lcg(99).next(5000)[4990:].tolist()
 
 
 @pytest.mark.parametrize(
@@ -105,6 +118,10 @@ def test_patterns(name: str, golden, shape: float, n: int) -> None:
         pattern, want = PATTERNS[name](n, shape, t), golden(n, shape, t)
         for size in (1, 7, 3000):
             assert pattern.next(size).tolist() == [next(want) for _ in range(size)]
+        pattern.skip(501)
+        for _ in range(501):
+            next(want)
+        assert pattern.next(5).tolist() == [next(want) for _ in range(5)]
 
 
 def test_offsets_and_actions() -> None:
@@ -113,7 +130,11 @@ def test_offsets_and_actions() -> None:
     offset, action = Dice(9), Dice(52)
     assert words.tolist() == [offset() >> 21 for _ in range(500)]
     assert stores.tolist() == [int(action() % 1024 >= 307) for _ in range(500)]
-    assert len(pages) == 500
+    # The generator has been measured with a million drawings before.
+    page = uniform(32768, 1.0, 2)
+    for _ in range(10**6):
+        next(page)
+    assert pages.tolist() == [next(page) for _ in range(500)]
     assert set(thread(Options(offset=17), 1)(50)[1].tolist()) == {17}
 
 
@@ -144,7 +165,20 @@ FORM = [
     r"  duration_sec = \d+",
     r"  mapsize_mib  = \d+",
     r"  setsize_mib  = \d+",
+    r"  initialize   = [01]",
+    r"  shape        = \d+\.\d{6}",
+    r"  delay        = \d+",
+    r"  quiet        = [01]",
+    r"  cold         = [01]",
+    r"  jobs         = \d+",
+    r"  offset       = (random|\d+)",
+    r"  ratio        = \d+%",
+    r"  threshold    = \d+",
+    r"  wrneedsrd    = [01]",
     r"  pattern      = uniform",
+    r"  access       = histo",
+    r"  tsops        = rdtscp",
+    r"  affinityset  = NULL",
     r"------------- Machine information -------------",
     r"CPU model name: .+",
     r"rdtsc/perfc frequency: \d+ K cycles per second",
@@ -191,6 +225,71 @@ def test_report(small) -> None:
     assert sum(samples) == int(results["6.3"].totals.accesses.sum())
 
 
+# Progress, one thread's; as prn() of the original formats it.
+PROGRESS = [
+    r"\[1\] num_pages: \d+ \(\d+ MiB\), shape: \d+\.\d{4}",
+    r"\[1\] Pattern generation overhead: \d+\.\d{4} usec per drawing",
+    r"\[1\] Performing \d+ page accesses for warmup",
+    r"\[1\] Warmup done - took \d+ us",
+    r"\[1\] Starting main benchmark",
+    r"\[1\] Benchmark done - took \d+\.\d{3} sec for \d+ page access",
+    r"  \(Average \d+\.\d{3} usec per page access\)",
+]
+
+
+def test_progress(small) -> None:
+    """Seven lines a thread, then one."""
+    _, results = small
+    lines = list(pmreport.progress(results["6.3"]))
+    for form, line in zip(PROGRESS, lines, strict=False):
+        assert re.fullmatch(form, line)
+    assert len(lines) == 3 * len(PROGRESS) + 1
+    assert lines[-1] == "All threads joined"
+
+
+def test_xml(small) -> None:
+    """The elements that the original's readers look for, with the report's numbers."""
+    p, results = small
+    r = results["6.3"]
+    root = ElementTree.fromstring(pmxml.document(r, p))
+    assert root.tag == "pmbenchmark"
+    assert root.findtext("report/signature/params/pattern") == "uniform"
+    assert root.findtext("report/signature/params/offset") == "-1"
+    threads = root.findall("report/result/result_thread")
+    samples = [int(t.findtext("result_details/details_samples")) for t in threads]
+    assert samples == r.totals.accesses[:3].tolist()
+    for kind, histogram in enumerate(root.findall("report/statistics/histogram")):
+        assert histogram.get("type") == ("read", "write")[kind]
+        buckets = histogram.findall("histo_bucket")
+        assert [int(b.get("index")) for b in buckets] == [*range(16), *[0] * 8]
+        counts = [int(b.findtext("sum_count")) for b in buckets]
+        assert sum(counts) == r.histogram[kind].sum()
+        for bucket, count in zip(buckets[1:16], counts[1:16], strict=True):
+            assert sum(int(h.text) for h in bucket.iter("hex")) == count
+    memory = root.findall("report/sys_mem_info/sys_mem_item")
+    names = ["pre-warmup", "pre-run", "mid-run", "post-run", "post-unmap"]
+    assert [item.get("name") for item in memory] == names
+    assert memory[0].findtext("mem_item_delta/active_kib") == str(4096)
+
+
+def test_affinity_sets() -> None:
+    """The last set is the first; threads have CPUs and maps of their own."""
+    one, two = affinity.parse_all(["4-7:2", "9"], 32)
+    assert (one.placed, two.placed) == ((9,), (4, 5))
+    o = Options(setsize_mib=1, jobs=3, affinity=(one, two))
+    assert o.folios == 512
+    maps = [set((thread(o, t)(50)[0] // 256).tolist()) for t in (1, 2, 3)]
+    assert maps == [{0}, {1}, {1}]
+    text = list(affinity.lines((one, two), 32, (0, 0)))
+    assert text[1] == "       cpumask = 00 00 00 00 00 00 02 00 "
+    assert text[-1] == "       thread ids = 2 3 "
+    for bad in ("32", "1:0", "1:x", "1-2:3", "x", ":"):
+        with pytest.raises(affinity.AffinityError):
+            affinity.parse(bad, 32)
+    with pytest.raises(affinity.AffinityError, match="two sets"):
+        affinity.parse_all(["1-3", "3"], 32)
+
+
 def test_histogram_adds_up(small) -> None:
     """Sub-bins sum to their octave; long accesses are those that waited."""
     _, results = small
@@ -215,8 +314,13 @@ def test_batching_trades_interrupts_for_waits(small) -> None:
     a, b = (stalls.of_result(r, walk) for r in (serial, batched))
     assert b.longest > 10 * a.longest
     assert a.p50 <= a.p99 <= a.p999 <= a.longest
-    text = stalls.trade_off([("1", serial), ("512", batched)], walk)
-    assert len(text.splitlines()) == 4
+    assert b.thread_p50 <= b.thread_p99 <= b.thread_p999 <= b.thread_max
+    points = [stalls.point(n, r, walk) for n, r in ((1, serial), (512, batched))]
+    assert points[1]["first_folio_ns"] > 100 * points[0]["first_folio_ns"] / 2
+    assert len(stalls.trade_off(points).splitlines()) == 4
+    panels = plots.trade_off(points).axes
+    assert [len(a.lines) for a in panels] == [2, 2, 3, 5]
+    assert all(a.get_xlabel() and a.get_ylabel() for a in panels)
 
 
 def test_percentiles() -> None:
@@ -239,6 +343,21 @@ def test_memhog() -> None:
     assert batched.totals.ipis.sum() <= 2
     huge = memhog.run(4 << 20, 4, p, "6.3", thp=True)
     assert huge.totals.folios == 2
+
+
+def test_memhog_command(capsys) -> None:
+    """Dots, usage on stdout with exit 1, and policies that say where the memory is."""
+    assert main(["memhog", "-r2", "25m", "membind", "1"]) == 0
+    assert capsys.readouterr().out == "...\n...\n"
+    for bad in ([], ["-r0", "1m"], ["what"], ["1m", "nowhere"]):
+        assert main(["memhog", *bad]) == 1
+        out = capsys.readouterr().out
+        assert out.startswith("memhog [-fFILE] [-rNUM] [-H] size[kmg]")
+        assert "weighted-interleave" in out
+    assert main(["memhog", "1m", "interleave", "0,1", "--migrate", "0:1"]) == 1
+    assert "both nodes" in capsys.readouterr().err
+    assert main(["memhog", "1m", "membind", "1", "--migrate", "0:1"]) == 1
+    assert "node 1" in capsys.readouterr().err
 
 
 def test_migspeed() -> None:
@@ -278,7 +397,7 @@ def test_trace(tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_command() -> None:
+def test_command(tmp_path) -> None:
     """The command prints a report a kernel, and says what it cannot do."""
     go = [sys.executable, "-m", "jaxmig", "pmbench"]
     args = ["-s", "2", "-j", "2", "1", "--migrate", "0:1", "--modelled", "2"]
@@ -286,6 +405,12 @@ def test_command() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Access latency histogram") == 2
     assert "TLB shootdown interrupts" in done.stdout
+    file = tmp_path / "report.xml"
+    args = ["-s", "1", "-y", "3-4", "1", "--modelled", "1", "-f", str(file)]
+    done = subprocess.run([*go, *args], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "thread ids = 1 2" in done.stdout
+    assert ElementTree.parse(file).getroot().findtext(".//jobs") == "2"
     bad = subprocess.run([*go, "0"], capture_output=True, text=True)
     assert bad.returncode == 1
     assert "duration must be positive integer" in bad.stderr

@@ -1,7 +1,9 @@
 """Published figures: every row's contract, and what arm64's flushes alone explain."""
 
+from pathlib import Path
+
 import pytest
-from jaxmig.reproduce import Row, rows
+from jaxmig.reproduce import Row, headline, rows
 from jaxmig.reproduce.arm64 import arm64
 from jaxmig.reproduce.calls import garg, ziyan
 
@@ -32,7 +34,10 @@ def test_contract() -> None:
         "ziyan-move_pages",
     }
     assert sum(r["id"] == "garg-move_pages" for r in found) == 44
-    assert all(r["fitted"] for r in found if r["id"] != "arm64-kunpeng-pmbench")
+    free = {"arm64-kunpeng-pmbench", "arm64-memhog", "arm64-memhog-hypothesis"}
+    for r in found:
+        after = r["id"] == "arm64-memhog-profile" and r["published_before"] is None
+        assert r["fitted"] == (r["id"] not in free and not after), r["what"]
 
 
 def test_arm64_memhog() -> None:
@@ -51,10 +56,38 @@ def test_error_compares_what_is_published() -> None:
     assert r.error == pytest.approx(100 * (r.predicted_change + 50) / 50)
 
 
+def test_profiles() -> None:
+    """Before, shares are those the costs come from; after, moving is nearly all."""
+    made = [r for r in arm64() if r.id == "arm64-memhog-profile"]
+    before = [r for r in made if r.published_before is not None]
+    assert len(before) == 6
+    assert all(abs(r.error) < 3 for r in before)
+    move = {r.kernel: r for r in made if "migrate_folio_move()" in r.what}
+    assert move["v4"].published_after == pytest.approx(87.7, abs=0.05)
+    assert move["v4"].predicted_after == pytest.approx(52.5, abs=0.1)
+    assert move["6.6"].predicted_after == pytest.approx(71.4, abs=0.1)
+
+
+def readme_table() -> list[list[str]]:
+    """The rows of the README's table of published figures."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    part = text.split("## Published figures")[1].split("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_readme_shows_what_is_printed() -> None:
+    """Of the rows that need no run; test_intel_rows looks at the others."""
+    made = [list(cells) for cells in headline(list(arm64()))]
+    assert made == readme_table()[-len(made) :]
+
+
 @pytest.mark.slow
 def test_intel_rows() -> None:
     """pmbench's threads, run: one row a number of CPUs, near the formula."""
-    made = [r.record() for r in rows() if r.id.startswith("intel")]
+    everything = list(rows())
+    assert [list(cells) for cells in headline(everything)] == readme_table()
+    made = [r.record() for r in everything if r.id.startswith("intel")]
     rates = [r for r in made if r["id"] == "intel-pmbench-rate"]
     assert {r["cpus"] for r in rates} >= {1, 4, 16, 19}
     for r in rates:

@@ -165,8 +165,11 @@ def test_the_window_of_a_batch_is_the_sum_of_its_parts() -> None:
     assert found.most == max(times)
     assert found.p99 == sorted(times)[989]
     assert found.p50 == sorted(times)[499]
-    assert away({"walk": 100, "clear": 50, "copy": 50}, 10, 0, 1) == Window(20, 20, 20)
-    assert away({}, 0, 0, 1) == Window(0, 0, 0)
+    assert found.first == 10 * 600 + 700 + 4
+    assert away({"walk": 100, "clear": 50, "copy": 50}, 10, 0, 1) == Window(
+        20, 20, 20, 20
+    )
+    assert away({}, 0, 0, 1) == Window(0, 0, 0, 0)
 
 
 def test_quantile_weighs() -> None:

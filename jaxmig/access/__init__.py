@@ -13,6 +13,7 @@ from jaxmig.access.state import (
     Shape,
     Stream,
     Tally,
+    Tlb,
     Window,
 )
 from jaxmig.access.step import ready, step
@@ -30,6 +31,7 @@ __all__ = [
     "Shape",
     "Stream",
     "Tally",
+    "Tlb",
     "Window",
     "ready",
     "step",

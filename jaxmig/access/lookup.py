@@ -12,10 +12,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32
+import numpy as np
+from jaxtyping import Array
 
 from jaxmig import wall
 from jaxmig.access.state import (
+    ASID_MASK,
     DIRTY,
     FIRST_OCTAVE,
     FRAME_SHIFT,
@@ -26,6 +28,8 @@ from jaxmig.access.state import (
     Access,
     Costs,
     Cpu,
+    Group,
+    GroupMask,
     Lanes,
     Mask,
     Shape,
@@ -37,45 +41,80 @@ from jaxmig.pytree import pytree
 
 @pytree
 class Seen:
-    """All that one access reads."""
+    """All that a step's accesses read."""
 
-    folio: Lanes
-    op: Lanes
-    row: Int32[Array, "cpus 3*ways"]
-    pte: Lanes
-    unmap: Lanes
-    remap: Lanes
+    row: Group  # of the TLB
+    hit: GroupMask
+    cell: Group  # of the TLB: where it hit, or what it will replace
+    load: Group  # what is cached there
+    pte: Group
+    unmap: Group
+    remap: Group
 
 
-def row_of(s: Shape, folio: Lanes) -> Lanes:
+def row_of(s: Shape, folio: Array) -> Array:
     """The row of a folio within its CPU's rows."""
-    base = (folio - s.huge) % s.sets
+    base = jax.lax.rem(folio - s.huge, np.int32(s.sets))
     if not s.huge:
         return base
-    return jnp.where(folio < s.huge, s.sets + folio % s.huge_sets, base)
+    large = s.sets + jax.lax.rem(folio, np.int32(s.huge_sets))
+    return jnp.where(folio < s.huge, large, base)
 
 
-def look(s: Shape, a: Access, w: Window, stream: Stream) -> Seen:
+def fetch(s: Shape, c: Cpu, stream: Stream) -> tuple[Group, Group, GroupMask]:
+    """Each lane's next folios, their mm << 24 | word << 1 | store, and which exist."""
+    lane = jnp.arange(s.cpus, dtype=jnp.int32)
+    at = c.pos + jnp.arange(s.group, dtype=jnp.int32)[:, None]
+    block = stream.op.shape[1]
+    op = stream.op[lane, jnp.minimum(at, block - 1)]
+    return op[..., 0], op[..., 1], at < block
+
+
+def look(s: Shape, a: Access, c: Cpu, w: Window, folio: Group) -> Seen:
     """Reads of one step, behind a wall: see `wall.py`."""
     lane = jnp.arange(s.cpus, dtype=jnp.int32)
+    row = lane * s.rows + row_of(s, folio)
+    near = folio - w.first
+    inside = (near >= 0) & (near < w.unmap.shape[0])
+    near = jnp.where(inside, near, 0)
 
     def reads() -> Seen:
-        at = jnp.minimum(a.cpu.pos, stream.op.shape[1] - 1)
-        op = stream.op[lane, at]
-        folio = op[:, 0]
-        near = folio - w.first
-        inside = (near >= 0) & (near < w.unmap.shape[0])
-        near = jnp.where(inside, near, 0)
+        # The search belongs here: XLA then reads the rows without storing them.
+        key = search(s, a, c, folio, row)
+        cell = row * s.width + (key & ((1 << WAY_SHIFT) - 1))
         return Seen(
-            folio,
-            op[:, 1],
-            a.tlb[lane * s.rows + row_of(s, folio)],
-            a.pte[folio],
-            jnp.where(inside, w.unmap[near], NEVER),
-            jnp.where(inside, w.remap[near], -NEVER),
+            row=row,
+            hit=key < 0,
+            cell=cell,
+            load=a.tlb.load.reshape(-1)[cell],
+            pte=a.pte[folio],
+            unmap=jnp.where(inside, w.unmap[near], NEVER),
+            remap=jnp.where(inside, w.remap[near], -NEVER),
         )
 
-    return wall.read(a.cpu.pos, reads)
+    return wall.read(folio, reads)
+
+
+def search(s: Shape, a: Access, c: Cpu, folio: Group, row: Group) -> Group:
+    """One minimum finds the hit, else a dead way, else the least recently used one.
+
+    Returns:
+      way - 16 of a hit, else age << 4 | way.
+    """
+    way = jnp.arange(s.width, dtype=jnp.int32)
+    tag, age = a.tlb.tag[row], a.tlb.age[row]
+    match = tag == folio[..., None]
+    if s.asids == 1:
+        gone = age <= c.flushed
+    else:
+        owner = (a.tlb.load[row] >> 1) & ASID_MASK
+        match &= owner == c.asid[:, None]
+        gone = jnp.zeros(age.shape, bool)
+        for i in range(s.asids):
+            gone |= (owner == i) & (age <= c.flushed[:, i : i + 1])
+    old = jnp.where(gone, 0, age) << WAY_SHIFT
+    hit = jnp.int32(-(1 << WAY_SHIFT))
+    return jnp.where(match & ~gone, way + hit, old + way).min(-1)
 
 
 def generation(w: Window, mm: Lanes, t: Lanes) -> Lanes:
@@ -85,10 +124,13 @@ def generation(w: Window, mm: Lanes, t: Lanes) -> Lanes:
 
 
 def enter(s: Shape, c: Cpu, w: Window, mm: Lanes, age: Array, on: Mask) -> Cpu:
-    """switch_mm_irqs_off(): another address space, or the end of lazy mode.
+    """switch_mm_irqs_off() on CPUs that load another address space or were lazy."""
+    comes = on & ((mm != c.mm) | c.asleep)
+    return wall.when(comes.any(), lambda c: _switch(s, c, w, mm, age, on), c)
 
-    An ASID that lags behind its mm's generation, or is given away, is flushed.
-    """
+
+def _switch(s: Shape, c: Cpu, w: Window, mm: Lanes, age: Array, on: Mask) -> Cpu:
+    """An ASID that lags behind its mm's generation, or is given away, is flushed."""
     switch = on & (mm != c.mm)
     asid, taken = c.asid, switch
     if s.asids > 1:
@@ -114,18 +156,7 @@ def enter(s: Shape, c: Cpu, w: Window, mm: Lanes, age: Array, on: Mask) -> Cpu:
     )
 
 
-def dead(s: Shape, c: Cpu, age: Array, load: Array) -> Bool[Array, "cpus ways"]:
-    """Entries filled before the last flush of their ASID."""
-    if s.asids == 1:
-        return age <= c.flushed
-    owner = (load >> 1) & 7
-    gone = jnp.zeros(age.shape, bool)
-    for i in range(s.asids):
-        gone |= (owner == i) & (age <= c.flushed[:, i : i + 1])
-    return gone
-
-
-def bin_of(ns: Lanes) -> Lanes:
+def bin_of(ns: Array) -> Array:
     """Bin of a time: below 2^8 ns one bin, then 16 an octave."""
     octave = 31 - jax.lax.clz(jnp.maximum(ns, 1))
     part = (ns >> jnp.maximum(octave - 4, 0)) & (SUB_BINS - 1)
@@ -135,52 +166,69 @@ def bin_of(ns: Lanes) -> Lanes:
 
 @pytree
 class Outcome:
-    """What becomes of one step's accesses."""
+    """What becomes of one step's accesses: some happen; the first may have to wait."""
 
-    done: Mask
+    done: GroupMask
+    some: Mask  # lanes of which any is done
     blocked: Mask
     touched: Mask
-    walked: Mask
-    store: Mask
-    frame: Lanes
-    cost: Lanes
-    row: Int32[Array, "cpus 3*ways"]
+    walked: GroupMask
+    store: GroupMask
+    frame: Group
+    cost: Group
+    load: Group  # what its cell of the TLB holds afterwards
 
 
-def decide(s: Shape, k: Costs, a: Access, seen: Seen, c: Cpu, on: Mask) -> Outcome:
-    """Hit, walk, wait or first touch, and the row afterwards."""
-    n = s.width
-    tag, age, load = seen.row[:, :n], seen.row[:, n : 2 * n], seen.row[:, 2 * n :]
-    way = jnp.arange(n, dtype=jnp.int32)
-    gone = dead(s, c, age, load)
-    match = (tag == seen.folio[:, None]) & ~gone
-    if s.asids > 1:
-        match &= ((load >> 1) & 7) == c.asid[:, None]
-    old = jnp.where(gone, 0, age) << WAY_SHIFT
-    # One minimum finds the hit, else a dead way, else the least recently used one.
-    key = jnp.where(match, way - 16, old + way).min(1)
-    hit = key < 0
-    here = way == (key & 15)[:, None]
-    cached = jnp.where(here, load, 0).sum(1)
-    store = (seen.op & 1) == 1
-    clean = (cached & 1) == 0
-    walk = on & (~hit | (store & clean))
-    moving = (seen.unmap <= c.clock) & (c.clock < seen.remap)
-    blocked = walk & moving
-    touched = walk & ~moving & (seen.pte < 0)
-    done = on & ~blocked & ~touched
-    frame = jnp.where(hit, cached >> FRAME_SHIFT, seen.pte >> PTE_SHIFT)
-    dirty = store | jnp.where(hit, ~clean, (seen.pte & DIRTY) != 0)
-    new = (frame << FRAME_SHIFT) | (c.asid << 1) | dirty
-    near = frame // s.folios == c.node
+def decide(
+    s: Shape,
+    k: Costs,
+    c: Cpu,
+    seen: Seen,
+    op: Group,
+    able: GroupMask,
+    pause: Lanes,
+    limit: Lanes,
+) -> Outcome:
+    """Hit, walk, wait or first touch.
+
+    Accesses that meet different rows of the TLB do not know of one another, so that a
+    lane's next ones are looked up together.  They happen up to the first that has to
+    wait, begins too late, or meets the row of one before it: the next step's.
+
+    Args:
+      able: accesses that exist and may happen now, but for what they meet.
+      pause: before the first access, ns.
+    """
+    store = (op & 1) == 1
+    clean = (seen.load & 1) == 0
+    walk = ~seen.hit | (store & clean)
+    frame = jnp.where(seen.hit, seen.load >> FRAME_SHIFT, seen.pte >> PTE_SHIFT)
+    near = (frame >= s.folios) == (c.node > 0)
     cost = k.gen + k.hit + jnp.where(walk, k.walk, 0)
     cost += jnp.where(near, k.local, k.remote)
-    row = jnp.concatenate(
-        [
-            jnp.where(here, seen.folio[:, None], tag),
-            jnp.where(here, a.age, age),
-            jnp.where(here, new[:, None], load),
-        ],
-        axis=1,
+    # The first looks before its pause, the others begin after it.
+    begin = c.clock + jnp.cumsum(cost, 0) - cost
+    begin += jnp.where(jnp.arange(s.group)[:, None] > 0, pause, 0)
+    moving = (seen.unmap <= begin) & (begin < seen.remap)
+    blocked, touched = walk & moving, walk & ~moving & (seen.pte < 0)
+    fine = able & (begin < limit) & ~blocked & ~touched & ~_again(s, seen.row)
+    done = jnp.cumsum(~fine, 0) == 0
+    dirty = store | jnp.where(seen.hit, ~clean, (seen.pte & DIRTY) != 0)
+    return Outcome(
+        done=done,
+        some=done[0],
+        blocked=able[0] & blocked[0],
+        touched=able[0] & touched[0],
+        walked=walk,
+        store=store,
+        frame=frame,
+        cost=cost,
+        load=(frame << FRAME_SHIFT) | (c.asid << 1) | dirty,
     )
-    return Outcome(done, blocked, touched, walk, store, frame, cost, row)
+
+
+def _again(s: Shape, row: Group) -> GroupMask:
+    """Accesses that meet the row of an earlier one of their lane."""
+    same = row[:, None] == row[None]
+    earlier = np.tri(s.group, k=-1, dtype=bool)
+    return (same & earlier[:, :, None]).any(1)

@@ -1,8 +1,8 @@
 """State of the CPUs that run a program: lanes, TLBs, page table, counters.
 
-A lane is a CPU with its own clock.  A TLB is rows of sets; a row holds tags, ages and
-payloads side by side, so that a lane reads and writes one row an access.  An entry no
-younger than the last flush of its ASID is dead: a full flush writes one number.
+A lane is a CPU with its own clock.  A TLB is rows of sets; tags, ages and payloads lie
+in arrays of their own, so that a lane reads a row of each and writes one way.  An entry
+no younger than the last flush of its ASID is dead: a full flush writes one number.
 
 Source: struct tlb_state in arch/x86/include/asm/tlbflush.h, Linux 6.3.
 """
@@ -22,12 +22,16 @@ NR_DYN_ASIDS: Final = 6  # TLB_NR_DYN_ASIDS
 WAY_SHIFT: Final = 4  # a key is age << 4 | way: at most 16 ways
 YOUNG, DIRTY, PTE_SHIFT = 1, 2, 2  # a page-table word: frame << 2 | dirty | young
 FRAME_SHIFT: Final = 4  # a payload: frame << 4 | asid << 1 | dirty
+ASID_MASK: Final = 7
 SUB_BINS: Final = 16  # of an octave of latencies
 FIRST_OCTAVE: Final = 8
 MM_SHIFT: Final = 24  # in the second word of a stream: mm, word, store
 BINS: Final = 1 + (31 - FIRST_OCTAVE) * SUB_BINS
+GROUP: Final = 8  # accesses of a lane that one step tries
 Lanes = Int32[Array, " cpus"]
 Mask = Bool[Array, " cpus"]
+Group = Int32[Array, "group cpus"]
+GroupMask = Bool[Array, "group cpus"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,9 @@ class Shape:
     """Sizes and switches; another shape is another compilation.
 
     `huge` folios of 2 MiB come first, then base pages; `words` is how many words of
-    each folio carry contents (0: none).
+    each folio carry contents (0: none).  `strict`: accesses happen one by one in the
+    order of time; else lanes run apart between two acts of the migrator, which only
+    first touches and dirty bits see.
     """
 
     cpus: int
@@ -47,6 +53,12 @@ class Shape:
     huge_ways: int = 4
     mms: int = 1
     words: int = 0
+    strict: bool = False
+
+    @property
+    def group(self) -> int:
+        """Accesses of a lane that one step tries."""
+        return 1 if self.strict else GROUP
 
     @property
     def asids(self) -> int:
@@ -66,7 +78,7 @@ class Shape:
 
 @pytree
 class Costs:
-    """Times of one access, ns; `lookahead`: how far lanes may run apart."""
+    """Times of one access, ns."""
 
     gen: Int32[Array, ""]  # choosing the address
     hit: Int32[Array, ""]
@@ -76,7 +88,6 @@ class Costs:
     fault: Int32[Array, ""]
     wake: Int32[Array, ""]
     switch: Int32[Array, ""]  # to another address space
-    lookahead: Int32[Array, ""]
 
 
 @pytree
@@ -103,9 +114,11 @@ class Cpu:
 
 @pytree
 class Tally:
-    """Counters of one block, by CPU; the host adds blocks up."""
+    """Counters of one block, by CPU; the host adds blocks up.
 
-    hits: Lanes
+    Accesses are `Cpu.pos`, and those that did not walk are hits.
+    """
+
     walks: Lanes
     faults: Lanes  # first touches
     stalls: Lanes
@@ -140,11 +153,20 @@ class Window:
 
 
 @pytree
+class Tlb:
+    """All CPUs' entries, a CPU's rows side by side."""
+
+    tag: Int32[Array, "rows ways"]  # folio, or -1
+    age: Int32[Array, "rows ways"]  # step of its last use
+    load: Int32[Array, "rows ways"]
+
+
+@pytree
 class Access:
     """What an access reads and writes."""
 
     cpu: Cpu
-    tlb: Int32[Array, "rows 3*ways"]  # tag, age, payload of each way
+    tlb: Tlb
     pte: Int32[Array, " entries"]  # -1: never touched
     memory: Memory | None
     tally: Tally
@@ -156,6 +178,3 @@ class Stream:
     """A block of accesses: folio, and mm << 24 | word << 1 | store."""
 
     op: Int32[Array, "cpus block 2"]
-
-
-MM_SHIFT: Final = 24

@@ -1,4 +1,4 @@
-"""One access of every lane whose clock is below its limit, and what it leaves behind.
+"""The next accesses of every lane below its limit, and what they leave behind.
 
 A thread on a migration entry sleeps until its folio is mapped again: the remap time is
 in the window, or, while the batch's flush is still to come, not known yet.
@@ -7,6 +7,7 @@ Source: migration_entry_wait_on_locked() in mm/filemap.c, Linux 6.3.
 """
 
 import dataclasses
+from functools import partial
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
@@ -24,12 +25,15 @@ from jaxmig.access.state import (
     Access,
     Costs,
     Cpu,
+    Group,
+    GroupMask,
     Lanes,
     Mask,
     Memory,
     Shape,
     Stream,
     Tally,
+    Tlb,
     Window,
 )
 from jaxmig.machine import NOWHERE
@@ -45,45 +49,60 @@ def step(
     goal: Int32[Array, ""],
     check: Int32[Array, ""],
 ) -> Access:
-    """The next access of each lane below its `limit`.
+    """The next accesses of each lane below its `limit`.
 
     Args:
       goal: a thread that looks at the time, every `check` accesses, ends once it is
         past this.
     """
-    on = ready(k, a, limit)
-    seen = lookup.look(s, a, w, stream)
-    mm = seen.op >> MM_SHIFT
-    c = lookup.enter(s, a.cpu, w, mm, a.age, on)
-    switched = on & (mm != a.cpu.mm)
-    o = lookup.decide(s, k, a, seen, c, on)
-    pause = jnp.where(switched, k.switch, 0)
-    after = _advance(k, c, seen, o, pause, goal, check)
-    lane = jnp.arange(s.cpus, dtype=jnp.int32)
-    at = jnp.where(o.done, lane * s.rows + lookup.row_of(s, seen.folio), NOWHERE)
-    memory, wrong = _use(s, a.memory, seen, o)
+    on = ready(s, a, limit)
+    folio, op, exist = lookup.fetch(s, a.cpu, stream)
+    mm = op >> MM_SHIFT
+    c = lookup.enter(s, a.cpu, w, mm[0], a.age, on)
+    seen = lookup.look(s, a, c, w, folio)
+    able = on & exist & (mm == mm[0])
+    able &= jnp.arange(s.group)[:, None] < c.left
+    pause = jnp.where(on & (mm[0] != a.cpu.mm), k.switch, 0)
+    o = lookup.decide(s, k, c, seen, op, able, pause, limit)
+    after = _advance(k, c, seen, folio[0], o, pause, goal, check)
+    memory, wrong = _use(s, a.memory, folio, op, o)
     return Access(
         cpu=after,
-        tlb=a.tlb.at[at].set(o.row, mode="drop", unique_indices=True),
-        pte=_walked(s, a.pte, seen, o),
+        tlb=_fill(a.tlb, seen, folio, o, a.age),
+        pte=_walked(a.pte, seen, folio, o),
         memory=memory,
-        tally=_count(a.tally, c, after, o, wrong, k.gen),
+        tally=_count(a.tally, c, o, pause, wrong, k.gen),
         age=a.age + 1,
     )
 
 
-def ready(k: Costs, a: Access, limit: Lanes) -> Mask:
+def ready(s: Shape, a: Access, limit: Lanes) -> Mask:
     """Lanes that may take their next step."""
     clock = a.cpu.clock
     on = clock < limit
-    least = jnp.where(on, clock, NEVER).min()
-    return on & (clock - least < k.lookahead)
+    if not s.strict:
+        return on
+    return on & (clock == jnp.where(on, clock, NEVER).min())
+
+
+def _fill(t: Tlb, seen: Seen, folio: Group, o: Outcome, age: Array) -> Tlb:
+    """The cells used, and when."""
+    at = jnp.where(o.done, seen.cell, NOWHERE)
+
+    def put(old: Array, new: Array) -> Array:
+        cells = old.reshape(-1)
+        made = cells.at[at].set(new, mode="drop", unique_indices=True)
+        return made.reshape(old.shape)
+
+    ages = jnp.broadcast_to(age, folio.shape)
+    return Tlb(put(t.tag, folio), put(t.age, ages), put(t.load, o.load))
 
 
 def _advance(
     k: Costs,
     c: Cpu,
     seen: Seen,
+    folio: Lanes,
     o: Outcome,
     pause: Lanes,
     goal: Int32[Array, ""],
@@ -91,76 +110,92 @@ def _advance(
 ) -> Cpu:
     """Clocks after the step."""
     tried = c.clock + pause + k.hit + k.walk + k.fault
-    sleeps = o.blocked & (seen.remap > tried)
-    unknown = sleeps & (seen.remap == NEVER)
-    waits = jnp.where(sleeps, jnp.where(unknown, NEVER, seen.remap + k.wake), tried)
-    clock = jnp.where(o.done, c.clock + pause + o.cost, c.clock)
+    remap = seen.remap[0]
+    sleeps = o.blocked & (remap > tried)
+    unknown = sleeps & (remap == NEVER)
+    waits = jnp.where(sleeps, jnp.where(unknown, NEVER, remap + k.wake), tried)
+    spent = pause + jnp.where(o.done, o.cost, 0).sum(0)
+    clock = jnp.where(o.some, c.clock + spent, c.clock)
     clock = jnp.where(o.blocked, waits, clock)
     clock = jnp.where(o.touched, tried, clock)
-    left = c.left - o.done
-    looks = o.done & (left == 0)
+    n = o.done.sum(0, dtype=jnp.int32)
+    left = c.left - n
+    looks = o.some & (left == 0)
     ended = looks & (clock >= goal)
-    on = o.done | o.blocked | o.touched
     again = o.blocked | o.touched
     since = jnp.where(again & (c.since == NEVER), c.clock, c.since)
     return dataclasses.replace(
         c,
-        begin=jnp.where(o.done, clock, c.begin),
+        begin=jnp.where(o.some, clock, c.begin),
         clock=jnp.where(ended, NEVER, clock),
-        pos=c.pos + o.done,
+        pos=c.pos + n,
         left=jnp.where(looks, check, left),
-        asleep=jnp.where(on, sleeps | ended, c.asleep),
+        asleep=jnp.where(o.some | again, sleeps | ended, c.asleep),
         sleep=jnp.where(sleeps, tried, jnp.where(ended, clock, c.sleep)),
-        wait=jnp.where(unknown, seen.folio, c.wait),
-        since=jnp.where(o.done, NEVER, since),
-        stalled=(c.stalled | o.blocked) & ~o.done,
+        wait=jnp.where(unknown, folio, c.wait),
+        since=jnp.where(o.some, NEVER, since),
+        stalled=(c.stalled | o.blocked) & ~o.some,
     )
 
 
 def _walked(
-    s: Shape, pte: Int32[Array, " entries"], seen: Seen, o: Outcome
+    pte: Int32[Array, " entries"], seen: Seen, folio: Group, o: Outcome
 ) -> Int32[Array, " entries"]:
     """Young and dirty bits, and entries for pages touched first."""
     bits = jnp.where(o.store, YOUNG | DIRTY, YOUNG)
-    new = jnp.where(seen.pte < 0, seen.folio << PTE_SHIFT, seen.pte | bits)
-    write = (o.touched | (o.walked & o.done)) & (new != seen.pte)
-    at = jnp.where(write, seen.folio, NOWHERE)
+    new = jnp.where(seen.pte < 0, folio << PTE_SHIFT, seen.pte | bits)
+    write = (o.walked & o.done).at[0].max(o.touched) & (new != seen.pte)
+    at = jnp.where(write, folio, NOWHERE)
     # The largest of several lanes' words has all their bits: the frame is the same.
     return pte.at[at].max(new, mode="drop")
 
 
 def _use(
-    s: Shape, memory: Memory | None, seen: Seen, o: Outcome
-) -> tuple[Memory | None, Mask]:
-    """The load or store itself; says where the frame is not the page's."""
+    s: Shape, memory: Memory | None, folio: Group, op: Group, o: Outcome
+) -> tuple[Memory | None, GroupMask]:
+    """The loads or stores themselves; says where the frame is not the page's."""
     if memory is None:
         return None, o.done & False
-    word = ((seen.op & ((1 << MM_SHIFT) - 1)) >> 1) % s.words
+    word = ((op & ((1 << MM_SHIFT) - 1)) >> 1) % s.words
     frame = jnp.where(o.done, o.frame, 0)
     owner = wall.read(frame, lambda: memory.owner[frame])
     at = jnp.where(o.done & o.store, o.frame, NOWHERE)
     words = memory.words.at[at, word].add(jnp.uint32(1), mode="drop")
-    return dataclasses.replace(memory, words=words), o.done & (owner != seen.folio)
+    return dataclasses.replace(memory, words=words), o.done & (owner != folio)
 
 
-def _count(t: Tally, c: Cpu, after: Cpu, o: Outcome, wrong: Mask, gen: Array) -> Tally:
+def _count(
+    t: Tally, c: Cpu, o: Outcome, pause: Lanes, wrong: GroupMask, gen: Array
+) -> Tally:
     # What the program times: the load or store alone, faults and waits included.
     lost = jnp.where(c.since == NEVER, 0, c.clock - c.since)
-    took = after.begin - c.clock - gen + lost
+    took = (o.cost - gen).at[0].add(lost + pause)
     kind = jnp.where(o.store, BINS, 0)
     at = jnp.where(o.done, kind + lookup.bin_of(took), NOWHERE)
-    waited = o.done & c.stalled
+    t = dataclasses.replace(
+        t,
+        walks=t.walks + (o.done & o.walked).sum(0, dtype=jnp.int32),
+        latency=t.latency.at[at].add(1, mode="drop"),
+    )
+    # The rest is rare, and a trip in which it does not happen need not add zeros.
+    waited, bad = o.some & c.stalled, wrong.sum(0, dtype=jnp.int32)
+    rare = waited | o.touched | (bad > 0)
+    count = partial(_count_rare, waited, lost, o.touched, bad)
+    return wall.when(rare.any(), count, t)
+
+
+def _count_rare(
+    waited: Mask, lost: Lanes, touched: Mask, bad: Lanes, t: Tally
+) -> Tally:
+    """Waits that ended, first touches, and accesses that went wrong."""
     wait = jnp.where(waited, lost, 0)
     where = jnp.where(waited, lookup.bin_of(wait), NOWHERE)
     return dataclasses.replace(
         t,
-        hits=t.hits + (o.done & ~o.walked),
-        walks=t.walks + (o.done & o.walked),
-        faults=t.faults + o.touched,
+        faults=t.faults + touched,
         stalls=t.stalls + waited,
         stall_ns=t.stall_ns + wait,
         stall_max=jnp.maximum(t.stall_max, wait),
-        wrong=t.wrong + wrong,
-        latency=t.latency.at[at].add(1, mode="drop"),
+        wrong=t.wrong + bad,
         waits=t.waits.at[where].add(1, mode="drop"),
     )

@@ -4,9 +4,9 @@ import argparse
 import re
 import sys
 
-from jaxmig import machines
+from jaxmig import machines, nodes
 from jaxmig.cli import options, runtime
-from jaxmig.cli.errors import Parser, Usage
+from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.machine import PAGE_BYTES
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
@@ -20,7 +20,12 @@ POLICIES = (
     *("preferred-many", "local", "interleave", "membind", "preferred", "default"),
     "weighted-interleave",
 )
-USAGE = "memhog [-fFILE] [-rNUM] [-H] size[kmg] [policy [nodeset]]"
+SPREAD = ("interleave", "weighted-interleave")
+USAGE = """memhog [-fFILE] [-rNUM] [-H] size[kmg] [policy [nodeset]]
+-f mmap is backed by FILE
+-rNUM repeat memset NUM times
+-H disable transparent hugepages
+Policies: """ + ", ".join(POLICIES)
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -30,9 +35,9 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     p.add_argument("-f", metavar="FILE", help="mmap is backed by FILE (no effect here)")
     p.add_argument("-r", metavar="NUM", default="1", help="repeat memset NUM times")
     p.add_argument("-H", action="store_true", help="disable transparent hugepages")
-    p.add_argument("size", metavar="SIZE", help="bytes, with k, m or g")
-    p.add_argument("policy", nargs="?", choices=POLICIES, help=", ".join(POLICIES))
-    p.add_argument("nodeset", nargs="?")
+    p.add_argument("size", metavar="SIZE", nargs="?", help="bytes, with k, m or g")
+    p.add_argument("policy", nargs="?", help=", ".join(POLICIES))
+    p.add_argument("nodeset", nargs="?", help="nodes of the policy")
     p.add_argument("--thp", action="store_true", help="2 MiB pages, unless -H")
     group = p.add_argument_group("migration")
     group.add_argument(
@@ -48,13 +53,16 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Dots, then what the migration took and what it cost the writer."""
-    size = size_of(args.size)
-    if not size or size < PAGE_BYTES:
-        raise Usage(f"{args.size!r} is no size; {USAGE}")
-    if not (args.r.isascii() and args.r.isdigit() and 0 < int(args.r) < 10**7):
-        raise Usage(f"-r{args.r}: give a number of repeats")
+    size = size_of(args.size or "")
+    repeated = args.r.isascii() and args.r.isdigit() and 0 < int(args.r) < 10**7
+    known = args.policy is None or args.policy in POLICIES
+    if not size or size < PAGE_BYTES or not repeated or not known:
+        # What the tool prints, where it prints it.
+        print(USAGE)
+        return 1
     if args.migrate is not None and not re.fullmatch("0:1|1:0", args.migrate):
         raise Usage(f"--migrate {args.migrate}: write 0:1 or 1:0")
+    _placed(args)
     runtime.prepare()
     profile = machines.load(args.machine)
     profile.copy_speedups(args.copy)
@@ -85,3 +93,21 @@ def run(args: argparse.Namespace) -> int:
         ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _placed(args: argparse.Namespace) -> None:
+    """The policy must leave all the memory where the migration begins."""
+    if not args.policy:
+        return
+    chosen = nodes.parse(args.nodeset or "", 2)
+    bound = args.policy not in ("local", "default")
+    if bound and not chosen:
+        raise Usage(f"{args.policy}: name its nodes, 0 or 1")
+    if args.migrate is None or not bound:
+        return
+    if args.policy in SPREAD and len(chosen) > 1:
+        line = "its pages lie on both nodes; play it with `jaxmig run`"
+        raise Failure(f"{args.policy} {args.nodeset}: {line}")
+    if str(chosen[0]) != args.migrate[0]:
+        line = f"{args.policy} puts the memory on node {chosen[0]}"
+        raise Failure(f"--migrate {args.migrate}: {line}; write {chosen[0]}:..")

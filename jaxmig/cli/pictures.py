@@ -1,6 +1,6 @@
 """`--plot`: pictures of what a command found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmig import plots, report
@@ -37,6 +37,14 @@ def sweep(path: str | None, rows: Sequence[Row]) -> None:
     """A sweep, if a picture was asked for."""
     if path and rows:
         _save(plots.sweep(rows), path)
+
+
+def trade_off(
+    path: str | None, points: Sequence[Mapping[str, float]], title: str
+) -> None:
+    """Batch limits while a program runs, if a picture was asked for."""
+    if path:
+        _save(plots.trade_off(points, title), path)
 
 
 def _save(figure: Any, path: str) -> None:

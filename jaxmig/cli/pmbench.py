@@ -1,15 +1,17 @@
 """`jaxmig pmbench`: the benchmark's own options and report, while pages migrate."""
 
 import argparse
+from collections.abc import Iterator
 
 from jaxmig import machines, stalls
-from jaxmig.cli import options, runtime
+from jaxmig.cli import options, pictures, pmargs, runtime
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
+from jaxmig.timeline import alike, timetable
 from jaxmig.timeline.timetable import DEFAULT_LIMITS
-from jaxmig.workloads import pmreport, trace as trace_files
+from jaxmig.workloads import pmreport, pmxml, trace as trace_files
 from jaxmig.workloads.patterns import PATTERNS
 from jaxmig.workloads.pmbench import Options, Result, run as benchmark
 
@@ -28,9 +30,8 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     p.example = EXAMPLES
     p.set_defaults(run=run)
-    p.add_argument("--help", action="help", help="show this help and exit")
     p.add_argument("duration", type=int, metavar="DURATION", help="seconds")
-    _original(p)
+    pmargs.add(p)
     group = p.add_argument_group("migration")
     group.add_argument("--migrate", metavar="FROM:TO", help="back and forth meanwhile")
     group.add_argument("--kernel", type=options.kernels, metavar="LIST")
@@ -40,8 +41,9 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
     group.add_argument(
-        "--limits", metavar="LIST", help="a table of batch limits, or all"
+        "--limits", metavar="LIST", help="a table of batch limits, or all: 1 ... 8192"
     )
+    group.add_argument("--plot", metavar="FILE", help="of --limits, .png or .svg")
     group.add_argument(
         "--modelled",
         type=options.whole("ms", 1, 10**7),
@@ -50,41 +52,28 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
 
 
-def _original(p: Parser) -> None:
-    numbers = (
-        ("-m", "--mapsize", 256, "mmap size, MiB"),
-        ("-s", "--setsize", 128, "working set, MiB"),
-        ("-d", "--delay", 0, "clock cycles between accesses; used above 10"),
-        ("-r", "--ratio", 50, "percent of reads"),
-        ("-o", "--offset", -1, "word inside the page, 0 to 1023 (random)"),
-        ("-j", "--jobs", 1, "threads"),
-        ("-h", "--threshold", 0, "ns; longer accesses leave a marker in the original"),
-    )
-    for short, name, value, text in numbers:
-        p.add_argument(short, name, type=int, default=value, help=f"{text} ({value})")
-    p.add_argument("-e", "--shape", type=float, default=1.00001, help="of the pattern")
-    p.add_argument("-p", "--pattern", default="uniform", help=", ".join(PATTERNS))
-    p.add_argument("-a", "--access", choices=("touch", "histo"), default="histo")
-    p.add_argument("-t", "--timestamp", choices=("rdtsc", "rdtscp"), default="rdtscp")
-    p.add_argument("--trace", metavar="FILE", help="accesses of a file, not a pattern")
-    flags = ("-q --quiet", "-c --cold", "-i --initialize", "-z --wrneedsrd")
-    for flag in flags:
-        p.add_argument(*flag.split(), action="store_true")
-
-
 def _options(args: argparse.Namespace) -> Options:
     """Checks in the original's words."""
     if args.duration < 1:
         raise Failure("invalid parameter: duration must be positive integer")
     if args.mapsize < args.setsize or args.setsize < 1:
         raise Failure("invalid parameter combination: mapsize < setsize")
-    if args.pattern not in PATTERNS:
-        raise Failure("pattern name unrecognized.")
+    for name, known in (
+        ("pattern", PATTERNS),
+        ("access", pmargs.ACCESSES),
+        ("timestamp", pmargs.TIMESTAMPS),
+    ):
+        if getattr(args, name) not in known:
+            raise Failure(f"{name} name unrecognized. Use {', '.join(known)}")
     if not 0 <= args.ratio <= 100:
         raise Failure("read/write ratio out of bounds, must be from 0-100.")
     if args.offset > 1023:
         raise Failure("page offset out of bounds, must be from 0-1023.")
-    if not 1 <= args.jobs <= options.MAX_CPUS:
+    if args.affinityset and args.jobs is not None:
+        raise Failure("jobs parameter shouldn't be specified if using affinityset")
+    sets = pmargs.sets(args)
+    jobs = sum(one.threads for one in sets) or (1 if args.jobs is None else args.jobs)
+    if not 1 <= jobs <= options.MAX_CPUS:
         raise Failure("invalid parameter combination: jobs less than zero")
     trace = trace_files.load(args.trace) if args.trace else None
     return Options(
@@ -97,7 +86,8 @@ def _options(args: argparse.Namespace) -> Options:
         delay=args.delay,
         quiet=args.quiet,
         cold=args.cold,
-        jobs=len(trace.lanes) if trace else args.jobs,
+        jobs=len(trace.lanes) if trace else jobs,
+        affinity=sets,
         offset=args.offset,
         ratio=args.ratio,
         pattern=args.pattern,
@@ -117,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     kernels = (None,) if args.migrate is None else args.kernel or BOTH
     if args.migrate is not None:
         _nodes(args.migrate)
+    files = pmargs.files(args.file, kernels)
     modelled = min(args.modelled or SLICE_MS, o.duration_sec * 1000)
     if modelled < o.duration_sec * 1000:
         whole = f"{o.duration_sec} s"
@@ -124,7 +115,13 @@ def run(args: argparse.Namespace) -> int:
     for flag in ("threshold", "wrneedsrd"):
         if getattr(args, flag):
             say(f"jaxmig pmbench: --{flag} changes nothing that is modelled")
+    if args.plot and not args.limits:
+        raise Usage("--plot draws what --limits finds; give both")
     if args.limits:
+        if args.migrate is None:
+            raise Usage("--limits needs a migration: --migrate 0:1")
+        if files:
+            raise Usage("--limits prints a table, no report; leave out -f")
         return _limits(args, o, profile, modelled)
     results = []
     for kernel in kernels:
@@ -144,6 +141,8 @@ def run(args: argparse.Namespace) -> int:
             *pmreport.report(r, profile),
         ]
         print("\n".join(lines))
+        if kernel in files:
+            files[kernel].write_bytes(pmxml.document(r, profile))
     if args.migrate is not None:
         print(_summary(results, profile))
     return 0
@@ -160,21 +159,39 @@ def _nodes(text: str) -> None:
 def _limits(
     args: argparse.Namespace, o: Options, profile: machines.Profile, modelled: int
 ) -> int:
-    rows = []
-    limits = args.limits
-    if limits == "all":
-        limits = ",".join(map(str, DEFAULT_LIMITS))
-    for text in limits.split(","):
+    """A run a batch limit, then the table and perhaps the picture."""
+    pictures.check(args.plot)
+    limits = list(_batches(args.limits))
+    kernel = (args.kernel or ("6.3",))[-1]
+    tables = alike(
+        [
+            timetable(profile, o.folios, kernel=kernel, batch=batch, copy=args.copy)
+            for batch in limits
+        ]
+    )
+    points = []
+    with progress(len(limits), "pmbench, batch limits") as tick:
+        for batch, table in zip(limits, tables, strict=True):
+            ns = modelled * 10**6
+            r = benchmark(o, profile, kernel, table=table, modelled_ns=ns)
+            points.append(stalls.point(batch, r, round(profile["access.walk"])))
+            tick(f"limit {batch}")
+    print(stalls.trade_off(points))
+    what = f"pmbench -s {o.setsize_mib} -j {o.jobs} -p {o.pattern}"
+    title = f"{what}, {kernel} on {profile.name}, copy by {args.copy}"
+    pictures.trade_off(args.plot, points, title)
+    return 0
+
+
+def _batches(text: str) -> Iterator[int]:
+    if text == "all":
+        yield from DEFAULT_LIMITS
+        return
+    for word in text.split(","):
         try:
-            batch = options.whole("base pages", 0, 1 << 20)(text)
+            yield options.whole("base pages", 0, 1 << 20)(word)
         except argparse.ArgumentTypeError as error:
             raise Usage(f"--limits: {error}") from None
-        r = benchmark(
-            o, profile, "6.3", batch=batch, copy=args.copy, modelled_ns=modelled * 10**6
-        )
-        rows.append((text, r))
-    print(stalls.trade_off(rows, round(profile["access.walk"])))
-    return 0
 
 
 def _summary(results: list[Result], profile: machines.Profile) -> str:
@@ -189,7 +206,8 @@ def _summary(results: list[Result], profile: machines.Profile) -> str:
             f"  waits {count(s.waits)}: p50 {duration(s.p50)}, p99 {duration(s.p99)}, "
             f"p99.9 {duration(s.p999)}, max {duration(s.longest)}; "
             f"{100 * s.share:.1f} % of the threads' time",
-            f"  a thread waited {duration(s.thread_p50)} (median), at most "
+            f"  threads waited in all: p50 {duration(s.thread_p50)}, p99 "
+            f"{duration(s.thread_p99)}, p99.9 {duration(s.thread_p999)}, max "
             f"{duration(s.thread_max)}",
             f"  {rate(r.accesses_per_s)} accesses/s; lost to interrupts "
             f"{s.lost_ipis:.0f}, to TLB refills {s.lost_refills:.0f} accesses",

@@ -41,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
             return 0
     cells = [_cells(row) for row in rows]
     width = report.terminal_width(sys.stdout)
+    brief = reproduce.headline(rows)
+    print(report.table(reproduce.HEADERS, brief, args.table, width))
+    print()
     print(report.table(HEADERS, cells, args.table, width))
     print()
     print("\n".join(_notes(rows, args.inputs)))

@@ -131,8 +131,10 @@ def _copies(p: Profile, copy: str, policy: Policy) -> list[Term]:
     elif copy != "cpu":
         place = "engine"
     page = p["cost.copy_4k"] / small
+    # The CPU looks at the references before it copies, an engine has copied by then.
+    wasted = page if place == "engine" else 0.0
     return [
         Term("pages_copied", "copy", place, page),
-        Term("copies_wasted", "copy", place, page),
+        Term("copies_wasted", "copy", place, wasted),
         Term("pages_copied_huge", "copy", place, p["cost.copy_2m"] / PMD_PAGES / huge),
     ]

@@ -5,6 +5,7 @@
     flame.py    the call tree as boxes as wide as their time
     curves.py   interrupts over CPUs; rate and stall over the batch limit
     heat.py     one number over two axes of a sweep
+    tradeoff.py what a batch limit gives and takes while a program runs
     figures.py  which of them a command's picture consists of
 
 Every function draws numbers that a table or a row already has, and computes none but
@@ -13,5 +14,6 @@ quotients.  Nothing here touches pyplot, so no window opens and no state is shar
 
 from jaxmig.plots.figures import migration, sweep
 from jaxmig.plots.style import PlotError, check, save
+from jaxmig.plots.tradeoff import trade_off
 
-__all__ = ["PlotError", "check", "migration", "save", "sweep"]
+__all__ = ["PlotError", "check", "migration", "save", "sweep", "trade_off"]

@@ -60,6 +60,28 @@ def stall(axes: "Axes", rows: Sequence[Row]) -> None:
     _over_batch(axes, rows)
 
 
+def total(axes: "Axes", rows: Sequence[Row]) -> None:
+    """How long the whole call takes: what larger batches gain."""
+    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _TOTAL).items()):
+        _plot(axes, i, name, rows, [(x, y / 1e6) for x, y in line])
+    axes.set_ylabel("modelled time of the call (ms)")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
+    axes.set_title("Total time over the batch limit", loc="left")
+    _over_batch(axes, rows)
+
+
+def first(axes: "Axes", rows: Sequence[Row]) -> None:
+    """How long until one folio can be used again: what larger batches cost."""
+    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _FIRST).items()):
+        _plot(axes, i, name, rows, [(x, y / 1e3) for x, y in line])
+    decades(axes)
+    axes.set_ylabel("time to the first folio (us)")
+    axes.set_title("First folio over the batch limit", loc="left")
+    _over_batch(axes, rows)
+
+
+_TOTAL: Final = "time_ns.total"
+_FIRST: Final = "first_folio_ns"
 _RATE: Final = "pages_per_s"
 _STALL: Final = "stall_ns.p99"
 

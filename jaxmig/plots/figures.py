@@ -50,6 +50,9 @@ def sweep(rows: Sequence[Row]) -> "Figure":
     if "batch" in many:
         drawn += [(curves.rate, *_held(rows, "batch"))]
         drawn += [(curves.stall, *_held(rows, "batch"))]
+        # Gain and cost over the batch number, as asked for on linux-mm in May 2026.
+        drawn += [(curves.total, *_held(rows, "batch"))]
+        drawn += [(curves.first, *_held(rows, "batch"))]
     if "cpus" in many:
         drawn += [(curves.ipis, *_held(rows, "cpus"))]
     if {"batch", "cpus"} <= many:

@@ -116,5 +116,10 @@ def decades(axes: "Axes") -> None:
     low, high = axes.get_ylim()
     few = high < 100 * low
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.4g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_figure))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _figure(y: float, _: object = None) -> str:
+    """A tick's label; 10,000 stays a number."""
+    return f"{y:,.0f}" if y >= 100 else f"{y:.4g}"

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from jaxmig.reproduce.arm64 import arm64
 from jaxmig.reproduce.calls import garg, ziyan
+from jaxmig.reproduce.headline import HEADERS, headline
 from jaxmig.reproduce.intel import RUNNING, Tick, intel
 from jaxmig.reproduce.row import Row
 
-__all__ = ["RUNNING", "Row", "rows"]
+__all__ = ["HEADERS", "RUNNING", "Row", "headline", "rows"]
 
 
 def rows(tick: Tick = lambda what: None) -> Iterator[Row]:

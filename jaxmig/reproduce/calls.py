@@ -73,5 +73,12 @@ def ziyan() -> Iterator[Row]:
             (*inputs, f"copy engine {case.copy}"),
             published.ZIYAN_SOURCE,
             fitted=True,
-            cause=published.ZIYAN_CAUSE if case.folios == 1 and not case.order else "",
+            cause=_why(case),
         )
+
+
+def _why(case: published.Moved) -> str:
+    """The likely cause of an error."""
+    if case.copy != "cpu" and "together" not in case.what:
+        return published.ZIYAN_ALONE
+    return published.ZIYAN_CAUSE if case.folios == 1 and not case.order else ""

@@ -15,9 +15,9 @@ from jaxmig.access import Shape
 from jaxmig.machines import Profile
 from jaxmig.reproduce import published
 from jaxmig.reproduce.row import Row, inputs_of
-from jaxmig.timeline import Run, costs_of, timetable
-from jaxmig.workloads.pmbench import BLOCK, DRAW_NS, LOOP_NS, Options, thread
-from jaxmig.workloads.streams import Streams
+from jaxmig.timeline import Run, Timetable, alike, costs_of, timetable
+from jaxmig.workloads.pmbench import DRAW_NS, LOOP_NS, Options, thread
+from jaxmig.workloads.streams import Streams, block_for
 
 Tick = Callable[[str], None]
 RUNNING: Final = (1, 2, 4, 8, 16, 19, 31)
@@ -47,8 +47,9 @@ def intel(tick: Tick) -> Iterator[Row]:
     """pmbench while its memory goes back and forth, by running CPUs and set size."""
     p = machines.load("xeon-2s")
     for cpus, mib in [(n, 128) for n in RUNNING] + [(16, 2048)]:
-        before = _pmbench(p, cpus, mib, "6.2")
-        after = _pmbench(p, cpus, mib, "v4")
+        serial, batched = alike([timetable(p, MOVED, kernel=k) for k in ("6.2", "v4")])
+        before = _pmbench(p, cpus, mib, serial)
+        after = _pmbench(p, cpus, mib, batched)
         tick(f"pmbench on {cpus} CPUs")
         what = f"pmbench -s {mib} -j {cpus}, memory back and forth"
         run = f"{cpus} threads, {mib} MiB, uniform, ratio 50"
@@ -130,13 +131,12 @@ class Ran:
     silent: float  # share of flushes that interrupted nobody
 
 
-def _pmbench(p: Profile, cpus: int, mib: int, kernel: str) -> Ran:
+def _pmbench(p: Profile, cpus: int, mib: int, table: Timetable) -> Ran:
     """`cpus` threads on a warm set of which MOVED pages move, TRIPS times."""
     o = Options(setsize_mib=mib, jobs=cpus)
-    table = timetable(p, MOVED, kernel=kernel)
     sets, ways = p.tlb
     shape = Shape(LANES, o.pages, sets=sets, ways=ways)
-    streams = Streams([thread(o, t + 1) for t in range(cpus)], BLOCK, LANES)
+    streams = Streams([thread(o, t + 1) for t in range(cpus)], block_for(LANES), LANES)
     nodes = [int((c + 1) * 2 >= p.cpus) for c in range(LANES)]
     gen = DRAW_NS[o.pattern] + LOOP_NS
     run = Run(

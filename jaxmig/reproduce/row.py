@@ -35,13 +35,22 @@ class Row:
 
     @property
     def error(self) -> float | None:
-        """Percent: of the figure afterwards, or of the change if only that is known."""
+        """Percent: of the figure afterwards, of the change, or of the one before.
+
+        The first of them that was published.
+        """
         if self.published_after is not None and self.predicted_after is not None:
             return 100 * (self.predicted_after / self.published_after - 1)
         if self.published_change is None or self.predicted_change is None:
-            return None
+            return self._error_before
         gap = self.predicted_change - self.published_change
         return 100 * gap / abs(self.published_change)
+
+    @property
+    def _error_before(self) -> float | None:
+        if self.published_before is None or self.predicted_before is None:
+            return None
+        return 100 * (self.predicted_before / self.published_before - 1)
 
     def record(self) -> dict[str, Any]:
         """The row as programs read it."""

@@ -22,7 +22,7 @@ RESULTS: Final = (
     *("ipis_most", "batches", "allocs"),
     *(f"time_ns.{name}" for name in ("total", *PHASES)),
     *("time_ns_low", "time_ns_high", "stolen_ns", "pages_per_s"),
-    *("stall_ns.p50", "stall_ns.p99", "stall_ns.max"),
+    *("stall_ns.p50", "stall_ns.p99", "stall_ns.max", "first_folio_ns"),
 )
 COLUMNS: Final = (*AXES, *RESULTS)
 WORDS: Final = ("kernel", "mode", "machine", "copy", "policy", "errno")
@@ -51,6 +51,7 @@ def row(c: Configuration, t: Tally, p: Price, pages: int, running: int) -> Row:
         "stall_ns.p50": w.p50,
         "stall_ns.p99": w.p99,
         "stall_ns.max": w.most,
+        "first_folio_ns": w.first,
     }
     made |= {f"vmstat.{name}": n for name, n in vmstat.items()}
     made |= {f"time_ns.{name}": ns for name, ns in p.phases.items()}

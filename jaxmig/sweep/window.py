@@ -24,11 +24,15 @@ POINTS: Final = 4096  # folios of a batch that are looked at
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """ns that folios are away: half of them, 99 of 100, and all, at most so long."""
+    """ns that folios are away: half of them, 99 of 100, and all, at most so long.
+
+    `first`: from the call's beginning to its first folio mapped again.
+    """
 
     p50: int
     p99: int
     most: int
+    first: int
 
 
 def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Window:
@@ -39,12 +43,12 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Wi
       limit: folios of a full batch; the last one may be smaller.
     """
     if folios == 0:
-        return Window(0, 0, 0)
+        return Window(0, 0, 0, 0)
     unmap, move = (sum(places.get(p, 0) for p in ps) / folios for ps in (UNMAP, MOVE))
     flush = sum(places.get(p, 0) for p in FLUSH) / max(batches, 1)
     if not batches:
         once = round(unmap + move)
-        return Window(once, once, once)
+        return Window(once, once, once, once)
     full, rest = divmod(folios, max(limit, 1))
     times, weights = _batch(unmap, flush, move, limit, full)
     if rest:
@@ -54,6 +58,7 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Wi
         quantile(times, weights, 0.5),
         quantile(times, weights, 0.99),
         round(times.max()),
+        round(unmap * min(limit, folios) + flush + move),
     )
 
 

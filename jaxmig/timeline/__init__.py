@@ -1,6 +1,14 @@
 """A program's threads and a migration on one timeline."""
 
 from jaxmig.timeline.run import Run, Totals, costs_of, no_migration
-from jaxmig.timeline.timetable import Timetable, timetable
+from jaxmig.timeline.timetable import Timetable, alike, timetable
 
-__all__ = ["Run", "Timetable", "Totals", "costs_of", "no_migration", "timetable"]
+__all__ = [
+    "Run",
+    "Timetable",
+    "Totals",
+    "alike",
+    "costs_of",
+    "no_migration",
+    "timetable",
+]

@@ -15,6 +15,7 @@ from jaxmig.access import (
     Memory,
     Shape,
     Tally,
+    Tlb,
     Window,
 )
 from jaxmig.access.state import DIRTY, NO_WAY, PTE_SHIFT, YOUNG
@@ -28,14 +29,8 @@ def _i(x: object) -> jnp.ndarray:
     return jnp.asarray(x, jnp.int32)
 
 
-def costs_of(profile: Profile, gen: int, lookahead: int | None = None) -> Costs:
-    """Times of an access on a machine.
-
-    Args:
-      gen: what the program itself does between two accesses, ns.
-      lookahead: 1: lanes take their steps in strict order of time; None: they run apart
-        between two acts of the migrator, which only first touches and dirty bits see.
-    """
+def costs_of(profile: Profile, gen: int) -> Costs:
+    """Times of an access on a machine; the program itself spends `gen` ns on each."""
     p = {k: round(v) for k, v in profile.values("access.").items()}
     return Costs(
         gen=_i(gen),
@@ -46,17 +41,18 @@ def costs_of(profile: Profile, gen: int, lookahead: int | None = None) -> Costs:
         fault=_i(p["access.fault"]),
         wake=_i(p["access.wake"]),
         switch=_i(0),
-        lookahead=_i(lookahead or NEVER),
     )
 
 
 def plan(table: Timetable, trips: int) -> Plan:
     """The timetable on the device."""
-    rows = (table.first, table.count, table.unit, table.kind, table.moved)
+    columns = (table.first, table.count, table.unit, table.kind, table.moved)
+    n = len(table.first)
+    rows = np.pad(np.stack(columns, 1), ((0, max(table.room[0] - n, 0)), (0, 0)))
     names = [f.name for f in dataclasses.fields(Prices)]
     prices = Prices(**{name: _i(getattr(table, name)) for name in names})
     numbers = (_i(trips), _i(table.folios), _i(table.pause), _i([0, 1]))
-    return Plan(_i(np.stack(rows, 1)), *numbers, prices)
+    return Plan(_i(rows), _i(n), *numbers, prices)
 
 
 def tally(cpus: int) -> Tally:
@@ -107,17 +103,18 @@ def access(
         owner = np.full(2 * s.folios, -1)
         owner[: s.folios] = np.arange(s.folios)
         memory = Memory(jnp.zeros((2 * s.folios, s.words), jnp.uint32), _i(owner))
-    return Access(cpu, _i(_tlb(s)), _i(pte), memory, tally(n), _i(1))
+    return Access(cpu, _tlb(s), _i(pte), memory, tally(n), _i(1))
 
 
-def _tlb(s: Shape) -> np.ndarray:
+def _tlb(s: Shape) -> Tlb:
     w = s.width
-    rows = np.zeros((s.cpus, s.rows, 3, w), np.int32)
-    rows[:, :, 0] = -1
+    age = np.zeros((s.cpus, s.rows, w), np.int32)
     # Ways that only the other size has are never the least recently used.
-    rows[:, : s.sets, 1, s.ways :] = NO_WAY
-    rows[:, s.sets :, 1, s.huge_ways :] = NO_WAY
-    return rows.reshape(s.cpus * s.rows, 3 * w)
+    age[:, : s.sets, s.ways :] = NO_WAY
+    age[:, s.sets :, s.huge_ways :] = NO_WAY
+    shape = (s.cpus * s.rows, w)
+    tag = jnp.full(shape, -1, jnp.int32)
+    return Tlb(tag, _i(age.reshape(shape)), jnp.zeros(shape, jnp.int32))
 
 
 def world(s: Shape, a: Access, p: Plan, window: int) -> World:

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxmig import wall
-from jaxmig.access import NEVER, Access, Shape
-from jaxmig.access.state import Mask
+from jaxmig.access import NEVER, Access, Shape, Tlb
+from jaxmig.access.lookup import row_of
+from jaxmig.access.state import Lanes, Mask
 from jaxmig.timeline.state import FLUSH, Number, Plan, World
 from jaxmig.timeline.timetable import BROADCAST, BROADCAST_ALL, NONE, PAGE
 
@@ -77,19 +78,26 @@ def interrupt(s: Shape, p: Plan, w: World, kind: Number) -> Access:
     return dataclasses.replace(a, tlb=_drop(s, a.tlb, p.rows[m.segment, 0], single))
 
 
-def _drop(s: Shape, tlb: Array, folio: Number, single: Mask) -> Array:
-    """INVLPG of one base page on the CPUs `single`."""
+def _drop(s: Shape, tlb: Tlb, folio: Number, single: Mask) -> Tlb:
+    """One folio's entries on the CPUs `single`."""
 
-    def drop(tlb: Array) -> Array:
+    def drop(tlb: Tlb) -> Tlb:
         lane = jnp.arange(s.cpus, dtype=jnp.int32)
-        at = lane * s.rows + (folio - s.huge) % s.sets
-        row = wall.read(at, lambda: tlb[at])
-        tag, age = row[:, : s.width], row[:, s.width : 2 * s.width]
-        hit = (tag == folio) & single[:, None]
-        new = [jnp.where(hit, -1, tag), jnp.where(hit, 0, age), row[:, 2 * s.width :]]
-        return tlb.at[at].set(jnp.concatenate(new, 1), unique_indices=True)
+        at = lane * s.rows + row_of(s, folio)
+        tag, age = wall.read(at, lambda: (tlb.tag[at], tlb.age[at]))
+        return _without(tlb, at, (tag == folio) & single[:, None], tag, age)
 
     return wall.when(single.any(), drop, tlb)
+
+
+def _without(t: Tlb, at: Lanes, hit: Array, tag: Array, age: Array) -> Tlb:
+    """Rows `at` without the entries that `hit` marks."""
+    tag, age = jnp.where(hit, -1, tag), jnp.where(hit, 0, age)
+    return dataclasses.replace(
+        t,
+        tag=t.tag.at[at].set(tag, unique_indices=True),
+        age=t.age.at[at].set(age, unique_indices=True),
+    )
 
 
 def broadcast(
@@ -105,11 +113,13 @@ def broadcast(
         flushed=jnp.where(every, a.age - 1, c.flushed),
     )
 
-    def drop(tlb: Array) -> Array:
-        tag, age = tlb[:, : s.width], tlb[:, s.width : 2 * s.width]
-        hit = (tag >= first) & (tag < first + count)
-        new = [jnp.where(hit, -1, tag), jnp.where(hit, 0, age), tlb[:, 2 * s.width :]]
-        return jnp.concatenate(new, 1)
+    def drop(t: Tlb) -> Tlb:
+        hit = (t.tag >= first) & (t.tag < first + count)
+        tag, age = jnp.where(hit, -1, t.tag), jnp.where(hit, 0, t.age)
+        return dataclasses.replace(t, tag=tag, age=age)
 
-    tlb = wall.when(kind == BROADCAST, drop, a.tlb)
+    # One folio is in one row of each CPU: a page at a time must not read all of them.
+    ranged = kind == BROADCAST
+    tlb = _drop(s, a.tlb, first, jnp.broadcast_to(ranged & (count == 1), c.mm.shape))
+    tlb = wall.when(ranged & (count > 1), drop, tlb)
     return dataclasses.replace(a, cpu=cpu, tlb=tlb)

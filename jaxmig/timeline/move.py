@@ -50,8 +50,12 @@ def _remap_times(
 ) -> tuple[Int32[Array, " window"], Number]:
     """When each folio from `start` is mapped again, and how long all of it takes."""
     j = jnp.arange(w.window.remap.shape[0], dtype=jnp.int32)
-    cost = jnp.where(start + j < s.huge, p.prices.move_huge, p.prices.move_base)
+    q, large = p.prices, start + j < s.huge
+    copy = jnp.where(large, q.engine_huge, q.engine_base)
+    cost = jnp.where(large, q.move_huge, q.move_base)
     ends = jnp.cumsum(jnp.where(j < moved, cost, 0), dtype=jnp.int32)
+    # Whatever an engine copies is there before the first folio is mapped again.
+    ends += jnp.where(j < moved, copy, 0).sum(dtype=jnp.int32)
     return jnp.where(j < moved, w.migrator.due + ends, -NEVER), ends[-1]
 
 
@@ -106,7 +110,7 @@ def _resolve(k: Costs, c: Cpu, remap: Array, start: Number, moved: Number) -> Cp
 def _next(p: Plan, w: World, busy: Number, moved: Number) -> World:
     """Go on with the next segment, from a new zero of time."""
     m = w.migrator
-    over = m.segment + 1 == p.rows.shape[0]
+    over = m.segment + 1 == p.segments
     segment = jnp.where(over, 0, m.segment + 1)
     trip = m.trip + over
     idle = trip == p.trips

@@ -20,7 +20,8 @@ from jaxmig.timeline.build import costs_of
 from jaxmig.timeline.state import IDLE, World
 from jaxmig.timeline.timetable import Timetable
 
-COUNTERS: Final = ("hits", "walks", "faults", "stalls", "stall_ns", "ipis", "ipi_ns")
+COUNTED: Final = ("walks", "faults", "stalls", "stall_ns", "ipis", "ipi_ns")
+COUNTERS: Final = ("hits", *COUNTED)
 SECOND: Final = 10**9
 FOREVER: Final = 1 << 30  # accesses
 Tick = Callable[[int], None]
@@ -194,8 +195,9 @@ class Run:
         """Counters of the block into the totals; the block's accesses."""
         a = self.world.access
         made: dict[str, Any] = {
-            name: np.asarray(getattr(a.tally, name), np.int64) for name in COUNTERS
+            name: np.asarray(getattr(a.tally, name), np.int64) for name in COUNTED
         }
+        made["hits"] = np.asarray(a.cpu.pos, np.int64) - made["walks"]
         for name, value in made.items():
             setattr(t, name, getattr(t, name) + value)
         t.stall_max = np.maximum(t.stall_max, np.asarray(a.tally.stall_max))
@@ -232,14 +234,13 @@ class Run:
 
 def _younger(s: Shape, a: Access, by: int) -> Access:
     """All ages less by `by`; what is that old keeps age 0 and counts as flushed."""
-    n = s.width
-    age = a.tlb[:, n : 2 * n]
+    age = a.tlb.age
     real = age < AGE_LIMIT * 2 - 1
     less = jnp.where(real, jnp.maximum(age - by, 0), age)
     flushed = jnp.maximum(a.cpu.flushed - by, 0)
     return dataclasses.replace(
         a,
-        tlb=a.tlb.at[:, n : 2 * n].set(less),
+        tlb=dataclasses.replace(a.tlb, age=less),
         cpu=dataclasses.replace(a.cpu, flushed=flushed),
         age=a.age - by,
     )

@@ -33,6 +33,8 @@ class Prices:
 
     move_base: Number
     move_huge: Number
+    engine_base: Number
+    engine_huge: Number
     flush_first: Number
     flush_next: Number
     flush_lazy: Number
@@ -46,7 +48,8 @@ class Prices:
 class Plan:
     """The timetable on the device."""
 
-    rows: Int32[Array, "segments 5"]  # first, count, unit, kind, moved
+    rows: Int32[Array, "room 5"]  # first, count, unit, kind, moved
+    segments: Number  # rows of a trip
     trips: Number
     folios: Number  # that move
     pause: Number  # between two trips

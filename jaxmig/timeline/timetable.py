@@ -9,6 +9,7 @@ mm/rmap.c, Linux 6.2 and 6.3.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -28,7 +29,8 @@ class Timetable:
     """One trip of all folios, segment by segment; arrays of one length, and prices.
 
     A segment unmaps `count` folios from `first`, one every `unit` ns, flushes, and
-    moves the last `moved` folios unmapped.  The last segment is empty: the trip's end.
+    moves the last `moved` folios unmapped.  A copy engine copies all of these first;
+    the CPU copies each folio as it moves it.  The last segment is empty: the trip's end.
     """
 
     first: np.ndarray
@@ -38,6 +40,8 @@ class Timetable:
     moved: np.ndarray
     move_base: int  # moving one base page, ns
     move_huge: int
+    engine_base: int  # an engine's copy of one base page, ns; 0 if the CPU copies
+    engine_huge: int
     flush_first: int
     flush_next: int
     flush_lazy: int
@@ -49,12 +53,19 @@ class Timetable:
     pages: int
     batches: int
     pause: int = 0  # between two trips, ns
+    room: tuple[int, int] = (0, 0)  # for segments and window; see `alike`
 
     @property
     def window(self) -> int:
         """Most folios that are between unmap and remap, or just were."""
         most = int(self.moved.max(initial=1))
-        return 2 * max(most, int(self.count.max(initial=1)))
+        return max(2 * max(most, int(self.count.max(initial=1))), self.room[1])
+
+
+def alike(tables: Sequence[Timetable]) -> list[Timetable]:
+    """The same timetables with room for the largest: one compilation runs them all."""
+    room = max(len(t.first) for t in tables), max(t.window for t in tables)
+    return [dataclasses.replace(t, room=room) for t in tables]
 
 
 def timetable(
@@ -92,12 +103,18 @@ def timetable(
     rows.append((folios, 0, 1, NONE, 0))
     columns = _columns(rows, rules(kernel, arch=profile.arch).invlpgb)
     move = p["cost.switch"] + p["cost.remap"]
+    # A serial release has no batch to give to an engine.
     small, large = profile.copy_speedups(copy) if made.batched else (1.0, 1.0)
+    copies = round(p["cost.copy_4k"] / small), round(p["cost.copy_2m"] / large)
+    engine = made.batched and copy != "cpu"
+    alone, together = ((0, 0), copies) if engine else (copies, (0, 0))
     gain = p["cost.batch_gain"] if made.batched else 0
     return Timetable(
         *columns,
-        move_base=max(move + round(p["cost.copy_4k"] / small) - gain, 1),
-        move_huge=max(move + round(p["cost.copy_2m"] / large) - gain, 1),
+        move_base=max(move + alone[0] - gain, 1),
+        move_huge=max(move + alone[1] - gain, 1),
+        engine_base=together[0],
+        engine_huge=together[1],
         flush_first=p.get("cost.flush_first", 0),
         flush_next=p.get("cost.flush_next", 0),
         flush_lazy=p.get("cost.flush_lazy", 0),

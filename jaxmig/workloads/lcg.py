@@ -33,11 +33,27 @@ def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
     return a, c
 
 
+def _after(second: tuple[int, int], first: tuple[int, int]) -> tuple[int, int]:
+    """Multiplier and increment of two jumps made one after the other."""
+    (a, c), (b, d) = second, first
+    return a * b % 2**BITS, (a * d + c) % 2**BITS
+
+
 class Lcg:
-    """One generator; `next(n)` gives its next n values of 31 bits."""
+    """One generator of values of 31 bits."""
 
     def __init__(self, seed: int) -> None:
         self.state = np.uint64(seed)
+
+    def skip(self, n: int) -> None:
+        """Leave out the next n values."""
+        step, jump = (MULTIPLIER, INCREMENT), (1, 0)
+        while n:
+            if n & 1:
+                jump = _after(step, jump)
+            step = _after(step, step)
+            n >>= 1
+        self.state = np.uint64((jump[0] * int(self.state) + jump[1]) % 2**BITS)
 
     def next(self, n: int) -> np.ndarray:
         """int64[n], each from 0 to 2^31 - 1."""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxmig.workloads.lcg import RAND_MAX, Lcg
 
 ORDER: Final = 12  # draws a number of normal_ih
+SOME: Final = 1 << 16
 
 
 class Pattern(Protocol):
@@ -23,6 +24,9 @@ class Pattern(Protocol):
 
     def next(self, count: int) -> np.ndarray:
         """int64[count], each from 0 to n - 1."""
+
+    def skip(self, count: int) -> None:
+        """Leave out the next `count` pages."""
 
 
 class Linear:
@@ -41,6 +45,10 @@ class Linear:
         self._at = (self._at + count) % len(self._round)
         return self._round[at]
 
+    def skip(self, count: int) -> None:
+        """Leave out the next `count` pages."""
+        self._at = (self._at + count) % len(self._round)
+
 
 class Uniform:
     """Every page equally likely."""
@@ -52,6 +60,10 @@ class Uniform:
     def next(self, count: int) -> np.ndarray:
         """The next `count` pages."""
         return self._random.next(count) % self.n
+
+    def skip(self, count: int) -> None:
+        """Leave out the next `count` pages."""
+        self._random.skip(count)
 
 
 class _Buffered:
@@ -69,6 +81,11 @@ class _Buffered:
         pages = np.concatenate(parts)
         self._ready = pages[count:]
         return pages[:count]
+
+    def skip(self, count: int) -> None:
+        """Leave out the next `count` pages: rejections have to be drawn to be known."""
+        for start in range(0, count, SOME):
+            self.next(min(SOME, count - start))
 
     def _more(self, least: int) -> np.ndarray:
         raise NotImplementedError
@@ -124,6 +141,10 @@ class Pareto:
         """The next `count` pages."""
         u = (self._random.next(count) % RAND_MAX) / RAND_MAX
         return np.power(1.0 - u * self.part, self.power).astype(np.int64) - 1
+
+    def skip(self, count: int) -> None:
+        """Leave out the next `count` pages."""
+        self._random.skip(count)
 
 
 PATTERNS: Final[dict[str, Callable[[int, float, int], Pattern]]] = {

@@ -1,7 +1,8 @@
 """pmbench 0.9 on the modelled machine: its threads, and perhaps a migration under them.
 
-Thread t runs on CPU t, the migration on CPU 0.  All threads use the same map; each has
-its own generators for page, offset and action, seeded as in the original.
+Thread t runs on CPU t, the migration on CPU 0; affinity sets place threads elsewhere, and
+then a CPU without any migrates.  All threads of a set use the same map; each has its own
+generators for page, offset and action, seeded as in the original.
 
 Source: pmbench.c, pattern.c and access.c of pmbench 0.9.
 """
@@ -16,9 +17,10 @@ from jaxmig.access import BINS, Shape
 from jaxmig.machine import PMD_PAGES
 from jaxmig.machines import Profile
 from jaxmig.timeline import Run, Timetable, Totals, costs_of, timetable
+from jaxmig.workloads.affinity import AffinitySet
 from jaxmig.workloads.lcg import Lcg
 from jaxmig.workloads.patterns import PATTERNS
-from jaxmig.workloads.streams import Draw, Streams
+from jaxmig.workloads.streams import Draw, Streams, block_for
 from jaxmig.workloads.trace import Trace
 
 CHECK: Final = 10_000  # accesses between two looks at the time
@@ -34,8 +36,6 @@ DRAW_NS: Final = {
     "zipf": 40,
 }
 LOOP_NS: Final = 20  # two time stamps and the record of an access (assumed)
-BLOCK: Final = 1 << 13
-WAIT_STEP: Final = 16
 Tick = Callable[[int], None]
 
 
@@ -60,6 +60,12 @@ class Options:
     wrneedsrd: bool = False
     threshold: int = 0
     trace: Trace | None = None  # accesses of a file instead of a pattern
+    affinity: tuple[AffinitySet, ...] = ()
+
+    @property
+    def folios(self) -> int:
+        """Folios of all maps: an affinity set has one of its own."""
+        return self.pages * max(len(self.affinity), 1)
 
     @property
     def huge(self) -> int:
@@ -120,6 +126,8 @@ def thread(o: Options, t: int) -> Draw:
     if o.trace:
         return o.trace.draw(t - 1)
     pattern = PATTERNS[o.pattern](o.pages, o.shape, t)
+    pattern.skip(DRAWS)  # the original has measured the generator by now
+    start = o.pages * _set_of(o, t)
     offsets, actions = Lcg(t + 7), Lcg(t + 50)
     reads = o.ratio * 1024 // 100
 
@@ -127,27 +135,50 @@ def thread(o: Options, t: int) -> Draw:
         pages = pattern.next(n)
         fixed = np.full(n, max(o.offset, 0))
         words = offsets.next(n) >> 21 if o.offset < 0 else fixed
-        return pages, words, (actions.next(n) % 1024 >= reads).astype(np.int64)
+        return pages + start, words, (actions.next(n) % 1024 >= reads).astype(np.int64)
 
     return draw
+
+
+def _set_of(o: Options, t: int) -> int:
+    """The affinity set of thread t, whose map it uses."""
+    for i, one in enumerate(o.affinity):
+        t -= one.threads
+        if t <= 0:
+            return i
+    return 0
+
+
+def node_of(cpu: int, cpus: int) -> int:
+    """CPUs are spread evenly over two nodes, in order."""
+    return min(cpu * 2 // cpus, 1)
+
+
+def _nodes(o: Options, profile: Profile, lanes: int) -> list[int]:
+    """How far each lane is from its map: 0, or 1 for the other node.
+
+    A set's map is bound to the node of its CPUs, so its threads begin near it.
+    """
+    cpus = max(profile.cpus, o.jobs + 1)
+    if o.affinity:
+        return [0] * lanes
+    return [node_of(lane + 1, cpus) for lane in range(lanes)]
 
 
 def program(
     o: Options, profile: Profile, cpus: int, touched: bool, table: Timetable
 ) -> Run:
-    """The threads at their start, on CPUs 1 ... jobs of the machine."""
+    """The threads at their start, on CPUs 1 ... jobs of the machine or their sets'."""
     (sets, ways), (huge_sets, huge_ways) = profile.tlb, profile.tlb_huge
-    shape = Shape(cpus, o.pages, o.huge, sets, ways, huge_sets, huge_ways)
+    shape = Shape(cpus, o.folios, o.huge, sets, ways, huge_sets, huge_ways)
     gen = DRAW_NS[o.pattern] + LOOP_NS + (o.delay // 2 if o.delay > 10 else 0)
-    streams = Streams([thread(o, t + 1) for t in range(o.jobs)], BLOCK, cpus)
-    # CPUs are spread evenly over the nodes, in order; thread t is on CPU t + 1.
-    nodes = [min((c + 1) * 2 // max(profile.cpus, o.jobs + 1), 1) for c in range(cpus)]
+    streams = Streams([thread(o, t + 1) for t in range(o.jobs)], block_for(cpus), cpus)
     return Run(
         shape,
         costs_of(profile, gen),
         streams,
         table,
-        nodes=nodes,
+        nodes=_nodes(o, profile, cpus),
         threads=o.jobs,
         touched=touched,
     )
@@ -160,6 +191,7 @@ def run(
     *,
     batch: int = 512,
     copy: str = "cpu",
+    table: Timetable | None = None,
     modelled_ns: int | None = None,
     trips: int | None = None,
     cpus: int | None = None,
@@ -171,10 +203,13 @@ def run(
       kernel: the release that migrates; None: nobody does.
       modelled_ns: how much of the main run is modelled; its duration if None.
       trips: instead of a time, run to the end of so many trips.
+      table: the migration's, instead of one for `batch` and `copy`.
       cpus: lanes compiled for, so that several numbers of threads share them.
     """
     release = kernel or "6.3"
-    table = timetable(profile, o.pages, o.huge, kernel=release, batch=batch, copy=copy)
+    table = table or timetable(
+        profile, o.folios, o.huge, kernel=release, batch=batch, copy=copy
+    )
     r = program(o, profile, cpus or o.jobs, o.initialize, table)
     warm, warmup_ns, walks = 0, None, 0.0
     if not o.cold:

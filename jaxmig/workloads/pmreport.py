@@ -6,12 +6,13 @@ access.c of pmbench 0.9.
 
 import uuid
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from jaxmig.machines import Profile
-from jaxmig.workloads.pmbench import DRAWS, Options, Result
+from jaxmig.workloads import affinity
+from jaxmig.workloads.pmbench import DRAWS, Options, Result, node_of
 
 VERSION: Final = "pmbench 0.9"
 CYCLES_KHZ: Final = 2_100_000  # of the modelled time stamp counter (assumed)
@@ -22,8 +23,37 @@ COLUMNS: Final = (
 )
 
 
-def _clocks(us: float) -> int:
+Numbers = tuple[int, ...]  # the ten columns of a memory snapshot
+
+
+class Averages(NamedTuple):
+    """Of one thread, us an access."""
+
+    net: float
+    mean: float
+    draw: float
+    warmup: float | None  # without -c
+    samples: int
+
+
+def clocks(us: float) -> int:
+    """Cycles of the time stamp counter."""
     return int(us * CYCLES_KHZ / 1000)
+
+
+def uuid_of(r: Result) -> uuid.UUID:
+    """The same run has the same one."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, repr((r.options, r.kernel)))
+
+
+def averages(r: Result, t: int) -> Averages:
+    """Thread t's, counted from 0."""
+    n = int(r.totals.accesses[t])
+    mean, draw = r.ran_ns[t] / 1000 / max(n, 1), r.draw_ns / 1000
+    warmup = None
+    if r.warmup_ns is not None:
+        warmup = r.warmup_ns[t] / 1000 / r.warmup_accesses
+    return Averages(mean - draw, mean, draw, warmup, n)
 
 
 def progress(r: Result) -> Iterator[str]:
@@ -51,9 +81,9 @@ def report(r: Result, profile: Profile, when: str = "modelled time") -> Iterator
     yield f"Hostname       : {profile.name}"
     yield f"OS/kernel type : Linux {r.kernel or 'without migration'} {profile.arch}"
     yield f"Reported on    : {when}"
-    yield f"Benchmark UUID : {uuid.uuid5(uuid.NAMESPACE_OID, repr(r.options))}"
+    yield f"Benchmark UUID : {uuid_of(r)}"
     yield "Parameters used:"
-    yield from _parameters(r.options)
+    yield from _parameters(r.options, profile)
     yield from ("", "------------- Machine information -------------")
     yield f"CPU model name: {profile.title}"
     yield f"rdtsc/perfc frequency: {CYCLES_KHZ} K cycles per second"
@@ -71,7 +101,7 @@ def report(r: Result, profile: Profile, when: str = "modelled time") -> Iterator
     yield from _memory(r)
 
 
-def _parameters(o: Options) -> Iterator[str]:
+def _parameters(o: Options, profile: Profile) -> Iterator[str]:
     yield f"  duration_sec = {o.duration_sec}"
     yield f"  mapsize_mib  = {o.mapsize_mib}"
     yield f"  setsize_mib  = {o.setsize_mib}"
@@ -83,31 +113,35 @@ def _parameters(o: Options) -> Iterator[str]:
     yield f"  jobs         = {o.jobs}"
     yield f"  offset       = {'random' if o.offset < 0 else o.offset}"
     yield f"  ratio        = {o.ratio}%"
+    yield f"  threshold    = {o.threshold}"
+    yield f"  wrneedsrd    = {int(o.wrneedsrd)}"
     yield f"  pattern      = {o.pattern}"
     yield f"  access       = {o.access}"
     yield f"  tsops        = {o.tsops}"
+    yield f"  affinityset  = {'' if o.affinity else 'NULL'}"
+    home = [node_of(one.cpus[0], profile.cpus) for one in o.affinity]
+    yield from affinity.lines(o.affinity, profile.cpus, home)
 
 
 def _averages(r: Result, t: int) -> Iterator[str]:
-    o = r.options
-    n = int(r.totals.accesses[t])
-    mean, draw = r.ran_ns[t] / 1000 / max(n, 1), r.draw_ns / 1000
-    net = mean - draw
-    yield f"Thread {t + 1}/{o.jobs}:"
-    yield f"Net average page latency (Arith. mean): {net:0.4f} us ({_clocks(net)} clks)"
+    a = averages(r, t)
+    yield f"Thread {t + 1}/{r.options.jobs}:"
+    yield (
+        f"Net average page latency (Arith. mean): {a.net:0.4f} us "
+        f"({clocks(a.net)} clks)"
+    )
     yield "--- Measurement details ---"
-    yield _detail("Page latency during benchmark (inc. gen):", mean)
-    yield f"    Total samples count: {n}"
-    yield _detail("Pattern generation overhead per drawing :", draw)
+    yield _detail("Page latency during benchmark (inc. gen):", a.mean)
+    yield f"    Total samples count: {a.samples}"
+    yield _detail("Pattern generation overhead per drawing :", a.draw)
     yield f"    Total samples count: {DRAWS}"
-    if r.warmup_ns is not None:
-        warm = r.warmup_ns[t] / 1000 / r.warmup_accesses
-        yield _detail("Page latency during warmup              :", warm)
+    if a.warmup is not None:
+        yield _detail("Page latency during warmup              :", a.warmup)
         yield f"    Total samples count: {r.warmup_accesses}"
 
 
 def _detail(what: str, us: float) -> str:
-    return f"  {what} {us:0.4f} us ({_clocks(us)} clks)"
+    return f"  {what} {us:0.4f} us ({clocks(us)} clks)"
 
 
 def _statistics(r: Result) -> Iterator[str]:
@@ -131,26 +165,47 @@ def histogram(bins: np.ndarray) -> Iterator[str]:
     for i, parts in enumerate(octaves[:OCTAVES]):
         listed = ", ".join(map(str, parts.tolist()))
         yield f"2^({i + 8:02d},{i + 9:02d}) ns: {parts.sum()}  [{listed}]"
-    for i, parts in enumerate(octaves[OCTAVES : OCTAVES + 7]):
-        yield f"2^({i + 23},{i + 24}) ns: {parts.sum()}"
-    yield f"2^(30,32) ns: {octaves[OCTAVES + 7 :].sum()}"
+    for low, count in long_octaves(bins):
+        high = 32 if low == 30 else low + 1
+        yield f"2^({low},{high}) ns: {count}"
     yield f"Total samples: {bins.sum()}"
     yield ""
 
 
-def _memory(r: Result) -> Iterator[str]:
-    """Memory of the modelled machine; it has no page cache and no swap."""
+def long_octaves(bins: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Binary exponent and samples of those from 2^23 ns on; the last is 2^30 to 2^32."""
+    octaves = bins[1:].reshape(-1, 16).sum(1).tolist()
+    for i, count in enumerate(octaves[OCTAVES : OCTAVES + 7]):
+        yield i + 23, count
+    yield 30, sum(octaves[OCTAVES + 7 :])
+
+
+def snapshots(r: Result) -> list[tuple[str, Numbers]]:
+    """Memory of the modelled machine, in order; it has no page cache and no swap."""
     o = r.options
-    used, size = o.pages * 4, o.mapsize_mib * 4096
-    empty = (size, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-    full = (size - used, 0, 0, used, 0, 0, 0, 0, 0, 0)
-    delta = tuple(b - a for a, b in zip(empty, full, strict=True))
+    maps = max(len(o.affinity), 1)
+    used, size = o.folios * 4, o.mapsize_mib * 4096 * maps
+    rest = (0,) * 5
+    empty, full = (size, 0, 0, 0, 0, *rest), (size - used, 0, 0, used, 0, *rest)
+    warm = [] if o.cold else [("pre-warmup", empty)]
+    # Without a warm-up, what is counted before the run is memory nobody has touched.
+    before = [*warm, ("pre-run", empty if o.cold else full)]
+    return [*before, ("mid-run", full), ("post-run", full), ("post unmap", empty)]
+
+
+def _memory(r: Result) -> Iterator[str]:
+    """Snapshots, and what changed between two of them."""
     yield COLUMNS
-    rows = [("pre-run   :", full), ("  (delta) :", (0,) * 10)]
-    if not o.cold:
-        rows = [("pre-warmup:", empty), ("  (delta) :", delta), *rows]
-    rows += [("mid-run   :", full), ("  (delta) :", (0,) * 10)]
-    rows += [("post-run  :", full), ("  (delta) :", (0,) * 10), ("post unmap:", empty)]
-    for name, numbers in rows:
-        cells = [f"{n:8d}" for n in numbers[:5]] + [f"{n:9d}" for n in numbers[5:]]
-        yield name + " ".join(cells)
+    shots = snapshots(r)
+    for i, (name, numbers) in enumerate(shots):
+        yield f"{name:10}:{_cells(numbers)}"
+        if i + 1 < len(shots):
+            pairs = zip(numbers, shots[i + 1][1], strict=True)
+            yield "  (delta) :" + _cells(
+                tuple(after - before for before, after in pairs)
+            )
+
+
+def _cells(numbers: Numbers) -> str:
+    narrow, wide = numbers[:5], numbers[5:]
+    return " ".join([*(f"{n:8d}" for n in narrow), *(f"{n:9d}" for n in wide)])

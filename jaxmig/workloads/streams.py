@@ -1,13 +1,21 @@
 """Streams of accesses for all threads, in blocks, each thread at its own pace."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 
 from jaxmig.access import MM_SHIFT
 
+LEAST: Final = 9  # binary logarithms: of a CPU's accesses,
+TOGETHER: Final = 18  # and of all CPUs' together
 # n -> (folios, words, stores) of a thread's next n accesses.
 Draw = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def block_for(cpus: int) -> int:
+    """Accesses of each CPU in a block: few bytes on any machine, many in all."""
+    return 1 << max(LEAST, TOGETHER - (cpus - 1).bit_length())
 
 
 class Streams:
@@ -67,4 +75,4 @@ def fixed(ops: np.ndarray) -> Draw:
     return draw
 
 
-__all__ = ["MM_SHIFT", "Draw", "Streams", "fixed"]
+__all__ = ["MM_SHIFT", "Draw", "Streams", "block_for", "fixed"]
