@@ -108,6 +108,9 @@ def differences(document: Document, kernel: str, **options: Any) -> list[str]:
         raise
     if wanted is None:
         return ["the oracle sleeps for ever, the engine does not"]
+    # Walking through a hundred thousand equal values takes longer than playing.
+    if wanted == found:
+        return []
     lines = []
     for name, a, b in zip(("record", "picture"), wanted, found, strict=True):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
