@@ -168,10 +168,12 @@ def _tries(
     """migrate_pages() on one list, again on what is left of it if the caller does."""
     ret = 0
     for _ in range(c.tries):
-        before = s.view()
+        before, nfree = s.view(), s.state.nfree
         ret = s.migrate(
             folios, node, mode=c.mode, reason=c.reason, memalloc=c.memalloc, batch=batch
         )
+        if c.reason == "memory_failure":
+            s.poison(nfree, node)
         if ret <= 0:
             break
         if c.tries > 1:

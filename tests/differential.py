@@ -69,6 +69,8 @@ def engine(
     records, pictures = [], [before.snapshot(state)]
     for number in range(len(scenario.calls)):
         state, made = player._call(scenario, layout, state, kernel, number, options)
+        if made.get("caller") == "soft_offline":
+            had = LEDGER(state)  # poisoned frames are lost
         broken = check.explain(int(VIOLATIONS(state, had)))
         records.append({k: made[k] for k in FIELDS if k in made} | {"broken": broken})
         pictures.append(before.snapshot(state))

@@ -11,7 +11,7 @@ Document = dict[str, Any]
 Draw = Any
 NODES, CPUS = 3, 4
 OWNERS = ("a", "b", "c", "d")
-SYNC_CALLERS = (None, "memory_offline", "cma")
+SYNC_CALLERS = (None, "memory_offline", "cma", "soft_offline")
 ASYNC_CALLERS = (None, "compaction", "demotion", "damon")
 
 
@@ -72,6 +72,8 @@ def _kernel(draw: Draw, program: Program) -> Document:
     callers = SYNC_CALLERS if program.mode == "sync" else ASYNC_CALLERS
     if program.mode == "sync_light":
         callers = (None, "compaction")
+    elif program.mode == "async" and not program.large:
+        callers += ("numa_balancing",)  # large folios need a program of their own
     caller = program.caller or draw(st.sampled_from(callers))
     call: Document = {"mode": program.mode}
     return call | ({"caller": caller} if caller else {})

@@ -91,7 +91,7 @@ def mbind(k: Kernel, call: dict, process: Process) -> int:
         policy = POLICIES[policy]
     if policy not in POLICIES:
         return EINVAL
-    given = call.get("nodes", "")
+    given = call.get("nodes", call.get("to", ""))
     fault = call.get("fault_at") is not None
     nodes = get_nodes(parse(given, count), call.get("maxnode"), fault)
     if isinstance(nodes, int):
