@@ -103,7 +103,8 @@ def call(
         if ret < 0 and not c.goes_on:
             return Outcome(ret, ret, lists)
         short, failed = min(short, ret), failed + max(ret, 0)
-    error = -c.error if failed else 0
+    # soft_offline_in_use_page() passes -ENOMEM on and makes -EBUSY of anything left.
+    error = (short or -c.error * bool(failed)) if c.error else 0
     return Outcome(short or failed, error, lists)
 
 
