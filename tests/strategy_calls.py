@@ -14,6 +14,13 @@ OWNERS = ("a", "b", "c", "d")
 SYNC_CALLERS = (None, "memory_offline", "cma", "soft_offline")
 ASYNC_CALLERS = (None, "compaction", "demotion", "damon")
 
+# Keys that only some calls look at.
+ODD = {
+    "migrate_pages": ("pid", "fault_at", "maxnode", "cpuset", "caller_cpuset"),
+    "move_pages": ("pid", "fault_at", "fault_at", "cpuset"),
+    "mbind": ("fault_at", "maxnode", "caller_cpuset"),
+}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -62,9 +69,23 @@ def calls(draw: Draw, program: Program, regions: list[Document]) -> list[Documen
         elif name == "mbind":
             call |= draw(_mbind(regions))
         if name != "kernel" and draw(st.integers(0, 4)) == 4:
-            call["privileged"] = False
+            call |= draw(_unusual(name))
         made.append(call)
     return made
+
+
+@st.composite
+def _unusual(draw: Draw, name: str) -> Document:
+    """What a call without privileges, or with a mistake in it, has besides."""
+    sets = st.sampled_from(("0", "0,1", "1,2", "0-2"))
+    key = draw(st.sampled_from(("privileged", "privileged", *ODD[name])))
+    if key == "privileged":
+        return {key: False} | draw(st.sampled_from(({}, {"cpuset": "0,1"})))
+    if key == "fault_at":
+        return {key: draw(st.integers(0, 20 if name == "move_pages" else 1))}
+    if key == "maxnode":
+        return {key: draw(st.sampled_from((0, 1, 2, 3, 64, 32769, 32770)))}
+    return {key: draw(sets) if "cpuset" in key else 999999}
 
 
 @st.composite
@@ -81,7 +102,8 @@ def _kernel(draw: Draw, program: Program) -> Document:
 
 @st.composite
 def _move_pages(draw: Draw, regions: list[Document]) -> Document:
-    node = st.integers(0, NODES - 1)
+    # Now and then a node that the machine lacks.
+    node = st.sampled_from((1, 1, 0, 2, 1, 1, 0, 2, 1, 7))
     flags = draw(st.sampled_from(("move", "move_all")))
     small = [r for r in regions if pages_of(r) <= 64]
     if small and draw(st.booleans()):
@@ -92,7 +114,10 @@ def _move_pages(draw: Draw, regions: list[Document]) -> Document:
         region = draw(st.sampled_from(regions))
         pages.append([region["name"], draw(st.integers(0, pages_of(region)))])
     one = st.lists(node, min_size=len(pages), max_size=len(pages))
-    return {"pages": pages, "nodes": draw(st.one_of(node, one)), "flags": flags}
+    call: Document = {"pages": pages, "flags": flags}
+    if draw(st.integers(0, 7)) < 7:  # else it only asks where pages are
+        call["nodes"] = draw(st.one_of(node, one))
+    return call
 
 
 @st.composite
