@@ -123,7 +123,8 @@ def _move_pages(draw: Draw, regions: list[Document]) -> Document:
 @st.composite
 def _mbind(draw: Draw, regions: list[Document]) -> Document:
     region = draw(st.sampled_from(regions))
-    policies = ("bind", "bind", "preferred", "interleave", "preferred_many", "local")
+    policies = ("bind", "interleave", "preferred", "interleave", "preferred_many")
+    policies += ("local",)
     policy = draw(st.sampled_from(policies))
     call: Document = {
         "pages": region["name"],
@@ -131,5 +132,5 @@ def _mbind(draw: Draw, regions: list[Document]) -> Document:
         "flags": draw(st.sampled_from(("move", "move_all", "move|strict", "strict"))),
     }
     if policy != "local":
-        call["nodes"] = draw(st.sampled_from(("1", "0", "1,2", "0-2")))
+        call["nodes"] = draw(st.sampled_from(("1,2", "1", "0-2", "0")))
     return call

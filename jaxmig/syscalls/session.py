@@ -169,6 +169,10 @@ class Session:
             self._forget_pieces(whole)
         return ret
 
+    def rewind(self, state: Machine) -> None:
+        """Go on from another state."""
+        self.state, self._view = state, None
+
     def _rules(self, mode: str, reason: str, memalloc: bool) -> Rules:
         """The rules, without what makes no difference: fewer of them are compiled."""
         large = self.state.geometry.orders != (0,)
