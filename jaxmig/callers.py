@@ -103,7 +103,8 @@ def call(
         if ret < 0 and not c.goes_on:
             return Outcome(ret, ret, lists)
         short, failed = min(short, ret), failed + max(ret, 0)
-    error = -c.error if failed else 0
+    # soft_offline_in_use_page() passes -ENOMEM on and makes -EBUSY of anything left.
+    error = (short or -c.error * bool(failed)) if c.error else 0
     return Outcome(short or failed, error, lists)
 
 
@@ -168,10 +169,12 @@ def _tries(
     """migrate_pages() on one list, again on what is left of it if the caller does."""
     ret = 0
     for _ in range(c.tries):
-        before = s.view()
+        before, nfree = s.view(), s.state.nfree
         ret = s.migrate(
             folios, node, mode=c.mode, reason=c.reason, memalloc=c.memalloc, batch=batch
         )
+        if c.reason == "memory_failure":
+            s.poison(nfree, node)
         if ret <= 0:
             break
         if c.tries > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,11 +16,13 @@ from oracle import SleepsForever, play
 
 Document = dict[str, Any]
 VIOLATIONS = jax.jit(check.violations)
+LEDGER = jax.jit(check.ledger)
 PROFILES = {
     "x86": "xeon-2s",
     "x86-invlpgb": "zen3-2s-invlpgb",
     "arm64": "arm64-2n128c",
 }
+profile = functools.cache(machines.load)  # a file is read once, not once an example
 FIELDS = (
     "ret",
     "errno",
@@ -59,13 +62,15 @@ def engine(
 ) -> tuple[list[Document], list[Document]]:
     """Records of all calls, and pictures before the first and after each."""
     scenario = loads(to_toml(document))
-    options = player._Options(batch, arch, "cpu", machines.load(PROFILES[arch]))
+    options = player._Options(batch, arch, "cpu", profile(PROFILES[arch]))
     state, layout = player.build(scenario, content=content)
     before = Before(scenario, state, layout)
-    had = check.ledger(state)
+    had = LEDGER(state)
     records, pictures = [], [before.snapshot(state)]
     for number in range(len(scenario.calls)):
         state, made = player._call(scenario, layout, state, kernel, number, options)
+        if made.get("caller") == "soft_offline":
+            had = LEDGER(state)  # poisoned frames are lost
         broken = check.explain(int(VIOLATIONS(state, had)))
         records.append({k: made[k] for k in FIELDS if k in made} | {"broken": broken})
         pictures.append(before.snapshot(state))
@@ -105,6 +110,9 @@ def differences(document: Document, kernel: str, **options: Any) -> list[str]:
         raise
     if wanted is None:
         return ["the oracle sleeps for ever, the engine does not"]
+    # Walking through a hundred thousand equal values takes longer than playing.
+    if wanted == found:
+        return []
     lines = []
     for name, a, b in zip(("record", "picture"), wanted, found, strict=True):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):

@@ -7,13 +7,13 @@ frames and entries, and what only pads arrays, do not appear in it.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxmig import conditions as cond, contents, frame, pte
+from jaxmig import conditions as cond, frame, pte
 from jaxmig.frame import FLAGS, MAPCOUNT
-from jaxmig.machine import NOWHERE, PMD_PAGES, Machine
+from jaxmig.machine import NOWHERE, PMD_PAGES, WORDS, Machine
 from jaxmig.pte import BITS, PFN
 from jaxmig.scenario import Scenario
 from jaxmig.syscalls import Area
@@ -46,17 +46,21 @@ MARKS = {"freed": cond.FREED, "released": cond.RELEASED, "isolated": cond.ISOLAT
 Picture = dict[str, Any]
 
 
-def _first_words(frames: int) -> np.ndarray:
-    """Word 0 of the contents of each number: no two are the same."""
-    words = [
-        np.asarray(
-            contents.page_of(jnp.arange(i, min(i + 4096, frames), dtype=jnp.uint32))[
-                :, 0
-            ]
-        )
-        for i in range(0, frames, 4096)
-    ]
-    return np.concatenate(words)
+@functools.cache
+def _numbers(frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of contents, sorted by their word 0, and those words: all differ."""
+    parts = (np.arange(i, min(i + 4096, frames)) for i in range(0, frames, 4096))
+    words = np.concatenate([contents_of(ids)[:, 0] for ids in parts])
+    order = np.argsort(words)
+    return order, words[order]
+
+
+def contents_of(ids: np.ndarray) -> np.ndarray:
+    """`contents.page_of()` with numpy, which compiles nothing for a new length."""
+    words = np.arange(WORDS, dtype=np.uint32) * np.uint32(0x85EBCA6B)
+    x = ids.astype(np.uint32)[:, None] * np.uint32(0x9E3779B9) + words
+    x = (x ^ (x >> 16)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 13)
 
 
 class Before:
@@ -77,9 +81,7 @@ class Before:
         used = np.flatnonzero((flags & frame.KIND) != frame.FREE)
         self.padding = np.setdiff1d(used, list(self.token_of))
         if m.memory is not None:
-            words = _first_words(m.frame.shape[0])
-            self.ids = np.argsort(words)
-            self.words = words[self.ids]
+            self.ids, self.words = _numbers(m.frame.shape[0])
 
     def area(self, process: str, start: int) -> Area:
         """The area of a process that begins at an address."""
@@ -93,8 +95,7 @@ class Before:
         rows = np.asarray(m.memory)[pfn]
         at = np.searchsorted(self.words, rows[:, 0])
         ids = self.ids[np.minimum(at, self.ids.size - 1)]
-        whole = np.asarray(contents.page_of(jnp.asarray(ids, jnp.uint32)))
-        same = (rows == whole).all(axis=1)
+        same = (rows == contents_of(ids)).all(axis=1)
         return {
             int(p): self.token_of.get(int(i), -1) if ok else -1
             for p, i, ok in zip(pfn, ids, same, strict=True)

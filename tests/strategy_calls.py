@@ -11,8 +11,15 @@ Document = dict[str, Any]
 Draw = Any
 NODES, CPUS = 3, 4
 OWNERS = ("a", "b", "c", "d")
-SYNC_CALLERS = (None, "memory_offline", "cma")
+SYNC_CALLERS = (None, "memory_offline", "cma", "soft_offline")
 ASYNC_CALLERS = (None, "compaction", "demotion", "damon")
+
+# Keys that only some calls look at.
+ODD = {
+    "migrate_pages": ("pid", "fault_at", "maxnode", "cpuset", "caller_cpuset"),
+    "move_pages": ("pid", "fault_at", "fault_at", "cpuset"),
+    "mbind": ("fault_at", "maxnode", "caller_cpuset"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,14 @@ def calls(draw: Draw, program: Program, regions: list[Document]) -> list[Documen
         name = draw(st.sampled_from(kinds))
         call: Document = {
             "syscall": name,
-            "process": draw(st.sampled_from(OWNERS[:3])),
+            # The first owns every region, the others what they share.
+            "process": draw(st.sampled_from(("a", "a", "a", "b", "c"))),
             "cpu": draw(st.integers(0, CPUS - 1)),
         }
         if name in ("kernel", "migrate_pages"):
-            call["from"] = draw(st.sampled_from(("0", "1", "0,1", "0-2")))
-            call["to"] = draw(st.sampled_from(("1", "0", "2", "1,2")))
+            # Most pages are on node 0: from elsewhere lists are short or empty.
+            call["from"] = draw(st.sampled_from(("0", "0", "0-2", "0,1", "1")))
+            call["to"] = draw(st.sampled_from(("1", "2", "1,2", "0")))
         if name == "kernel":
             call |= draw(_kernel(program))
         elif name == "move_pages":
@@ -60,9 +69,23 @@ def calls(draw: Draw, program: Program, regions: list[Document]) -> list[Documen
         elif name == "mbind":
             call |= draw(_mbind(regions))
         if name != "kernel" and draw(st.integers(0, 4)) == 4:
-            call["privileged"] = False
+            call |= draw(_unusual(name))
         made.append(call)
     return made
+
+
+@st.composite
+def _unusual(draw: Draw, name: str) -> Document:
+    """What a call without privileges, or with a mistake in it, has besides."""
+    sets = st.sampled_from(("0", "0,1", "1,2", "0-2"))
+    key = draw(st.sampled_from(("privileged", "privileged", *ODD[name])))
+    if key == "privileged":
+        return {key: False} | draw(st.sampled_from(({}, {"cpuset": "0,1"})))
+    if key == "fault_at":
+        return {key: draw(st.integers(0, 20 if name == "move_pages" else 1))}
+    if key == "maxnode":
+        return {key: draw(st.sampled_from((0, 1, 2, 3, 64, 32769, 32770)))}
+    return {key: draw(sets) if "cpuset" in key else 999999}
 
 
 @st.composite
@@ -70,6 +93,8 @@ def _kernel(draw: Draw, program: Program) -> Document:
     callers = SYNC_CALLERS if program.mode == "sync" else ASYNC_CALLERS
     if program.mode == "sync_light":
         callers = (None, "compaction")
+    elif program.mode == "async" and not program.large:
+        callers += ("numa_balancing",)  # large folios need a program of their own
     caller = program.caller or draw(st.sampled_from(callers))
     call: Document = {"mode": program.mode}
     return call | ({"caller": caller} if caller else {})
@@ -77,7 +102,8 @@ def _kernel(draw: Draw, program: Program) -> Document:
 
 @st.composite
 def _move_pages(draw: Draw, regions: list[Document]) -> Document:
-    node = st.integers(0, NODES - 1)
+    # Now and then a node that the machine lacks.
+    node = st.sampled_from((1, 1, 0, 2, 1, 1, 0, 2, 1, 7))
     flags = draw(st.sampled_from(("move", "move_all")))
     small = [r for r in regions if pages_of(r) <= 64]
     if small and draw(st.booleans()):
@@ -88,13 +114,17 @@ def _move_pages(draw: Draw, regions: list[Document]) -> Document:
         region = draw(st.sampled_from(regions))
         pages.append([region["name"], draw(st.integers(0, pages_of(region)))])
     one = st.lists(node, min_size=len(pages), max_size=len(pages))
-    return {"pages": pages, "nodes": draw(st.one_of(node, one)), "flags": flags}
+    call: Document = {"pages": pages, "flags": flags}
+    if draw(st.integers(0, 7)) < 7:  # else it only asks where pages are
+        call["nodes"] = draw(st.one_of(node, one))
+    return call
 
 
 @st.composite
 def _mbind(draw: Draw, regions: list[Document]) -> Document:
     region = draw(st.sampled_from(regions))
-    policies = ("bind", "bind", "preferred", "interleave", "preferred_many", "local")
+    policies = ("bind", "interleave", "preferred", "interleave", "preferred_many")
+    policies += ("local",)
     policy = draw(st.sampled_from(policies))
     call: Document = {
         "pages": region["name"],
@@ -102,5 +132,5 @@ def _mbind(draw: Draw, regions: list[Document]) -> Document:
         "flags": draw(st.sampled_from(("move", "move_all", "move|strict", "strict"))),
     }
     if policy != "local":
-        call["nodes"] = draw(st.sampled_from(("1", "0", "1,2", "0-2")))
+        call["nodes"] = draw(st.sampled_from(("1,2", "1", "0-2", "0")))
     return call

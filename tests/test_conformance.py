@@ -1,6 +1,7 @@
 """The engine against the oracle: every record, entry, folio and page of drawn scenarios.
 
-JAXMIG_EXAMPLES=100000 JAXMIG_SEED=7 pytest -k fuzz   plays that many, a thousand a seed
+JAXMIG_EXAMPLES=100000 JAXMIG_SEED=7 pytest -s -k fuzz   plays that many, as fuzz.py does,
+which can also go on after an interrupt.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 
+import fuzz
 import pytest
 from differential import differences
 from hypothesis import HealthCheck, given, seed, settings
@@ -67,6 +69,5 @@ def test_large_folios_on_all_programs() -> None:
 
 
 @pytest.mark.skipif(not FUZZ, reason="JAXMIG_EXAMPLES says how many to play")
-@pytest.mark.parametrize("large", [False, True], ids=["base_pages", "large_folios"])
-def test_fuzz(large: bool) -> None:
-    play(programs(large), FUZZ // 2, SEED + 100)
+def test_fuzz() -> None:
+    assert fuzz.main(["--examples", str(FUZZ), "--seed", str(SEED)]) == 0

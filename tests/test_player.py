@@ -1,9 +1,11 @@
-"""Scenario files of tests/scenarios against values worked out by hand.
+"""Scenario files of tests/scenarios against values worked out by hand: the engine, and
+the oracle, which without them might share a misreading with it.
 
 Beside NAME.toml lies NAME.expect.toml: an array of tables a group of kernels, one
 table a call, with the fields of its record that the scenario is about.
 """
 
+import errno
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -12,9 +14,15 @@ from typing import Any
 import pytest
 from jaxmig.player import play
 from jaxmig.scenario import load
+from oracle import play as play_oracle
 
 HERE = Path(__file__).parent / "scenarios"
 FILES = sorted(p for p in HERE.glob("*.toml") if not p.stem.endswith(".expect"))
+# Their sizes are their own: half a minute to compile a release.  The oracle plays all.
+SLOW = {
+    *("batch_cut", "longterm_retry", "ltp_move_pages12"),
+    *("selftest_migration", "split_flushes"),
+}
 
 
 def expected(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -43,14 +51,35 @@ def check(made: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
     assert (made["errno"] is None) == ("errno" not in wanted), f"{where}: errno"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def compare(file: Path, kernel: str, records: list[dict[str, Any]]) -> None:
+    """All calls of one kernel."""
+    pairs = zip(records, expected(file)[kernel], strict=True)
+    for i, (record, fields) in enumerate(pairs):
+        check(record, fields, f"{file.stem}, {kernel}, call {i}")
+
+
+def cases() -> list[Any]:
+    """The files, the long ones marked."""
+    slow = {name: [pytest.mark.slow] for name in SLOW}
+    return [pytest.param(f, id=f.stem, marks=slow.get(f.stem, [])) for f in FILES]
+
+
+@pytest.mark.parametrize("file", cases())
 def test_scenario(file: Path) -> None:
     scenario = load(file)
-    wanted = expected(file)
-    assert set(wanted) == set(scenario.kernels)
+    assert set(expected(file)) == set(scenario.kernels)
     made = play(scenario)
     assert len(made) == len(scenario.kernels) * len(scenario.calls)
-    for kernel, calls in wanted.items():
-        records = [r for r in made if r["kernel"] == kernel]
-        for i, (record, fields) in enumerate(zip(records, calls, strict=True)):
-            check(record, fields, f"{file.stem}, {kernel}, call {i}")
+    for kernel in scenario.kernels:
+        compare(file, kernel, [r for r in made if r["kernel"] == kernel])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
+def test_scenario_on_the_oracle(file: Path) -> None:
+    document = tomllib.loads(file.read_text())
+    for kernel in expected(file):
+        made = play_oracle(document, kernel)
+        outcomes = zip(made.records, made.outcomes, strict=True)
+        for record, told in outcomes:
+            record["caller_errno"] = errno.errorcode[-told] if told < 0 else None
+        compare(file, kernel, made.records)

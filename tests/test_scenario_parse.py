@@ -292,6 +292,9 @@ def test_call_arguments_go_unchecked():
     assert (call.flags, call.nodes) == (-1, "")
     short = loads(bind.replace("-4096", '"64k"')).calls[3]
     assert (short.length, short.policy) == (65536, 77)
+    words = GOOD.replace('"move|strict"', '["MPOL_MF_MOVE", "strict"]')
+    call = loads(words.replace('nodes = "0-1"', 'to = "!0"')).calls[3]
+    assert (call.flags, call.nodes) == (3, "!0")
 
 
 # What is replaced in GOOD, by what, and words of the message.  The line expected is the
@@ -402,6 +405,9 @@ MISTAKES = [
     ("[1, -1, 99]", "[1]", "nodes = [1]: 1 nodes for 3 pages"),
     ("[1, -1, 99]", '"1"', 'nodes = "1": string'),
     ('"move_all"', '"move_al"', 'flags = "move_al": "move_all" number'),
+    ('"move_all"', '["move", "al"]', 'flags[1] = "al": number'),
+    ('"move_all"', '["move", 4]', "flags[1] = 4: integer"),
+    ('nodes = "0-1"', 'nodes = "0-1"\nto = "1"', 'to = "1": two masks'),
     ("fault_at = 2", "fault_at = -2", "fault_at = -2: elements"),
     ("privileged = false", "privileged = 0", "privileged = 0: true"),
     ("pid = 999999", "pid = 1e6", "pid = 1000000.0: float"),

@@ -1,5 +1,6 @@
 """From a file to a `Scenario`: read the text, then each kind of table in turn."""
 
+import functools
 import os
 import re
 import tomllib
@@ -138,6 +139,7 @@ def _file_error(path: str, problem: str) -> ScenarioError:
     return error_at(path, 1, "file", show(path), problem)
 
 
+@functools.cache
 def _homes(here: tuple[str, ...]) -> dict[str, str]:
     """Where keys that the table of the keys `here` does not have would belong."""
     homes: dict[str, list[str]] = {"kernel": ["the lines above the first table"]}

@@ -27,6 +27,7 @@ from jaxmig.syscalls.scan import (
 )
 from jaxmig.syscalls.session import Session
 from jaxmig.syscalls.space import Area, Space
+from jaxmig.syscalls.spread import migrate_over
 
 # By number: MPOL_DEFAULT is 0.
 POLICIES: Final = (
@@ -164,22 +165,15 @@ def _queue(queue: Queue, a: Area, found: Found) -> bool:
 
 
 def _migrate(s: Session, queue: Queue, p: Policy, number: np.ndarray) -> int:
-    """The list to the nodes that the policy names; the result of migrate_pages().
-
-    All folios of a list go to one node of it here, so that folios interleaved over k
-    nodes make k lists.
-    """
+    """The list to the nodes that the policy names; the result of migrate_pages()."""
     heads = queue.heads
+    if not len(heads):
+        return 0
     order = order_of(s.view(), heads)
     node = _spread(s, p, order, number)
-    ret = 0
-    for target in np.unique(node).tolist():
-        mine = heads[node == target]
-        rc = s.migrate(mine, target, reason="mempolicy_mbind")
-        if rc < 0:
-            return rc
-        ret += rc
-    return ret
+    tried = p.nodes if p.name == "bind" else range(s.nodes)
+    room = sum(s.free(n) for n in tried)
+    return migrate_over(s, heads, node, room, reason="mempolicy_mbind")
 
 
 def _spread(

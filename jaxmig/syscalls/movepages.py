@@ -156,8 +156,11 @@ class _Move:
             stop, heads, alone = self.gather(at, end)
             sent = self.send(heads, at, stop)
             if sent:
+                # Only the last list is sent in spite of `error`: its result is lost.
+                if error and stop == end and not alone:
+                    return error
                 # Page `stop` has its status if it is what closed the list.
-                return error or (sent - alone if sent > 0 else sent)
+                return sent - alone if sent > 0 else sent
             at = stop + alone
         return error
 

@@ -68,7 +68,7 @@ def kernel_call(k: Kernel, call: dict, process: Process) -> tuple[int, int]:
     todo = kernel_list(process, parse(call.get("from", "0"), nodes))
     if caller.reason == "numa_misplaced":
         todo = _worth_moving(todo)
-    failed = error = last = 0
+    failed = error = 0
     while todo:
         folios = _cut(todo, caller.pages)
         if caller.reason == "numa_misplaced" and not _has_room(k, folios, target):
@@ -76,14 +76,13 @@ def kernel_call(k: Kernel, call: dict, process: Process) -> tuple[int, int]:
             continue
         # Each list is a migrate_pages() call of its own.
         rc = _tries(k, request, folios, caller.tries)
-        last = rc or last
         if rc < 0 and not caller.goes_on:
             putback(todo)
             return rc, outcome(caller, rc)
         # Reading: the result is -ENOMEM if any of the lists met it.
         error = min(error, rc)
         failed += max(rc, 0)
-    return error or failed, outcome(caller, last)
+    return error or failed, outcome(caller, error or failed)
 
 
 def outcome(caller: Caller, rc: int) -> int:
@@ -93,8 +92,8 @@ def outcome(caller: Caller, rc: int) -> int:
         return ENOMEM if rc else 0
     if caller.reason in ("memory_failure", "contig_range") and rc > 0:
         return EBUSY
-    # Compaction stops as contended; the others carry on or put pages back.
-    return rc if caller.reason != "demotion" else 0
+    # Compaction stops as contended; these two put pages back and say nothing.
+    return rc if caller.reason not in ("demotion", "numa_misplaced") else 0
 
 
 def _cut(todo: list[Folio], pages: int) -> list[Folio]:

@@ -91,12 +91,12 @@ def mbind(k: Kernel, call: dict, process: Process) -> int:
         policy = POLICIES[policy]
     if policy not in POLICIES:
         return EINVAL
-    given = call.get("nodes", call.get("to", "" if _nodeless(policy) else "1"))
+    given = call.get("nodes", call.get("to", ""))
     fault = call.get("fault_at") is not None
     nodes = get_nodes(parse(given, count), call.get("maxnode"), fault)
     if isinstance(nodes, int):
         return nodes
-    flags = flag_bits(call.get("flags", "move"))
+    flags = flag_bits(call.get("flags", 0))
     if flags & ~(STRICT | MOVE | MOVE_ALL):
         return EINVAL
     if flags & MOVE_ALL and not call.get("privileged", True):

@@ -1,0 +1,219 @@
+"""The long run of drawn scenarios: engine against oracle, program by program.
+
+python tests/fuzz.py --examples 100000 --seed 7 --journal fuzz.jsonl
+
+Each program is compiled once, played through and forgotten, so that memory does not
+grow with their number.  What is done is in the journal: the same command goes on behind
+it after an interrupt.  Exit code 1 if engine and oracle disagreed anywhere; what they
+disagreed on is shown as a scenario, as small as hypothesis could make it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from differential import differences, to_toml
+from hypothesis import HealthCheck, given, seed, settings
+from jaxmig import migrate
+from strategies import Example, Program, examples, programs
+
+ROUND = 500  # examples a seed: what hypothesis remembers of them grows
+
+
+@dataclass(frozen=True)
+class Task:
+    """So many examples of one program, from the seeds `first`, `first` + 1 ..."""
+
+    program: Program
+    count: int
+    first: int
+
+    @property
+    def key(self) -> str:
+        """What the journal knows it by."""
+        return f"{name_of(self.program)} {self.count} {self.first}"
+
+
+def name_of(p: Program) -> str:
+    """A program in a few words."""
+    words = ["large" if p.large else "small", p.kernel, p.mode, p.arch, p.caller]
+    return " ".join(w for w in words if w)
+
+
+def tasks(arguments: argparse.Namespace) -> list[Task]:
+    """The examples shared out over the programs, the same for the same arguments."""
+    large = programs(large=True)
+    if arguments.large_programs < len(large):
+        large = random.Random(arguments.seed).sample(large, arguments.large_programs)
+    of_large = int(arguments.examples * arguments.large) if large else 0
+    shares = [(large, of_large), (programs(large=False), arguments.examples - of_large)]
+    found = []
+    for choice, total in shares:
+        for i, program in enumerate(choice):
+            count = total * (i + 1) // len(choice) - total * i // len(choice)
+            first = arguments.seed * 1_000_000 + len(found) * 10_000
+            found.append(Task(program, count, first))
+    return [t for t in found if t.count and arguments.only in t.key]
+
+
+class Disagreement(AssertionError):
+    """Engine and oracle differ; `str()` is the scenario and the lines."""
+
+
+def agree(e: Example) -> None:
+    """Play one example on both."""
+    p = e.program
+    options: dict[str, Any] = {"batch": e.batch, "arch": p.arch, "content": p.content}
+    lines = differences(e.document, p.kernel, **options)
+    if lines:
+        head = f"# {name_of(p)}, --batch {e.batch}"
+        raise Disagreement("\n".join([head, *lines[:20], to_toml(e.document)]))
+
+
+def one_round(program: Program, number: int, count: int) -> tuple[int, str]:
+    """Examples played, and the disagreement that ended the round or ""."""
+    played = 0
+    options = settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    @seed(number)
+    @options
+    @given(examples([program]))
+    def run(e: Example) -> None:
+        nonlocal played
+        played += 1
+        agree(e)
+
+    try:
+        run()
+    except Disagreement as found:
+        return played, str(found)
+    return played, ""
+
+
+def play(task: Task) -> dict[str, Any]:
+    """All examples of a task; the row of the journal."""
+    start, cpu = time.perf_counter(), time.process_time()
+    played, failures = 0, []
+    for number, done in enumerate(range(0, task.count, ROUND)):
+        count = min(ROUND, task.count - done)
+        more, failure = one_round(task.program, task.first + number, count)
+        played += more
+        failures += [failure] if failure else []
+    compiled = len(migrate._executables)
+    migrate._executables.clear()
+    migrate.compiled.cache_clear()
+    return {
+        "task": task.key,
+        "examples": played,
+        "executables": compiled,
+        "wall_s": round(time.perf_counter() - start, 1),
+        "cpu_s": round(time.process_time() - cpu, 1),
+        "failures": failures,
+    }
+
+
+def results(todo: list[Task], processes: int) -> Iterator[dict[str, Any]]:
+    """The rows of all tasks, as they are done."""
+    if processes == 1:
+        yield from map(play, todo)
+        return
+    # A fresh interpreter each: JAX does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        for done in as_completed([pool.submit(play, t) for t in todo]):
+            yield done.result()
+
+
+def read(journal: Path | None) -> dict[str, dict[str, Any]]:
+    """Rows of earlier runs by task; a line cut short by an interrupt is none."""
+    rows = {}
+    if journal is not None and journal.exists():
+        for line in journal.read_text().splitlines():
+            try:
+                row = json.loads(line)
+                rows[row["task"]] = row
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+    return rows
+
+
+def report(row: dict[str, Any], done: int, total: int) -> None:
+    """A line a program; and each scenario on which the two disagree."""
+    print(
+        f"[{done}/{total}] {row['task']}: {row['examples']} examples, "
+        f"{row['executables']} compiled, {row['wall_s']} s",
+        flush=True,
+    )
+    for text in row["failures"]:
+        print(text, flush=True)
+
+
+def total(rows: list[dict[str, Any]]) -> int:
+    """The last lines, and the exit code."""
+    examples_, bad = (
+        sum(r["examples"] for r in rows),
+        sum(len(r["failures"]) for r in rows),
+    )
+    cpu, wall = sum(r["cpu_s"] for r in rows), sum(r["wall_s"] for r in rows)
+    print(
+        f"{examples_} examples of {len(rows)} programs, {bad} disagreements; "
+        f"{wall / 60:.1f} min, {cpu / 60:.1f} min of CPU"
+    )
+    return int(bad > 0)
+
+
+def parsed(words: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--large", type=float, default=0.3, help="share of large folios"
+    )
+    parser.add_argument("--large-programs", type=int, default=99, help="at most")
+    parser.add_argument(
+        "--only", default="", help='some programs: "small 6.3 sync x86"'
+    )
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--journal", type=Path, help="go on behind what it lists")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Play what the journal does not list yet."""
+    arguments = parsed(words)
+    todo = tasks(arguments)
+    rows = read(arguments.journal)
+    rows = {t.key: rows[t.key] for t in todo if t.key in rows}
+    left = [t for t in todo if t.key not in rows]
+    try:
+        for row in results(left, arguments.processes):
+            rows[row["task"]] = row
+            report(row, len(rows), len(todo))
+            if arguments.journal is not None:
+                with arguments.journal.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it has a journal")
+        total(list(rows.values()))
+        return 130
+    return total(list(rows.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
