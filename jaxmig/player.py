@@ -48,6 +48,7 @@ def play(
     seed: int | None = None,
     trace: Callable[[Traced], None] | None = None,
     logs: bool = False,
+    tick: Callable[[str, float], None] = lambda what, share: None,
 ) -> list[Record]:
     """Records of all calls, kernel by kernel, each kernel from a fresh state.
 
@@ -60,6 +61,7 @@ def play(
       content, seed: as for `build`.
       trace: told of each call what traces of it need.
       logs: whether that includes its log; calls are slower then.
+      tick: told after each call what was done, and what share of the whole it was.
     Raises:
       ScenarioError: for a profile that does not exist, or a call that would sleep for
         ever.
@@ -68,12 +70,15 @@ def play(
     p = profile or _profile(scenario)
     options = _Options(batch, arch, copy, p, trace, logs)
     fresh, layout = build(scenario, content=content, seed=seed)
-    records = []
-    for kernel in kernels or scenario.kernels:
+    records: list[Record] = []
+    kernels = kernels or scenario.kernels
+    share = 1 / max(len(kernels) * len(scenario.calls), 1)
+    for kernel in kernels:
         state = fresh
         for number in range(len(scenario.calls)):
             state, made = _call(scenario, layout, state, kernel, number, options)
             records.append(made)
+            tick(f"{kernel}: {made['syscall']}", share)
     return records
 
 

@@ -19,6 +19,8 @@ def check(*names: str | None) -> None:
         if name is None or name == "-":
             continue
         path = Path(name)
+        if not name:
+            raise Failure("a file name is empty; name a file, or - where that is said")
         if path.is_dir():
             raise Failure(f"{name}: is a directory; name a file in it")
         if not path.parent.is_dir():

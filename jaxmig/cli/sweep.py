@@ -10,6 +10,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from jaxmig.cli import gather, options, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli.progress import redrawn
 from jaxmig.cli.room import check_room
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 from jaxmig.syscalls import SleepsForever
@@ -169,7 +170,7 @@ def _shown(
         leave=False,
         bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left",
     )
-    with contextlib.closing(bar):
+    with contextlib.closing(bar), redrawn(bar):
         for some in play(s, indices):
             yield some
             bar.update(len(some))
