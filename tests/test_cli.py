@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import __version__, cli
-from jaxmig.cli import runtime, verify
+from jaxmig import __version__, cli, verify
+from jaxmig.cli import runtime
 from jaxmig.machines import names
 from jaxmig.targets import Setting, resolve
 

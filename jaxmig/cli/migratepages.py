@@ -2,8 +2,8 @@
 
 import argparse
 
-from jaxmig import machines
-from jaxmig.cli import job, options, output, pictures, runtime, shape, traces
+from jaxmig import job, machines
+from jaxmig.cli import options, output, pictures, runtime, shape, traces
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
