@@ -17,7 +17,8 @@ from jaxmig.cli import app, completion, progress as bars
 from jaxmig.report.records import VMSTAT
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("migratepages", "run", "snapshot", "memhog", "migspeed", "pmbench") + (
+COMMANDS = (
+    *("migratepages", "run", "snapshot", "memhog", "migspeed", "pmbench"),
     *("sweep", "reproduce", "calibrate", "advise", "explain", "machines"),
 )
 # Options common to migratepages and run: a value that each takes, and what it becomes.
@@ -79,7 +80,8 @@ def test_common_options_take_what_they_say(command: str) -> None:
 
 
 def test_every_release_can_be_asked_for() -> None:
-    named = "6.1 6.2 v4 6.3 6.5 6.6 6.7 6.8 6.10 6.12 6.18".split()
+    named = ["6.1", "6.2", "v4", "6.3", "6.5", "6.6"]
+    named += ["6.7", "6.8", "6.10", "6.12", "6.18"]
     assert set(named) <= set(jaxmig.RELEASES)
     args = ["migratepages", *BEGIN["migratepages"], "--kernel"]
     assert app.parser().parse_args([*args, ",".join(named)]).kernel == tuple(named)
@@ -324,3 +326,34 @@ def test_one_job_is_what_migratepages_does(capsys: pytest.CaptureFixture[str]) -
     assert {k: v for k, v in outcome.record.items() if k not in walls} == {
         k: v for k, v in told.items() if k not in walls
     }
+
+
+BENCH = """
+import sys
+sys.path.insert(0, "bench")
+import throughput
+sys.argv = ["throughput.py", *"--pages 300 --cpus 4 --repeat 2 --json".split()]
+sys.argv += "--content 4096 --kernel 6.2 --order sequential".split()
+assert throughput.main() == 0
+throughput.wrong = lambda *args: "a page holds something else"
+sys.exit(throughput.main())
+"""
+
+
+@pytest.mark.slow
+def test_the_benchmark_prints_one_line_and_fails_on_a_mismatch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BENCH], cwd=ROOT, capture_output=True, text=True,
+        timeout=600, check=False,
+    )  # fmt: skip
+    (line,) = done.stdout.splitlines()
+    made = json.loads(line)
+    keys = ["pages", "content_bytes", "kernel", "cpus", "wall_s", "wall_min_s"]
+    keys += ["pages_per_s", "gib_per_s", "first_call_s", "peak_rss_bytes"]
+    assert list(made)[: len(keys)] == keys
+    asked = {"pages": 300, "content_bytes": 4096, "kernel": "6.2", "cpus": 4}
+    assert made.items() >= asked.items()
+    assert 0 < made["wall_min_s"] <= made["wall_s"] <= made["first_call_s"]
+    assert made["pages_per_s"] == 300 / made["wall_s"]
+    assert done.returncode == 1
+    assert done.stderr.endswith("throughput: a page holds something else\n")

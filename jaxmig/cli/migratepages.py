@@ -112,9 +112,7 @@ def _complaint(o: job.Outcome) -> str:
     if o.full:
         answer = r["errno"] or f"{r['ret']} folios left behind"
         nodes = ", ".join(map(str, o.full))
-        return (
-            f"migrate_pages: {answer}: node {nodes} is full; {moved:,} pages fitted"
-        )
+        return f"migrate_pages: {answer}: node {nodes} is full; {moved:,} pages fitted"
     if r["errno"]:
         return f"migrate_pages: {r['errno']}; {moved:,} pages moved"
     return "contents changed" if o.wrong else ""

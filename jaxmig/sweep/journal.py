@@ -109,7 +109,9 @@ def _other(path: Path, line: str, stamp: str) -> str:
     theirs = line.rstrip("\n").rpartition(",")[2]
     version, mine = theirs.partition("-")[0], stamp.partition("-")[0]
     if version != mine:
-        return f"{path}: was written by jaxmig {version}, this is {mine}; --overwrite it"
+        return (
+            f"{path}: was written by jaxmig {version}, this is {mine}; --overwrite it"
+        )
     return (
         f"{path}: was written for the options of sweep {theirs}, these are of "
         f"{stamp}; give the same options, or --overwrite"
@@ -179,9 +181,7 @@ def to_parquet(source: Path, path: Path, stamp: str) -> None:
     # Releases look like numbers: 6.10 must not become 6.1.
     words, whole = pa.string(), pa.int64()
     types = {name: words if name in rows.WORDS else whole for name in rows.COLUMNS}
-    table = pc.read_csv(
-        source, convert_options=pc.ConvertOptions(column_types=types)
-    )
+    table = pc.read_csv(source, convert_options=pc.ConvertOptions(column_types=types))
     # Which sweep this is stands in the metadata too: a sweep may have no rows.
     table = table.replace_schema_metadata({_SWEEP: stamp})
     with _draft(path) as draft:

@@ -130,9 +130,7 @@ class _Player:
         tally, memory = self.tallies[run], self.s.memory
         price = self._price(c, run)
         running = len(memory.running(c.cpus))
-        return rows.row(
-            c, tally, price, memory.target.pages, running, self.s.stamp
-        )
+        return rows.row(c, tally, price, memory.target.pages, running, self.s.stamp)
 
     def _price(self, c: Configuration, run: Run) -> Price:
         """All machines' prices of a call come out of one product."""

@@ -206,7 +206,7 @@ class Session:
             self.compile_s += time.perf_counter() - start
             state, result = self._timed(call, args)
             written = result.events.log
-            if not int(written.lost):
+            if written is None or not int(written.lost):
                 return state, result
             rows = int(written.length) + int(written.lost)
 
