@@ -219,6 +219,13 @@ def test_closed_streams_are_nobody_s_business() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_letters_that_a_stream_lacks_are_escaped() -> None:
+    done = shell("migratepages $'\\xff.npz' 0 1", PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    assert done.stderr.startswith("jaxmig migratepages: \\udcff.npz: no such file")
+    assert shell("machines xeon-8s", PYTHONIOENCODING="ascii").returncode == 0
+
+
 def test_bash_completes_commands_options_and_choices() -> None:
     script = shell("--print-completion bash").stdout
     for words, expected in (

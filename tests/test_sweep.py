@@ -233,7 +233,7 @@ def kill_at_random(command: list[str], path: Path, rng: random.Random) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("suffix", "kills"), [("csv", 20), ("parquet", 10)])
+@pytest.mark.parametrize(("suffix", "kills"), [("csv", 20), ("parquet", 6)])
 def test_a_sweep_killed_again_and_again_makes_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, kills: int
 ) -> None:

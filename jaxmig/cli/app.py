@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     if argv is not None:
         return _main(argv)
-    _open_closed_streams()
+    _make_streams_safe()
     with interruptible():
         return _main(sys.argv[1:])
 
@@ -131,11 +131,18 @@ def _run(name: str, args: argparse.Namespace) -> int:
         return 130
 
 
-def _open_closed_streams() -> None:
-    """Python has None for a stream that the caller closed, `>&-`; nobody reads it."""
+def _make_streams_safe() -> None:
+    """Any text can be written to both, also where they are closed or know few letters.
+
+    Python has None for a stream that the caller closed, `>&-`; nobody reads it.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        # Names of files and processes need not be text at all.
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

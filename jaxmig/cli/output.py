@@ -8,6 +8,9 @@ from pathlib import Path
 from jaxmig.cli.errors import Failure, Usage
 
 
+_ODD = "backslashreplace"  # for bytes of a name that are no letters
+
+
 def check(*names: str | None) -> None:
     """Raises Failure for a file that could not be written, before hours of work.
 
@@ -38,11 +41,11 @@ def write(name: str, text: str) -> None:
     path = Path(name)
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            path.write_text(text, "utf-8")  # a pipe or a device stays what it is
+            path.write_text(text, "utf-8", _ODD)  # a pipe or a device stays what it is
             return
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_text(text, "utf-8")
+            draft.write_text(text, "utf-8", _ODD)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

@@ -10,7 +10,9 @@ from jaxmig.report.units import duration
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CROWDED: Final = 6  # bars from which on their letters are smaller
+LETTERS: Final = (4.0, 9.0)  # points: the smallest and the largest
+_WIDE: Final = 0.64  # width of a letter over its size
+_SHARE: Final = 0.7  # of the panel that is left for bars, beside scale and legend
 
 
 def per_page(time_ns: Mapping[str, int], pages: int) -> dict[str, float]:
@@ -27,7 +29,7 @@ def draw(
     """One bar a call; returns the drawn heights by phase."""
     from matplotlib.ticker import FuncFormatter
 
-    size = 7 if len(names) > CROWDED else 9
+    size = _size(axes, names)
     shown = [per_page(t, n) for t, n in zip(times, pages, strict=True)]
     below = [0.0] * len(names)
     heights: dict[str, list[float]] = {}
@@ -49,3 +51,15 @@ def draw(
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1, 1))
     return heights
+
+
+def _size(axes: "Axes", names: Sequence[str]) -> float:
+    """Letters so large that the names of neighbours stay apart."""
+    from matplotlib.figure import Figure
+
+    longest = max((len(line) for name in names for line in name.split("\n")), default=1)
+    whole, spec = axes.get_figure(), axes.get_subplotspec()
+    inches = whole.get_size_inches()[0] if isinstance(whole, Figure) else 6.0
+    share = len(spec.colspan) / spec.get_gridspec().ncols if spec else 1.0
+    room = inches * 72 * share * _SHARE / max(len(names), 1)
+    return min(max(room / (longest * _WIDE), LETTERS[0]), LETTERS[1])
