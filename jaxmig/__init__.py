@@ -1,10 +1,57 @@
-"""jaxmig: Linux page migration, serial and batched, as a vectorized engine in JAX."""
+"""jaxmig: Linux page migration, serial and batched, as a vectorized engine in JAX.
+
+Everything that the commands do is here; modules are imported when they are first used.
+
+command            Python
+migratepages       targets.resolve(), then job.run()
+run                scenario.load(), then player.play()
+snapshot           snapshot.take(), snapshot.take_all(), snapshot.load()
+sweep              sweep.play() of a sweep.Sweep
+advise             advise.advise() of a sweep.Sweep
+calibrate          calibrate.from_perf(), .from_vmstat(), .measure(); calibrate.fit()
+pmbench, memhog    workloads.pmbench.run(), workloads.memhog.run()
+migspeed           workloads.migspeed.call_ns()
+reproduce          reproduce.rows()
+explain            explain.explain()
+machines           machines.names(), machines.load()
+--json, --csv      report.document(), report.to_json(), report.to_csv()
+--plot             plots.migration(), plots.sweep(), plots.save()
+--trace, --tracefs report.perfetto.trace(), report.tracefs.text(), report.folded
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
 
 from jaxmig.build import Builder
 from jaxmig.machine import Machine
 from jaxmig.migrate import Result, migrate_pages
 from jaxmig.query import folios_on, pages_by_node
 from jaxmig.releases import RELEASES
+
+if TYPE_CHECKING:
+    from jaxmig import (
+        advise,
+        calibrate,
+        callers,
+        check,
+        cost,
+        explain,
+        job,
+        machines,
+        player,
+        plots,
+        report,
+        reproduce,
+        scenario,
+        snapshot,
+        stalls,
+        sweep,
+        syscalls,
+        targets,
+        timeline,
+        workloads,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -13,7 +60,40 @@ __all__ = [
     "Machine",
     "Result",
     "__version__",
+    "advise",
+    "calibrate",
+    "callers",
+    "check",
+    "cost",
+    "explain",
     "folios_on",
+    "job",
+    "machines",
     "migrate_pages",
     "pages_by_node",
+    "player",
+    "plots",
+    "report",
+    "reproduce",
+    "scenario",
+    "snapshot",
+    "stalls",
+    "sweep",
+    "syscalls",
+    "targets",
+    "timeline",
+    "workloads",
 ]
+# Public names that are nothing else are modules.
+_LATER: Final = tuple(name for name in __all__ if name not in globals())
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A module, imported when it is first asked for: `import jaxmig` stays quick."""
+    if name in _LATER:
+        return importlib.import_module(f"jaxmig.{name}")
+    raise AttributeError(f"module 'jaxmig' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ does not.  What a page's stall is, `sweep.window` says.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from jaxmig.machines import Profile
@@ -15,6 +15,7 @@ from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import release
 from jaxmig.sweep import Grid, Row, Sweep, play
 
+Tick = Callable[[str, float, float], None]
 COARSE: Final = tuple(1 << k for k in range(15))  # base pages
 FINE: Final = 16  # limits a round between two neighbours
 ROUNDS: Final = 2
@@ -52,21 +53,28 @@ def engines(profile: Profile) -> tuple[str, ...]:
     return tuple(c for c in dict.fromkeys(found) if _known(profile, c))
 
 
-def advise(s: Sweep, budget_ns: int, stall: str = "p99") -> Advice:
+def advise(
+    s: Sweep,
+    budget_ns: int,
+    stall: str = "p99",
+    tick: Tick = lambda what, done, more: None,
+) -> Advice:
     """The fastest configuration whose stall stays within the budget.
 
     Args:
       s: whose axes are kernels, modes and engines; its batch limits are not used.
       stall: which of STALLS the budget is for.
+      tick: told what was tried last, how many configurations that was, and how many
+        came into view.
     """
     column = f"stall_ns.{stall}"
-    rows = _rows(dataclasses.replace(s.grid, batch=COARSE), s)
+    rows = _rows(dataclasses.replace(s.grid, batch=COARSE), s, tick)
     for _ in range(ROUNDS):
         for some in list(_groups(rows).values()):
             finer = _between(s.grid, some, column, budget_ns)
             ahead = _best(rows, column, budget_ns)
             if finer and ahead and _rate(finer[1]) >= _rate(ahead):
-                rows += _rows(finer[0], s)
+                rows += _rows(finer[0], s, tick)
     best = _best(rows, column, budget_ns)
     return Advice(
         best=best,
@@ -86,11 +94,16 @@ def _known(profile: Profile, copy: str) -> bool:
     return True
 
 
-def _rows(grid: Grid, s: Sweep) -> list[Row]:
+def _rows(grid: Grid, s: Sweep, tick: Tick) -> list[Row]:
     if not grid.batch:
         return []
     some = dataclasses.replace(s, grid=grid)
-    return [row for rows in play(some, some.indices) for row in rows]
+    tick("batch limits", 0, len(some.indices))
+    found: list[Row] = []
+    for rows in play(some, some.indices):
+        found += rows
+        tick(f"kernel {rows[-1]['kernel']}", len(rows), 0)
+    return found
 
 
 def _best(rows: Iterable[Row], column: str, budget_ns: int) -> Row | None:

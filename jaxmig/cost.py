@@ -56,6 +56,7 @@ class Cost:
     stolen: int
     places: Mapping[str, int]
     policy: Policy
+    ranged: bool = True  # whether any cost of the profile has a range
 
     @property
     def time_ns(self) -> dict[str, int]:
@@ -64,8 +65,8 @@ class Cost:
 
     @property
     def time_ns_range(self) -> list[int] | None:
-        """[low, high] of the total; None where no number used has a range."""
-        return None if self.low == self.high else [self.low, self.high]
+        """[low, high] of the total; None where the profile has no ranges."""
+        return [self.low, self.high] if self.ranged else None
 
 
 def price(
@@ -104,6 +105,11 @@ def price(
         stolen=_stolen(counts, profile) if arch == "x86" else 0,
         places=_by_place(cells),
         policy=policy,
+        ranged=any(
+            n.low is not None
+            for key, n in profile.numbers.items()
+            if key.startswith("cost.")
+        ),
     )
 
 

@@ -5,7 +5,6 @@ load(path) --> build() --> for each kernel: call by call on one state --> RECORD
 
 import dataclasses
 import errno as errnos
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -48,6 +47,7 @@ def play(
     seed: int | None = None,
     trace: Callable[[Traced], None] | None = None,
     logs: bool = False,
+    tick: Callable[[str, float], None] = lambda what, share: None,
 ) -> list[Record]:
     """Records of all calls, kernel by kernel, each kernel from a fresh state.
 
@@ -60,6 +60,7 @@ def play(
       content, seed: as for `build`.
       trace: told of each call what traces of it need.
       logs: whether that includes its log; calls are slower then.
+      tick: told after each call what was done, and what share of the whole it was.
     Raises:
       ScenarioError: for a profile that does not exist, or a call that would sleep for
         ever.
@@ -68,12 +69,15 @@ def play(
     p = profile or _profile(scenario)
     options = _Options(batch, arch, copy, p, trace, logs)
     fresh, layout = build(scenario, content=content, seed=seed)
-    records = []
-    for kernel in kernels or scenario.kernels:
+    records: list[Record] = []
+    kernels = kernels or scenario.kernels
+    share = 1 / max(len(kernels) * len(scenario.calls), 1)
+    for kernel in kernels:
         state = fresh
         for number in range(len(scenario.calls)):
             state, made = _call(scenario, layout, state, kernel, number, options)
             records.append(made)
+            tick(f"{kernel}: {made['syscall']}", share)
     return records
 
 
@@ -105,12 +109,10 @@ def _call(
         memory=layout.memory,
         keep_logs=options.logs,
     )
-    start = time.perf_counter()
     try:
         ret, extra = _make(scenario, s, layout.spaces[c.process], c)
     except syscalls.SleepsForever:
         raise _endless(scenario, c, number) from None
-    wall = time.perf_counter() - start - s.compile_s
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
     # Releases before 6.15 pay for interrupts on such a CPU too.
     if arch == "x86-invlpgb" and not release(kernel).invlpgb:
@@ -128,7 +130,8 @@ def _call(
         ipis_per_cpu=s.ipis,
         nodes_after={str(n): pages for n, pages in enumerate(nodes)},
         cost=priced,
-        wall_s=max(wall, 0.0),
+        wall_s=s.wall_s,
+        compile_s=s.compile_s,
         **extra,
     )
     if options.trace is not None:

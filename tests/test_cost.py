@@ -239,6 +239,7 @@ def test_time_range_is_absent_without_ranges():
     profile = load("xeon-2s")
     exact = profile.replace(profile.values("cost."))
     assert price(batched(512, 1), exact).time_ns_range is None
+    assert price(counts(), profile).time_ns_range == [0, 0]
     low, high = price(batched(512, 1), profile).time_ns_range
     assert low < price(batched(512, 1), profile).total < high
 

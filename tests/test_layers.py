@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxmig"
 # From the top down: a module may import from its own layer and from those below.
 LAYERS = (
     ("cli", "__main__"),
-    ("advise", "explain", "reproduce", "sweep", "plots", "calibrate"),
+    ("advise", "explain", "reproduce", "sweep", "plots", "calibrate", "job"),
     ("custom", "player", "targets", "resident"),
     ("world", "workloads", "stalls", "timeline", "timetable"),
     ("callers",),
@@ -17,7 +17,7 @@ LAYERS = (
     ("machines",),
     ("scenario", "snapshot", "procfs", "traces"),
     ("__init__",),
-    ("query", "check", "access", "picture", "sentences", "shard"),
+    ("query", "check", "verify", "access", "picture", "sentences", "shard"),
     ("migrate",),
     ("policy",),
     ("phases",),

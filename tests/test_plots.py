@@ -1,5 +1,6 @@
 """Pictures show the numbers of the tables, with units, in colours everyone can see."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,50 @@ def test_a_sweep_shows_what_varies() -> None:
     only = [r for r in some() if r["cpus"] == 2 and r["batch"] == 8]
     (bars,) = axes_of(plots.sweep(only))
     assert bars.get_title(loc="left").startswith("Time a page by phase")
+
+
+def everything() -> list[Row]:
+    """A sweep over every axis that a picture shows."""
+    made = []
+    for thp in (0, 50, 100):
+        for machine in ("xeon-2s", "arm64-2n128c"):
+            made += [r | {"thp": thp, "machine": machine} for r in some()]
+    return made
+
+
+@pytest.mark.parametrize("rows", [some(), everything()])
+def test_no_words_of_a_picture_lie_on_others(rows: list[Row]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    made = plots.sweep(rows)
+    canvas = FigureCanvasAgg(made)
+    canvas.draw()
+    for axes in made.axes:
+        ticks = [t for t in axes.get_xticklabels() if t.get_text()]
+        boxes = [t.get_window_extent(canvas.get_renderer()) for t in ticks]
+        for left, right in itertools.pairwise(boxes):
+            assert left.x1 <= right.x0, [t.get_text() for t in ticks]
+        for label in (*ticks, *axes.get_yticklabels()):
+            assert "e+" not in label.get_text()
+
+
+def test_a_panel_that_is_alone_is_as_wide_as_the_picture() -> None:
+    bars = axes_of(plots.sweep(everything()))[-1]
+    assert bars.get_title(loc="left").startswith("Time a page by phase")
+    assert bars.get_subplotspec().colspan == range(2)
+    many = [r | {"copy": f"dma:{n}"} for r in everything() for n in (1, 2, 4)]
+    title = axes_of(plots.sweep(many))[-1].get_title(loc="left")
+    assert "the first 12 of 36" in title
+
+
+def test_numbers_are_written_out() -> None:
+    assert [style.plain(y) for y in (0.5, 20, 1000, 10_000, 2.5e6)] == [
+        "0.5",
+        "20",
+        "1,000",
+        "10,000",
+        "2,500,000",
+    ]
 
 
 def test_a_thin_sample_is_shown_by_medians() -> None:

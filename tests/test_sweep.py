@@ -1,7 +1,10 @@
 """Sweeps: axes, counts against single calls, prices, files that survive anything."""
 
+import csv
 import itertools
 import json
+import random
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import cli, cost, machines, syscalls
+from jaxmig import __version__, cli, cost, machines, syscalls
 from jaxmig.events import COUNTERS
 from jaxmig.sweep import AXES, AxisError, Engine, Grid, journal, play, rows, values
 from jaxmig.sweep.engine import Run, run_of
@@ -214,21 +217,69 @@ def test_a_cut_file_is_completed_to_the_same_bytes(
     assert path.read_bytes() == data
 
 
-@pytest.mark.slow
-def test_a_killed_sweep_goes_on(whole: Path, tmp_path: Path) -> None:
-    path = tmp_path / "killed.csv"
-    command = [sys.executable, "-m", "jaxmig", *SMALL, "-o", str(path), "--resume"]
-    process = subprocess.Popen(command)
-    deadline = time.monotonic() + 120
-    while not path.exists() or path.stat().st_size < 1500:
-        assert time.monotonic() < deadline
-        if process.poll() is not None:
-            break
-        time.sleep(0.005)
-    process.kill()
+def kill_at_random(command: list[str], path: Path, rng: random.Random) -> bool:
+    """Kill a sweep at start-up, or after it has written something; whether it ran."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    had = path.stat().st_size if path.exists() else 0
+    if rng.random() < 0.2:
+        time.sleep(rng.uniform(0, 2))
+    else:
+        while process.poll() is None:
+            if path.exists() and path.stat().st_size > had:
+                break
+            time.sleep(0.002)
+        time.sleep(rng.expovariate(10))
+    ran = process.poll() is None
+    process.send_signal(signal.SIGKILL)
     process.wait()
-    assert run(*SMALL, "-o", path, "--resume") == 0
+    return ran
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "kills"), [("csv", 20), ("parquet", 6)])
+def test_a_sweep_killed_again_and_again_makes_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, kills: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = random.Random(suffix)
+    few = ("--batch", "1:40:1", "--cpus", "2:4:1", "--machine", "all")
+    whole, path = (tmp_path / f"{n}.{suffix}" for n in ("whole", "killed"))
+    start = [sys.executable, "-m", "jaxmig", "sweep", "memhog:64k", *few, "-o"]
+    assert subprocess.run([*start, str(whole)], check=False).returncode == 0
+    grows = path if suffix == "csv" else path.with_name(f"{path.name}.rows")
+    again = [*start, str(path), "--resume"]
+    killed = finished = 0
+    while killed < kills:
+        if kill_at_random(again, grows, rng):
+            killed += 1
+        elif path.exists():
+            # It was faster than the signal; what it made counts, and from the start.
+            assert path.read_bytes() == whole.read_bytes()
+            finished += 1
+            path.unlink()
+        assert finished < 3 * kills
+    assert subprocess.run(again, check=False).returncode == 0
     assert path.read_bytes() == whole.read_bytes()
+    assert not path.with_name(f"{path.name}.rows").exists()
+
+
+def test_the_file_is_plain_csv(whole: Path) -> None:
+    with whole.open(newline="") as file:
+        made = list(csv.DictReader(file))
+    assert tuple(made[0]) == rows.COLUMNS
+    assert len(made) == 2 * 5 * 3
+    assert {r["sweep"].partition("-")[0] for r in made} == {__version__}
+
+
+def test_a_file_of_another_version_is_recognised(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "old.csv"
+    old = whole.read_text().replace(f",{__version__}-", ",0.0.1-") + "torn"
+    path.write_text(old)
+    assert run(*SMALL, "-o", path, "--resume") == 1
+    assert "was written by jaxmig 0.0.1, this is" in capsys.readouterr().err
+    assert path.read_text() == old
 
 
 def test_another_configuration_is_refused(
@@ -237,13 +288,13 @@ def test_another_configuration_is_refused(
     path = tmp_path / "other.csv"
     path.write_bytes(whole.read_bytes())
     assert run("sweep", "memhog:1m", "--batch", "1", "-o", path, "--resume") == 1
-    assert "was written for configuration" in capsys.readouterr().err
+    assert "was written for the options of" in capsys.readouterr().err
     assert run(*SMALL, "-o", path) == 1
     assert "--resume" in capsys.readouterr().err
     assert path.read_bytes() == whole.read_bytes()
     path.write_text("name,age\nalice,3\n")
     assert run(*SMALL, "-o", path, "--resume") == 1
-    assert "is no file of a sweep" in capsys.readouterr().err
+    assert "is no file of this version's sweeps" in capsys.readouterr().err
 
 
 def test_a_row_that_is_not_the_next_is_refused(

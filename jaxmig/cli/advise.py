@@ -8,6 +8,7 @@ from jaxmig import __version__, machines, report
 from jaxmig.advise import Advice, advise, engines
 from jaxmig.cli import named, options, output, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
 from jaxmig.report import units
 from jaxmig.rules import MODES
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     stall = next(n for n in ("p99", "p50", "max") if getattr(args, n) is not None)
     sweep = _sweep(args)
     try:
-        found = advise(sweep, getattr(args, stall), stall)
+        with progress(0, args.target) as tick:
+            found = advise(sweep, getattr(args, stall), stall, tick)
     except SleepsForever:
         raise Failure("the call would wait for ever for a page in use") from None
     if args.json:
@@ -91,8 +93,11 @@ def _sweep(args: argparse.Namespace) -> Sweep:
     if len(new) > 1:
         raise Usage(f"{args.to!r}: modes other than sync take one node; name one")
     cpus = args.cpus or profile.cpus
-    if args.lazy or max(args.running or (0,)) >= cpus:
-        raise Usage(f"--running: CPUs 0-{cpus - 1}; --lazy has no place here")
+    if args.lazy:
+        raise Usage("--lazy: only CPUs that run the target count here; leave it out")
+    if max(args.running or (0,)) >= cpus:
+        bad = max(args.running)
+        raise Usage(f"--running: CPU {bad}: the machine has CPUs 0-{cpus - 1}")
     check_room(target.name, target.pages, n, False, 2)
     memory = Memory(target, n, min(old), cpus, False, given=args.running)
     thp = 100 if target.name.endswith(",thp") else 0

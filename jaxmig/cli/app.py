@@ -3,7 +3,9 @@
 0 success, 1 failure of what was asked, 2 wrong usage, 130 interrupted.
 """
 
+import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -83,20 +85,41 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    guard = interruptible() if argv is None else contextlib.nullcontext()
-    with guard:
-        return _main(sys.argv[1:] if argv is None else argv)
+    if argv is not None:
+        return _main(argv)
+    _make_streams_safe()
+    with interruptible():
+        return _main(sys.argv[1:])
 
 
 def _main(argv: Sequence[str]) -> int:
+    """A command, and what becomes of output that cannot be written."""
+    name = "jaxmig"
     try:
-        args = parser().parse_args(argv)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    name = f"jaxmig {args.command}"
+        try:
+            args = parser().parse_args(argv)
+        except SystemExit as stop:
+            sys.stdout.flush()
+            return int(stop.code or 0)
+        name = f"jaxmig {args.command}"
+        code = _run(name, args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        pass  # whoever read our output has seen enough
+    except OSError as error:
+        where = error.filename or "standard output"
+        reason = error.strerror or str(error)
+        say(f"{name}: {where}: {reason}; choose another place")
+    # What is still buffered must not fail once more when Python ends.
+    with contextlib.suppress(io.UnsupportedOperation):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+
+
+def _run(name: str, args: argparse.Namespace) -> int:
     try:
         code: int = args.run(args)
-        sys.stdout.flush()
         return code
     except (Usage, TargetError) as error:
         say(f"{name}: {error}; see `{name} --help`")
@@ -110,13 +133,23 @@ def _main(argv: Sequence[str]) -> int:
             raise
         say(f"{name}: out of memory; use --no-content or fewer pages")
         return 1
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; do not complain at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         say(f"{name}: interrupted")
         return 130
+
+
+def _make_streams_safe() -> None:
+    """Any text can be written to both, also where they are closed or know few letters.
+
+    Python has None for a stream that the caller closed, `>&-`; nobody reads it.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        # Names of files and processes need not be text at all.
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

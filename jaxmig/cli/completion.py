@@ -4,8 +4,6 @@ eval "$(jaxmig --print-completion bash)"
 """
 
 import argparse
-import os
-import sys
 from typing import Final
 
 import shtab
@@ -28,11 +26,7 @@ class _Print(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         del namespace, option_string
-        try:
-            print(shtab.complete(parser, str(values)), flush=True)
-        except BrokenPipeError:
-            # Whoever read it has seen enough; Python must not complain at its exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(shtab.complete(parser, str(values)), flush=True)
         parser.exit()
 
 

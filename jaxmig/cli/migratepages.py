@@ -2,8 +2,8 @@
 
 import argparse
 
-from jaxmig import machines
-from jaxmig.cli import job, named, options, output, pictures, runtime, shape, traces
+from jaxmig import job, machines
+from jaxmig.cli import named, options, output, pictures, runtime, shape, traces
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
@@ -87,14 +87,18 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
 
 
 def _verdict(outcomes: list[job.Outcome]) -> int:
-    """The exit code, and a line on stderr for each kernel that failed."""
-    code = 0
+    """The exit code; one line on stderr says what failed, and on which kernels."""
+    found: dict[str, list[str]] = {}
     for o in outcomes:
         line = _complaint(o)
         if line:
-            say(f"jaxmig migratepages: {o.record['kernel']}: {line}")
-            code = 1
-    return code
+            found.setdefault(line, []).append(o.record["kernel"])
+    told = [f"{', '.join(kernels)}: {line}" for line, kernels in found.items()]
+    if told:
+        advice = any(o.full for o in outcomes)
+        more = "; give it more with --free or --node-size" if advice else ""
+        say(f"jaxmig migratepages: {'; '.join(told)}{more}")
+    return int(bool(told))
 
 
 def _complaint(o: job.Outcome) -> str:
@@ -103,10 +107,7 @@ def _complaint(o: job.Outcome) -> str:
     if o.full:
         answer = r["errno"] or f"{r['ret']} folios left behind"
         nodes = ", ".join(map(str, o.full))
-        return (
-            f"migrate_pages: {answer}: node {nodes} is full; {moved:,} pages fitted; "
-            "give it more with --free or --node-size"
-        )
+        return f"migrate_pages: {answer}: node {nodes} is full; {moved:,} pages fitted"
     if r["errno"]:
         return f"migrate_pages: {r['errno']}; {moved:,} pages moved"
     return "contents changed" if o.wrong else ""

@@ -200,7 +200,7 @@ def whole(what: str, least: int, most: int) -> Callable[[str], int]:
             value = int(text)
             if least <= value <= most:
                 return value
-        line = f"{text!r}: give a number of {what} from {least} to {most}"
+        line = f"{text!r}: give a number from {least} to {most} ({what})"
         raise argparse.ArgumentTypeError(line)
 
     return number

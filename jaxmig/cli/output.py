@@ -13,6 +13,9 @@ from jaxmig.cli.errors import Failure, Usage
 _DRAFTS: Final[set[Path]] = set()  # files that are being written piece by piece
 
 
+_ODD = "backslashreplace"  # for bytes of a name that are no letters
+
+
 def check(*names: str | None) -> None:
     """Raises Failure for a file that could not be written, before hours of work.
 
@@ -24,6 +27,8 @@ def check(*names: str | None) -> None:
         if name is None or name == "-":
             continue
         path = Path(name)
+        if not name:
+            raise Failure("a file name is empty; name a file, or - where that is said")
         if path.is_dir():
             raise Failure(f"{name}: is a directory; name a file in it")
         if not path.parent.is_dir():
@@ -41,11 +46,11 @@ def write(name: str, text: str) -> None:
     path = Path(name)
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            path.write_text(text, "utf-8")  # a pipe or a device stays what it is
+            path.write_text(text, "utf-8", _ODD)  # a pipe or a device stays what it is
             return
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_text(text, "utf-8")
+            draft.write_text(text, "utf-8", _ODD)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

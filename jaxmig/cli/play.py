@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxmig import __version__, machines, player, report, scenario
 from jaxmig.cli import options, output, pictures, runtime, traces
@@ -53,15 +53,17 @@ def run(args: argparse.Namespace) -> int:
     played = []
     with progress(len(args.scenario), "run") as tick:
         for path in args.scenario:
-            played.append(_play(args, path))
-            tick(path)
+            played.append(_play(args, path, tick))
             if played[-1].error:
+                tick(path)
                 say(f"jaxmig run: {played[-1].error}")
     _write(args, played)
     return int(any(p.error for p in played))
 
 
-def _play(args: argparse.Namespace, path: str) -> Played:
+def _play(
+    args: argparse.Namespace, path: str, tick: Callable[[str, float], None]
+) -> Played:
     """One file; what is wrong with it becomes its line."""
     traced: list[Traced] = []
     try:
@@ -71,6 +73,7 @@ def _play(args: argparse.Namespace, path: str) -> Played:
         # The state before a call lives on until the call is over.
         check_room(path, pages, asked.machine.nodes, args.content is not False, 2)
         profile = machines.load(asked.machine.profile)
+        profile.copy_speedups(args.copy or "cpu")  # refused before the work
         records = player.play(
             asked,
             batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
@@ -80,6 +83,7 @@ def _play(args: argparse.Namespace, path: str) -> Played:
             seed=args.seed or 0,
             trace=traced.append if traces.wanted(args) else None,
             logs=traces.step_by_step(args),
+            tick=lambda what, share: tick(f"{path}: {what}", share),
         )
     except (ScenarioError, Failure, Usage) as error:
         return Played(path, error=str(error))

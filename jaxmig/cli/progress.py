@@ -2,14 +2,23 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+BAR: Final = "{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left"
+REDRAWN_S: Final = 1.0
+
 
 @contextlib.contextmanager
-def progress(steps: int, title: str) -> Iterator[Callable[[str], None]]:
-    """Yields a function that says what was just done, `steps` times in all."""
+def progress(steps: int, title: str) -> Iterator[Callable[..., None]]:
+    """Yields a function that says what was just done, `steps` times in all.
+
+    Its second argument, if there is one, is how much of a step that was; its third,
+    how many steps more there are than was known.
+    """
     with tqdm(
         total=steps,
         desc=title,
@@ -17,14 +26,16 @@ def progress(steps: int, title: str) -> Iterator[Callable[[str], None]]:
         disable=not sys.stderr.isatty(),
         leave=False,
         delay=0.5,  # a short run needs no bar
-        bar_format="{desc}: {percentage:3.0f} %|{bar}| {elapsed}",
+        bar_format=BAR,
     ) as bar:
 
-        def tick(what: str) -> None:
+        def tick(what: str, done: float = 1, more: float = 0) -> None:
+            bar.total += more
             bar.set_description_str(f"{title}: {what}", refresh=False)
-            bar.update()
+            bar.update(done)
 
-        yield tick
+        with redrawn(bar):
+            yield tick
 
 
 @contextlib.contextmanager
@@ -33,7 +44,6 @@ def amount(total: int, title: str) -> Iterator[Callable[[int], None]]:
 
     A total of 0 is not known: what was done is shown, and no time left.
     """
-    known = "{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left"
     with tqdm(
         total=total or None,
         desc=title,
@@ -42,10 +52,31 @@ def amount(total: int, title: str) -> Iterator[Callable[[int], None]]:
         leave=False,
         delay=0.5,
         unit_scale=True,
-        bar_format=known if total else None,
+        bar_format=BAR if total else None,
     ) as bar:
 
         def done(n: int) -> None:
             bar.update(n)
 
-        yield done
+        with redrawn(bar):
+            yield done
+
+
+@contextlib.contextmanager
+def redrawn(bar: Any) -> Iterator[None]:
+    """Draws the bar every second, also while compiled code says nothing for long."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(REDRAWN_S):
+            bar.refresh()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if not bar.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if thread.is_alive():
+            thread.join()

@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any
 
-from jaxmig import __version__, machines, report
-from jaxmig.cli import job, output, pictures, traces
+from jaxmig import __version__, job, machines, report
+from jaxmig.cli import output, pictures, traces
 from jaxmig.targets import Setting, Target
 
 

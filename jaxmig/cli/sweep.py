@@ -10,6 +10,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from jaxmig.cli import gather, options, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli.progress import redrawn
 from jaxmig.cli.room import check_room
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 from jaxmig.syscalls import SleepsForever
@@ -71,7 +72,7 @@ def _check_files(args: argparse.Namespace, path: Path | None) -> None:
 
 def _print(args: argparse.Namespace, s: Sweep) -> int:
     """Rows to standard output."""
-    sys.stdout.write(s.header() + rows.heading())
+    sys.stdout.write(rows.heading())
     made: list[Row] = []
     for some in _shown(args, s, s.indices):
         sys.stdout.write("".join(map(rows.text, some)))
@@ -85,7 +86,8 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     """Rows to a file, from where it ends; then what is made of the whole file."""
     table = path if path.suffix != ".parquet" else path.with_name(f"{path.name}.rows")
     if path.exists() and path != table and not args.overwrite:
-        if args.resume and journal.is_parquet_of(path, s.header()):
+        if args.resume and journal.is_parquet_of(path, s.stamp):
+            table.unlink(missing_ok=True)  # killed between the two
             say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
             return 0
         raise Failure(f"{path}: exists; begin again with --overwrite")
@@ -101,7 +103,7 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     if args.plot:
         pictures.sweep(args.plot, journal.read(table))
     if path != table:
-        journal.to_parquet(table, path, s.header())
+        journal.to_parquet(table, path, s.stamp)
     say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
     return 0
 
@@ -110,14 +112,14 @@ def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:
     """Fill this process's part; True if the whole file is there afterwards."""
     n, me = args.processes, args.process_id
     indices: Sequence[int] = s.indices
-    header, target = s.header(), table
+    target = table
     if n > 1:
         if table.exists():
             advice = "use --resume or --overwrite"
             raise Failure(f"{table}: exists, though parts are to be merged; {advice}")
         indices = s.grid.share(s.indices, me, n)
-        header, target = s.header(f", part {me} of {n}"), _mine(args, table)
-    with Journal(target, header, lambda i: _key(s, indices, i), args.resume) as file:
+        target = _mine(args, table)
+    with Journal(target, s.stamp, lambda i: _key(s, indices, i), args.resume) as file:
         left = indices[file.done :]
         for some in _shown(args, s, left, file.done, len(indices)):
             for row in some:
@@ -130,7 +132,7 @@ def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:
         if me:
             return False
     owners = [i // s.grid.prices % n for i in s.indices]
-    return journal.merge(table, s.header(), parts, owners)
+    return journal.merge(table, parts, owners)
 
 
 def _key(s: Sweep, indices: Sequence[int], i: int) -> str:
@@ -148,7 +150,7 @@ def _complete(table: Path, s: Sweep) -> bool:
     if not table.exists():
         return False
     keys: Callable[[int], str] = lambda i: _key(s, s.indices, i)  # noqa: E731
-    with Journal(table, s.header(), keys, resume=True) as file:
+    with Journal(table, s.stamp, keys, resume=True) as file:
         return file.done == len(s.indices)
 
 
@@ -169,7 +171,7 @@ def _shown(
         leave=False,
         bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left",
     )
-    with contextlib.closing(bar):
+    with contextlib.closing(bar), redrawn(bar):
         for some in play(s, indices):
             yield some
             bar.update(len(some))

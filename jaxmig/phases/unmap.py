@@ -12,6 +12,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int32
 
 from jaxmig import frame, pte, wall
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT

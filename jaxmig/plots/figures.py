@@ -60,16 +60,22 @@ def sweep(rows: Sequence[Row]) -> "Figure":
     others = [n for n in many if n not in ("batch", "cpus", "kernel", "machine")]
     if not drawn or others or len(drawn) % 2:
         drawn += [(_bars, *_held(rows, *others))]
-    down = -(-len(drawn) // 2)
-    made = figure(11.0 if len(drawn) > 1 else 7.0, 3.9 * down)
+    made = figure(11.0 if len(drawn) > 1 else 7.0, 3.9 * -(-len(drawn) // 2))
     with rc():
-        panels = made.subplots(down, min(len(drawn), 2), squeeze=False).reshape(-1)
-        for axes in panels[len(drawn) :]:
-            axes.remove()
-        for axes, (draw, some, held) in zip(panels, drawn, strict=False):
+        for axes, (draw, some, held) in zip(
+            _panels(made, len(drawn)), drawn, strict=True
+        ):
             draw(axes, some)
             axes.set_title(f"{axes.get_title(loc='left')}\n{held}", loc="left")
     return made
+
+
+def _panels(made: "Figure", n: int) -> list["Axes"]:
+    """Two panels a row; the last one is as wide as the picture if it is alone."""
+    grid = made.add_gridspec(-(-n // 2), min(n, 2))
+    alone = n - 1 if n % 2 else n
+    found = [made.add_subplot(grid[i // 2, i % 2]) for i in range(alone)]
+    return found + [made.add_subplot(grid[-1, :])] * (n - alone)
 
 
 def _held(rows: Sequence[Row], *free: str) -> tuple[list[Row], str]:
@@ -128,6 +134,9 @@ def _bars(axes: "Axes", rows: Sequence[Row]) -> None:
         [{p: r[f"time_ns.{p}"] for p in PHASES} for r in shown],
         [r["vmstat.pgmigrate_success"] for r in shown],
     )
+    if len(rows) > len(shown):
+        title = axes.get_title(loc="left")
+        axes.set_title(f"{title}: the first {len(shown)} of {len(rows)}", loc="left")
 
 
 def _bar_name(r: Row, rows: Sequence[Row]) -> str:

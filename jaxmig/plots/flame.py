@@ -7,7 +7,7 @@ height stand in the order of the work, and their colour is the phase they count 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from jaxmig.plots.style import OF_PHASE, PALE
+from jaxmig.plots.style import OF_PHASE, PALE, plain
 from jaxmig.report.tree import Node
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def draw(
     Args:
       inches: width of the axes; labels that do not fit are cut or left out.
     """
+    from matplotlib.ticker import FuncFormatter
+
     letters = inches * 72 / _POINTS_A_LETTER
     deepest = 0
     for name, left, width, depth in boxes(root, max(pages, 1)):
@@ -62,6 +64,7 @@ def draw(
         axes.text(at, depth, label, va="center", fontsize=7, color=color, clip_on=True)
         deepest = max(deepest, depth)
     axes.set_xlim(0, widest)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: plain(x)))
     axes.set_ylim(-0.55, deepest + 0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)

@@ -39,7 +39,9 @@ _RC: Final[dict[str, Any]] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#DDDDDD",
-    "legend.frameon": False,
+    # Where a legend lies on lines, its words can still be read.
+    "legend.facecolor": "white",
+    "legend.edgecolor": "none",
     "legend.fontsize": 8,
     # Text that stays text can be searched and copied.
     "svg.fonttype": "none",
@@ -108,6 +110,11 @@ def powers_of_two(axes: "Axes", values: list[int]) -> None:
     axes.minorticks_off()
 
 
+def plain(y: float) -> str:
+    """A number as people write it: never 1e+04, no zeros after a point."""
+    return f"{y:,.0f}" if abs(y) >= 1000 else f"{y:.4g}"
+
+
 def decades(axes: "Axes") -> None:
     """A logarithmic y axis with figures at its ticks, some of them in any range."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -116,10 +123,5 @@ def decades(axes: "Axes") -> None:
     low, high = axes.get_ylim()
     few = high < 100 * low
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(_figure))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _figure(y: float, _: object = None) -> str:
-    """A tick's label; 10,000 stays a number."""
-    return f"{y:,.0f}" if y >= 100 else f"{y:.4g}"

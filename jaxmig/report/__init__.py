@@ -4,6 +4,7 @@ Every function takes plain data and returns text or plain data; none prints or c
 a result.
 """
 
+from jaxmig.report import folded, perfetto, timed, tracefs
 from jaxmig.report.compare import assumed_line, compare, speedup
 from jaxmig.report.machines import machine_dict, machine_text, machines_text
 from jaxmig.report.records import (
@@ -26,16 +27,20 @@ __all__ = [
     "compare",
     "document",
     "error_document",
+    "folded",
     "from_csv",
     "machine_dict",
     "machine_text",
     "machines_text",
+    "perfetto",
     "record",
     "speedup",
     "table",
     "terminal_width",
+    "timed",
     "to_csv",
     "to_json",
+    "tracefs",
     "tree_dict",
     "tree_rows",
     "tree_text",

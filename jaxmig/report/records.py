@@ -110,6 +110,8 @@ def to_json(doc: Mapping[str, Any], indent: int | None = None) -> str:
 def to_csv(records: Iterable[Mapping[str, Any]]) -> str:
     """Records as CSV with a header; columns in the order in which fields first come."""
     rows = [flatten(made) for made in records]
+    if not rows:
+        return ""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

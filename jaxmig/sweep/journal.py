@@ -1,14 +1,13 @@
 """Rows on disk: whole lines, appended one by one, and taken up again where they end.
 
-The first line names the configuration by its hash, so that rows of another one are
-never continued; the second names the columns.  A line goes to the system in one write:
-a process that is killed leaves whole lines and at most one torn one, which is cut off.
+The first line names the columns; the last cell of each row names its sweep, so that
+rows of another one are never continued.  A line goes to the system in one write: a
+process that is killed leaves whole lines and at most one torn one, which is cut off.
 """
 
 import contextlib
 import fcntl
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,6 @@ from typing import Final
 from jaxmig.sweep import rows
 
 _SWEEP: Final = b"jaxmig sweep"
-_HASH: Final = re.compile(rb"configuration ([0-9a-f]{16})\n")
 
 
 class JournalError(ValueError):
@@ -32,12 +30,12 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, header: str, keys: Callable[[int], str], resume: bool
+        self, path: Path, stamp: str, keys: Callable[[int], str], resume: bool
     ) -> None:
         """Open or create the file.
 
         Args:
-          header: its first line.
+          stamp: what each row must end with.
           keys: what row number i must begin with.
           resume: go on where it ends; otherwise it must not exist.
         Raises:
@@ -53,7 +51,7 @@ class Journal:
         except OSError as error:
             raise JournalError(f"{path}: {error.strerror}; choose another") from None
         try:
-            self._begin(header, keys)
+            self._begin(stamp, keys)
         except BaseException:
             os.close(self._fd)
             raise
@@ -79,7 +77,7 @@ class Journal:
             line = f"{self.path}: {error.strerror}; make room, then use --resume"
             raise JournalError(line) from None
 
-    def _begin(self, header: str, keys: Callable[[int], str]) -> None:
+    def _begin(self, stamp: str, keys: Callable[[int], str]) -> None:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -87,32 +85,36 @@ class Journal:
         with open(self._fd, "rb", closefd=False) as file:
             data = file.read()
         whole = data.rfind(b"\n") + 1
-        os.ftruncate(self._fd, whole)
-        head = [header, rows.heading()]
         lines = data[:whole].decode("utf-8", "replace").splitlines(keepends=True)
-        if lines[:1] != head[:1] and lines:
-            raise JournalError(_other(self.path, data, header))
-        if lines[1:2] != head[1:] and len(lines) > 1:
-            raise JournalError(f"{self.path}: has other columns; use --overwrite")
-        for i, line in enumerate(lines[2:]):
+        heading = rows.heading()
+        # A torn heading is ours too.
+        if lines[:1] != [heading] and (lines or not heading.encode().startswith(data)):
+            raise JournalError(f"{self.path}: is no file of this version's sweeps; "
+                               "choose another, or --overwrite")  # fmt: skip
+        for i, line in enumerate(lines[1:]):
+            if not line.endswith(f",{stamp}\n"):
+                raise JournalError(_other(self.path, line, stamp))
             if not line.startswith(keys(i)):
                 raise JournalError(
-                    f"{self.path}: line {i + 3} is not the row that belongs there; "
+                    f"{self.path}: line {i + 2} is not the row that belongs there; "
                     "use --overwrite"
                 )
-        for line in head[len(lines) :]:
-            self.add(line)
-        self.done = max(len(lines) - 2, 0)
+        os.ftruncate(self._fd, whole)
+        if not lines:
+            self.add(heading)
+        self.done = max(len(lines) - 1, 0)
 
 
-def _other(path: Path, data: bytes, header: str) -> str:
-    mine, theirs = _HASH.search(header.encode()), _HASH.match(data, 0)
-    theirs = _HASH.search(data.partition(b"\n")[0] + b"\n")
-    if not (mine and theirs):
-        return f"{path}: is no file of a sweep; choose another"
+def _other(path: Path, line: str, stamp: str) -> str:
+    theirs = line.rstrip("\n").rpartition(",")[2]
+    version, mine = theirs.partition("-")[0], stamp.partition("-")[0]
+    if version != mine:
+        return (
+            f"{path}: was written by jaxmig {version}, this is {mine}; --overwrite it"
+        )
     return (
-        f"{path}: was written for configuration {theirs[1].decode()}, these options "
-        f"are {mine[1].decode()}; give the same options, or --overwrite"
+        f"{path}: was written for the options of sweep {theirs}, these are of "
+        f"{stamp}; give the same options, or --overwrite"
     )
 
 
@@ -126,9 +128,9 @@ def read(path: Path) -> list[rows.Row]:
         lines = path.read_text("utf-8").splitlines(keepends=True)
     except (OSError, UnicodeError) as error:
         raise JournalError(f"{path}: {error}") from None
-    if len(lines) < 2 or lines[1] != rows.heading():
+    if not lines or lines[0] != rows.heading():
         raise JournalError(f"{path}: is no file of a sweep; choose another")
-    return rows.parse([line for line in lines[2:] if line.endswith("\n")])
+    return rows.parse([line for line in lines[1:] if line.endswith("\n")])
 
 
 def part(path: Path, process: int, processes: int) -> Path:
@@ -136,9 +138,7 @@ def part(path: Path, process: int, processes: int) -> Path:
     return path.with_name(f"{path.name}.part-{process}-of-{processes}")
 
 
-def merge(
-    path: Path, header: str, parts: Sequence[Path], owners: Sequence[int]
-) -> bool:
+def merge(path: Path, parts: Sequence[Path], owners: Sequence[int]) -> bool:
     """Make the whole file of finished parts; False if one of them is not finished yet.
 
     Every process tries this at its end, and whoever is last succeeds; if two are, both
@@ -148,7 +148,7 @@ def merge(
       owners: which part holds each row, in the order of the rows.
     """
     try:
-        texts = [p.read_text("utf-8").splitlines(keepends=True)[2:] for p in parts]
+        texts = [p.read_text("utf-8").splitlines(keepends=True)[1:] for p in parts]
     except FileNotFoundError:
         return path.exists()
     counts = [0] * len(parts)
@@ -160,15 +160,14 @@ def merge(
     streams = [iter(t) for t in texts]
     with _draft(path) as draft:
         draft.write_text(
-            header + rows.heading() + "".join(next(streams[o]) for o in owners),
-            "utf-8",
+            rows.heading() + "".join(next(streams[o]) for o in owners), "utf-8"
         )
     for p in parts:
         p.unlink(missing_ok=True)
     return True
 
 
-def to_parquet(source: Path, path: Path, header: str) -> None:
+def to_parquet(source: Path, path: Path, stamp: str) -> None:
     """Turn the rows of `source` into a Parquet file, whole or not at all.
 
     Raises:
@@ -182,19 +181,15 @@ def to_parquet(source: Path, path: Path, header: str) -> None:
     # Releases look like numbers: 6.10 must not become 6.1.
     words, whole = pa.string(), pa.int64()
     types = {name: words if name in rows.WORDS else whole for name in rows.COLUMNS}
-    table = pc.read_csv(
-        source,
-        read_options=pc.ReadOptions(skip_rows=1),
-        convert_options=pc.ConvertOptions(column_types=types),
-    )
-    # What says which sweep this is stands in the metadata.
-    table = table.replace_schema_metadata({_SWEEP: header})
+    table = pc.read_csv(source, convert_options=pc.ConvertOptions(column_types=types))
+    # Which sweep this is stands in the metadata too: a sweep may have no rows.
+    table = table.replace_schema_metadata({_SWEEP: stamp})
     with _draft(path) as draft:
         pq.write_table(table, draft)
     source.unlink(missing_ok=True)
 
 
-def is_parquet_of(path: Path, header: str) -> bool:
+def is_parquet_of(path: Path, stamp: str) -> bool:
     """Whether a Parquet file holds the rows of this sweep."""
     check_parquet()
     import pyarrow as pa
@@ -204,7 +199,7 @@ def is_parquet_of(path: Path, header: str) -> bool:
         about = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowException):
         return False
-    return about.get(_SWEEP) == header.encode()
+    return about.get(_SWEEP) == stamp.encode()
 
 
 def check_parquet() -> None:

@@ -48,10 +48,9 @@ class Sweep:
         return self.grid.indices(self.samples, self.seed)
 
     @functools.cached_property
-    def configuration(self) -> str:
-        """A hash of all of it, and of the version that does it."""
+    def stamp(self) -> str:
+        """The version that makes the rows, and a hash of all that they depend on."""
         said: dict[str, Any] = {
-            "jaxmig": __version__,
             "target": self.memory.target.name,
             "digest": self.digest,
             "pages": self.memory.target.pages,
@@ -63,14 +62,7 @@ class Sweep:
             "profiles": {n: machines.dumps(p) for n, p in self.profiles.items()},
         }
         text = json.dumps(said, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def header(self, part: str = "") -> str:
-        """The first line of its file."""
-        return (
-            f"# jaxmig {__version__} sweep of {self.memory.target.name}, "
-            f"{len(self.indices)} rows{part}; configuration {self.configuration}\n"
-        )
+        return f"{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def play(s: Sweep, indices: Sequence[int]) -> Iterator[list[rows.Row]]:
@@ -139,7 +131,7 @@ class _Player:
         tally, memory = self.tallies[run], self.s.memory
         price = self._price(c, run)
         running = len(memory.running(c.cpus))
-        return rows.row(c, tally, price, memory.target.pages, running)
+        return rows.row(c, tally, price, memory.target.pages, running, self.s.stamp)
 
     def _price(self, c: Configuration, run: Run) -> Price:
         """All machines' prices of a call come out of one product."""

@@ -24,11 +24,16 @@ RESULTS: Final = (
     *("time_ns_low", "time_ns_high", "stolen_ns", "pages_per_s"),
     *("stall_ns.p50", "stall_ns.p99", "stall_ns.max", "first_folio_ns"),
 )
-COLUMNS: Final = (*AXES, *RESULTS)
-WORDS: Final = ("kernel", "mode", "machine", "copy", "policy", "errno")
+# Last: the version of jaxmig and a hash of all that rows depend on.  In every row, so
+# that the file stays plain CSV and files of several sweeps can be put together.
+STAMP: Final = "sweep"
+COLUMNS: Final = (*AXES, *RESULTS, STAMP)
+WORDS: Final = ("kernel", "mode", "machine", "copy", "policy", "errno", STAMP)
 
 
-def row(c: Configuration, t: Tally, p: Price, pages: int, running: int) -> Row:
+def row(
+    c: Configuration, t: Tally, p: Price, pages: int, running: int, stamp: str
+) -> Row:
     """The row; every cell is a whole number or a word, so it has one spelling."""
     counts, moved = t.counts, t.counts["pgmigrate_success"]
     vmstat: dict[str, int] = {name: counts[name] for name in VMSTAT}
@@ -52,6 +57,7 @@ def row(c: Configuration, t: Tally, p: Price, pages: int, running: int) -> Row:
         "stall_ns.p99": w.p99,
         "stall_ns.max": w.most,
         "first_folio_ns": w.first,
+        STAMP: stamp,
     }
     made |= {f"vmstat.{name}": n for name, n in vmstat.items()}
     made |= {f"time_ns.{name}": ns for name, ns in p.phases.items()}

@@ -6,7 +6,7 @@ other; counts and interrupts of all of them become the call's.
 
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import jax
@@ -56,6 +56,7 @@ class Session:
       counts: sums of the counters of events.py.
       ipis: shootdown interrupts each CPU took.
       compile_s: seconds that went into compilation, not into the call.
+      wall_s: seconds that this computer worked on the lists, once it was compiled.
       logs: of the lists migrated so far; None unless `keep_logs`.
     """
 
@@ -76,7 +77,7 @@ class Session:
         self.memory = frozenset(range(self.nodes)) if memory is None else memory
         self.counts = dict.fromkeys(COUNTERS, 0)
         self.ipis = [0] * state.cpus.lazy.shape[0]
-        self.compile_s = 0.0
+        self.compile_s = self.wall_s = 0.0
         self.logs: list[log.Written] | None = [] if keep_logs else None
         self._view: View | None = None
 
@@ -193,7 +194,17 @@ class Session:
         start = time.perf_counter()
         call = executable(r, False, *args)
         self.compile_s += time.perf_counter() - start
-        return jax.block_until_ready(call(*args))
+        return self._timed(call, args)
+
+    def _timed(
+        self, call: Callable[..., Any], args: tuple[Any, ...]
+    ) -> tuple[Machine, Result]:
+        """The call until its results are there."""
+        jax.block_until_ready(args)
+        start = time.perf_counter()
+        done: tuple[Machine, Result] = jax.block_until_ready(call(*args))
+        self.wall_s += time.perf_counter() - start
+        return done
 
     def _run_logged(
         self, r: Rules, args: tuple[Any, ...], folios: int
@@ -207,9 +218,9 @@ class Session:
             start = time.perf_counter()
             call = executable(r, False, *args, log=room)
             self.compile_s += time.perf_counter() - start
-            state, result = jax.block_until_ready(call(*args))
+            state, result = self._timed(call, args)
             written = result.events.log
-            if not int(written.lost):
+            if written is None or not int(written.lost):
                 return state, result
             rows = int(written.length) + int(written.lost)
 

@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmig import callers, cost, report, syscalls
-from jaxmig.cli import verify
+from jaxmig import callers, cost, report, syscalls, verify
 from jaxmig.machine import Machine
 from jaxmig.machines import Arch, Profile
 from jaxmig.migrate import Result, executable
@@ -63,7 +61,6 @@ class Donating(Session):
     def __init__(self, state: Machine, kernel: str, call: Call, arch: str) -> None:
         how = {"cpu": call.cpu, "batch": call.batch, "keep_logs": call.logs}
         super().__init__(state, kernel, arch=arch, **how)
-        self.wall_s = 0.0
         self.requested = 0
 
     def migrate(self, folios: Heads, node: int, **how: Any) -> int:
@@ -78,25 +75,18 @@ class Donating(Session):
     ) -> tuple[Machine, Result]:
         self.requested += len(folios)
         if self.logs is not None:
-            start, compiled = time.perf_counter(), self.compile_s
-            logged = super()._run(r, state, folios, node, limit)
-            self.wall_s += time.perf_counter() - start - (self.compile_s - compiled)
-            return logged
+            return super()._run(r, state, folios, node, limit)
         # numpy views of arrays that are given away would keep them alive.
         self.state, self._view = state, None
         room = bucket(len(folios))
         padded = np.zeros(room, np.int32)
         padded[: len(folios)] = folios
         numbers = (jnp.int32(len(folios)), jnp.int32(node), jnp.int32(self.cpu))
-        args = jax.block_until_ready((state, jnp.asarray(padded), *numbers, limit))
+        args = (state, jnp.asarray(padded), *numbers, limit)
         start = time.perf_counter()
         program = executable(r, True, *args)
-        ready = time.perf_counter()
-        done: tuple[Machine, Result] = program(*args)
-        jax.block_until_ready(done)
-        self.wall_s += time.perf_counter() - ready
-        self.compile_s += ready - start
-        return done
+        self.compile_s += time.perf_counter() - start
+        return self._timed(program, args)
 
 
 def run(
