@@ -64,7 +64,10 @@ def _marked(result: Array) -> Array:
     if not MARKS:
         return result
     # A call that is inlined would lose its attributes.
-    return set_xla_metadata(result, xla_cpu_small_call="true", inlineable="false")
+    marked: Any = set_xla_metadata(
+        result, xla_cpu_small_call="true", inlineable="false"
+    )
+    return marked
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
