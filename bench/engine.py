@@ -117,21 +117,37 @@ def _entries(m: Machine, pages: jax.Array) -> jax.Array:
 
 @jax.jit
 def _frames(m: Machine, pages: jax.Array) -> jax.Array:
-    """Frames that are not either mapped by the entry they name or free and blank."""
+    """Frames that are not either mapped by the entry they name or free and blank.
+
+    A few at a time: a check must not need more memory than what it checks.
+    """
     g = m.geometry
-    row = m.frame
-    entry = row[:, frame.RMAP]
-    at = m.pte[jnp.clip(entry, 0, g.ptes - 1), pte.PFN]
-    named = (entry < pages) & (at == jnp.arange(g.frames))
-    rest = (row[:, 0] == 1) & (row[:, 1] == 1) & (row[:, 2] == uniform.FLAGS)
-    blank = (row[:, :3] == 0).all(axis=1) & (entry == NOWHERE)
-    slot = jnp.arange(m.free.shape[0])
-    live = slot % g.slots_per_node < m.top[slot // g.slots_per_node, 0]
+    lanes = jnp.arange(uniform.STEP)
+
+    def given(i: jax.Array, free: jax.Array) -> jax.Array:
+        slot = i * uniform.STEP + lanes
+        live = slot % g.slots_per_node < m.top[slot // g.slots_per_node, 0]
+        at = jnp.where(live, m.free[slot], NOWHERE)
+        return free.at[at].add(jnp.int8(1), mode="drop")
+
     free = jnp.zeros(g.frames, jnp.int8)
-    free = free.at[jnp.where(live, m.free, NOWHERE)].add(jnp.int8(1), mode="drop")
-    used = named & rest
-    good = (used & (free == 0)) | (blank & (free == 1))
-    return (~good).sum() + jnp.abs(used.sum() - pages)
+    free = jax.lax.fori_loop(0, m.free.shape[0] // uniform.STEP, given, free)
+
+    def some(i: jax.Array, c: tuple[jax.Array, jax.Array]) -> tuple:
+        index = i * uniform.STEP + lanes
+        row = m.frame[index]
+        entry = row[:, frame.RMAP]
+        at = m.pte[jnp.clip(entry, 0, g.ptes - 1), pte.PFN]
+        named = (entry < pages) & (at == index)
+        rest = (row[:, 0] == 1) & (row[:, 1] == 1) & (row[:, 2] == uniform.FLAGS)
+        blank = (row[:, :3] == 0).all(axis=1) & (entry == NOWHERE)
+        used = named & rest
+        good = (used & (free[index] == 0)) | (blank & (free[index] == 1))
+        return c[0] + (~good).sum(), c[1] + used.sum()
+
+    none = (jnp.int32(0), jnp.int32(0))
+    bad, used = jax.lax.fori_loop(0, g.frames // uniform.STEP, some, none)
+    return bad + jnp.abs(used - pages)
 
 
 @jax.jit

@@ -21,11 +21,11 @@ from jaxmig.machine import Machine
 class Runs:
     """Seconds of all repeats of all contenders for one task."""
 
-    def __init__(self, task: Task, serial: bool) -> None:
+    def __init__(self, task: Task, serial: bool, numpy: bool) -> None:
         self.task = task
         self.seconds: dict[str, list[float]] = {}
         compiled = peers_c.library() is not None
-        self.names = ["jaxmig 6.3", "numpy"] + ["C batched"] * compiled
+        self.names = ["jaxmig 6.3"] + ["numpy"] * numpy + ["C batched"] * compiled
         if serial:
             self.names += ["jaxmig 6.2"] + ["C serial"] * compiled
         if task.content:
@@ -85,9 +85,9 @@ class Runs:
         }
 
 
-def compare(task: Task, repeat: int, serial: bool) -> list[timing.Row]:
+def compare(task: Task, repeat: int, serial: bool, numpy: bool) -> list[timing.Row]:
     """Medians of so many rounds, after one that compiles."""
-    runs = Runs(task, serial)
+    runs = Runs(task, serial, numpy)
     runs.round()
     runs.seconds.clear()
     for _ in range(repeat):
@@ -104,6 +104,7 @@ def main() -> int:
     add("--cpus", type=int, default=128)
     add("--repeat", type=int, default=7)
     add("--no-serial", action="store_true", help="batched only")
+    add("--no-numpy", action="store_true", help="it takes minutes at 64 M pages")
     add("--quick", action="store_true", help="one small size, three repeats")
     add("--save", action="store_true", help="append to results/peers.csv")
     args = parser.parse_args()
@@ -113,7 +114,7 @@ def main() -> int:
     rows: list[timing.Row] = []
     for pages in sizes:
         task = Task(pages, args.content > 0, cpus=args.cpus)
-        found = compare(task, args.repeat, not args.no_serial)
+        found = compare(task, args.repeat, not args.no_serial, not args.no_numpy)
         print(timing.table(found), flush=True)
         rows += found
     if args.save:

@@ -11,6 +11,7 @@ Each operation of a loop is dispatched on its own, which costs half a microsecon
 of short trips is better compiled as one function.
 """
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -24,6 +25,8 @@ from jaxtyping import Array, Bool, Int32
 T = TypeVar("T")
 WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
 KNOWING: Final = ("0.10.",)  # versions of jaxlib with which the option was tried
+# jax 0.6 can only mark all that is traced inside, which is too much.
+MARKS: Final = "x" in inspect.signature(set_xla_metadata).parameters
 _OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
 
 
@@ -49,13 +52,22 @@ def whole(f: Callable[..., T], *args: Any) -> T:
     the process over one that its simplifications leave unused.  An XLA that does not
     know the attributes dispatches operation by operation: slower, and the same.
     """
-    # A call that is not inlined keeps its attributes; those inside must have none.
-    marks = {"xla_cpu_small_call": "true", "inlineable": "false"}
 
     def on_cpu(*args: Any) -> T:
-        return jax.tree.map(lambda x: set_xla_metadata(x, **marks), jax.jit(f)(*args))
+        return jax.tree.map(_marked, jax.jit(f)(*args))
 
     return jax.lax.platform_dependent(*args, cpu=on_cpu, default=f)
+
+
+def _marked(result: Array) -> Array:
+    """`result` of a call that XLA:CPU shall compile as it is."""
+    if not MARKS:
+        return result
+    # A call that is inlined would lose its attributes.
+    marked: Any = set_xla_metadata(
+        result, xla_cpu_small_call="true", inlineable="false"
+    )
+    return marked
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:

@@ -138,6 +138,32 @@ def _writes_frames(text: str, body: str, m: jaxmig.Machine) -> bool:
     return bool(start and re.search(rows, start[0]))
 
 
+@pytest.mark.parametrize("call", [uniform_call, shared_call, conditions_call])
+def test_memory_beyond_the_state_does_not_grow_with_it(call):
+    used = []
+    for pages in (1 << 16, 1 << 18):
+        args = call(pages)
+        program = migrate.executable(rules("6.3"), True, *args)
+        used.append(program.memory_analysis().temp_size_in_bytes)
+    # Arrays of a chunk, and nothing beside; a copy of the frames would be 8 MiB more.
+    assert used[1] == used[0] < 32 << 20
+
+
+def test_a_page_has_less_than_96_bytes():
+    pages = 1 << 18
+    args = uniform_call(pages)
+    # TLBs have a size of their own.
+    state = [leaf for leaf in jax.tree.leaves(args) if leaf.size >= pages]
+    assert sum(leaf.nbytes for leaf in state) <= 64 * pages
+
+
+def test_contents_are_copied_by_one_compiled_function():
+    args = uniform_call(1 << 15, content=True)
+    text = migrate.executable(rules("6.3"), True, *args).as_text()
+    memory = re.escape(f"u32[{args[0].memory.shape[0]},1024]")
+    assert re.search(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_sizes_of_one_bucket_share_a_compilation(kernel):
     before = len(migrate._executables)

@@ -4,6 +4,7 @@ Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migra
 """
 
 import dataclasses
+import functools
 from typing import Final
 
 import jax
@@ -19,6 +20,7 @@ from jaxmig.pytree import pytree
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 PIECE: Final = 128  # words of a base page that are copied at a time
+CACHED: Final = 128  # base pages: half a MiB, what stays in a second-level cache
 TOGETHER: Final = 4  # base pages that are copied in turn
 
 
@@ -128,7 +130,8 @@ def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
     def rows(memory: Array, src: Lanes, dst: Lanes) -> Array:
         return _by_rows(memory, src, dst, step)
 
-    memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=_on_cpu, default=rows)
+    cpu = _on_cpu if wall.MARKS else functools.partial(_by_rows, step=CACHED)
+    memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=cpu, default=rows)
     return dataclasses.replace(m, memory=memory)
 
 

@@ -1,0 +1,115 @@
+"""How many bytes does a batched call move for a page, and how fast may a GPU be?
+
+Bytes are those of XLA's cost analysis of one compiled chunk.  That counts a whole array
+where rows are picked from it, so two machines of different size are compiled, what grows
+with the machine is left out, and the rows that a page picks are added.  The floor is
+what has to be read and written whoever does it.  A memory's bandwidth over these bytes
+is the speed that no run can pass; what a device needs to start its kernels comes on top.
+"""
+
+import argparse
+import functools
+import sys
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import timing
+from engine import Task, heads, jaxmig
+from jaxmig import events
+from jaxmig.machine import PAGE_BYTES, Machine
+from jaxmig.migrate import limit_of
+from jaxmig.phases import flush
+from jaxmig.policy import batched
+from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
+from jaxmig.policy.folio import Where
+from jaxmig.rules import rules
+
+ROW, ENTRY, SLOT = 16, 8, 4  # bytes of Machine.frame, .pte and .free
+# A list entry, the row and the entry, then both anew, the old row blank, a frame taken
+# and one given.
+FLOOR: Final = SLOT + ROW + ENTRY + ENTRY + ROW + ROW + SLOT + SLOT
+# Read: row, entry, slot.  Written: rows by unmap, switch (two) and remap, the entry by
+# unmap and remap, a slot.
+PICKED: Final = (ROW + ENTRY + SLOT) + (4 * ROW + 2 * ENTRY + SLOT)
+# GB/s of device memory, NVIDIA's data sheets.
+DEVICES: Final = {"A100 80GB SXM": 2039, "H100 SXM": 3350, "H200 SXM": 4800}
+
+
+def chunk(
+    m: Machine, folios: jax.Array, size: jax.Array, limit: jax.Array, width: int
+) -> Any:
+    """The first chunk of a batched call."""
+    rest = nothing(folios[:1])
+    k = Call(
+        m=m,
+        ev=events.none(m.cpus.lazy.shape[0]),
+        todo=List(folios, size),
+        held=rest,
+        ret=rest,
+        split=rest,
+        stats=no_stats(),
+        retry=no_retry(),
+        error=jnp.int32(0),
+        remaining=jnp.int32(0),
+    )
+    no = jnp.asarray(False)
+    c = batched.Carry(k, flush.nothing_owed(m.cpus), no, no)
+    at = Where(cpu=jnp.int32(0), node=jnp.int32(1))
+    run = batched.migrate_chunk
+    return run(rules("6.3"), c, jnp.int32(0), at, limit, size, width)
+
+
+def counted(pages: int, width: int, cpus: int) -> float:
+    """Bytes of one chunk on a machine of so many pages, by XLA's count."""
+    m = Task(pages, content=False, cpus=cpus).machine()
+    size = jnp.int32(pages)
+    args = (m, heads(m.pte, m.geometry.ptes), size, limit_of(512))
+    program = jax.jit(functools.partial(chunk, width=width), donate_argnums=0)
+    analysis: Any = program.lower(*args).compile().cost_analysis()
+    return float(analysis["bytes accessed"])
+
+
+def per_page(width: int, cpus: int) -> float:
+    """Bytes a page, metadata only."""
+    small, large = (counted(n * width, width, cpus) for n in (1, 2))
+    return (2 * small - large) / width + PICKED
+
+
+def rows(width: int, cpus: int) -> list[timing.Row]:
+    """Without and with contents."""
+    found = []
+    metadata = per_page(width, cpus)
+    for content in (0, PAGE_BYTES):
+        moved, floor = metadata + 2 * content, FLOOR + 2 * content
+        row: timing.Row = {
+            "content": content,
+            "bytes_a_page": moved,
+            "floor": floor,
+            "ratio": moved / floor,
+        }
+        for name, gb in DEVICES.items():
+            row[f"{name}, Mpages/s"] = gb * 1e3 / moved
+        found.append(row)
+    return found
+
+
+def main() -> int:
+    """Print and perhaps keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chunk", type=int, default=1 << 14, help="pages")
+    parser.add_argument("--cpus", type=int, default=128)
+    parser.add_argument("--quick", action="store_true", help="a small chunk")
+    parser.add_argument("--save", action="store_true")
+    args = parser.parse_args()
+    found = rows(1 << 12 if args.quick else args.chunk, args.cpus)
+    print(timing.table(found))
+    if args.save:
+        timing.save("bytes", found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+__all__ = ["jaxmig", "main", "per_page"]
