@@ -21,21 +21,28 @@ from jaxmig.rules import rules
 from peers_c import copy_pages
 
 TARGETS = {9: 1.1}  # by order; the others have none
+ORDERS = (2, 4, 6, 8, 9)
+KERNELS = ("6.3", "6.2")
 
 
-def entries(m: Any, folios: int, order: int) -> slice:
-    """The entry of each folio's first page: PMD leaves follow the PTEs."""
-    first = m.geometry.ptes if order == 9 else 0
-    step = 1 if order == 9 else 1 << order
-    return slice(first, first + folios * step, step)
+def large(megabytes: int) -> tuple[Any, dict[int, slice]]:
+    """A machine of folios of all sizes with contents, so much of each.
 
-
-def large(folios: int, order: int) -> Any:
-    """A machine of larger folios with contents, and their heads."""
+    Also the entries, by order, of the folios' first pages: one program serves them all.
+    """
     b = jaxmig.Builder(nodes=2, cpus=4)
-    b.mmap(b.process("app", running=[1, 2, 3]), folios << order, order=order)
+    app = b.process("app", running=[1, 2, 3])
+    pages = megabytes << 8
+    regions = {order: b.mmap(app, pages, order=order) for order in ORDERS}
     m = b.build(seed=0)
-    return m, m.pte[entries(m, folios, order), 0]
+    where = {}
+    for order, r in regions.items():
+        # PMD leaves follow the PTEs.
+        leaf = r.first_pmd.get(app.number)
+        first = r.first_pte[app.number] if leaf is None else m.geometry.ptes + leaf
+        step = 1 << order if leaf is None else 1
+        where[order] = slice(first, first + r.folios * step, step)
+    return m, where
 
 
 def small(pages: int, shared: bool) -> Any:
@@ -47,11 +54,9 @@ def small(pages: int, shared: bool) -> Any:
     return m, heads(m.pte, m.geometry.ptes)[:pages]
 
 
-def timed(made: Any, kernel: str = "6.3") -> tuple[float, Any, np.ndarray]:
-    """Seconds of one call, the machine after it, the frames before it."""
-    m, folios = made
-    size = folios.shape[0]
-    numbers = (jnp.int32(n) for n in (size, 1, 0))
+def timed(m: Any, folios: Any, size: int, node: int, kernel: str) -> tuple[float, Any]:
+    """Seconds of one call, and the machine after it."""
+    numbers = (jnp.int32(n) for n in (size, node, 0))
     args = jax.block_until_ready((m, folios, *numbers, limit_of(512)))
     program = executable(rules(kernel), True, *args)
     start = time.perf_counter()
@@ -59,25 +64,48 @@ def timed(made: Any, kernel: str = "6.3") -> tuple[float, Any, np.ndarray]:
     wall = time.perf_counter() - start
     if result.ret or result.errno:
         raise SystemExit(f"folios: ret {result.ret} {result.errno}")
-    return wall, m, np.asarray(folios)
+    return wall, m
 
 
-def large_row(kernel: str, order: int, folios: int, repeat: int) -> timing.Row:
-    """Folios of one order beside memcpy of the same blocks in the same memory."""
-    walls, floors = [], []
+def large_rows(megabytes: int, repeat: int) -> list[timing.Row]:
+    """Folios of each order beside memcpy of the same blocks in the same memory."""
+    m, where = large(megabytes)
+    room = max(s.stop for s in where.values())
+    cases = [(k, o) for k in KERNELS for o in ORDERS]
+    walls: dict[Any, list[float]] = {case: [] for case in cases}
+    floors: dict[Any, list[float]] = {case: [] for case in cases}
+    there = dict.fromkeys(ORDERS, 0)
     for _ in range(repeat + 1):
-        gc.collect()
-        wall, m, old = timed(large(folios, order), kernel)
-        new = np.asarray(m.pte[entries(m, folios, order), 0])
-        pages = np.arange(1 << order)
-        at, to = old[:, None] + pages, new[:, None] + pages
-        memory = view(m.memory)
-        if (memory[at[:, ::37]] != memory[to[:, ::37]]).any():
-            raise SystemExit("folios: contents changed")
-        walls.append(wall)
-        floors.append(copy_pages(memory, old, new, 1 << order))
-    what = f"{kernel}: {4 << order} KiB folios"
-    return _row(what, folios, walls, "memcpy", floors, TARGETS.get(order, math.nan))
+        for kernel, order in cases:
+            # There and back: the frames of a folio are others each time.
+            there[order] = 1 - there[order]
+            old = np.array(m.pte[where[order], 0])
+            folios = np.zeros(room, np.int32)
+            folios[: old.size] = old
+            wall, m = timed(m, jnp.asarray(folios), old.size, there[order], kernel)
+            new = np.array(m.pte[where[order], 0])
+            memory = view(m.memory)
+            _check(memory, old, new, order)
+            walls[kernel, order].append(wall)
+            floors[kernel, order].append(copy_pages(memory, old, new, 1 << order))
+    return [
+        _row(
+            f"{k}: {4 << o} KiB folios",
+            (megabytes << 8) >> o,
+            walls[k, o],
+            "memcpy",
+            floors[k, o],
+            TARGETS.get(o, math.nan),
+        )
+        for k, o in cases
+    ]
+
+
+def _check(memory: np.ndarray, old: np.ndarray, new: np.ndarray, order: int) -> None:
+    pages = np.arange(1 << order)
+    at, to = old[:, None] + pages, new[:, None] + pages
+    if (old == new).any() or (memory[at[:, ::37]] != memory[to[:, ::37]]).any():
+        raise SystemExit("folios: contents changed")
 
 
 def shared_row(pages: int, repeat: int) -> timing.Row:
@@ -86,7 +114,9 @@ def shared_row(pages: int, repeat: int) -> timing.Row:
     for _ in range(repeat + 1):
         for shared in (False, True):
             gc.collect()
-            times[shared].append(timed(small(pages, shared))[0])
+            m, folios = small(pages, shared)
+            size = folios.shape[0]
+            times[shared].append(timed(m, folios, size, 1, "6.3")[0])
     return _row("two mappings", pages, times[1], "one mapping", times[0], 2)
 
 
@@ -112,14 +142,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, twice")
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
-    megabytes, pages = (32, 1 << 14) if args.quick else (512, 1 << 18)
+    megabytes, pages = (16, 1 << 14) if args.quick else (64, 1 << 18)
     repeat = 2 if args.quick else args.repeat
-    found = [
-        large_row(kernel, order, (megabytes << 8) >> order, repeat)
-        for kernel in ("6.3", "6.2")
-        for order in (2, 4, 6, 8, 9)
-    ]
-    found.append(shared_row(pages, repeat))
+    found = [*large_rows(megabytes, repeat), shared_row(pages, repeat)]
     print(timing.table(found))
     if args.save:
         timing.save("folios", found)

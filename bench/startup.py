@@ -36,12 +36,12 @@ LARGE = """
 import sys, time
 sys.path.insert(0, {here!r})
 from folios import large
-from engine import jaxmig
 from jaxmig import migrate
 from jaxmig.rules import rules
 import jax.numpy as jnp
-m, heads = large(64, 9)
-numbers = (jnp.int32(n) for n in (64, 1, 0))
+m, where = large(16)
+heads = m.pte[where[9], 0]
+numbers = (jnp.int32(n) for n in (len(heads), 1, 0))
 args = (m, heads, *numbers, migrate.limit_of(512))
 seconds = []
 for kernel in ("6.18", "6.2"):
