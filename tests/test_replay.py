@@ -227,11 +227,14 @@ def test_the_command_converts(
     np.testing.assert_array_equal(np.concatenate(list(traces.blocks(out))), expected)
 
 
-def test_standard_input_is_converted(tmp_path: Path) -> None:
+def test_standard_input_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = io.BytesIO((DATA / "lackey.txt").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
     out = tmp_path / "out.npz"
-    go = [sys.executable, "-m", "jaxmig", "replay", "-", "-o", str(out)]
-    data = (DATA / "lackey.txt").read_bytes()
-    subprocess.run(go, input=data, check=True, capture_output=True)
+    assert cli.main(["replay", "-", "-o", str(out)]) == 0
+    assert not data.closed
     expected = np.concatenate(list(traces.blocks(DATA / "lackey.txt")))
     np.testing.assert_array_equal(np.concatenate(list(traces.blocks(out))), expected)
 

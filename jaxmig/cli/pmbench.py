@@ -66,7 +66,11 @@ def _original(p: Parser) -> None:
     p.add_argument("-p", "--pattern", default="uniform", help=", ".join(PATTERNS))
     p.add_argument("-a", "--access", choices=("touch", "histo"), default="histo")
     p.add_argument("-t", "--timestamp", choices=("rdtsc", "rdtscp"), default="rdtscp")
-    p.add_argument("--trace", metavar="FILE", help="accesses of a file, not a pattern")
+    p.add_argument(
+        "--trace",
+        metavar="FILE",
+        help="accesses of a file, as `jaxmig replay` reads, not a pattern",
+    )
     flags = ("-q --quiet", "-c --cold", "-i --initialize", "-z --wrneedsrd")
     for flag in flags:
         p.add_argument(*flag.split(), action="store_true")
