@@ -18,7 +18,7 @@ from jaxmig.syscalls import pages_by_node
 from jaxmig.syscalls.space import View
 from jaxmig.targets import Setting
 from jaxmig.traces import TraceError, accesses, native
-from jaxmig.workloads import replay, trace
+from jaxmig.workloads import replay, spool, trace
 
 DATA = Path(__file__).parent / "data/traces"
 PAGE = 4096
@@ -68,7 +68,7 @@ def test_accesses_go_to_a_file_when_they_are_many(tmp_path: Path, monkeypatch) -
     vpn, cpu = rng.integers(0, 999, 100_000), rng.integers(0, 5, 100_000)
     path = saved(tmp_path / "t.npz", vpn, cpu=cpu)
     kept = trace.load(path)
-    monkeypatch.setattr(trace, "KEPT_BYTES", 1 << 12)
+    monkeypatch.setattr(spool, "KEPT_BYTES", 1 << 12)
     filed = trace.load(path)
     for lane in range(5):
         expected = np.searchsorted(np.unique(vpn), vpn[cpu == lane])
@@ -76,6 +76,22 @@ def test_accesses_go_to_a_file_when_they_are_many(tmp_path: Path, monkeypatch) -
             draw = t.draw(lane)
             got = [draw(n)[0] for n in (1, 4095, 5000)]
             np.testing.assert_array_equal(np.concatenate(got), expected[:9096])
+
+
+def test_no_room_for_the_accesses_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    """A full disk, and more threads than a machine has CPUs."""
+    path = saved(tmp_path / "t.npz", np.arange(5000), tid=np.arange(5000))
+    assert "5000 threads whose process was not recorded" in trace.load(path).assumed[0]
+    monkeypatch.setattr(spool, "MAX_LANES", 4000)
+    with pytest.raises(TraceError, match="over 4000 threads; choose"):
+        trace.load(path)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool._File, "write", full)
+    with pytest.raises(TraceError, match=r"no room .* \(No space left .* set TMPDIR"):
+        trace.load(str(DATA / "lackey.txt"))
 
 
 def test_one_process_must_be_chosen(tmp_path: Path) -> None:
@@ -211,11 +227,14 @@ def test_the_command_converts(
     np.testing.assert_array_equal(np.concatenate(list(traces.blocks(out))), expected)
 
 
-def test_standard_input_is_converted(tmp_path: Path) -> None:
+def test_standard_input_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = io.BytesIO((DATA / "lackey.txt").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
     out = tmp_path / "out.npz"
-    go = [sys.executable, "-m", "jaxmig", "replay", "-", "-o", str(out)]
-    data = (DATA / "lackey.txt").read_bytes()
-    subprocess.run(go, input=data, check=True, capture_output=True)
+    assert cli.main(["replay", "-", "-o", str(out)]) == 0
+    assert not data.closed
     expected = np.concatenate(list(traces.blocks(DATA / "lackey.txt")))
     np.testing.assert_array_equal(np.concatenate(list(traces.blocks(out))), expected)
 
@@ -323,8 +342,8 @@ def test_memory_of_a_process_does_not_grow_with_the_file(tmp_path: Path) -> None
     """Reading four times as many accesses takes hardly more memory of a process."""
     code = (
         "import re, sys\n"
-        "from jaxmig.workloads import trace\n"
-        "trace.KEPT_BYTES = 1 << 20\n"
+        "from jaxmig.workloads import spool, trace\n"
+        "spool.KEPT_BYTES = 1 << 20\n"
         "t = trace.load(sys.argv[1])\n"
         "draw = t.draw(0)\n"
         "for _ in range(t.accesses[0] // 8192): draw(8192)\n"

@@ -52,7 +52,9 @@ def add(p: Parser) -> None:
         "-f", "--file", metavar="FILE",
         help="the report as XML, too; with several kernels FILE-KERNEL",
     )  # fmt: skip
-    p.add_argument("--trace", metavar="FILE", help="accesses of a file, not a pattern")
+    p.add_argument(
+        "--trace", metavar="FILE", help="accesses of a file, as `jaxmig replay` reads"
+    )
     flags = ("-q --quiet", "-c --cold", "-i --initialize", "-z --wrneedsrd")
     for flag in flags:
         p.add_argument(*flag.split(), action="store_true")

@@ -115,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
             most=args.accesses, tick=done,
         )  # fmt: skip
     _left_out(args.trace, t.notes)
+    for line in t.assumed:
+        say(f"{args.trace}: assumed: {line}")
     kernels = (None, *((args.kernel or BOTH) if args.migrate else ()))
     runs = [_play(args, t, profile, kernel) for kernel in kernels]
     replayed.show(args, t, profile, runs)

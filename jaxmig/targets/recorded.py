@@ -36,6 +36,8 @@ def of_trace(
         pages=t.base_pages,
         running=cpus,
         build=lambda setting: _build(text, t, setting),
+        missing=tuple(f"left out: {n:,} {what}" for what, n in t.notes.items()),
+        assumed=t.assumed,
         own_sizes=True,
     )
 
