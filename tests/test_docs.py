@@ -17,13 +17,10 @@ from jaxmig import targets
 DOCS = ROOT / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 # Pages and examples that compile for minutes, all together.
-SLOW_PAGES = (
-    *("transcript.md", "thp.md", "tutorial.md", "pictures.md", "batch-limit.md"),
-    *("sweep.md", "extending.md", "examples.md"),
-)
-SLOW_EXAMPLES = (
-    *("thp_share.py", "inside_a_batch.py", "many_machines.py", "pinned_pages.py"),
-)
+SLOW_PAGES = ("transcript.md", "thp.md", "tutorial.md", "pictures.md", "sweep.md")
+SLOW_PAGES += ("batch-limit.md", "extending.md", "examples.md")
+SLOW_EXAMPLES = ("thp_share.py", "inside_a_batch.py", "many_machines.py")
+SLOW_EXAMPLES += ("pinned_pages.py",)
 SMALL = {
     "batch_limits.py": ["memhog:4m"],
     "ipis_per_cpu.py": ["memhog:4m", "1,3"],
