@@ -35,6 +35,7 @@ from jaxmig.procfs import ProcError
 from jaxmig.scenario import ScenarioError
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets import TargetError
+from jaxmig.timeline import TimetableError
 
 COMMANDS = (
     migratepages,
@@ -50,7 +51,10 @@ COMMANDS = (
     migspeed,
     machines,
 )
-KNOWN = (Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError)
+KNOWN = (
+    *(Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError),
+    TimetableError,
+)
 EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
   jaxmig COMMAND --help                the options of a command, with an example
 """
