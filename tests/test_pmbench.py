@@ -272,6 +272,14 @@ def test_xml(small) -> None:
     assert memory[0].findtext("mem_item_delta/active_kib") == str(4096)
 
 
+def test_long_delays_have_short_blocks() -> None:
+    """A block's times fit into 2^29 ns, however long a program thinks."""
+    p = machines.load("xeon-2s")
+    r = run(Options(setsize_mib=1, delay=10**7, cold=True), p, modelled_ns=10**10)
+    each = int(r.ran_ns[0]) / int(r.totals.accesses[0])
+    assert each == pytest.approx(5 * 10**6, rel=0.01)
+
+
 def test_affinity_sets() -> None:
     """The last set is the first; threads have CPUs and maps of their own."""
     one, two = affinity.parse_all(["4-7:2", "9"], 32)

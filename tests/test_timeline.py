@@ -5,7 +5,7 @@ import pytest
 from exact_timeline import Exact, Thread
 from jaxmig import machines
 from jaxmig.access import MM_SHIFT, Shape
-from jaxmig.timeline import Run, alike, costs_of, timetable
+from jaxmig.timeline import Run, TimetableError, alike, costs_of, timetable
 from jaxmig.workloads.streams import Streams, fixed
 
 BLOCK = 256
@@ -157,6 +157,14 @@ def test_address_spaces(kernel: str, mms: int) -> None:
     shape = Shape(CPUS, 24, mms=mms, **SMALL | {"strict": mms == 9})
     table = timetable(p, 24 - mms, kernel=kernel, batch=6)
     both(shape, table, programs(mms, 24, mms), 2, p)
+
+
+def test_too_long_a_batch_is_refused() -> None:
+    """Times within a batch are int32 ns: one of half a million pages is too long."""
+    p = machines.load("xeon-2s")
+    with pytest.raises(TimetableError, match="lower --batch"):
+        timetable(p, 1 << 19, kernel="6.3", batch=0)
+    assert timetable(p, 1 << 18, kernel="6.3", batch=0).batches == 1
 
 
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])

@@ -39,6 +39,7 @@ from jaxmig.procfs import ProcError
 from jaxmig.scenario import ScenarioError
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets import TargetError
+from jaxmig.timeline import TimetableError
 from jaxmig.traces import TraceError
 
 COMMANDS = (
@@ -59,6 +60,7 @@ COMMANDS = (
 KNOWN = (
     *(Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError),
     TraceError,
+    TimetableError,
 )
 EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
   jaxmig COMMAND --help                the options of a command, with an example

@@ -20,6 +20,7 @@ EXAMPLES = """  jaxmig pmbench -j 5 -s 128 1 --migrate 0:1
   jaxmig pmbench -j 4 1 --migrate 0:1 --limits 1,8,64,512,4096
 """
 SLICE_MS = 100
+LONGEST_DELAY = 10**8  # cycles
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -69,6 +70,8 @@ def _options(args: argparse.Namespace) -> Options:
         raise Failure("read/write ratio out of bounds, must be from 0-100.")
     if args.offset > 1023:
         raise Failure("page offset out of bounds, must be from 0-1023.")
+    if args.delay > LONGEST_DELAY:
+        raise Failure(f"--delay {args.delay}: at most {LONGEST_DELAY:,} cycles")
     if args.affinityset and args.jobs is not None:
         raise Failure("jobs parameter shouldn't be specified if using affinityset")
     sets = pmargs.sets(args)

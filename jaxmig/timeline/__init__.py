@@ -1,11 +1,12 @@
 """A program's threads and a migration on one timeline."""
 
 from jaxmig.timeline.run import Run, Totals, costs_of, no_migration
-from jaxmig.timeline.timetable import Timetable, alike, timetable
+from jaxmig.timeline.timetable import Timetable, TimetableError, alike, timetable
 
 __all__ = [
     "Run",
     "Timetable",
+    "TimetableError",
     "Totals",
     "alike",
     "costs_of",

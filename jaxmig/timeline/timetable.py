@@ -24,6 +24,13 @@ NONE, PAGE, BATCH, WHOLE, BROADCAST, BROADCAST_ALL = range(6)  # flushes of a se
 # BROADCAST by hardware, no interrupts: of the segment's folios, or of everything.
 
 
+LONGEST: Final = 10**9  # ns from the first unmap of a batch to its last remap
+
+
+class TimetableError(ValueError):
+    """A migration that cannot be put on a timeline; one line that says why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Timetable:
     """One trip of all folios, segment by segment; arrays of one length, and prices.
@@ -62,6 +69,23 @@ class Timetable:
         return max(2 * max(most, int(self.count.max(initial=1))), self.room[1])
 
 
+def _checked(t: Timetable) -> Timetable:
+    """Times of one batch are int32 ns from its beginning.
+
+    Raises:
+      TimetableError: a batch that takes longer than that.
+    """
+    each = int(t.unit.max(initial=0)) + t.engine_base + t.move_base
+    large = int(t.unit.max(initial=0)) + t.engine_huge + t.move_huge
+    folios = max(int(t.count.max(initial=0)), int(t.moved.max(initial=0)))
+    huge = min((t.pages - t.folios) // (PMD_PAGES - 1), folios)
+    took = huge * large + (folios - huge) * each
+    if took > LONGEST:
+        line = f"a batch of {folios:,} folios takes {took / 1e9:.1f} s"
+        raise TimetableError(f"{line}, more than 1 s; give a lower --batch")
+    return t
+
+
 def alike(tables: Sequence[Timetable]) -> list[Timetable]:
     """The same timetables with room for the largest: one compilation runs them all."""
     room = max(len(t.first) for t in tables), max(t.window for t in tables)
@@ -85,6 +109,7 @@ def timetable(
       pause: between two trips, ns: the next call, or the next program.
     Raises:
       ValueError: for a release with a rule of its own for deferring flushes.
+      TimetableError: a batch longer than a second.
     """
     made = release(kernel)
     if made.defers is not None:
@@ -109,7 +134,7 @@ def timetable(
     engine = made.batched and copy != "cpu"
     alone, together = ((0, 0), copies) if engine else (copies, (0, 0))
     gain = p["cost.batch_gain"] if made.batched else 0
-    return Timetable(
+    table = Timetable(
         *columns,
         move_base=max(move + alone[0] - gain, 1),
         move_huge=max(move + alone[1] - gain, 1),
@@ -127,6 +152,7 @@ def timetable(
         batches=len(spans) if made.batched else 0,
         pause=pause,
     )
+    return _checked(table)
 
 
 def _columns(rows: "list[Row]", broadcast: bool) -> list[np.ndarray]:

@@ -172,10 +172,13 @@ def program(
     (sets, ways), (huge_sets, huge_ways) = profile.tlb, profile.tlb_huge
     shape = Shape(cpus, o.folios, o.huge, sets, ways, huge_sets, huge_ways)
     gen = DRAW_NS[o.pattern] + LOOP_NS + (o.delay // 2 if o.delay > 10 else 0)
-    streams = Streams([thread(o, t + 1) for t in range(o.jobs)], block_for(cpus), cpus)
+    costs = costs_of(profile, gen)
+    walk = ("access.tlb_hit", "access.walk", "access.memory_remote", "access.fault")
+    block = block_for(cpus, gen + sum(round(profile[name]) for name in walk))
+    streams = Streams([thread(o, t + 1) for t in range(o.jobs)], block, cpus)
     return Run(
         shape,
-        costs_of(profile, gen),
+        costs,
         streams,
         table,
         nodes=_nodes(o, profile, cpus),

@@ -13,9 +13,14 @@ TOGETHER: Final = 18  # and of all CPUs' together
 Draw = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def block_for(cpus: int) -> int:
-    """Accesses of each CPU in a block: few bytes on any machine, many in all."""
-    return 1 << max(LEAST, TOGETHER - (cpus - 1).bit_length())
+def block_for(cpus: int, each_ns: int = 1000) -> int:
+    """Accesses of each CPU in a block: few bytes on any machine, many in all.
+
+    Args:
+      each_ns: what one of them may take at most; a block's times fit into 2^29 ns.
+    """
+    many = 1 << max(LEAST, TOGETHER - (cpus - 1).bit_length())
+    return max(min(many, (1 << 29) // max(each_ns, 1)), 1)
 
 
 class Streams:
