@@ -44,7 +44,7 @@ def test_an_interrupted_run_goes_on(
     words = ["--examples", "500", "--large", "0", "--journal", str(journal)]
     assert fuzz.main(words) == 130
     # The interrupt may have come in the middle of a line.
-    journal.write_text(journal.read_text() + '{"task": "sm')
+    journal.write_text(journal.read_text() + '\n{"task": "sm')
     first = list(played)
     monkeypatch.setattr(fuzz, "play", lambda task: played.append(task.key) or row(task))
     assert fuzz.main(words) == 0
