@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Array, Int32, Int64
 
 from jaxmig import frame
+from jaxmig.migrate import replace
 from jaxmig.syscalls.scan import candidates, order_of
 from jaxmig.syscalls.session import Session
 from jaxmig.syscalls.space import Heads, Space, View
@@ -99,7 +100,7 @@ def call(
     failed = lists = short = 0
     for part, batch in _lists(s, c, folios, node):
         ret = _tries(s, c, space, part, node, batch)
-        lists += 1
+        lists += 1 if batch is None else -(-len(part) // batch)
         if ret < 0 and not c.goes_on:
             return Outcome(ret, ret, lists)
         short, failed = min(short, ret), failed + max(ret, 0)
@@ -169,17 +170,39 @@ def _tries(
     """migrate_pages() on one list, again on what is left of it if the caller does."""
     ret = 0
     for _ in range(c.tries):
-        before, nfree = s.view(), s.state.nfree
+        before, nfree, done = s.view(), s.state.nfree, s.counts["pgmigrate_success"]
         ret = s.migrate(
             folios, node, mode=c.mode, reason=c.reason, memalloc=c.memalloc, batch=batch
         )
         if c.reason == "memory_failure":
-            s.poison(nfree, node)
+            moved = s.counts["pgmigrate_success"] - done
+            _poison(s, before.flags(folios), nfree, moved, node)
         if ret <= 0:
             break
         if c.tries > 1:
             folios = _left(before, s.view(), folios)
     return ret
+
+
+def _poison(
+    s: Session,
+    flags: Int32[np.ndarray, " folios"],
+    nfree: Int32[Array, " nodes"],
+    moved: int,
+    node: int,
+) -> None:
+    """migrate_folio_done() leaves sources to memory-failure.c: nobody gets them again.
+
+    `nfree` is what was free before `moved` base pages went to `node`.
+    """
+    # Pages of the pool are not counted as free memory anyway.
+    if moved == 0 or ((flags & frame.KIND) == frame.HUGETLB).any():
+        return
+    back = np.array(s.state.nfree - nfree)
+    # On the target, what came back is hidden by what was taken.
+    back[node] = 0
+    back[node] = moved - back.sum()
+    s.rewind(replace(s.state, nfree=s.state.nfree - back))
 
 
 def _left(before: View, after: View, folios: Heads) -> Heads:

@@ -206,8 +206,9 @@ def main(words: list[str] | None = None) -> int:
             rows[row["task"]] = row
             report(row, len(rows), len(todo))
             if arguments.journal is not None:
+                # The line break comes first: the line before may have been cut short.
                 with arguments.journal.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                    file.write("\n" + json.dumps(row))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it has a journal")
         total(list(rows.values()))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32
+from jaxtyping import Int32
 
 from jaxmig import conditions as cond, frame, log
 from jaxmig.events import COUNTERS
@@ -120,16 +120,6 @@ class Session:
         rows = self.state.frame.at[over, frame.FLAGS].set(view.flags(over) | lru)
         self.state = replace(self.state, frame=rows, conditions=worn)
         self._view = None
-
-    def poison(self, before: Int32[Array, " nodes"], target: int) -> None:
-        """Memory that came back since `before`, but on `target`, is never used again.
-
-        migrate_folio_done() leaves the sources of soft offline to memory-failure.c.
-        """
-        now = self.state.nfree
-        away = jnp.arange(self.nodes) != target
-        kept = jnp.where(away, jnp.minimum(now, before), now)
-        self.state = replace(self.state, nfree=kept)
 
     def migrate(
         self,
