@@ -7,7 +7,6 @@ from pathlib import Path
 
 from jaxmig.cli.errors import Failure, Usage
 
-
 _ODD = "backslashreplace"  # for bytes of a name that are no letters
 
 
