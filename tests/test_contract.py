@@ -159,6 +159,29 @@ def test_a_document_a_file_and_the_error_of_one(played: list[dict[str, Any]]) ->
         }
 
 
+@pytest.mark.parametrize(
+    ("options", "cpus"),
+    [
+        ((), 32),
+        (("--machine", "haswell-2s"), 20),
+        (("--cpus", "64"), 64),
+        (("--machine", "haswell-2s", "--cpus", "6"), 6),
+    ],
+)
+def test_cpus_are_the_profile_s_unless_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    cpus: int,
+) -> None:
+    monkeypatch.setattr(jaxmig.player, "play", lambda *args, **how: [])
+    path = tmp_path / "a.toml"
+    path.write_text(SCENARIO.replace("cpus = 4\n", ""))
+    assert cli.main(["run", str(path), *options, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"]["cpus"] == cpus
+
+
 def test_records_have_the_fields_of_the_contract(played: list[dict[str, Any]]) -> None:
     names = ["kernel", "policy", "syscall", "ret", "errno", "vmstat", "ipis_per_cpu"]
     names += ["batches", "allocs", "nodes_after", "time_ns", "wall_s"]
