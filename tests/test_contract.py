@@ -159,6 +159,29 @@ def test_a_document_a_file_and_the_error_of_one(played: list[dict[str, Any]]) ->
         }
 
 
+@pytest.mark.parametrize(
+    ("options", "cpus"),
+    [
+        ((), 32),
+        (("--machine", "haswell-2s"), 20),
+        (("--cpus", "64"), 64),
+        (("--machine", "haswell-2s", "--cpus", "6"), 6),
+    ],
+)
+def test_cpus_are_the_profile_s_unless_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    cpus: int,
+) -> None:
+    monkeypatch.setattr(jaxmig.player, "play", lambda *args, **how: [])
+    path = tmp_path / "a.toml"
+    path.write_text(SCENARIO.replace("cpus = 4\n", ""))
+    assert cli.main(["run", str(path), *options, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"]["cpus"] == cpus
+
+
 def test_records_have_the_fields_of_the_contract(played: list[dict[str, Any]]) -> None:
     names = ["kernel", "policy", "syscall", "ret", "errno", "vmstat", "ipis_per_cpu"]
     names += ["batches", "allocs", "nodes_after", "time_ns", "wall_s"]
@@ -364,3 +387,28 @@ def test_the_benchmark_prints_one_line_and_fails_on_a_mismatch() -> None:
     assert made["pages_per_s"] == 300 / made["wall_s"]
     assert done.returncode == 1
     assert done.stderr.endswith("throughput: a page holds something else\n")
+
+
+@pytest.mark.slow
+def test_reproduce_writes_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.json"
+    assert cli.main(["reproduce", "--json", str(file)]) == 0
+    out = capsys.readouterr().out
+    rows = json.loads(file.read_text())["rows"]
+    ids = {r["id"] for r in rows}
+    for name in (
+        *("intel-pmbench-ipis", "intel-pmbench-rate", "arm64-memhog"),
+        *("arm64-bw_mem", "garg-move_pages", "ziyan-move_pages"),
+    ):
+        assert name in ids
+        assert name in out
+    rates = [r for r in rows if r["id"] == "intel-pmbench-rate"]
+    assert len({r["cpus"] for r in rates}) == len(rates) > 1
+    for r in rows:
+        before, after = r["published_before"], r["published_after"]
+        if before is None or after is None:
+            continue
+        change = 100 * (r["predicted_after"] / r["predicted_before"] - 1)
+        assert r["predicted_change_percent"] == pytest.approx(change, abs=0.1)

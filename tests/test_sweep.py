@@ -374,6 +374,7 @@ def test_standard_output_is_the_file(
         ("memhog:1m", "--kernel", "7.9"),
         ("memhog:1m", "--machine", "cray"),
         ("memhog:1m", "--resume"),
+        ("memhog:1m", "-o", "x.txt"),
         ("memhog:1m", "0", "9"),
         ("memhog:1m", "-o", "x.csv", "--resume", "--overwrite"),
         ("memhog:1m", "-o", "x.csv", "--processes", "2", "--process-id", "2"),

@@ -67,7 +67,7 @@ def _play(
     """One file; what is wrong with it becomes its line."""
     traced: list[Traced] = []
     try:
-        read = scenario.load(path, profile_cpus=_cpus)
+        read = scenario.load(path, profile_cpus=lambda name: _cpus(args, name))
         asked = overridden(read, args)
         pages = sum(r.n_pages for r in asked.regions)
         # The state before a call lives on until the call is over.
@@ -94,9 +94,13 @@ def _play(
     return Played(path, asked, profile, records, traced)
 
 
-def _cpus(profile: str) -> int:
-    """CPUs of a profile."""
-    return machines.load(profile).cpus
+def _cpus(args: argparse.Namespace, profile: str) -> int:
+    """CPUs of a machine whose file does not say: the option's, or the profile's."""
+    found = machines.load(profile)  # a name that nobody knows is the file's mistake
+    if args.machine:
+        found = machines.load(args.machine)
+    cpus: int = args.cpus or found.cpus
+    return cpus
 
 
 def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:

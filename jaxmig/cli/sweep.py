@@ -56,6 +56,8 @@ def _check_files(args: argparse.Namespace, path: Path | None) -> None:
         if args.resume or args.overwrite or args.processes > 1:
             raise Usage("--resume, --overwrite and --processes need a file: -o FILE")
         return
+    if path.suffix not in (".csv", ".parquet"):
+        raise Usage(f"-o {path}: rows go to a .csv or a .parquet file; name such a one")
     if args.resume and args.overwrite:
         raise Usage("--resume keeps what --overwrite throws away; choose one")
     if not args.process_id < args.processes:
