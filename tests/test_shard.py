@@ -108,6 +108,7 @@ def test_four_devices_agree_with_one() -> None:
         "back_and_forth",
         "frames_return_at_the_same_places",
         "no_array_travels_or_is_copied",
+        "sweeps",
     ],
 )
 def test_four_devices_agree_with_one_in(case: str) -> None:

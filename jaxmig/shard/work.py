@@ -271,8 +271,7 @@ def _clear(
 ) -> Machine:
     """From the table back to where everything is kept, contents included."""
     d, box = j.plan.frames, j.sizes.box
-    memory = contents.move(d, j.axis, m.memory, t.src, dst, takes)
-    m = dataclasses.replace(m, memory=memory)
+    m = contents.move(d, j.axis, m, t.src, dst, takes)
     taken = table.taken_in_order(dst, takes)
     here = t.src != NOWHERE
     m = _write_rows(m, d.local(t.src, here), here, table.rows_of(t, done))
