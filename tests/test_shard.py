@@ -7,7 +7,7 @@ import pytest
 from jaxmig import shard
 from jaxmig.machine import NOWHERE
 from jaxmig.shard.deal import Deal, block_of
-from jaxmig.shard.work import sizes
+from jaxmig.shard.window import sizes
 from processes import HERE, environment, free_port, together
 
 CASES = str(HERE / "shard_cases.py")
