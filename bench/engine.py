@@ -163,7 +163,12 @@ def _contents(m: Machine, before: jax.Array, pages: jax.Array) -> jax.Array:
 
 
 def view(array: jax.Array) -> np.ndarray:
-    """The buffer of an array on a CPU, writable: for programs in other languages."""
+    """The buffer of an array on a CPU, writable: for programs in other languages.
+
+    What an accelerator holds is copied: good to look at, and to measure memcpy with.
+    """
+    if any(device.platform != "cpu" for device in array.devices()):
+        return np.array(array)
     size = array.size
     kind = {"int32": ctypes.c_int32, "uint32": ctypes.c_uint32}[str(array.dtype)]
     at = ctypes.cast(array.unsafe_buffer_pointer(), ctypes.POINTER(kind))

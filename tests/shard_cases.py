@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import numpy as np
-from jaxmig import migrate, shard, uniform
+from jaxmig import migrate, shard, sweep, uniform
 from jaxmig.migrate import limit_of
 from jaxmig.rules import rules
 from jaxmig.shard import call
@@ -157,6 +157,16 @@ def staying_pages_do_not_cross() -> None:
     assert (new // d.block % d.shards == folios // d.block % d.shards).all()
 
 
+def sweeps() -> None:
+    """Configurations dealt out among devices count as each of them does alone."""
+    m = obstacles()
+    folios, limits = jaxmig.folios_on(m, 0), [1, 7, 64, 500, 0, 100]
+    got = sweep.count_many(m, folios, 1, batch=limits, at_once=1, mesh=mesh())
+    for i, limit in enumerate(limits):
+        want = jaxmig.migrate_pages(m, folios, 1, batch=limit)[1]
+        assert differences(want, jax.tree.map(lambda x, i=i: x[i], got)) == []
+
+
 CASES: dict[str, Callable[[], object]] = {
     f.__name__: f
     for f in (
@@ -170,6 +180,7 @@ CASES: dict[str, Callable[[], object]] = {
         frames_return_at_the_same_places,
         no_array_travels_or_is_copied,
         staying_pages_do_not_cross,
+        sweeps,
     )
 }
 

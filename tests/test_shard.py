@@ -7,7 +7,7 @@ import pytest
 from jaxmig import shard
 from jaxmig.machine import NOWHERE
 from jaxmig.shard.deal import Deal, block_of
-from jaxmig.shard.work import sizes
+from jaxmig.shard.window import sizes
 from processes import HERE, environment, free_port, together
 
 CASES = str(HERE / "shard_cases.py")
@@ -108,6 +108,7 @@ def test_four_devices_agree_with_one() -> None:
         "back_and_forth",
         "frames_return_at_the_same_places",
         "no_array_travels_or_is_copied",
+        "sweeps",
     ],
 )
 def test_four_devices_agree_with_one_in(case: str) -> None:

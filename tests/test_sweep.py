@@ -10,11 +10,23 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jaxmig
 import numpy as np
 import pytest
 from jaxmig import __version__, cli, cost, machines, syscalls
 from jaxmig.events import COUNTERS
-from jaxmig.sweep import AXES, AxisError, Engine, Grid, journal, play, rows, values
+from jaxmig.sweep import (
+    AXES,
+    AxisError,
+    Engine,
+    Grid,
+    count_many,
+    journal,
+    play,
+    rows,
+    values,
+)
 from jaxmig.sweep.engine import Run, run_of
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.play import Sweep
@@ -22,6 +34,7 @@ from jaxmig.sweep.pricing import Prices
 from jaxmig.sweep.window import Window, away, quantile
 from jaxmig.syscalls import Session
 from jaxmig.targets import Setting, resolve
+from processes import environment, free_port, together
 
 SMALL = ("sweep", "memhog:1m", "--batch", "1,64:256:64", "--cpus", "2:8:2x")
 OLD, NEW = frozenset({0}), frozenset({1})
@@ -124,6 +137,44 @@ def test_several_lists_go_through_the_system_call() -> None:
     one = Run(0, "6.3", "sync", "x86", 4, 100)
     (tally,) = Engine(where, frozenset({0}), frozenset({1, 2})).tallies([one])
     assert tally.counts["pgmigrate_success"] == 256 == sum(tally.mapped[1:])
+
+
+def alike(n: int) -> list[jaxmig.Machine]:
+    """Machines that differ in what is in the way, and in who runs where."""
+    found = []
+    for i in range(n):
+        b = jaxmig.Builder(nodes=2, cpus=4)
+        r = b.mmap(b.process("a", range(1 + i % 3)), 600)
+        b.mmap([b.process("b", [3]), b.process("c", lazy=[2])], 300)
+        b.condition(r, "extra_ref", range(i, 600, 7))
+        b.condition(r, "locked", range(0, 600, 50), until=1 + i)
+        found.append(b.build(content=False))
+    return found
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.12"])
+def test_many_configurations_count_as_single_calls(kernel: str) -> None:
+    states, limits = alike(3), [512, 7, 0]
+    folios = jaxmig.folios_on(states[0], 0)
+    got = count_many(states, folios, 1, batch=limits, kernel=kernel, at_once=2)
+    for i, (m, limit) in enumerate(zip(states, limits, strict=True)):
+        _, want = jaxmig.migrate_pages(m, folios, 1, batch=limit, kernel=kernel)
+        for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+            np.testing.assert_array_equal(a, b[i])
+    assert len(set(got.failed.tolist())) > 1
+
+
+def test_what_cannot_be_swept_together_is_refused() -> None:
+    m = alike(1)[0]
+    folios = jaxmig.folios_on(m, 0)
+    with pytest.raises(ValueError, match="2 machines and 3 batch limits"):
+        count_many([m, m], folios, 1, batch=[1, 2, 3])
+    with pytest.raises(ValueError, match="listed twice"):
+        count_many(m, [5, 5], 1)
+    b = jaxmig.Builder(nodes=2, cpus=4)
+    b.mmap(b.process("a", [1]), 5000)
+    with pytest.raises(ValueError, match="different shapes"):
+        count_many([m, b.build(content=False)], folios, 1)
 
 
 def test_serial_calls_do_not_depend_on_the_batch_limit() -> None:
@@ -318,24 +369,13 @@ def test_processes_make_the_same_file(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_without_a_common_directory(whole: Path, tmp_path: Path) -> None:
-    port = 20_000 + time.time_ns() % 20_000
-    started = []
+    at = ("--coordinator", f"localhost:{free_port()}", "--processes", "2")
+    programs = []
     for i in range(2):
         (tmp_path / str(i)).mkdir()
-        some = ["--processes", "2", "--process-id", str(i)]
-        some += [
-            "--coordinator",
-            f"localhost:{port}",
-            "-o",
-            str(tmp_path / f"{i}/x.csv"),
-        ]
-        command = [sys.executable, "-m", "jaxmig", *SMALL, *some]
-        started.append(subprocess.Popen(command))
-    try:
-        assert [p.wait(200) for p in started] == [0, 0]
-    finally:
-        for p in started:
-            p.kill()
+        mine = ("--process-id", str(i), "-o", str(tmp_path / f"{i}/x.csv"))
+        programs.append(["-m", "jaxmig", *SMALL, *at, *mine])
+    together(programs, environment(), 300)
     assert (tmp_path / "0/x.csv").read_bytes() == whole.read_bytes()
 
 

@@ -10,7 +10,8 @@ state = shard.collect(sharded)
     arrange.py   free frames in an order in which pages stay
     post.py      rows that other shards keep: fixed boxes, collectives
     table.py     the pages a shard is working on, as a small machine
-    work.py      one window of the list
+    window.py    the stretch of the list that comes next
+    work.py      what is done with it
     contents.py  copies within a shard and across
     tlbs.py      the end of a call
     call.py      the call

@@ -38,8 +38,8 @@ def arrange(
     start = node * state.geometry.slots_per_node
     free = np.array(state.free)
     popped = free[start : start + top][::-1]
-    shards = (x // d.block % d.shards for x in (heads, popped))
-    free[start : start + top] = popped[_matched(*shards, d.shards)][::-1]
+    wanted, offered = (x // d.block % d.shards for x in (heads, popped))
+    free[start : start + top] = popped[_matched(wanted, offered, d.shards)][::-1]
     return dataclasses.replace(state, free=jnp.asarray(free))
 
 

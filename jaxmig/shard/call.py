@@ -24,7 +24,7 @@ from jaxmig.phases import flush
 from jaxmig.policy.call import no_stats
 from jaxmig.policy.folio import SLEEPS, Where
 from jaxmig.rules import Rules, rules
-from jaxmig.shard import tlbs, work
+from jaxmig.shard import tlbs, window, work
 from jaxmig.shard.deal import Deal
 from jaxmig.shard.state import Plan, Sharded, deal_list
 
@@ -113,13 +113,13 @@ def program(r: Rules, plan: Plan, room: int, chunk: int = CHUNK) -> Any:
     """The call as a function of machine, list, size, node, CPU and limit; traceable."""
     block = min(plan.frames.block, -(-room // plan.shards))
     d = Deal(plan.shards, block, room)
-    s = work.sizes(min(chunk, room), plan.shards)
+    s = window.sizes(min(chunk, room), plan.shards)
 
     def call(
         m: Machine, folios: Array, size: Index, node: Index, cpu: Index, limit: Index
     ) -> tuple[Machine, Result]:
         at = Where(cpu=cpu, node=node)
-        return _run(work.Job(r, plan, s, folios, d, size, at, limit), m)
+        return _run(window.Job(r, plan, s, folios, d, size, at, limit), m)
 
     def sharded(m: Machine, folios: Array, *numbers: Index) -> tuple[Machine, Result]:
         specs = plan.specs(m)
@@ -134,7 +134,7 @@ def program(r: Rules, plan: Plan, room: int, chunk: int = CHUNK) -> Any:
     return sharded
 
 
-def _run(j: work.Job, m: Machine) -> tuple[Machine, Result]:
+def _run(j: window.Job, m: Machine) -> tuple[Machine, Result]:
     """The whole call, on one of the shards."""
     cpus = m.cpus.lazy.shape[0]
     zero, no = jnp.int32(0), jnp.asarray(False)

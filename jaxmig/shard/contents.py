@@ -5,6 +5,7 @@ BOX pages for each shard at a time: 4 KiB and a number for each page are all tha
 crosses.
 """
 
+import dataclasses
 from typing import Final
 
 import jax
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32, UInt32
 
 from jaxmig import wall
-from jaxmig.machine import NOWHERE
-from jaxmig.phases import lanes
+from jaxmig.machine import NOWHERE, Machine
+from jaxmig.phases import copypage, lanes
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.shard import post
 from jaxmig.shard.deal import Deal
@@ -26,21 +27,26 @@ BOX: Final = 256  # pages: one MiB for each shard at a time
 
 @jax.named_scope("folio_copy")
 def move(
-    d: Deal, axis: str, memory: Memory | None, src: Lanes, dst: Lanes, takes: Mask
-) -> Memory | None:
+    d: Deal, axis: str, m: Machine, src: Lanes, dst: Lanes, takes: Mask
+) -> Machine:
     """Contents of pages that this shard keeps to frames that any shard keeps."""
-    if memory is None:
-        return None
+    if m.memory is None:
+        return m
     me = jax.lax.axis_index(axis)
     p = post.sort(jnp.where(takes, d.owner(dst), d.shards), d.shards, BOX)
     here = d.local(src, takes)
     there = d.local(dst, takes)
+    stay = p.lane[me, : src.shape[0]]
+    m = copypage.copy(m, post.pick(here, stay), post.pick(there, stay), STEP)
+    assert m.memory is not None
+    memory = _cross(d, axis, m.memory, p, here, there)
+    return dataclasses.replace(m, memory=memory)
 
-    def stay(i: Index, memory: Memory) -> Memory:
-        lane = jax.lax.dynamic_slice_in_dim(p.lane[me], i * STEP, STEP)
-        return _copy(memory, post.pick(here, lane), post.pick(there, lane))
 
-    memory = jax.lax.fori_loop(0, -(-p.count[me] // STEP), stay, memory)
+def _cross(
+    d: Deal, axis: str, memory: Memory, p: post.Piles, here: Lanes, there: Lanes
+) -> Memory:
+    me = jax.lax.axis_index(axis)
 
     def cross(r: Index, memory: Memory) -> Memory:
         lane = post.of_round(p, r, BOX)
@@ -53,11 +59,6 @@ def move(
         return memory
 
     return jax.lax.fori_loop(0, post.rounds(p, me, BOX, axis), cross, memory)
-
-
-def _copy(memory: Memory, src: Lanes, dst: Lanes) -> Memory:
-    rows = wall.read(src, lambda: lanes.rows(memory, src))
-    return lanes.scatter(memory, dst, dst != NOWHERE, rows)
 
 
 def _ship(

@@ -8,6 +8,7 @@ A lane that is nobody's has the index NOWHERE.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.pytree import pytree
 from jaxmig.shard.deal import Deal
 
+T = TypeVar("T")
 Index = Int32[Array, ""]
 
 
@@ -56,9 +58,9 @@ def of_round(p: Piles, r: Index, box: int) -> Int32[Array, "shards box"]:
     return jax.lax.dynamic_slice_in_dim(p.lane, r * box, box, axis=1)
 
 
-def pick(values: Array, lane: Int32[Array, "*n"], fill: int = NOWHERE) -> Array:
-    """`values` of lanes; `fill` for no lane."""
-    return values.at[lane].get(mode="fill", fill_value=fill)
+def pick(values: Array, lane: Int32[Array, "*n"]) -> Array:
+    """`values` of lanes; NOWHERE for no lane."""
+    return values.at[lane].get(mode="fill", fill_value=NOWHERE)
 
 
 def swap(boxes: Array, axis: str) -> Array:
@@ -100,14 +102,14 @@ def send(
     index: Lanes,
     where: Mask,
     values: Int32[Array, "lanes columns"],
-    write: Callable[[Array, Lanes, Mask, Array], Array],
-    array: Array,
+    write: Callable[[T, Lanes, Mask, Array], T],
+    array: T,
     box: int,
-) -> Array:
-    """`array`, of which each shard keeps a part, with the rows of the lanes replaced.
+) -> T:
+    """What each shard keeps a part of, with the rows of the lanes replaced.
 
     Args:
-      write: (array, local place, whether, rows) -> array.
+      write: (array or arrays, local place, whether, rows) -> the same.
     """
     me = jax.lax.axis_index(axis)
     owner = jnp.where(where, d.owner(index), d.shards)
@@ -117,7 +119,7 @@ def send(
     p = sort(jnp.where(owner == me, d.shards, owner), d.shards, box)
     whole = jnp.concatenate([index[:, None], values], axis=1)
 
-    def some(r: Index, array: Array) -> Array:
+    def some(r: Index, array: T) -> T:
         got = swap(pick(whole, of_round(p, r, box)), axis)
         got = got.reshape(-1, whole.shape[1])
         there = got[:, 0] != NOWHERE

@@ -116,7 +116,7 @@ def deal_list(folios: np.ndarray, room: int, plan: Plan) -> tuple[jax.Array, Dea
 
 
 def _cut(host: np.ndarray, d: Deal, where: NamedSharding) -> jax.Array:
-    def piece(index: tuple[slice, ...]) -> np.ndarray:
+    def piece(index: Any) -> np.ndarray:
         return d.piece(host, (index[0].start or 0) // d.room)
 
     shape = (d.room * d.shards, *host.shape[1:])

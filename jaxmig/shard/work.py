@@ -1,13 +1,10 @@
 """One window of a call's list, on every shard at once.
 
 Each shard works on the pages of the window whose frames it keeps; their entries and the
-frames that they get may be anywhere.  A window ends before a shard gets more pages than
-its table has room for.  Which frame a page gets depends only on its place in the list:
-the same as on one device.
+frames that they get, by their places in the list as on one device, may be anywhere.
 """
 
 import dataclasses
-from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -28,37 +25,11 @@ from jaxmig.policy.look import Seen, look
 from jaxmig.policy.plan import Plan as Fates, plan
 from jaxmig.policy.rounds import immediates, pendings
 from jaxmig.pytree import pytree
-from jaxmig.rules import Rules
 from jaxmig.shard import contents, post, table
-from jaxmig.shard.deal import Deal
-from jaxmig.shard.state import Plan
+from jaxmig.shard.window import Job, Window, open_window
 
 Index = Int32[Array, ""]
 TAKES, FREES = 1, 2  # what becomes of a page of the window
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Static sizes of a call."""
-
-    chunk: int  # pages after which one device gives frames back
-    room: int  # pages that a shard works on at a time
-    box: int  # rows for another shard at a time
-
-    @property
-    def window(self) -> int:
-        """Pages of the list that all shards look at together."""
-        return self.chunk
-
-
-STEP: Final = 128  # room is a multiple of what is copied at a time
-
-
-def sizes(chunk: int, shards: int) -> Sizes:
-    """A quarter more than an even share; more pages take another window."""
-    share = -(-chunk * 5 // (4 * shards)) if shards > 1 else chunk
-    room = -(-min(share, chunk) // STEP) * STEP
-    return Sizes(chunk, room, max(room // shards, 1))
 
 
 @pytree
@@ -78,69 +49,14 @@ class Carry:
     flushed: Bool[Array, ""]
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What stays the same throughout a call."""
-
-    rules: Rules
-    plan: Plan
-    sizes: Sizes
-    folios: Lanes  # this shard's part of the list
-    deal: Deal  # of the list
-    size: Index
-    at: Where
-    limit: Index
-
-    @property
-    def axis(self) -> str:
-        """Name of the mesh's axis."""
-        return self.plan.axis
-
-
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """A stretch of the list, the same on all shards, and this shard's pages of it."""
-
-    start: Index
-    end: Index
-    src: Lanes  # of all of it, NOWHERE behind its end
-    place: Int32[Array, " room"]  # where in the window this shard's pages are
-
-    @property
-    def mine(self) -> Lanes:
-        """Frames of this shard's pages."""
-        return post.pick(self.src, self.place)
-
-
-def open_window(j: Job, start: Index) -> Window:
-    """The list from `start` on, as far as every shard has room and the chunk goes."""
-    width, room = j.sizes.window, j.sizes.room
-    index = jnp.arange(width, dtype=jnp.int32)
-    end = jnp.minimum(start // j.sizes.chunk * j.sizes.chunk + j.sizes.chunk, j.size)
-    there = start + index < end
-    at = jnp.where(there, start + index, NOWHERE)
-    src = post.window(
-        j.deal, j.axis, at, there, lambda here: lanes.rows(j.folios, here)
-    )
-    src = jnp.where(there, src, NOWHERE)
-    mine = j.plan.frames.owner(src) == jax.lax.axis_index(j.axis)
-    rank = lanes.rank(mine)
-    full = jnp.where(mine & (rank >= room), index, width).min()
-    end = jnp.minimum(end, start + jax.lax.pmin(full, j.axis))
-    there = start + index < end
-    none = jnp.full(room, NOWHERE, jnp.int32)
-    place = none.at[jnp.where(mine & there, rank, room)].set(index, mode="drop")
-    return Window(start, end, jnp.where(there, src, NOWHERE), place)
-
-
 def on_table(j: Job, m: Machine, src: Lanes) -> table.Table:
     """This shard's pages with all that belongs to them."""
     d = j.plan.frames
     here = d.local(src, src != NOWHERE)
     row = wall.read(here, lambda: lanes.rows(m.frame, here))
-    c = m.conditions
-    states = None if c is None else wall.read(here, lambda: lanes.rows(c, here))
-    if states is not None:
+    c, states = m.conditions, None
+    if c is not None:
+        states = wall.read(here, lambda: lanes.rows(c, here))
         states = jnp.where((src != NOWHERE)[:, None], states, 0)
     entry = jnp.where(src == NOWHERE, NOWHERE, row[:, RMAP])
     entries, words = [], []
@@ -271,8 +187,7 @@ def _clear(
 ) -> Machine:
     """From the table back to where everything is kept, contents included."""
     d, box = j.plan.frames, j.sizes.box
-    memory = contents.move(d, j.axis, m.memory, t.src, dst, takes)
-    m = dataclasses.replace(m, memory=memory)
+    m = contents.move(d, j.axis, m, t.src, dst, takes)
     taken = table.taken_in_order(dst, takes)
     here = t.src != NOWHERE
     m = _write_rows(m, d.local(t.src, here), here, table.rows_of(t, done))

@@ -33,6 +33,7 @@ from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
+What = tuple[Lanes, Index, Index, Index]  # list, its size, node, CPU
 
 
 @pytree
@@ -61,21 +62,19 @@ class Asked:
 
 
 def count(
-    r: Rules,
-    m: Machine,
-    folios: Lanes,
-    size: Index,
-    node: Index,
-    cpu: Index,
-    limit: Index,
-    chunk: int = CHUNK,
+    r: Rules, m: Machine, call: What, limit: Index, chunk: int = CHUNK
 ) -> tuple[Result, Int32[Array, " nodes"]]:
     """What the call returns and counts, and how many more base pages each node maps.
+
+    Args:
+      call: list, how many of it, node, CPU.
+      limit: base pages that close a batch.
 
     Only for calls of which `migrate.never_short()` holds, and lists that name a folio
     once.
     """
-    a = Asked(r, m, folios, size, node, cpu, limit)
+    folios, size, _, cpu = call
+    a = Asked(r, m, *call, limit)
     width = chunk_of(folios.shape[0], chunk)
     c = Carry(
         events.none(m.cpus.lazy.shape[0]),

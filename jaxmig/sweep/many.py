@@ -21,7 +21,7 @@ from jaxmig import migrate
 from jaxmig.machine import Machine
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result, limit_of, never_short
 from jaxmig.rules import Rules, rules
-from jaxmig.sweep.counts import count
+from jaxmig.sweep.counts import What, count
 from jaxmig.sweep.program import countable, jitted
 
 AT_ONCE: Final = 64  # configurations, on each device
@@ -75,7 +75,7 @@ def count_many(
     rest = (jnp.asarray(heads if heads.size else np.zeros(1, np.int32)), *numbers)
     found = []
     for some, lim in _chunks(machines, limits, differ, n, width):
-        found.append(program(machines[0], some, limit_of(lim), *rest))
+        found.append(program(machines[0], some, limit_of(lim), rest))
     return jax.tree.map(lambda *x: jnp.concatenate(x)[:n], *found)
 
 
@@ -132,16 +132,16 @@ def compiled(r: Rules, safe: bool, differ: tuple[str, ...], mesh: Mesh | None) -
     """The jitted sweep of one chunk of configurations."""
     vectorized = countable(r, safe)
 
-    def one(m: Machine, some: dict[str, Any], limit: Any, *rest: Any) -> Result:
+    def one(m: Machine, some: dict[str, Any], limit: Any, call: What) -> Result:
         m = dataclasses.replace(m, **some)
         if vectorized:
-            return count(r, m, *rest, limit)[0]
+            return count(r, m, call, limit)[0]
         # Branches and loops of unequal length: one configuration after the other.
-        return migrate.run(m, *rest, limit, r, safe=safe)[1]
+        return migrate.run(m, *call, limit, r, safe=safe)[1]
 
-    def many(m: Machine, some: dict[str, Any], limits: Any, *rest: Any) -> Result:
+    def many(m: Machine, some: dict[str, Any], limits: Any, call: What) -> Result:
         if vectorized:
-            return jax.vmap(lambda s, x: one(m, s, x, *rest))(some, limits)
-        return jax.lax.map(lambda s: one(m, *s, *rest), (some, limits))
+            return jax.vmap(lambda s, x: one(m, s, x, call))(some, limits)
+        return jax.lax.map(lambda s: one(m, s[0], s[1], call), (some, limits))
 
-    return jitted(many, mesh, dealt=(1, 2), arguments=7)
+    return jitted(many, mesh, dealt=(1, 2), arguments=4)

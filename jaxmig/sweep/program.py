@@ -19,7 +19,7 @@ from jaxmig import events, migrate, pte
 from jaxmig.events import Events
 from jaxmig.machine import PMD_PAGES, Cpus, Machine
 from jaxmig.rules import Rules
-from jaxmig.sweep.counts import count
+from jaxmig.sweep.counts import What, count
 
 SLOTS: Final = 64  # calls that one program has room for
 Index = Int32[Array, ""]
@@ -76,19 +76,19 @@ def program_of(r: Rules, safe: bool, mesh: Mesh | None = None) -> Any:
     return jitted(many, mesh, dealt=(5, 6), arguments=8)
 
 
-def _counted(r: Rules, m: Machine, call: tuple, limits: Array, stack: Cpus) -> Found:
+def _counted(r: Rules, m: Machine, call: What, limits: Array, stack: Cpus) -> Found:
     before = mapped(m)
 
     def one(cpus: Cpus, limit: Index) -> Found:
         start = dataclasses.replace(m, cpus=cpus)
-        result, shift = count(r, start, *call, limit)
+        result, shift = count(r, start, call, limit)
         return result.events, result.failed, result.error, before + shift
 
     return jax.vmap(one)(stack, limits)
 
 
 def _played(
-    r: Rules, safe: bool, m: Machine, call: tuple, limits: Array, stack: Cpus, n: Index
+    r: Rules, safe: bool, m: Machine, call: What, limits: Array, stack: Cpus, n: Index
 ) -> Found:
     def one(i: Any, out: Found) -> Found:
         cpus = jax.tree.map(lambda a: a[i], stack)
