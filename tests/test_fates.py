@@ -12,7 +12,7 @@ import pytest
 from differential import diff, to_toml
 from engine_snapshot import Before
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
-from jaxmig import migrate_pages, player, world
+from jaxmig import Builder, migrate_pages, player, world
 from jaxmig.machine import Machine
 from jaxmig.scenario import loads
 from jaxmig.syscalls.scan import kernel_list
@@ -113,3 +113,16 @@ def test_pages_that_nobody_shares_or_holds() -> None:
         assert not both(dataclasses.replace(e, document=document), *where)
 
     alone()
+
+
+@pytest.mark.parametrize(("kernel", "wasted"), [("6.2", 0), ("6.3", 2)])
+def test_a_page_that_stays_wastes_a_copy_a_stage(kernel: str, wasted: int) -> None:
+    # Only a batch is copied before its references are looked at.
+    b = Builder(nodes=2, cpus=4)
+    heap = b.mmap(b.process("app", running=[1, 2, 3]), pages=8)
+    b.condition(heap, "extra_ref", [3])
+    m = b.build()
+    for log in (1, 0):
+        heads = np.asarray(m.pte)[:8, 0]
+        _, result = migrate_pages(m, heads, 1, kernel=kernel, log=log)
+        assert result.events.counts()["copies_wasted"] == wasted

@@ -25,7 +25,7 @@ from jaxmig.policy.apply import apply
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import SLEEPS, Where
 from jaxmig.policy.look import Seen, look
-from jaxmig.policy.plan import Plan, plan
+from jaxmig.policy.plan import Listed, Plan, plan
 from jaxmig.policy.rounds import Span, settle
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
@@ -39,16 +39,18 @@ def book(
     seen: Seen,
     p: Plan,
     drained: Mask,
-    live: Mask,
+    f: Listed,
 ) -> tuple[Events, Stats]:
     """Count what a chunk did (all sums are below 2^32: a chunk is small)."""
     a, y = p.first, p.second
     arrived = p.moved & ~p.released
     both = lambda name: getattr(a, name) + (0 if y is None else getattr(y, name))  # noqa: E731
     walks = a.unmapped.astype(jnp.int32) + (0 if y is None else y.unmapped)
-    success, failed, tries, set_, pins, late, looks, moved, drains = lanes.totals(
+    # A copy engine has copied by the time that a batch's references are looked at.
+    wasted = jnp.where(f.movable, 0, walks - p.moved)
+    success, failed, tries, set_, pins, late, looks, moved, drains, lost = lanes.totals(
         p.moved | p.freed,
-        live & ~p.moved,
+        f.live & ~p.moved,
         both("tries"),
         seen.maps * walks,
         both("pin_tries"),
@@ -56,6 +58,7 @@ def book(
         both("looks"),
         arrived,
         p.moved & drained,
+        wasted,
     )
     ev = ev.add(
         pgmigrate_success=success,
@@ -67,6 +70,7 @@ def book(
         moves=looks,
         folios_moved=moved,
         pages_copied=moved,
+        copies_wasted=lost,
         ptes_set=set_,
         lru_drains=drains,
     )
@@ -111,7 +115,7 @@ def migrate_chunk(
     live = f.live
     mlocked = frame.has(row[:, FLAGS], frame.MLOCKED)
     drained = mlocked if rules.release.arm64_defers else seen.maps > 0
-    ev, stats = book(ev, k.stats, seen, p, drained, live)
+    ev, stats = book(ev, k.stats, seen, p, drained, f)
     # The page tables have been read already: unmap must not overtake that.
     p = dataclasses.replace(p, unmapped=p.unmapped & read)
     again = live & ~p.moved & p.unmapped & ~f.movable

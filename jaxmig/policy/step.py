@@ -105,6 +105,8 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
     huge = order == frame.PMD_ORDER
     # lru_add_drain() after a move: for all that were mapped, since 6.6 if mlocked.
     drained = jnp.where(c.s.arm64_defers, frame.MLOCKED, frame.UNMAPPED) & f.flags
+    # A copy engine has copied a batch's folios before their references are looked at.
+    by_batch = (f.kind != frame.MOVABLE_OPS) & (f.kind != frame.HUGETLB) & c.s.batched
     return s.set(
         ev=s.ev.add(
             allocs=p.tried,
@@ -114,6 +116,7 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
             folios_moved=p.moved,
             pages_copied=jnp.where(p.moved & ~huge, f.pages, 0),
             pages_copied_huge=jnp.where(p.moved & huge, f.pages, 0),
+            copies_wasted=jnp.where(p.undone & by_batch, f.pages, 0),
             lru_drains=p.moved & (drained != 0),
         )
     )

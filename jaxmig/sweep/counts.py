@@ -108,7 +108,7 @@ def _chunk(a: Asked, width: int, i: Index, c: Carry) -> Carry:
     ev, owed, _ = settle(r, c.ev, c.owed, m, a.cpu, span, known, put_off)
     mlocked = frame.has(row[:, FLAGS], frame.MLOCKED)
     drained = mlocked if r.release.arm64_defers else seen.maps > 0
-    ev, stats = book(ev, c.stats, seen, p, drained, f.live)
+    ev, stats = book(ev, c.stats, seen, p, drained, f)
     failed = (f.live & ~p.moved).sum(dtype=jnp.int32)
     return Carry(
         ev,
