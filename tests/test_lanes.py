@@ -54,6 +54,18 @@ def test_pages_are_copied_alike_on_every_device(size: int) -> None:
     np.testing.assert_array_equal(jax.jit(copypage._on_cpu)(*args), want)
 
 
+def test_memories_side_by_side_are_copied_each_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    memory = rng.integers(0, 2**32, (2, 16, 1024), dtype=np.uint32)
+    frames = np.stack([rng.permutation(16) for _ in range(2)]).astype(np.int32)
+    src, dst = frames[:, :8], frames[:, 8:]
+    copies = jax.jit(jax.vmap(copypage._on_cpu))(*map(jnp.asarray, (memory, src, dst)))
+    for n in range(2):
+        want = memory[n].copy()
+        want[dst[n]] = memory[n][src[n]]
+        np.testing.assert_array_equal(copies[n], want)
+
+
 def test_whole_functions_are_marked_for_cpus_alone() -> None:
     double = jax.jit(lambda x: wall.whole(lambda y: y + y, x))
     x = jnp.arange(8)

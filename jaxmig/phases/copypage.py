@@ -149,12 +149,23 @@ def _by_rows(memory: Array, src: Lanes, dst: Lanes, step: int) -> Array:
     return jax.lax.fori_loop(0, -(-count // step), some, memory)
 
 
+@jax.custom_batching.custom_vmap
 def _on_cpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
     last = jnp.where(dst == NOWHERE, 0, jnp.arange(1, dst.shape[0] + 1)).max()
     here = jnp.where(src == NOWHERE, 0, src)
     # A page that stays is copied onto itself: a branch would cost more.
     there = jnp.where(dst == NOWHERE, here, dst)
     return wall.whole(_by_pieces, memory, here, there, last)
+
+
+@_on_cpu.def_vmap
+def _many_on_cpu(
+    _: int, batched: list[bool], memory: Array, src: Lanes, dst: Lanes
+) -> tuple[Array, bool]:
+    # Slices at indices of their own would become scatters, which may not be whole.
+    axes = tuple(0 if b else None for b in batched)
+    rows = functools.partial(_by_rows, step=CACHED)
+    return jax.vmap(rows, in_axes=axes)(memory, src, dst), True
 
 
 def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
