@@ -70,7 +70,7 @@ def timed(m: Any, folios: Any, size: int, node: int, kernel: str) -> tuple[float
 def large_rows(megabytes: int, repeat: int) -> list[timing.Row]:
     """Folios of each order beside memcpy of the same blocks in the same memory."""
     m, where = large(megabytes)
-    room = max(s.stop for s in where.values())
+    room = (megabytes << 8) >> min(ORDERS)
     cases = [(k, o) for k in KERNELS for o in ORDERS]
     walls: dict[Any, list[float]] = {case: [] for case in cases}
     floors: dict[Any, list[float]] = {case: [] for case in cases}
