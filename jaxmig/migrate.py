@@ -21,7 +21,7 @@ from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
 from jaxmig.policy.stepwise import migrate_stepwise
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules, rules
-from jaxmig.switches import switches, word
+from jaxmig.switches import refuse_own_rule, switches, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
 CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
@@ -90,11 +90,8 @@ def run(
     `passes`: of a serial call.  `log`: rows of room for a log; only the form that goes
     one folio at a time can write one.
     """
-    if r.release.defers is not None and not (safe and r.release.batched):
-        raise ValueError(
-            f"kernel {r.release.name!r}: a rule of one's own for deferring holds where "
-            "all batches are worked at once: base pages, enough memory, no log, no jit"
-        )
+    if not (safe and r.release.batched):
+        refuse_own_rule(r)
     k, at = _begin(m, folios, size, node, cpu, log)
     if one_by_one(r, m, log):
         k = migrate_stepwise(switches(word(r)), k, at, limit, passes_=passes)

@@ -77,8 +77,21 @@ class Switches:
         return self.async_first & ~self.asynchronous
 
 
+def refuse_own_rule(r: Rules) -> None:
+    """A row of one's own may hold a function, which no bit can stand for."""
+    if r.release.defers is not None:
+        raise ValueError(
+            f"kernel {r.release.name!r}: a rule of one's own for deferring holds where "
+            "all batches are worked at once: base pages, enough memory, no log, no jit"
+        )
+
+
 def word(r: Rules) -> np.int32:
-    """The rules as bits, in the order of the fields of `Switches`."""
+    """The rules as bits, in the order of the fields of `Switches`.
+
+    Raises ValueError for a release with a rule of its own.
+    """
+    refuse_own_rule(r)
     call = {
         "batched": r.release.batched,
         "asynchronous": r.mode == "async",

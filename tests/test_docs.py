@@ -146,7 +146,7 @@ def test_the_reference_is_filled_with_every_option_number_and_switch() -> None:
     for name, parser, _ in known["parsers"]():
         for action in parser._actions:
             for option in action.option_strings:
-                if option not in ("-h", "--help"):
+                if option not in ("-h", "-?", "--help"):
                     assert f"`{option}" in fill("<!-- fill: commands -->"), name
 
 

@@ -144,7 +144,7 @@ def test_memory_beyond_the_state_does_not_grow_with_it(call):
     for pages in (1 << 16, 1 << 18):
         args = call(pages)
         program = migrate.executable(rules("6.3"), True, *args)
-        used.append(program.memory_analysis().temp_size_in_bytes)
+        used.append(program.program.memory_analysis().temp_size_in_bytes)
     # Arrays of a chunk, and nothing beside; a copy of the frames would be 8 MiB more.
     assert used[1] == used[0] < 32 << 20
 

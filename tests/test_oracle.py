@@ -243,8 +243,17 @@ SYSCALLS = [
     ({"syscall": "move_pages", "flags": "move_all", "privileged": False}, -1, "EPERM"),
     ({"syscall": "mbind", "pages": "heap", "nodes": "1", "flags": 8}, -1, "EINVAL"),
     ({"syscall": "mbind", "start": 0, "len": 4096, "nodes": "1"}, -1, "EFAULT"),
-    ({"syscall": "mbind", "pages": "heap", "flags": "strict"}, -1, "EIO"),
-    ({"syscall": "mbind", "pages": "heap", "flags": "move|strict"}, 0, None),
+    ({"syscall": "mbind", "pages": "heap", "flags": "strict"}, -1, "EINVAL"),
+    (
+        {"syscall": "mbind", "pages": "heap", "nodes": "1", "flags": "strict"},
+        -1,
+        "EIO",
+    ),
+    (
+        {"syscall": "mbind", "pages": "heap", "nodes": "1", "flags": "move|strict"},
+        0,
+        None,
+    ),
 ]
 
 

@@ -12,10 +12,10 @@ from jaxmig.releases import BOTH
 from jaxmig.traces import FORMATS, Reading, native, table
 from jaxmig.workloads import replay, trace
 
-EXAMPLES = """  valgrind --tool=lackey --trace-mem=yes --log-file=app.txt ./app
-  jaxmig replay app.txt --migrate 0:1             its memory moves, serial and batched
+EXAMPLES = """  jaxmig replay app.txt --migrate 0:1      its memory moves, serial and batched
   jaxmig replay perf.txt --pid 4711 --migrate 0:1 --kernel 6.3 --batch 64 --json out.json
   jaxmig replay big.champsimtrace.xz --accesses 1000000 -o small.npz       converts
+  valgrind --tool=lackey --trace-mem=yes --log-file=app.txt ./app   records app.txt
 """
 MOST = 10**11 - 1
 ENDS = (".npz", ".csv")
