@@ -12,7 +12,7 @@ from jaxmig.releases import BOTH
 from jaxmig.traces import FORMATS, Reading, native, table
 from jaxmig.workloads import replay, trace
 
-EXAMPLES = """  jaxmig replay app.txt --migrate 0:1      its memory moves, serial and batched
+EXAMPLES = """  jaxmig replay app.txt --migrate 0:1    its memory moves, serial and batched
   jaxmig replay perf.txt --pid 4711 --migrate 0:1 --kernel 6.3 --batch 64 --json out.json
   jaxmig replay big.champsimtrace.xz --accesses 1000000 -o small.npz       converts
   valgrind --tool=lackey --trace-mem=yes --log-file=app.txt ./app   records app.txt
