@@ -19,13 +19,10 @@ from jaxmig.syscalls.scan import kernel_list
 from jaxmig.syscalls.space import View
 from strategies import OWNERS, Example, Program, examples
 
-PROGRAMS = [
-    Program("6.3"),
-    Program("6.3", mode="async"),
-    Program("6.12", mode="sync_light"),
-    Program("6.6", arch="arm64"),
-]
-PLAIN = [Program("6.2"), Program("v4"), Program("6.3"), Program("6.6", arch="arm64")]
+QUICK = [Program("6.3"), Program("6.3", mode="async")]
+OTHERS = [Program("6.12", mode="sync_light"), Program("6.6", arch="arm64")]
+PLAIN = [Program("6.2"), Program("6.3")]
+PLAIN_OTHERS = [Program("v4"), Program("6.6", arch="arm64")]
 LIST = 1024
 
 
@@ -89,8 +86,14 @@ def lags(m: Machine) -> np.ndarray:
     )
 
 
-@drawn(PROGRAMS, 150)
+@drawn(QUICK, 100)
 def test_closed_form_is_the_passes_one_by_one(e: Example, where: tuple) -> None:
+    assert not both(e, *where)
+
+
+@pytest.mark.slow
+@drawn(OTHERS, 100)
+def test_closed_form_in_other_modes(e: Example, where: tuple) -> None:
     assert not both(e, *where)
 
 
@@ -101,8 +104,11 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("bare")
-def test_pages_that_nobody_shares_or_holds() -> None:
-    @drawn(PLAIN, 120)
+@pytest.mark.parametrize(
+    "choice", [PLAIN, pytest.param(PLAIN_OTHERS, marks=pytest.mark.slow)]
+)
+def test_pages_that_nobody_shares_or_holds(choice: list[Program]) -> None:
+    @drawn(choice, 60)
     def alone(e: Example, where: tuple) -> None:
         regions = [
             {**r, "process": r["process"][:1]}
