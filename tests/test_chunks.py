@@ -19,3 +19,20 @@ def test_every_page_of_a_list_moves_with_its_contents(pages):
     assert np.unique(new).size == pages
     assert (new >= before.geometry.frames_per_node).all()
     np.testing.assert_array_equal(after.memory[new], before.memory[old])
+
+
+@pytest.mark.parametrize("pages", [1, 2, 3, 5])
+def test_frame_0_is_a_destination_like_any_other(pages):
+    # Lanes behind the end of a list belong to no page, and must not stand for frame 0.
+    b = jaxmig.Builder(nodes=2, cpus=4)
+    b.mmap(b.process("app", running=[1]), pages, node=1)
+    state = b.build(seed=1)
+    top = int(state.top[0, 0])
+    first = state.free.at[top - 1 - np.arange(top)].set(np.arange(top))
+    state = jaxmig.migrate.replace(state, free=first)
+    old = np.asarray(state.pte[:pages, 0])
+    padded = np.resize(old, 8)
+    after, _ = jaxmig.migrate_pages(state, padded, 0, kernel="6.3", size=pages)
+    new = np.asarray(after.pte[:pages, 0])
+    assert 0 in new
+    np.testing.assert_array_equal(after.memory[new], state.memory[old])

@@ -152,8 +152,9 @@ def _by_rows(memory: Array, src: Lanes, dst: Lanes, step: int) -> Array:
 @jax.custom_batching.custom_vmap
 def _on_cpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
     last = jnp.where(dst == NOWHERE, 0, jnp.arange(1, dst.shape[0] + 1)).max()
-    here = jnp.where(src == NOWHERE, 0, src)
-    # A page that stays is copied onto itself: a branch would cost more.
+    # A page that stays is copied onto itself: a branch would cost more.  Lanes without a
+    # page do so with one of the list: frame 0 might be somebody's destination.
+    here = jnp.where(src == NOWHERE, src.min(), src)
     there = jnp.where(dst == NOWHERE, here, dst)
     return wall.whole(_by_pieces, memory, here, there, last)
 
