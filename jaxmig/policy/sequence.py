@@ -72,7 +72,8 @@ def next_pass(c: Context, q: Queue, x: Course, s: State, ended: Flag) -> Progres
     x, s, opens = _pieces(c, op, x, s, closes, over & (op == SERIAL))
     s = s.note(log.END, log.BATCH, when=opens)
     huge = over & (op == HUGETLB)
-    s = s.note(log.END, log.HUGETLBS, when=huge & (x.size > 0))
+    # What is left of them goes back to the caller, and is not held by the first batch.
+    s = s.note(log.END, log.HUGETLBS, when=huge & (x.size > 0)).empty(HELD, huge)
     return _open(c, q, x, s, opens | huge)
 
 

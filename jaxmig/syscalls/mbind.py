@@ -155,10 +155,13 @@ def _queue(queue: Queue, a: Area, found: Found) -> bool:
         queue.failed += len(found.head)
         return ends and len(found.head) > 0
     if ends:
-        stuck = queue.wants(found) & ~queue.view.on_lru(found.head)
+        # The second PTE of a large folio finds it isolated, and counts as stuck.
+        free = queue.view.on_lru(found.head) & found.once()
+        stuck = queue.wants(found) & ~free
         if stuck.any():
             block = (a.start + found.page) // PMD_PAGES
             queue.add(found.take(block <= block[stuck.argmax()]))
+            queue.failed += 1
             return True
     queue.add(found)
     return False
