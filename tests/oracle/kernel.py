@@ -96,6 +96,9 @@ class Kernel:
 
     def allocate(self, request: Request, src: Folio) -> Folio | None:
         """The caller's get_new_page(): the first wanted node that has room."""
+        # Reading: one allocation is one test, however many nodes it falls back to.
+        if src.order and src.test("huge_dst_unavailable"):
+            return None
         nodes = request.target(src)
         for node in [nodes] if isinstance(nodes, int) else nodes:
             dst = self.world.allocate(src, node)

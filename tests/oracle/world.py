@@ -96,8 +96,6 @@ class World:
 
     def allocate(self, src: Folio, node: int) -> Folio | None:
         """alloc_migration_target() in mm/migrate.c, on exactly one node."""
-        if src.order and src.test("huge_dst_unavailable"):
-            return None
         if not src.hugetlb:
             # No fragmentation and no watermarks: room is all that counts.
             if self.free.get(node, 0) < src.nr:
