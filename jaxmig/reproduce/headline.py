@@ -14,9 +14,11 @@ Cells = tuple[str, str, str]
 def headline(rows: Sequence[Row]) -> list[Cells]:
     """The table's rows; those of pmbench only where it has been run."""
     made = []
-    rates = [r for r in rows if r.id == "intel-pmbench-rate"]
+    rates = [r for r in rows if r.id.startswith("intel-pmbench-rate")]
     if rates:
-        made += _intel(rates, [r for r in rows if r.id == "intel-pmbench-ipis"])
+        made += _intel(
+            rates, [r for r in rows if r.id.startswith("intel-pmbench-ipis")]
+        )
     hogs = [r for r in rows if r.id == "arm64-memhog"]
     made.append(
         (

@@ -22,6 +22,7 @@ from jaxmig.workloads.streams import Streams, block_for
 Tick = Callable[[str], None]
 RUNNING: Final = (1, 2, 4, 8, 16, 19, 31)
 LANES: Final = 32
+SET: Final = 128  # MiB, the default; rows of another set have ids of their own
 MOVED: Final = 2048  # pages of the set that go back and forth: four batches
 TRIPS: Final = 2
 X86_KEYS: Final = (
@@ -46,7 +47,7 @@ IPI_CAUSE: Final = (
 def intel(tick: Tick) -> Iterator[Row]:
     """pmbench while its memory goes back and forth, by running CPUs and set size."""
     p = machines.load("xeon-2s")
-    for cpus, mib in [(n, 128) for n in RUNNING] + [(16, 2048)]:
+    for cpus, mib in [(n, SET) for n in RUNNING] + [(16, 2048)]:
         serial, batched = alike([timetable(p, MOVED, kernel=k) for k in ("6.2", "v4")])
         before = _pmbench(p, cpus, mib, serial)
         after = _pmbench(p, cpus, mib, batched)
@@ -54,7 +55,7 @@ def intel(tick: Tick) -> Iterator[Row]:
         what = f"pmbench -s {mib} -j {cpus}, memory back and forth"
         run = f"{cpus} threads, {mib} MiB, uniform, ratio 50"
         base = Row(
-            "intel-pmbench-rate",
+            "intel-pmbench-rate" + ("" if mib == SET else f"-{mib}m"),
             f"pages migrated a second: {what}",
             None,
             None,
@@ -94,7 +95,7 @@ def _interrupts(base: Row, what: str, before: "Ran", after: "Ran") -> Row:
     }
     return dataclasses.replace(
         base,
-        id="intel-pmbench-ipis",
+        id=base.id.replace("rate", "ipis"),
         what=f"TLB shootdown interrupts a page: {what}",
         published_change=published.COVER.ipi_change,
         predicted_before=before.ipis,
