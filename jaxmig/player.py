@@ -113,6 +113,11 @@ def _call(
         ret, extra = _make(scenario, s, layout.spaces[c.process], c)
     except syscalls.SleepsForever:
         raise _endless(scenario, c, number) from None
+    except syscalls.NotModelled as problem:
+        where = ("call", number, "syscall")
+        raise scenario.error(
+            where, f'"{c.syscall}"', f"not modelled: {problem}"
+        ) from None
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
     # Releases before 6.15 pay for interrupts on such a CPU too.
     if arch == "x86-invlpgb" and not release(kernel).invlpgb:

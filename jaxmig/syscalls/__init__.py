@@ -9,7 +9,7 @@ from jaxmig.syscalls.migratepages import migrate_pages
 from jaxmig.syscalls.movepages import move_pages
 from jaxmig.syscalls.nodes import parse_nodes
 from jaxmig.syscalls.scan import MOVE, MOVE_ALL, STRICT, kernel_list
-from jaxmig.syscalls.session import Session, SleepsForever
+from jaxmig.syscalls.session import NotModelled, Session, SleepsForever
 from jaxmig.syscalls.space import Area, Space, pages_by_node
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "MOVE_ALL",
     "STRICT",
     "Area",
+    "NotModelled",
     "Session",
     "SleepsForever",
     "Space",

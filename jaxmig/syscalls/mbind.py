@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int32
 
+from jaxmig import frame
 from jaxmig.machine import PMD_PAGES
 from jaxmig.syscalls.lookup import PAGE_SHIFT
 from jaxmig.syscalls.migratepages import usable
@@ -25,7 +26,7 @@ from jaxmig.syscalls.scan import (
     on_nodes,
     order_of,
 )
-from jaxmig.syscalls.session import Session
+from jaxmig.syscalls.session import NotModelled, Session
 from jaxmig.syscalls.space import Area, Space
 from jaxmig.syscalls.spread import migrate_over
 
@@ -173,16 +174,29 @@ def _migrate(s: Session, queue: Queue, p: Policy, number: np.ndarray) -> int:
     if not len(heads):
         return 0
     order = order_of(s.view(), heads)
-    node = _spread(s, p, order, number)
+    node = _spread(s, p, heads, order, number)
     tried = p.nodes if p.name == "bind" else range(s.nodes)
     room = sum(s.free(n) for n in tried)
     return migrate_over(s, heads, node, room, reason="mempolicy_mbind")
 
 
+def _refuse_what_returns_memory(s: Session, heads: np.ndarray) -> None:
+    """Where memory ends, folios that fail or are split decide where later ones go."""
+    flags = s.view().flags(heads)
+    if frame.has(flags, frame.CONDITIONED).any() or frame.order(flags).any():
+        raise NotModelled(
+            "mbind() over nodes of which one is too small, of larger folios or with "
+            "something in their way; leave more memory free, or name one node"
+        )
+
+
 def _spread(
-    s: Session, p: Policy, order: np.ndarray, number: np.ndarray
+    s: Session, p: Policy, heads: np.ndarray, order: np.ndarray, number: np.ndarray
 ) -> Int32[np.ndarray, " folios"]:
-    """The node each folio goes to: the first in its order with memory left."""
+    """The node each folio goes to: the first in its order with memory left.
+
+    Raises NotModelled where that would change while the list is worked on.
+    """
     zones = p.zones(s.nodes)
     home = np.full(len(order), zones[0], np.int32)
     if "interleave" in p.name:
@@ -192,6 +206,7 @@ def _spread(
     need = np.bincount(home, weights=np.exp2(order), minlength=s.nodes)
     if (need <= free).all():
         return home
+    _refuse_what_returns_memory(s, heads)
     for i, pages in enumerate((1 << order).tolist()):
         near = [(home[i] + k) % s.nodes for k in range(s.nodes)]
         tried = near if "interleave" in p.name else zones

@@ -34,6 +34,10 @@ LARGEST_LOG: Final = 1 << 25
 ROWS_A_FOLIO: Final = 16  # of a base page that moves at once
 
 
+class NotModelled(Exception):
+    """What a call would do depends on something that is not modelled; says on what."""
+
+
 class SleepsForever(Exception):
     """The call waits for something that never ends."""
 
