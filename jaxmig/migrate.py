@@ -13,6 +13,7 @@ from jaxtyping import Array, Int32
 from jaxmig import events, log as logs, wall
 from jaxmig.events import Events
 from jaxmig.machine import Machine
+from jaxmig.phases.lanes import CHUNK
 from jaxmig.policy import phased, serial_pages
 from jaxmig.policy.batched import migrate_batched
 from jaxmig.policy.call import Call, List, Stats, no_stats
@@ -24,7 +25,6 @@ from jaxmig.rules import Rules, rules
 from jaxmig.switches import refuse_own_rule, switches, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
-CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
 VECTOR: Final = 512  # bits, where the processor has them
 Index = Int32[Array, ""]
 

@@ -5,7 +5,7 @@ and writes nothing.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxmig import wall
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.pytree import pytree
 
+CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
 C = TypeVar("C", bound=tuple[Any, ...])
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
@@ -84,8 +85,10 @@ def rank(mask: Mask) -> Lanes:
 
 def running(mask: Mask) -> Lanes:
     """How many lanes of `mask` there are up to each lane."""
+    # Rows are added up with all rows before them: for a chunk, not for a whole list.
+    cpu = _running_on_cpu if mask.shape[0] <= CHUNK else jnp.cumsum
     return jax.lax.platform_dependent(
-        mask.astype(jnp.int32), cpu=_running_on_cpu, default=jnp.cumsum
+        mask.astype(jnp.int32), cpu=cpu, default=jnp.cumsum
     )
 
 
