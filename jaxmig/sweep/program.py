@@ -51,6 +51,8 @@ def jitted(
         options = {"xla_cpu_copy_insertion_use_region_analysis": True}
     if mesh is None:
         return jax.jit(f, compiler_options=options)
+    # Whatever its user made of it: here arguments lie where they are wanted.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
     axis = P(mesh.axis_names[0])
     specs = tuple(axis if i in dealt else P() for i in range(arguments))
     each = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=axis, check_vma=False)
