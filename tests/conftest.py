@@ -4,6 +4,11 @@ import os
 
 import jax
 import pytest
+from hypothesis import settings
+
+# How long an example takes depends on who else uses the processor.
+settings.register_profile("jaxmig", deadline=None)
+settings.load_profile("jaxmig")
 
 
 def pytest_configure(config: pytest.Config) -> None:
