@@ -1,10 +1,17 @@
 """Compiled code is kept between runs of the suite: most of its time is compilation."""
 
+import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import jax
 import pytest
 from hypothesis import settings
+from jaxmig import migrate
+
+MOST_MAPPINGS: Final = 25_000
 
 # How long an example takes depends on who else uses the processor.
 settings.register_profile("jaxmig", deadline=None)
@@ -17,3 +24,14 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def _room_for_programs() -> Iterator[None]:
+    """Compiled programs are many small mappings, of which Linux gives a process 65,530."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        migrate._executables.clear()
+        jax.clear_caches()
+        gc.collect()
