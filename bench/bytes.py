@@ -21,7 +21,7 @@ from jaxmig.machine import PAGE_BYTES, Machine
 from jaxmig.migrate import limit_of
 from jaxmig.phases import flush
 from jaxmig.policy import batched
-from jaxmig.policy.call import Call, List, no_retry, no_stats, nothing
+from jaxmig.policy.call import Call, List, no_stats
 from jaxmig.policy.folio import Where
 from jaxmig.rules import rules
 
@@ -40,16 +40,11 @@ def chunk(
     m: Machine, folios: jax.Array, size: jax.Array, limit: jax.Array, width: int
 ) -> Any:
     """The first chunk of a batched call."""
-    rest = nothing(folios[:1])
     k = Call(
         m=m,
         ev=events.none(m.cpus.lazy.shape[0]),
         todo=List(folios, size),
-        held=rest,
-        ret=rest,
-        split=rest,
         stats=no_stats(),
-        retry=no_retry(),
         error=jnp.int32(0),
         remaining=jnp.int32(0),
     )
