@@ -18,7 +18,7 @@ from jaxtyping import Array, Int32, Int64
 from jaxmig import frame
 from jaxmig.migrate import replace
 from jaxmig.syscalls.scan import candidates, order_of
-from jaxmig.syscalls.session import Session
+from jaxmig.syscalls.session import NotModelled, Session
 from jaxmig.syscalls.space import Heads, Space, View
 
 COMPACT_CLUSTER_MAX: Final = 32
@@ -84,6 +84,7 @@ def call(
     Raises:
       ValueError: for a caller that is not modelled.
       SleepsForever: where Linux would.
+      NotModelled: for soft offline of large folios into a node of theirs that runs full.
     """
     if caller not in CALLERS:
         raise ValueError(f"caller {caller!r}: not modelled; one of {' '.join(CALLERS)}")
@@ -202,6 +203,12 @@ def _poison(
     # On the target, what came back is hidden by what was taken.
     back[node] = 0
     back[node] = moved - back.sum()
+    if s.free(node) < back[node]:
+        # The call took for one piece of a split folio what another had given up.
+        raise NotModelled(
+            f"node {node} has no room for the pieces of a folio of its own, whose frames "
+            "soft offline keeps; leave room there, or move them to another node"
+        )
     s.rewind(replace(s.state, nfree=s.state.nfree - back))
 
 

@@ -171,8 +171,33 @@ from = "0"
 to = "1"
 """
     with pytest.raises(ScenarioError, match="sleep for ever") as error:
-        play(loads(text, "x.toml"), kernels=["6.3"])
+        play(loads(text, "x.toml"), kernels=["6.2"])
     assert str(error.value).startswith('x.toml:14: state = "locked":')
+
+
+def test_pieces_may_not_take_frames_that_soft_offline_keeps() -> None:
+    text = """
+[machine]
+nodes = 2
+cpus = 1
+free = { "0" = "4k" }
+[[process]]
+name = "app"
+running = [0]
+[[region]]
+name = "huge"
+size = "2m"
+folio = "2m"
+[[call]]
+syscall = "kernel"
+caller = "soft_offline"
+from = "0"
+to = "0"
+"""
+    with pytest.raises(ScenarioError, match="not modelled: node 0 has no room"):
+        play(loads(text), kernels=["6.2"])
+    (ample,) = play(loads(text.replace('"4k"', '"2m"')), kernels=["6.2"])
+    assert ample["vmstat"]["pgmigrate_success"] == 512
 
 
 def test_a_profile_that_does_not_exist() -> None:

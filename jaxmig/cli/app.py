@@ -38,6 +38,7 @@ from jaxmig.nodes import NodeError
 from jaxmig.procfs import ProcError
 from jaxmig.scenario import ScenarioError
 from jaxmig.snapshot import SnapshotError
+from jaxmig.syscalls import NotModelled
 from jaxmig.targets import TargetError
 from jaxmig.timeline import TimetableError
 from jaxmig.traces import TraceError
@@ -59,6 +60,7 @@ COMMANDS = (
 )
 KNOWN = (
     *(Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError),
+    NotModelled,
     TraceError,
     TimetableError,
 )
