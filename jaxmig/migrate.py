@@ -13,8 +13,9 @@ from jaxtyping import Array, Int32
 from jaxmig import events, log as logs, wall
 from jaxmig.events import Events
 from jaxmig.machine import Machine
+from jaxmig.phases import lanes
 from jaxmig.phases.lanes import CHUNK
-from jaxmig.policy import phased, serial_pages
+from jaxmig.policy import phased, serial_lanes, serial_pages
 from jaxmig.policy.batched import migrate_batched
 from jaxmig.policy.call import Call, List, Stats, no_stats
 from jaxmig.policy.course import NO_LIMIT
@@ -79,13 +80,14 @@ def run(
     cpu: Int32[Array, ""],
     limit: Int32[Array, ""],
     r: Rules,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     safe: bool = False,
     passes: int = serial_pages.PASSES,
     log: int = 0,
 ) -> tuple[Machine, Result]:
     """The call on the first `size` of `folios`; traceable.
 
+    `chunk`: pages a trip of the batched form, if not what suits the device.
     `safe`: the caller knows that `never_short()`; then nothing else is compiled.
     `passes`: of a serial call.  `log`: rows of room for a log; only the form that goes
     one folio at a time can write one.
@@ -96,9 +98,14 @@ def run(
     if one_by_one(r, m, log):
         k = migrate_stepwise(switches(word(r)), k, at, limit, passes_=passes)
     elif r.release.batched:
-        k = migrate_any(r, k, at, limit, chunk, safe)
+        k = migrate_any(r, k, at, limit, chunk or lanes.chunk(), safe)
     else:
-        k = serial_pages.migrate_serial_pages(r, k, at, passes)
+        k = jax.lax.platform_dependent(
+            k,
+            at,
+            cpu=lambda k, at: serial_pages.migrate_serial_pages(r, k, at, passes),
+            default=lambda k, at: serial_lanes.migrate_serial(r, k, at, passes),
+        )
     return k.m, answer(k.ev, k.stats, k.remaining, k.error)
 
 
@@ -199,7 +206,7 @@ def never_short(r: Rules, m: Machine, size: Any, node: Any) -> bool:
 
 @functools.cache
 def compiled(
-    r: Rules, donate: bool, safe: bool = False, chunk: int = CHUNK, log: int = 0
+    r: Rules, donate: bool, safe: bool = False, chunk: int | None = None, log: int = 0
 ) -> Any:
     """The jitted call for these rules."""
     return _jitted(functools.partial(run, r=r, chunk=chunk, safe=safe, log=log), donate)

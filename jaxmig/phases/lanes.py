@@ -17,6 +17,7 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.pytree import pytree
 
 CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
+WIDE: Final = 1 << 22  # the same where a trip costs 200 starts of a kernel
 C = TypeVar("C", bound=tuple[Any, ...])
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
@@ -31,6 +32,11 @@ class Known:
         Int32[Array, "lanes 2"] | None
     )  # of the only entry; None where chains are walked
     states: Int32[Array, "lanes 4"] | None = None  # conditions
+
+
+def chunk() -> int:
+    """Pages a trip on this process's devices."""
+    return CHUNK if jax.default_backend() == "cpu" else WIDE
 
 
 def rows(

@@ -18,7 +18,7 @@ from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.policy.folio import Where
 from jaxmig.policy.plan import Listed, Plan
 
-COPY_STEP: Final = 1 << 12  # pages a trip, where rows are gathered and scattered
+COPY_STEP: Final = 1 << 16  # pages a trip, where rows are gathered and scattered
 
 
 def apply(

@@ -9,6 +9,7 @@ Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch() in mm/migra
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE
 from jaxmig.phases import flush, lanes
 from jaxmig.phases.flush import Owed
-from jaxmig.phases.lanes import Known, Mask
+from jaxmig.phases.lanes import CHUNK, Known, Mask
 from jaxmig.policy.apply import apply
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import SLEEPS, Where
@@ -138,6 +139,25 @@ def _second_unmapped(p: Plan) -> Mask:
     return p.first.unmapped & False if p.second is None else p.second.unmapped
 
 
+def _chunks(
+    rules: Rules, c: Carry, at: Where, limit: Index, safe: Index, width: int
+) -> Carry:
+    """The first `safe` pages of the list, `width` a trip."""
+
+    def body(s: tuple[Index, Carry]) -> tuple[Index, Carry]:
+        i, c = s
+        return i + 1, migrate_chunk(rules, c, i, at, limit, safe, width)
+
+    return jax.lax.while_loop(lambda s: s[0] * width < safe, body, (jnp.int32(0), c))[1]
+
+
+def _any_at_home(k: Call, at: Where, safe: Index) -> Bool[Array, ""]:
+    """Whether one of the first `safe` pages lies on the target node already."""
+    folios = k.todo.folios
+    listed = jnp.arange(folios.shape[0]) < safe
+    return (listed & (k.m.node_of(folios) == at.node)).any()
+
+
 def migrate_batched(
     rules: Rules, k: Call, at: Where, limit: Index, safe: Index, chunk: int
 ) -> Call:
@@ -145,13 +165,15 @@ def migrate_batched(
     width = chunk_of(k.todo.folios.shape[0], chunk)
     no = jnp.asarray(False)
     c = Carry(k, flush.nothing_owed(k.m.cpus), no, no)
-
-    def body(s: tuple[Index, Carry]) -> tuple[Index, Carry]:
-        i, c = s
-        return i + 1, migrate_chunk(rules, c, i, at, limit, safe, width)
-
-    start = (jnp.int32(0), c)
-    _, c = jax.lax.while_loop(lambda s: s[0] * width < safe, body, start)
+    go = functools.partial(_chunks, rules, at=at, limit=limit)
+    if width <= CHUNK:
+        c = go(c, safe=safe, width=width)
+    else:
+        # A chunk's frames go back at its end, and pages bound for their own node would
+        # get them: what a page gets must not depend on the device.
+        apart = ~_any_at_home(k, at, safe)
+        c = go(c, safe=jnp.where(apart, safe, 0), width=width)
+        c = go(c, safe=jnp.where(apart, 0, safe), width=CHUNK)
     k, owed = c.k, c.owed
     live = jnp.ones(1, bool)
     ev, owed = flush.close(rules, k.ev, owed, k.m.cpus, at.cpu, owed.open[None], live)

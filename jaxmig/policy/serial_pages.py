@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jaxmig import frame, pte, tlb, wall
+from jaxmig.events import Events
 from jaxmig.frame import FLAGS, REFCOUNT, RMAP
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.machine import NOWHERE, Cpus, Machine
 from jaxmig.phases import flush
 from jaxmig.policy.call import Call
 from jaxmig.policy.folio import ENOMEM, Where
@@ -212,9 +213,52 @@ def migrate_serial_pages(
 
 def _book(rules: Rules, k: Call, t: Trip, at: Where) -> Call:
     """Counters of the call, TLB generations, what is left."""
-    owed = dataclasses.replace(flush.nothing_owed(t.m.cpus), immediate=t.flushes)
-    reg = t.reg
-    ev = k.ev.add(
+    nodes = t.m.geometry.nodes
+    m = dataclasses.replace(
+        t.m,
+        top=t.reg[REGISTERS : REGISTERS + nodes, None],
+        nfree=t.reg[REGISTERS + nodes :],
+    )
+    return settle(rules, k.set(m=m), t.reg, t.flushes, at, dropped=True)
+
+
+def settle(
+    rules: Rules,
+    k: Call,
+    reg: Int32[Array, " registers"],
+    flushes: Int32[Array, " mms"],
+    at: Where,
+    dropped: bool,
+) -> Call:
+    """The call with its counters and TLB generations, once its pages have moved.
+
+    `dropped`: whether the TLBs have lost already what was flushed page by page.
+    """
+    owed = dataclasses.replace(flush.nothing_owed(k.m.cpus), immediate=flushes)
+    m = flush.catch_up(rules, k.m, owed, at.cpu, dropped)
+    # On -ENOMEM the folio that got no memory fails, and in pages those to be retried.
+    short, kept = reg[SHORT], reg[KEPT]
+    return k.set(
+        m=m,
+        ev=count(rules, k.ev, reg, owed, k.m.cpus, at.cpu),
+        stats=k.stats.add(
+            failed=jnp.where(short == 1, 1, kept), failed_pages=kept + short
+        ),
+        remaining=k.remaining + kept,
+        error=jnp.where(short == 1, ENOMEM, k.error),
+    )
+
+
+def count(
+    rules: Rules,
+    ev: Events,
+    reg: Int32[Array, " registers"],
+    owed: flush.Owed,
+    cpus: Cpus,
+    cpu: Index,
+) -> Events:
+    """Events of a call with these registers, on CPUs as they were before it."""
+    ev = ev.add(
         pgmigrate_success=reg[MOVED] + reg[FREED],
         allocs=reg[TRIES],
         alloc_pages=reg[TRIES],
@@ -226,22 +270,4 @@ def _book(rules: Rules, k: Call, t: Trip, at: Where) -> Call:
         ptes_set=reg[WALKS],
         lru_drains=reg[MAPPED],
     )
-    ev = flush.count_immediate(rules, ev, owed, t.m.cpus, at.cpu)
-    m = flush.catch_up(rules, t.m, owed, at.cpu, dropped=True)
-    nodes = m.geometry.nodes
-    m = dataclasses.replace(
-        m,
-        top=reg[REGISTERS : REGISTERS + nodes, None],
-        nfree=reg[REGISTERS + nodes :],
-    )
-    # On -ENOMEM the folio that got no memory fails, and in pages those to be retried.
-    short, kept = reg[SHORT], reg[KEPT]
-    return k.set(
-        m=m,
-        ev=ev,
-        stats=k.stats.add(
-            failed=jnp.where(short == 1, 1, kept), failed_pages=kept + short
-        ),
-        remaining=k.remaining + kept,
-        error=jnp.where(short == 1, ENOMEM, k.error),
-    )
+    return flush.count_immediate(rules, ev, owed, cpus, cpu)

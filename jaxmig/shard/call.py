@@ -19,8 +19,9 @@ from jaxtyping import Array, Int32
 from jaxmig import events, migrate
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, Machine
-from jaxmig.migrate import CHUNK, NR_MAX_BATCHED_MIGRATION, Result
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result
 from jaxmig.phases import flush
+from jaxmig.phases.lanes import CHUNK
 from jaxmig.policy.call import no_stats
 from jaxmig.policy.folio import SLEEPS, Where
 from jaxmig.rules import Rules, rules

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmig.machine import Cpus, Machine
-from jaxmig.migrate import limit_of, never_short
+from jaxmig.migrate import limit_of
 from jaxmig.policy.folio import ENOMEM, SLEEPS
 from jaxmig.releases import release
 from jaxmig.rules import Rules, rules
+from jaxmig.sweep.counts import countable
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.program import SLOTS, local_mesh, mapped, program_of
 from jaxmig.syscalls import Session, SleepsForever, kernel_list, migrate_pages
@@ -129,12 +130,12 @@ class Engine:
         room = np.zeros(bucket(len(heads)), np.int32)
         room[: len(heads)] = heads
         numbers = (jnp.int32(len(heads)), jnp.int32(node), jnp.int32(self.memory.cpu))
-        safe = never_short(r, m, *numbers[:2])
+        counts = countable(r, m, len(heads), node)
         stack = jax.tree.map(
             lambda *a: jnp.asarray(np.stack([*a, *a[:1] * spare])), *masks
         )
         some = jnp.asarray([*limits, *limits[:1] * spare], jnp.int32)
-        program = program_of(r, safe, self.mesh)
+        program = program_of(r, counts, self.mesh)
         out = program(m, jnp.asarray(room), *numbers, some, stack, jnp.int32(n))
         rows = jax.tree.map(np.asarray, out)
         return [jax.tree.map(lambda a, i=i: a[i], rows) for i in range(n)]

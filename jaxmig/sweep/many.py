@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 
 from jaxmig import migrate
 from jaxmig.machine import Machine
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result, limit_of, never_short
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result, limit_of
 from jaxmig.rules import Rules, rules
-from jaxmig.sweep.counts import What, count
-from jaxmig.sweep.program import countable, jitted
+from jaxmig.sweep.counts import What, count, countable
+from jaxmig.sweep.program import jitted
 
 AT_ONCE: Final = 64  # configurations, on each device
 
@@ -68,9 +68,9 @@ def count_many(
         raise ValueError(f"a mesh with axes {mesh.axis_names}: sweeps need one axis")
     differ = differing(machines)
     several = _distinct(machines) if "nfree" in differ else machines[:1]
-    safe = all(never_short(r, m, heads.size, node) for m in several)
+    counts = all(countable(r, m, heads.size, node) for m in several)
     width = min(at_once, n) * (mesh.size if mesh else 1)
-    program = compiled(r, safe, differ, mesh)
+    program = compiled(r, counts, differ, mesh)
     numbers = (jnp.int32(x) for x in (heads.size, node, cpu))
     rest = (jnp.asarray(heads if heads.size else np.zeros(1, np.int32)), *numbers)
     found = []
@@ -128,19 +128,18 @@ def _chunks(
 
 
 @functools.cache
-def compiled(r: Rules, safe: bool, differ: tuple[str, ...], mesh: Mesh | None) -> Any:
-    """The jitted sweep of one chunk of configurations."""
-    vectorized = countable(r, safe)
+def compiled(r: Rules, counts: bool, differ: tuple[str, ...], mesh: Mesh | None) -> Any:
+    """The jitted sweep of one chunk of configurations; `counts`: see `countable()`."""
 
     def one(m: Machine, some: dict[str, Any], limit: Any, call: What) -> Result:
         m = dataclasses.replace(m, **some)
-        if vectorized:
+        if counts:
             return count(r, m, call, limit)[0]
         # Branches and loops of unequal length: one configuration after the other.
-        return migrate.run(m, *call, limit, r, safe=safe)[1]
+        return migrate.run(m, *call, limit, r)[1]
 
     def many(m: Machine, some: dict[str, Any], limits: Any, call: What) -> Result:
-        if vectorized:
+        if counts:
             return jax.vmap(lambda s, x: one(m, s, x, call))(some, limits)
         return jax.lax.map(lambda s: one(m, s[0], s[1], call), (some, limits))
 

@@ -34,11 +34,6 @@ def local_mesh() -> Mesh | None:
     return Mesh(devices, ("configurations",))
 
 
-def countable(r: Rules, safe: bool) -> bool:
-    """Whether `count` serves; `safe` as in `migrate.run`."""
-    return r.release.batched and safe
-
-
 def jitted(
     f: Callable[..., Any], mesh: Mesh | None, dealt: Sequence[int], arguments: int
 ) -> Any:
@@ -60,20 +55,23 @@ def jitted(
 
 
 @functools.cache
-def program_of(r: Rules, safe: bool, mesh: Mesh | None = None) -> Any:
-    """The jitted program of `n` calls of the same list on SLOTS sets of CPUs."""
+def program_of(r: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
+    """The jitted program of `n` calls of the same list on SLOTS sets of CPUs.
+
+    `counts`: whether they are `countable()`.
+    """
 
     def many(
         m: Machine, heads: Any, size: Any, node: Any, cpu: Any, limits: Any,
         stack: Cpus, n: Any,
     ) -> Found:  # fmt: skip
         call = (heads, size, node, cpu)
-        if countable(r, safe):
+        if counts:
             return _counted(r, m, call, limits, stack)
         slots = limits.shape[0]
         if mesh is not None:
             n = n - jax.lax.axis_index(mesh.axis_names[0]) * slots
-        return _played(r, safe, m, call, limits, stack, jnp.clip(n, 0, slots))
+        return _played(r, m, call, limits, stack, jnp.clip(n, 0, slots))
 
     return jitted(many, mesh, dealt=(5, 6), arguments=8)
 
@@ -90,12 +88,12 @@ def _counted(r: Rules, m: Machine, call: What, limits: Array, stack: Cpus) -> Fo
 
 
 def _played(
-    r: Rules, safe: bool, m: Machine, call: What, limits: Array, stack: Cpus, n: Index
+    r: Rules, m: Machine, call: What, limits: Array, stack: Cpus, n: Index
 ) -> Found:
     def one(i: Any, out: Found) -> Found:
         cpus = jax.tree.map(lambda a: a[i], stack)
         start = dataclasses.replace(m, cpus=cpus)
-        after, result = migrate.run(start, *call, limits[i], r, safe=safe)
+        after, result = migrate.run(start, *call, limits[i], r)
         # Looking at the page tables keeps the compiler from leaving them out.
         new = (result.events, result.failed, result.error, mapped(after))
         return jax.tree.map(lambda a, x: a.at[i].set(x), out, new)
