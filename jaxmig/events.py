@@ -93,6 +93,18 @@ class Events:
         carry = (low < self.low).astype(jnp.uint32)
         return dataclasses.replace(noted, low=low, high=self.high + carry)
 
+    def add_sum(self, name: str, parts: Int[Array, " parts"]) -> "Events":
+        """These events and as many more as `parts` come to, which may be 2^32 and above.
+
+        At most 2^16 parts, of a call without a log.
+        """
+        n = parts.astype(jnp.uint32)
+        half, upper = (x.sum(dtype=jnp.uint32) for x in (n & 0xFFFF, n >> 16))
+        ev = self.add(**{name: half}).add(**{name: upper << 16})
+        here = np.arange(len(COUNTERS)) == _INDEX[name]
+        high = ev.high + jnp.where(here, upper >> 16, np.uint32(0))
+        return dataclasses.replace(ev, high=high)
+
     def interrupt(self, cpus: Any) -> "Events":
         """These events and IPIs more: a count, or a mask, a CPU."""
         low = self.ipis + cpus.astype(jnp.uint32)

@@ -107,6 +107,10 @@ def test_counters_pass_two_to_the_thirty_two() -> None:
         ev = ev.add(ipis_batch=np.uint32(3_000_000_000))
         ev = ev.interrupt(jnp.asarray([2**31 + 5, 1], jnp.uint32))
     assert ev.counts()["ipis_batch"] == 9_000_000_000
+    shares = np.asarray([2**32 - 1, 2**16, 0, 2**31 + 1] * 9, np.uint32)
+    for _ in range(3):
+        ev = ev.add_sum("ipis_immediate", shares)
+    assert ev.counts()["ipis_immediate"] == 3 * shares.sum(dtype=np.int64)
     assert ev.ipis_per_cpu() == [3 * (2**31 + 5), 3]
 
 

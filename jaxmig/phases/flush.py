@@ -183,11 +183,8 @@ def count_immediate(
             nr_tlb_local_flush_all=behind[i],
             flushes_immediate=asked,
             flushes_immediate_lazy=jnp.where(hit[i].any(), 0, asked),
-        ).interrupt(ipis)
-        # Each CPU's share fits 32 bits, their sum need not.
-        return jax.lax.fori_loop(
-            0, ipis.shape[0], lambda c, ev: ev.add(ipis_immediate=ipis[c]), ev
         )
+        return ev.interrupt(ipis).add_sum("ipis_immediate", ipis)
 
     return jax.lax.fori_loop(0, n.shape[0], one_mm, ev)
 

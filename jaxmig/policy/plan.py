@@ -1,7 +1,7 @@
 """What becomes of every folio of a stretch of a batched call.
 
 Most folios move at the first try.  The others, in whose way something stands, are
-picked out and their fates worked out in closed form, GROUP of them at a time; one word
+picked out and their fates worked out in closed form, some of them at a time; one word
 a folio holds the result.
 
 Source: migrate_pages_sync(), migrate_pages_batch() in mm/migrate.c.
@@ -24,7 +24,7 @@ from jaxmig.policy.look import Seen
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
-GROUP: Final = 1 << 11  # folios whose fates are worked out at a time
+SHARE: Final = 8  # of a chunk: folios whose fates are worked out at a time
 
 # A word of fate: three numbers and two bits for each of two stages, then three bits.
 TRIES, PIN_TRIES, LOOKS, UNMAPPED, MOVED, STAGE = 0, 4, 8, 12, 13, 14
@@ -131,7 +131,7 @@ def _odd_ones(
     """`found` with the fates of the folios `odd`: word, lost references, conditions."""
     src, row, maps = known
     count = odd.shape[0]
-    width = min(GROUP, count)
+    width = min(lanes.chunk() // SHARE, count)
     (n,) = lanes.totals(odd)
     none = jnp.full(count, NOWHERE, jnp.int32)
 

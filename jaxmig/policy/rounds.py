@@ -87,6 +87,9 @@ def pendings(
     if not m.geometry.shared:
         owes = where & (seen.counted > 0)
         at = jnp.where(owes, local * mms + seen.mm, NOWHERE)
+        # One of a run is enough; all of it would be in each other's way on a GPU.
+        run = at[1:] == at[:-1]
+        at = at.at[1:].set(jnp.where(run, NOWHERE, at[1:]))
         flat = none.reshape(-1).at[at].set(True, mode="drop")
         return flat.reshape(slots, mms)
 
