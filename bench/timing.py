@@ -6,7 +6,8 @@ import platform
 import resource
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,20 @@ def peak_rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds until `run` returns, and what it returns."""
+    start = time.perf_counter()
+    out = run()
+    return time.perf_counter() - start, out
+
+
 def processor() -> str:
-    """Name of the CPU."""
+    """Name of the device that JAX works on, or of the CPU."""
+    import jax
+
+    first = jax.devices()[0]
+    if first.platform != "cpu":
+        return f"{first.device_kind} x {jax.device_count()}"
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
