@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import checkout  # noqa: F401  before jaxmig
 import numpy as np
 import timing
 from jaxmig import machines

@@ -3,19 +3,13 @@
 import ctypes
 import dataclasses
 import functools
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
-try:
-    import jaxmig
-except ModuleNotFoundError:  # not installed: run from a checkout
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    import jaxmig
-
+import checkout  # noqa: F401  before jaxmig
 import jax
 import jax.numpy as jnp
+import jaxmig
 import numpy as np
 from jaxmig import contents, frame, pte, uniform, wall
 from jaxmig.machine import NOWHERE, Machine

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import checkout  # noqa: F401  before jaxmig
 import timing
 from jaxmig import traces
 from jaxmig.traces import native
