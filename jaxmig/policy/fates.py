@@ -161,18 +161,16 @@ def _looks(
 ) -> Stage:
     """The move attempts: driver's answer, references, buffers."""
     going = jnp.where(unmapped, passes, 0)
-    error = unmapped & f.movable & (left[cond.DRIVER_ERROR] > 0)
-    error &= (f.marks & cond.RELEASED) == 0
-    e = left[cond.DRIVER_ERROR]
+    # A driver that has an error to report does so once it is not busy any more.
+    driver = f.movable & ((f.marks & cond.RELEASED) == 0)
+    looks, going, worn = _take(jnp.where(driver, left[cond.DRIVER_EAGAIN], 0), going)
+    again, e = left[cond.DRIVER_EAGAIN], left[cond.DRIVER_ERROR]
+    left = put(left, cond.DRIVER_EAGAIN, jnp.where(driver, worn, again))
+    error = driver & (going > 0) & (e > 0)
     worn = jnp.where(error & (e < cond.UNTIL_WAITED), e - 1, e)
     left = put(left, cond.DRIVER_ERROR, worn)
-    looks = error.astype(jnp.int32)
+    looks += error
     going = jnp.where(error, 0, going)
-    driver = f.movable & ((f.marks & cond.RELEASED) == 0)
-    taken, going, worn = _take(jnp.where(driver, left[cond.DRIVER_EAGAIN], 0), going)
-    again = left[cond.DRIVER_EAGAIN]
-    left = put(left, cond.DRIVER_EAGAIN, jnp.where(driver, worn, again))
-    looks += taken
     held = ~f.movable & (going > 0)
     extra, pin = left[cond.EXTRA_REF], left[cond.PINNED]
     pinned = ~f.exclusive & ((f.marks & PIN_HELD) != 0)

@@ -202,7 +202,7 @@ def move_look(st: Stage, frow: Row, left: tuple[Index, ...], marks: Index) -> Lo
     movable = frame.kind(flags) == frame.MOVABLE_OPS
     asked = movable & ((marks & cond.RELEASED) == 0)
     t = Tests(left, marks, asked, jnp.int32(SUCCESS))
-    t = t.look_at(cond.DRIVER_ERROR, no, FAILED).look_at(cond.DRIVER_EAGAIN, no, EAGAIN)
+    t = t.look_at(cond.DRIVER_EAGAIN, no, EAGAIN).look_at(cond.DRIVER_ERROR, no, FAILED)
     t, refs = _references(t.set(going=~movable), frow, ~exclusive(frow))
     t = _counted(t, refs, frame.cache_refs(flags))
     hugetlb = frame.kind(flags) == frame.HUGETLB

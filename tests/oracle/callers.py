@@ -134,5 +134,8 @@ def _worth_moving(folios: list[Folio]) -> list[Folio]:
 
 
 def _has_room(k: Kernel, folios: list[Folio], node: int) -> bool:
-    """migrate_balanced_pgdat(): without room the hint fault does not even try."""
-    return sum(f.nr for f in folios if not f.hugetlb) <= k.world.free.get(node, 0)
+    """migrate_balanced_pgdat(): without room the hint fault does not even try.
+
+    It asks for free pages of the node whatever the folio is, one of the pool's too.
+    """
+    return sum(f.nr for f in folios) <= k.world.free.get(node, 0)
