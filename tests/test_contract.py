@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -267,6 +268,22 @@ def test_bash_completes_commands_options_and_choices() -> None:
         )
         assert set(done.stdout.split()) >= expected, (words, done.stderr)
     assert completion.SHELLS == ("bash", "zsh")
+
+
+def test_zsh_takes_the_script_as_it_is() -> None:
+    script = shell("--print-completion zsh").stdout
+    assert "{-?," not in script
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("needs zsh")
+    ask = f"""
+    autoload -U compinit; compinit -u -D
+    eval "$(cat <<'END'\n{script}\nEND
+    )"
+    print -r -- $_comps[jaxmig]
+    """
+    done = subprocess.run([zsh, "-f", "-c", ask], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("_shtab_jaxmig", "")
 
 
 class Terminal(io.StringIO):

@@ -26,8 +26,15 @@ class _Print(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         del namespace, option_string
-        print(shtab.complete(parser, str(values)), flush=True)
+        print(script(parser, str(values)), flush=True)
         parser.exit()
+
+
+def script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """The text that a shell evaluates."""
+    text = shtab.complete(parser, shell)
+    # shtab quotes no option; zsh would look for files that pmbench's -? matches.
+    return text.replace("{-?,", "{-\\?,") if shell == "zsh" else text
 
 
 def add(top: Parser) -> None:
