@@ -54,10 +54,11 @@ print(*seconds[:3], len(migrate._executables))
 
 def fresh(code: str, cache: str = "") -> list[float]:
     """The numbers that a fresh interpreter prints; `cache`: a folder, if it has one."""
-    mine = {"JAX_COMPILATION_CACHE_DIR": cache} if cache else {}
+    name = "JAX_COMPILATION_CACHE_DIR"
+    others = {k: v for k, v in os.environ.items() if k != name}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | mine,
+        env=others | ({name: cache} if cache else {}),
         capture_output=True,
         text=True,
         check=True,

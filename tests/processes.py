@@ -30,7 +30,9 @@ def environment(devices: int = 1) -> dict[str, str]:
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # Their programs run for moments and compile for minutes.
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+        " --xla_backend_optimization_level=0",
         # Threads for collectives that wait for each other, however few cores there are.
         "NPROC": "32",
         "PYTHONPATH": path,
