@@ -14,6 +14,7 @@ from jaxmig.workloads import (
     affinity,
     memhog,
     migspeed,
+    pmbench,
     pmreport,
     pmxml,
     selftest,
@@ -422,3 +423,14 @@ def test_command(tmp_path) -> None:
     bad = subprocess.run([*go, "0"], capture_output=True, text=True)
     assert bad.returncode == 1
     assert "duration must be positive integer" in bad.stderr
+
+
+def test_memory_begins_on_the_node_that_it_leaves_first() -> None:
+    p = machines.load("xeon-2s")
+    near, far = (
+        [pmbench._nodes(Options(jobs=n, home=home), p, n) for n in (2, p.cpus)]
+        for home in (0, 1)
+    )
+    assert near[0] == [0, 0]
+    assert far[0] == [1, 1]
+    assert [a + b for a, b in zip(near[1], far[1], strict=True)] == [1] * p.cpus

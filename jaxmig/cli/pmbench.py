@@ -98,6 +98,7 @@ def _options(args: argparse.Namespace) -> Options:
         tsops=args.timestamp,
         wrneedsrd=args.wrneedsrd,
         threshold=args.threshold,
+        home=0 if args.migrate is None else _nodes(args.migrate),
     )
 
 
@@ -108,8 +109,6 @@ def run(args: argparse.Namespace) -> int:
     profile = machines.load(args.machine)
     profile.copy_speedups(args.copy)
     kernels = (None,) if args.migrate is None else args.kernel or BOTH
-    if args.migrate is not None:
-        _nodes(args.migrate)
     files = pmargs.files(args.file, kernels)
     modelled = min(args.modelled or SLICE_MS, o.duration_sec * 1000)
     if modelled < o.duration_sec * 1000:
@@ -151,12 +150,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _nodes(text: str) -> None:
-    """FROM:TO must be two nodes of the machine."""
+def _nodes(text: str) -> int:
+    """FROM of FROM:TO, which must be two nodes of the machine."""
     old, colon, new = text.partition(":")
     known = {"0", "1"}
     if not colon or old not in known or new not in known or old == new:
         raise Usage(f"--migrate {text}: write 0:1 or 1:0")
+    return int(old)
 
 
 def _limits(

@@ -61,6 +61,7 @@ class Options:
     threshold: int = 0
     trace: Trace | None = None  # accesses of a file instead of a pattern
     affinity: tuple[AffinitySet, ...] = ()
+    home: int = 0  # the node that memory is on at first; without affinity sets
 
     @property
     def folios(self) -> int:
@@ -162,7 +163,7 @@ def _nodes(o: Options, profile: Profile, lanes: int) -> list[int]:
     cpus = max(profile.cpus, o.jobs + 1)
     if o.affinity:
         return [0] * lanes
-    return [node_of(lane + 1, cpus) for lane in range(lanes)]
+    return [node_of(lane + 1, cpus) ^ o.home for lane in range(lanes)]
 
 
 def program(
