@@ -59,7 +59,7 @@ def some(count: int) -> list[Program]:
 
 @pytest.mark.slow
 def test_base_pages_on_some_programs() -> None:
-    play(some(count=8), 1300, SEED + 1)
+    play(some(count=5), 1000, SEED + 1)
 
 
 @pytest.mark.slow

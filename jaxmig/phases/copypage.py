@@ -5,7 +5,7 @@ Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migra
 
 import dataclasses
 import functools
-from typing import Final
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,11 @@ from jaxmig.pytree import pytree
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
+Pairs = Int32[Array, "room 2"]
 PIECE: Final = 128  # words of a base page that are copied at a time
 CACHED: Final = 128  # base pages: half a MiB, what stays in a second-level cache
 TOGETHER: Final = 4  # base pages that are copied in turn
+STRETCH: Final = 4  # base pages of a larger folio that are copied at a time
 
 
 @pytree
@@ -63,17 +65,54 @@ def no_copies(orders: int, room: int) -> Copies:
 
 @jax.named_scope("folio_copy")
 def copy_folios(orders: tuple[int, ...], memory: Array, c: Copies) -> Array:
-    """Copy what waits, each folio in one piece, whatever its size."""
+    """Copy what waits, folio after folio."""
     for k, order in enumerate(orders):
-
-        def one(i: Index, memory: Array, k: int = k, size: int = 1 << order) -> Array:
-            at = wall.read(i, lambda: c.pairs[k * c.room + i])
-            src, dst = at[0], at[1]
-            block = wall.read(src, lambda: _slice(memory, src, size))
-            return jax.lax.dynamic_update_slice_in_dim(memory, block, dst, 0)
-
-        memory = jax.lax.fori_loop(0, c.count[k], one, memory)
+        pairs = jax.lax.slice_in_dim(c.pairs, k * c.room, (k + 1) * c.room)
+        blocks, in_turn = _blocks(1 << order)
+        cpu = in_turn if wall.MARKS else blocks
+        memory = jax.lax.platform_dependent(
+            memory, pairs, c.count[k], cpu=cpu, default=blocks
+        )
     return memory
+
+
+@functools.cache
+def _blocks(size: int) -> tuple[Any, Any]:
+    """Copies of folios of `size` pages: each in one piece, and as a CPU likes it."""
+
+    def blocks(memory: Array, pairs: Pairs, count: Index) -> Array:
+        def one(i: Index, memory: Array) -> Array:
+            at = wall.read(i, lambda: pairs[i])
+            block = wall.read(at, lambda: _slice(memory, at[0], size))
+            return jax.lax.dynamic_update_slice_in_dim(memory, block, at[1], 0)
+
+        return jax.lax.fori_loop(0, count, one, memory)
+
+    def some_pages(memory: Array, pairs: Pairs, count: Index) -> Array:
+        # What is read stays in the first-level cache until it is written.
+        step = min(STRETCH, size)
+
+        def some(i: Index, memory: Array) -> Array:
+            i = i.astype(jnp.uint32)
+            at = pairs[i // (size // step)]
+            page = (i % (size // step) * step).astype(jnp.int32)
+            rows = wall.read(at, lambda: _slice(memory, at[0] + page, step))
+            return jax.lax.dynamic_update_slice_in_dim(memory, rows, at[1] + page, 0)
+
+        return jax.lax.fori_loop(0, count * (size // step), some, memory)
+
+    @jax.custom_batching.custom_vmap
+    def in_turn(memory: Array, pairs: Pairs, count: Index) -> Array:
+        return wall.whole(some_pages, memory, pairs, count)
+
+    @in_turn.def_vmap
+    def many(
+        _: int, batched: list[bool], memory: Array, pairs: Pairs, count: Index
+    ) -> tuple[Array, bool]:
+        axes = tuple(0 if b else None for b in batched)
+        return jax.vmap(blocks, in_axes=axes)(memory, pairs, count), True
+
+    return blocks, in_turn
 
 
 @jax.named_scope("folio_migrate_mapping")
