@@ -34,7 +34,7 @@ def apply(
 
     `again`: pages whose entries were flushed and will be put back as they were.
     """
-    row = known.row
+    found, row = known, known.row
     known = dataclasses.replace(known, states=p.states)
     stays = f.live & ~p.moved & frame.has(row[:, FLAGS], frame.CONDITIONED)
     m = _wear_out(m, src, p, stays)
@@ -45,7 +45,7 @@ def apply(
     m = copypage.switch(m, src, dst, known)
     m = _follow_drivers(m, dst, moved & f.movable)
     m = remap.remap(m, jnp.where(moved, dst, src), p.unmapped, known, again)
-    m = _free(m, src, row, freed)
+    m = _free(m, src, found, freed)
     return alloc.give_many(m, wall.after(src, dst), moved | freed)
 
 
@@ -79,13 +79,15 @@ def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
     return wall.when(lanes.some(where)[0], follow, m)
 
 
-def _free(m: Machine, src: Lanes, row: Int32[Array, "lanes 4"], freed: Mask) -> Machine:
+def _free(m: Machine, src: Lanes, known: Known, freed: Mask) -> Machine:
+    """Pages that are no more; `known`: their rows and entries, which nobody changed."""
+
     def free(m: Machine) -> Machine:
-        entry = jnp.where(freed, row[:, RMAP], NOWHERE)
+        entry = jnp.where(freed, known.row[:, RMAP], NOWHERE)
 
         def zap(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
             m, entry = c
-            old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+            old, following = lanes.entry_or(known.words, m, entry)
             nothing = jnp.full_like(entry, NOWHERE)
             new = jnp.stack([nothing, pte.empty(old[:, pte.BITS])], axis=1)
             here = entry != NOWHERE

@@ -133,17 +133,18 @@ def _odd_ones(
     count = odd.shape[0]
     width = min(GROUP, count)
     (n,) = lanes.totals(odd)
-    none = jnp.full(count, NOWHERE, jnp.int32)
+    # Behind the last place: what no branch skips is never guessed wrongly.
+    none = jnp.full(count + 1, NOWHERE, jnp.int32)
 
     def pick(_: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
         # Their lanes, one after the other, and their conditions.
-        place = jnp.where(odd, lanes.running(odd) - 1, NOWHERE)
-        lane = none.at[place].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+        place = jnp.where(odd, lanes.running(odd) - 1, count)
+        lane = none.at[place].set(jnp.arange(count, dtype=jnp.int32))[:count]
         here = jnp.where(lane == NOWHERE, NOWHERE, lanes.rows(src, lane))
         return lane, _states(m, here)
 
     nothing = jnp.zeros((count, cond.WORDS), jnp.int32)
-    lane_of, kept = wall.when(n > 0, pick, (none, nothing))
+    lane_of, kept = wall.when(n > 0, pick, (none[:count], nothing))
 
     def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
         i, (word, lost, states) = c
