@@ -30,7 +30,6 @@ class Known:
     words: (
         Int32[Array, "lanes 2"] | None
     )  # of the only entry; None where chains are walked
-    states: Int32[Array, "lanes 4"] | None = None  # conditions
 
 
 def rows(
@@ -107,6 +106,20 @@ def _running_on_cpu(ones: Lanes) -> Lanes:
         return (within + before).T.reshape(-1)[:count]
 
     return wall.whole(sums, ones)
+
+
+def nobody(count: int) -> Lanes:
+    """Lanes that belong to nothing."""
+    return jnp.full(count, NOWHERE, jnp.int32)
+
+
+def pick(mask: Mask) -> Lanes:
+    """The lanes of `mask`, one after the other, and NOWHERE behind them."""
+    count = mask.shape[0]
+    # The others go behind the last place: a branch that skipped them would often be
+    # guessed wrongly.
+    place = jnp.where(mask, running(mask) - 1, count)
+    return nobody(count + 1).at[place].set(jnp.arange(count, dtype=jnp.int32))[:count]
 
 
 def numbers(place: Lanes, limit: Int32[Array, ""]) -> Lanes:

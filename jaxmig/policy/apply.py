@@ -16,7 +16,7 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, lanes, remap, unmap
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.policy.folio import Where
-from jaxmig.policy.plan import Listed, Plan
+from jaxmig.policy.plan import Left, Listed, Plan
 
 COPY_STEP: Final = 1 << 12  # pages a trip, where rows are gathered and scattered
 
@@ -34,13 +34,11 @@ def apply(
 
     `again`: pages whose entries were flushed and will be put back as they were.
     """
-    found, row = known, known.row
-    known = dataclasses.replace(known, states=p.states)
-    stays = f.live & ~p.moved & frame.has(row[:, FLAGS], frame.CONDITIONED)
-    m = _wear_out(m, src, p, stays)
+    found = known
     m, known = unmap.unmap(m, src, known, p.unmapped & ~f.movable, p.lost)
     moved, freed = p.moved & ~p.released, p.freed | p.released
     m, dst = alloc.take_many(m, at.node, moved)
+    m = _keep_conditions(m, src, dst, p.left, moved | freed)
     m = copypage.copy(m, src, dst, COPY_STEP)
     m = copypage.switch(m, src, dst, known)
     m = _follow_drivers(m, dst, moved & f.movable)
@@ -49,12 +47,29 @@ def apply(
     return alloc.give_many(m, wall.after(src, dst), moved | freed)
 
 
-def _wear_out(m: Machine, src: Lanes, p: Plan, where: Mask) -> Machine:
-    """Conditions after all tests, of pages that do not take them along."""
-    c = m.conditions
-    if c is None or p.states is None:
+def _keep_conditions(
+    m: Machine, src: Lanes, dst: Lanes, left: Left | None, gone: Mask
+) -> Machine:
+    """Conditions after all tests, where the pages are then.
+
+    Rows of free frames are blank, and mostly nothing is left when a page moves: the
+    new row need not be written then.
+    """
+    if left is None or m.conditions is None:
         return m
-    return dataclasses.replace(m, conditions=lanes.scatter(c, src, where, p.states))
+    lane = left.lane
+    some = lane != NOWHERE
+    leaves = some & lanes.rows(gone, lane)
+    old = jnp.where(leaves[:, None], 0, left.states)
+    rows = lanes.scatter(m.conditions, lanes.rows(src, lane), some, old)
+    to = jnp.where(leaves, lanes.rows(dst, lane), NOWHERE)
+    follows = (to != NOWHERE) & (left.states != 0).any(axis=1)
+
+    def follow(rows: Array) -> Array:
+        return lanes.scatter(rows, to, follows, left.states)
+
+    rows = wall.when(lanes.some(follows)[0], follow, rows)
+    return dataclasses.replace(m, conditions=rows)
 
 
 def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:

@@ -46,6 +46,17 @@ class Outcome:
 
 
 @pytree
+class Left:
+    """What is left of the conditions of the folios in whose way something stood.
+
+    They stand one after the other, whatever lanes they have: only they are written.
+    """
+
+    lane: Lanes  # NOWHERE behind the last one
+    states: Int32[Array, "lanes 4"]
+
+
+@pytree
 class Plan:
     """What becomes of each folio of a chunk."""
 
@@ -56,7 +67,7 @@ class Plan:
     moved: Mask
     released: Mask  # of those, by their driver: only to be freed
     lost: Lanes  # references that were found gone
-    states: Int32[Array, "lanes 4"] | None  # what is left of the conditions
+    left: Left | None  # None if the machine has no conditions
 
 
 @pytree
@@ -73,13 +84,9 @@ def plan(
     """Fates of the folios over all stages and passes."""
     there = src != NOWHERE
     plain = there & _in_nobodys_way(row, seen.maps)
-    count = src.shape[0]
-    odd = there & ~plain
     word = jnp.where(plain, PLAIN, 0)
-    states = None if m.conditions is None else jnp.zeros((count, 4), jnp.int32)
-    found = (word, jnp.zeros_like(src), states)
-    found = _odd_ones(rules, m, (src, row, seen.maps), odd, found)
-    word, lost, states = found
+    odd = there & ~plain
+    word, lost, left = _odd_ones(rules, m, (src, row, seen.maps), odd, word)
     two = rules.release.async_first and rules.mode != "async"
     asleep = (word & ASLEEP) != 0
     first = _outcome(word, asleep)
@@ -93,7 +100,7 @@ def plan(
         moved=(word & (1 << MOVED | 1 << (STAGE + MOVED))) != 0,
         released=(word & RELEASED) != 0,
         lost=lost,
-        states=states,
+        left=left,
     )
     movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS
     return p, Listed(there & ~freed, movable)
@@ -126,45 +133,35 @@ def _odd_ones(
     m: Machine,
     known: tuple[Lanes, Int32[Array, "lanes 4"], Lanes],
     odd: Mask,
-    found: Found,
-) -> Found:
-    """`found` with the fates of the folios `odd`: word, lost references, conditions."""
+    word: Lanes,
+) -> tuple[Lanes, Lanes, Left | None]:
+    """`word` with the fates of the folios `odd`, their lost references, conditions."""
     src, row, maps = known
     count = odd.shape[0]
     width = min(GROUP, count)
     (n,) = lanes.totals(odd)
-    # Behind the last place: what no branch skips is never guessed wrongly.
-    none = jnp.full(count + 1, NOWHERE, jnp.int32)
-
-    def pick(_: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
-        # Their lanes, one after the other, and their conditions.
-        place = jnp.where(odd, lanes.running(odd) - 1, count)
-        lane = none.at[place].set(jnp.arange(count, dtype=jnp.int32))[:count]
-        here = jnp.where(lane == NOWHERE, NOWHERE, lanes.rows(src, lane))
-        return lane, _states(m, here)
-
-    nothing = jnp.zeros((count, cond.WORDS), jnp.int32)
-    lane_of, kept = wall.when(n > 0, pick, (none[:count], nothing))
+    lane_of = wall.when(n > 0, lambda _: lanes.pick(odd), lanes.nobody(count))
 
     def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
         i, (word, lost, states) = c
         # Slices clamp: the last group may work out again what the one before did.
-        lane, left = (
-            jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
-        )
-        known = (lanes.rows(row, lane), left, lanes.rows(maps, lane))
-        words = jnp.concatenate([x.reshape(-1) for x in known])
-        new = wall.whole(lambda words: _fate(rules, words), words)
+        lane = jax.lax.dynamic_slice_in_dim(lane_of, i * width, width)
         there = lane != NOWHERE
+        here = jnp.where(there, lanes.rows(src, lane), NOWHERE)
+        given = lanes.rows(row, lane), _states(m, here), lanes.rows(maps, lane)
+        new = wall.whole(lambda *given: _fate(rules, *given), *given)
         word = lanes.scatter(word, lane, there, new[0])
         lost = lanes.scatter(lost, lane, there, new[1])
         if states is not None:
             after = jnp.stack(new[2:], axis=1)
-            states = lanes.scatter(states, lane, there, after)
+            states = jax.lax.dynamic_update_slice_in_dim(states, after, i * width, 0)
         return i + 1, (word, lost, states)
 
-    start = (jnp.int32(0), found)
-    return jax.lax.while_loop(lambda c: c[0] * width < n, group, start)[1]
+    states = None if m.conditions is None else jnp.zeros((count, 4), jnp.int32)
+    start = (jnp.int32(0), (word, jnp.zeros_like(word), states))
+    _, found = jax.lax.while_loop(lambda c: c[0] * width < n, group, start)
+    word, lost, states = found
+    return word, lost, None if states is None else Left(lane_of, states)
 
 
 def _states(m: Machine, src: Lanes) -> Int32[Array, "lanes 4"]:
@@ -184,14 +181,13 @@ def seen_conditions(
     return cond.unpack(jnp.where(some[:, None], rows, 0))
 
 
-def _fate(rules: Rules, words: Int32[Array, " words"]) -> tuple[Lanes, ...]:
-    """Word of fate, lost references and the four words of what is left, a lane each.
-
-    `words`: rows, conditions and mappings of the lanes, one after the other.
-    """
-    count = words.shape[0] // 9
-    row, states = words[: 8 * count].reshape(2, count, 4)
-    maps = words[8 * count :]
+def _fate(
+    rules: Rules,
+    row: Int32[Array, "lanes 4"],
+    states: Int32[Array, "lanes 4"],
+    maps: Lanes,
+) -> tuple[Lanes, ...]:
+    """Word of fate, lost references and the four words of what is left, a lane each."""
     some = frame.has(row[:, FLAGS], frame.CONDITIONED)
     left, marks = cond.unpack(jnp.where(some[:, None], states, 0))
     freed = freed_under_us(rules, row, marks)
