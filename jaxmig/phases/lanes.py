@@ -17,6 +17,7 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.pytree import pytree
 
 CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
+TOGETHER: Final = 4  # lanes that a trip of a sum over lanes adds
 C = TypeVar("C", bound=tuple[Any, ...])
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
@@ -84,26 +85,30 @@ def rank(mask: Mask) -> Lanes:
 
 def running(mask: Mask) -> Lanes:
     """How many lanes of `mask` there are up to each lane."""
-    # Rows are added up with all rows before them: for a chunk, not for a whole list.
-    cpu = _running_on_cpu if mask.shape[0] <= CHUNK else jnp.cumsum
+    cpu = _running_on_cpu if wall.MARKS else jnp.cumsum
     return jax.lax.platform_dependent(
         mask.astype(jnp.int32), cpu=cpu, default=jnp.cumsum
     )
 
 
 def _running_on_cpu(ones: Lanes) -> Lanes:
-    # Rows side by side, a vector at a time; what XLA makes of a sum over windows costs
-    # seven times as much.
-    count, row = ones.shape[0], 128
-    rows = -(-count // row)
+    # One after the other in one function; what XLA makes of a sum over windows costs ten
+    # times as much.
+    count = ones.shape[0]
+    trips = -(-count // TOGETHER)
 
     def sums(ones: Lanes) -> Lanes:
-        columns = jnp.pad(ones, (0, rows * row - count)).reshape(rows, row).T
-        plus = lambda total, x: (total + x,) * 2  # noqa: E731
-        total, within = jax.lax.scan(plus, columns[0] * 0, columns)
-        earlier = jnp.arange(rows)[:, None] > jnp.arange(rows)
-        before = jnp.where(earlier, total, 0).sum(axis=1, dtype=jnp.int32)
-        return (within + before).T.reshape(-1)[:count]
+        ones = jnp.pad(ones, (0, trips * TOGETHER - count))
+
+        def some(i: Array, c: tuple[Array, Lanes]) -> tuple[Array, Lanes]:
+            total, out = c
+            for n in range(TOGETHER):
+                at = (i.astype(jnp.uint32) * TOGETHER + n).astype(jnp.int32)
+                total += jax.lax.dynamic_slice(ones, (at,), (1,))[0]
+                out = wall.put(out, at, total)
+            return total, out
+
+        return jax.lax.fori_loop(0, trips, some, (ones[0] * 0, ones))[1][:count]
 
     return wall.whole(sums, ones)
 

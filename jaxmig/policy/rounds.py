@@ -86,9 +86,11 @@ def pendings(
     none = jnp.zeros((slots, mms), bool)
     if not m.geometry.shared:
         owes = where & (seen.counted > 0)
-        at = jnp.where(owes, local * mms + seen.mm, NOWHERE)
-        flat = none.reshape(-1).at[at].set(True, mode="drop")
-        return flat.reshape(slots, mms)
+        # The others go behind the last slot: a branch that skipped them would often be
+        # guessed wrongly.
+        at = jnp.where(owes, local * mms + seen.mm, slots * mms)
+        flat = jnp.zeros(slots * mms + 1, bool).at[at].set(True, mode="drop")
+        return flat[:-1].reshape(slots, mms)
 
     def step(c: tuple) -> tuple:
         pending, entry = c
