@@ -38,7 +38,7 @@ def apply(
     m, known = unmap.unmap(m, src, known, p.unmapped & ~f.movable, p.lost)
     moved, freed = p.moved & ~p.released, p.freed | p.released
     m, dst = alloc.take_many(m, at.node, moved)
-    m = _keep_conditions(m, src, dst, p.left, moved | freed)
+    m = _keep_conditions(m, src, dst, p.left)
     m = copypage.copy(m, src, dst, COPY_STEP)
     m = copypage.switch(m, src, dst, known)
     m = _follow_drivers(m, dst, moved & f.movable)
@@ -47,9 +47,7 @@ def apply(
     return alloc.give_many(m, wall.after(src, dst), moved | freed)
 
 
-def _keep_conditions(
-    m: Machine, src: Lanes, dst: Lanes, left: Left | None, gone: Mask
-) -> Machine:
+def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:
     """Conditions after all tests, where the pages are then.
 
     Rows of free frames are blank, and mostly nothing is left when a page moves: the
@@ -59,16 +57,12 @@ def _keep_conditions(
         return m
     lane = left.lane
     some = lane != NOWHERE
-    leaves = some & lanes.rows(gone, lane)
-    old = jnp.where(leaves[:, None], 0, left.states)
-    rows = lanes.scatter(m.conditions, lanes.rows(src, lane), some, old)
-    to = jnp.where(leaves, lanes.rows(dst, lane), NOWHERE)
-    follows = (to != NOWHERE) & (left.states != 0).any(axis=1)
+    rows = lanes.scatter(m.conditions, lanes.rows(src, lane), some, left.stays)
 
     def follow(rows: Array) -> Array:
-        return lanes.scatter(rows, to, follows, left.states)
+        return lanes.scatter(rows, lanes.rows(dst, lane), some, left.goes)
 
-    rows = wall.when(lanes.some(follows)[0], follow, rows)
+    rows = wall.when(left.some_go, follow, rows)
     return dataclasses.replace(m, conditions=rows)
 
 

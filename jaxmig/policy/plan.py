@@ -11,7 +11,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Bool, Int32
 
 from jaxmig import conditions as cond, frame, wall
 from jaxmig.frame import FLAGS, REFCOUNT
@@ -30,6 +30,8 @@ GROUP: Final = 1 << 11  # folios whose fates are worked out at a time
 TRIES, PIN_TRIES, LOOKS, UNMAPPED, MOVED, STAGE = 0, 4, 8, 12, 13, 14
 NUMBER: Final = 0xF  # a stage has at most ten passes
 FREED, RELEASED, ASLEEP = (1 << (2 * STAGE + n) for n in range(3))
+EVER_UNMAPPED: Final = 1 << UNMAPPED | 1 << (STAGE + UNMAPPED)
+EVER_MOVED: Final = 1 << MOVED | 1 << (STAGE + MOVED)
 # One try, one look.
 PLAIN: Final = 1 << TRIES | 1 << LOOKS | 1 << UNMAPPED | 1 << MOVED
 
@@ -53,7 +55,9 @@ class Left:
     """
 
     lane: Lanes  # NOWHERE behind the last one
-    states: Int32[Array, "lanes 4"]
+    stays: Int32[Array, "lanes 4"]  # beside the old frame: nothing if the page is gone
+    goes: Int32[Array, "lanes 4"]  # beside the new frame, if there is one
+    some_go: Bool[Array, ""]  # whether there is anything in `goes`
 
 
 @pytree
@@ -96,8 +100,8 @@ def plan(
         freed=freed,
         first=first,
         second=second,
-        unmapped=(word & (1 << UNMAPPED | 1 << (STAGE + UNMAPPED))) != 0,
-        moved=(word & (1 << MOVED | 1 << (STAGE + MOVED))) != 0,
+        unmapped=(word & EVER_UNMAPPED) != 0,
+        moved=(word & EVER_MOVED) != 0,
         released=(word & RELEASED) != 0,
         lost=lost,
         left=left,
@@ -125,7 +129,7 @@ def _outcome(word: Lanes, asleep: Mask) -> Outcome:
     )
 
 
-Found = tuple[Lanes, Lanes, Int32[Array, "lanes 4"] | None]
+Found = tuple[Lanes, Lanes, Left | None]
 
 
 def _odd_ones(
@@ -134,7 +138,7 @@ def _odd_ones(
     known: tuple[Lanes, Int32[Array, "lanes 4"], Lanes],
     odd: Mask,
     word: Lanes,
-) -> tuple[Lanes, Lanes, Left | None]:
+) -> Found:
     """`word` with the fates of the folios `odd`, their lost references, conditions."""
     src, row, maps = known
     count = odd.shape[0]
@@ -143,25 +147,48 @@ def _odd_ones(
     lane_of = wall.when(n > 0, lambda _: lanes.pick(odd), lanes.nobody(count))
 
     def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
-        i, (word, lost, states) = c
+        i, (word, lost, left) = c
         # Slices clamp: the last group may work out again what the one before did.
         lane = jax.lax.dynamic_slice_in_dim(lane_of, i * width, width)
         there = lane != NOWHERE
         here = jnp.where(there, lanes.rows(src, lane), NOWHERE)
         given = lanes.rows(row, lane), _states(m, here), lanes.rows(maps, lane)
-        new = wall.whole(lambda *given: _fate(rules, *given), *given)
-        word = lanes.scatter(word, lane, there, new[0])
-        lost = lanes.scatter(lost, lane, there, new[1])
-        if states is not None:
-            after = jnp.stack(new[2:], axis=1)
-            states = jax.lax.dynamic_update_slice_in_dim(states, after, i * width, 0)
-        return i + 1, (word, lost, states)
+        fate, gone, *after = wall.whole(lambda *given: _fate(rules, *given), *given)
+        word = lanes.scatter(word, lane, there, fate)
+        lost = lanes.scatter(lost, lane, there, gone)
+        return i + 1, (word, lost, _leave(left, i * width, fate, after))
 
-    states = None if m.conditions is None else jnp.zeros((count, 4), jnp.int32)
-    start = (jnp.int32(0), (word, jnp.zeros_like(word), states))
-    _, found = jax.lax.while_loop(lambda c: c[0] * width < n, group, start)
-    word, lost, states = found
-    return word, lost, None if states is None else Left(lane_of, states)
+    start = (jnp.int32(0), (word, jnp.zeros_like(word), _nothing_left(m, lane_of)))
+    return jax.lax.while_loop(lambda c: c[0] * width < n, group, start)[1]
+
+
+def _nothing_left(m: Machine, lane: Lanes) -> Left | None:
+    if m.conditions is None:
+        return None
+    nothing = jnp.zeros((lane.shape[0], cond.WORDS), jnp.int32)
+    return Left(lane, nothing, nothing, jnp.asarray(False))
+
+
+def _leave(
+    left: Left | None, start: Int32[Array, ""], word: Lanes, after: list[Lanes]
+) -> Left | None:
+    """`left` with what is left of a group: with its pages, if they move."""
+    if left is None:
+        return None
+    moves = (word & EVER_MOVED) != 0
+    stay = ~moves & ((word & FREED) == 0)
+    stays, goes = (
+        lanes.columns(*(jnp.where(mask, words, 0) for words in after))
+        for mask in (stay, moves)
+    )
+    put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)  # noqa: E731
+    (some,) = lanes.some(moves & ((after[0] | after[1] | after[2] | after[3]) != 0))
+    return Left(
+        left.lane,
+        put(left.stays, stays),
+        wall.when(some, lambda rows: put(rows, goes), left.goes),
+        left.some_go | some,
+    )
 
 
 def _states(m: Machine, src: Lanes) -> Int32[Array, "lanes 4"]:
