@@ -144,15 +144,23 @@ def _odd_ones(
     count = odd.shape[0]
     width = min(GROUP, count)
     (n,) = lanes.totals(odd)
-    lane_of = wall.when(n > 0, lambda _: lanes.pick(odd), lanes.nobody(count))
+
+    def pick(_: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
+        lane = lanes.pick(odd)
+        here = jnp.where(lane == NOWHERE, NOWHERE, lanes.rows(src, lane))
+        return lane, _states(m, here)
+
+    nothing = jnp.zeros((count, cond.WORDS), jnp.int32)
+    lane_of, kept = wall.when(n > 0, pick, (lanes.nobody(count), nothing))
 
     def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
         i, (word, lost, left) = c
         # Slices clamp: the last group may work out again what the one before did.
-        lane = jax.lax.dynamic_slice_in_dim(lane_of, i * width, width)
+        lane, kept_ = (
+            jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
+        )
         there = lane != NOWHERE
-        here = jnp.where(there, lanes.rows(src, lane), NOWHERE)
-        given = lanes.rows(row, lane), _states(m, here), lanes.rows(maps, lane)
+        given = lanes.rows(row, lane), kept_, lanes.rows(maps, lane)
         fate, gone, *after = wall.whole(lambda *given: _fate(rules, *given), *given)
         word = lanes.scatter(word, lane, there, fate)
         lost = lanes.scatter(lost, lane, there, gone)
