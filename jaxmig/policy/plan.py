@@ -19,7 +19,7 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.policy import fates
-from jaxmig.policy.folio import freed_under_us
+from jaxmig.policy.folio import freed_under_us, pin_refs
 from jaxmig.policy.look import Seen
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
@@ -156,13 +156,14 @@ def _odd_ones(
     def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
         i, (word, lost, left) = c
         # Slices clamp: the last group may work out again what the one before did.
-        lane, kept_ = (
+        lane, states = (
             jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
         )
+        given = lanes.rows(row, lane), states, lanes.rows(maps, lane)
+        fate, *after = wall.whole(lambda *given: _fate(rules, *given), *given)
         there = lane != NOWHERE
-        given = lanes.rows(row, lane), kept_, lanes.rows(maps, lane)
-        fate, gone, *after = wall.whole(lambda *given: _fate(rules, *given), *given)
         word = lanes.scatter(word, lane, there, fate)
+        gone = _lost(given[0], states[:, cond.WORDS - 1], after[-1])
         lost = lanes.scatter(lost, lane, there, gone)
         return i + 1, (word, lost, _leave(left, i * width, fate, after))
 
@@ -222,31 +223,35 @@ def _fate(
     states: Int32[Array, "lanes 4"],
     maps: Lanes,
 ) -> tuple[Lanes, ...]:
-    """Word of fate, lost references and the four words of what is left, a lane each."""
-    some = frame.has(row[:, FLAGS], frame.CONDITIONED)
-    left, marks = cond.unpack(jnp.where(some[:, None], states, 0))
+    """Word of fate and the four words of what is left, a lane each.
+
+    XLA works out each of them from the beginning: what follows from them does so later.
+    """
+    left, marks = cond.unpack(states)
     freed = freed_under_us(rules, row, marks)
     f = fates.Folios(row, maps, left, marks, ~freed, jnp.zeros_like(maps))
     two = rules.release.async_first and rules.mode != "async"
     passes = fates.ASYNC_PASSES if two else fates.ALL_PASSES
     a = fates.stage(rules, f, passes, False, f.live)
-    word, lost, left = _word(a), fates.gone(f, a), a.left
-    after, moved, asleep = fates.after(f, a), a.moved, a.asleep
+    word, after, moved, asleep = _word(a), fates.after(f, a), a.moved, a.asleep
     if two:
+        # It leaves those alone that have moved.
         todo = f.live & ~a.moved
         y = fates.stage(rules, after, fates.SYNC_PASSES, not rules.memalloc, todo)
         word |= _word(y) << STAGE
-        lost += jnp.where(todo, fates.gone(after, y), 0)
-        left = tuple(jnp.where(todo, b, a) for a, b in zip(left, y.left, strict=True))
-        marks_after = fates.after(after, y).marks
-        marks_after = jnp.where(todo, marks_after, after.marks)
+        after = fates.after(after, y)
         moved, asleep = moved | y.moved, asleep | y.asleep
-    else:
-        marks_after = after.marks
     released = moved & f.movable & ((marks & cond.RELEASED) != 0)
     word |= jnp.where(freed, FREED, 0) | jnp.where(released, RELEASED, 0)
     word |= jnp.where(asleep, ASLEEP, 0)
-    return word, lost, *cond.pack(left, marks_after)
+    return word, *cond.pack(after.left, after.marks)
+
+
+def _lost(row: Int32[Array, "lanes 4"], before: Lanes, after: Lanes) -> Lanes:
+    """References that were found gone, from the marks of the folios."""
+    gone = before & ~after
+    pins = jnp.where((gone & cond.PIN_HELD) != 0, pin_refs(row), 0)
+    return (gone >> cond.EXTRA_SHIFT) + pins
 
 
 def _word(s: fates.Stage) -> Lanes:
