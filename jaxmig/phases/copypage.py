@@ -198,10 +198,17 @@ def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
 
 
 @jax.named_scope("folio_migrate_mapping")
-def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Machine:
+def switch(
+    m: Machine,
+    src: Lanes,
+    dst: Lanes,
+    known: Known | None = None,
+    freed: Mask | None = None,
+) -> Machine:
     """Give base pages `dst` what `src` was; lanes without a destination stay.
 
     `known`: what is known of `src`; conditions are the caller's affair then.
+    `freed`: pages that are no more; their rows are blank as those of `src` are.
     """
     if known is None:
         row = wall.read(src, lambda: lanes.rows(m.frame, src))
@@ -210,7 +217,8 @@ def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Ma
     where = dst != NOWHERE
     rows = lanes.scatter(m.frame, dst, where, row)
     blank = jnp.broadcast_to(jnp.asarray([0, 0, 0, NOWHERE], jnp.int32), row.shape)
-    m = dataclasses.replace(m, frame=lanes.scatter(rows, src, where, blank))
+    gone = where if freed is None else where | freed
+    m = dataclasses.replace(m, frame=lanes.scatter(rows, src, gone, blank))
     c = m.conditions
     if c is None or known is not None:
         return m
@@ -219,10 +227,3 @@ def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Ma
     rows = wall.read(at, lambda: lanes.rows(c, at))
     new = lanes.scatter(lanes.scatter(c, dst, where, rows), src, where, rows * 0)
     return dataclasses.replace(m, conditions=new)
-
-
-def free(m: Machine, src: Lanes, where: Mask) -> Machine:
-    """Blank the rows of base pages that are no more, but for their conditions."""
-    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
-    rows = jnp.broadcast_to(blank, (src.shape[0], 4))
-    return dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, rows))

@@ -40,10 +40,11 @@ def apply(
     m, dst = alloc.take_many(m, at.node, moved)
     m = _keep_conditions(m, src, dst, p.left)
     m = copypage.copy(m, src, dst, COPY_STEP)
-    m = copypage.switch(m, src, dst, known)
+    m = copypage.switch(m, src, dst, known, freed)
     m = _follow_drivers(m, dst, moved & f.movable)
-    m = remap.remap(m, jnp.where(moved, dst, src), p.unmapped, known, again)
-    m = _free(m, src, found, freed)
+    back = p.unmapped & ~p.released
+    m = remap.remap(m, jnp.where(moved, dst, src), back, known, again)
+    m = _zap(m, found, freed)
     return alloc.give_many(m, wall.after(src, dst), moved | freed)
 
 
@@ -88,13 +89,16 @@ def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
     return wall.when(lanes.some(where)[0], follow, m)
 
 
-def _free(m: Machine, src: Lanes, known: Known, freed: Mask) -> Machine:
-    """Pages that are no more; `known`: their rows and entries, which nobody changed."""
+def _zap(m: Machine, known: Known, freed: Mask) -> Machine:
+    """Empty the entries of pages that are no more.
 
-    def free(m: Machine) -> Machine:
+    `known`: rows and entries as they were found; those of such pages still are so.
+    """
+
+    def zap(m: Machine) -> Machine:
         entry = jnp.where(freed, known.row[:, RMAP], NOWHERE)
 
-        def zap(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+        def empty(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
             m, entry = c
             old, following = lanes.entry_or(known.words, m, entry)
             nothing = jnp.full_like(entry, NOWHERE)
@@ -103,7 +107,6 @@ def _free(m: Machine, src: Lanes, known: Known, freed: Mask) -> Machine:
             m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
             return m, following
 
-        m, _ = lanes.along_chains(m.geometry.shared, zap, (m, entry))
-        return copypage.free(m, src, freed)
+        return lanes.along_chains(m.geometry.shared, empty, (m, entry))[0]
 
-    return wall.when(lanes.some(freed)[0], free, m)
+    return wall.when(lanes.some(freed)[0], zap, m)
