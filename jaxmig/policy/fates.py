@@ -75,9 +75,11 @@ def put(left: States, state: int, value: Lanes) -> States:
     return (*left[:state], value, *left[state + 1 :])
 
 
-def _take(left: Lanes, tries: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+def _take(
+    left: Lanes, tries: Lanes, where: Mask | bool = True
+) -> tuple[Lanes, Lanes, Lanes]:
     """A state that holds up tries: (tries it took, tries that go on, what is left)."""
-    taken = jnp.minimum(left, tries)
+    taken = jnp.minimum(jnp.where(where, left, 0), tries)
     worn = jnp.where(left < cond.UNTIL_WAITED, left - taken, left)
     return taken, tries - taken, worn
 
@@ -138,9 +140,9 @@ def _walks(
     )
     pin_tries = jnp.zeros_like(going)
     for state, here in gates:
-        taken, rest, worn = _take(jnp.where(here, left[state], 0), going)
-        left = put(left, state, jnp.where(here, worn, left[state]))
-        spent, going = spent + taken, rest
+        taken, going, worn = _take(left[state], going, here)
+        left = put(left, state, worn)
+        spent += taken
         if state == cond.PINNED:
             pin_tries = taken
     unmapped = (going > 0) & ~asleep
@@ -169,9 +171,8 @@ def _looks(
     looks = error.astype(jnp.int32)
     going = jnp.where(error, 0, going)
     driver = f.movable & ((f.marks & cond.RELEASED) == 0)
-    taken, going, worn = _take(jnp.where(driver, left[cond.DRIVER_EAGAIN], 0), going)
-    again = left[cond.DRIVER_EAGAIN]
-    left = put(left, cond.DRIVER_EAGAIN, jnp.where(driver, worn, again))
+    taken, going, worn = _take(left[cond.DRIVER_EAGAIN], going, driver)
+    left = put(left, cond.DRIVER_EAGAIN, worn)
     looks += taken
     held = ~f.movable & (going > 0)
     extra, pin = left[cond.EXTRA_REF], left[cond.PINNED]
@@ -184,12 +185,12 @@ def _looks(
     refs = f.row[:, REFCOUNT] - f.gone
     rest = refs - f.maps - frame.cache_refs(f.row[:, FLAGS])
     blocked = jnp.where(rest != known, cond.UNTIL_WAITED, blocked)
-    taken, going, _ = _take(jnp.where(held, blocked, 0), going)
+    taken, going, _ = _take(blocked, going, held)
     looks += taken
     # The look that finds the references gone, or right, is a test of them too.
     seen = jnp.where(held, taken + (going > 0), 0)
     left = put(left, cond.EXTRA_REF, _take(extra, seen)[2])
-    left = put(left, cond.PINNED, jnp.where(pinned, _take(pin, seen)[2], pin))
+    left = put(left, cond.PINNED, _take(pin, seen, pinned)[2])
     extra_gone = held & (seen > extra)
     # An exclusive pin is looked for by the walk: who was unmapped has none.
     pin_gone = held & jnp.where(f.exclusive, pin_held, pinned & (seen > pin))
@@ -200,8 +201,8 @@ def _looks(
         asleep |= _endless(f, cond.BUFFERS_LOCKED, waits & (b > 0))
         left = put(left, cond.BUFFERS_LOCKED, jnp.where(waits, 0, b))
     else:
-        taken, going, worn = _take(jnp.where(buffers, b, 0), going)
-        left = put(left, cond.BUFFERS_LOCKED, jnp.where(buffers, worn, b))
+        taken, going, worn = _take(b, going, buffers)
+        left = put(left, cond.BUFFERS_LOCKED, worn)
         looks += taken
     moved = unmapped & (going > 0)
     return Stage(
