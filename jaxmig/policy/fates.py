@@ -57,7 +57,7 @@ class Folios:
     left: States
     marks: Lanes
     live: Mask  # on the list, not freed
-    gone: Lanes  # references that were found gone since the row was read
+    unknown: Mask  # it has references that no condition explains
 
     @property
     def exclusive(self) -> Mask:
@@ -68,6 +68,25 @@ class Folios:
     def movable(self) -> Mask:
         """A driver's page: no rmap, no reference check."""
         return frame.kind(self.row[:, FLAGS]) == frame.MOVABLE_OPS
+
+
+def folios(
+    row: Int32[Array, "lanes 4"], maps: Lanes, left: States, marks: Lanes, live: Mask
+) -> Folios:
+    """Folios as they are found."""
+    known = _held_by(row, marks)
+    rest = row[:, REFCOUNT] - maps - frame.cache_refs(row[:, FLAGS])
+    return Folios(row, maps, left, marks, live, rest != known)
+
+
+def lost(row: Int32[Array, "lanes 4"], before: Lanes, after: Lanes) -> Lanes:
+    """References that were found gone, from the folios' marks before and after."""
+    return _held_by(row, before & ~after)
+
+
+def _held_by(row: Int32[Array, "lanes 4"], marks: Lanes) -> Lanes:
+    pins = jnp.where((marks & PIN_HELD) != 0, pin_refs(row), 0)
+    return (marks >> cond.EXTRA_SHIFT) + pins
 
 
 def put(left: States, state: int, value: Lanes) -> States:
@@ -179,12 +198,7 @@ def _looks(
     pinned = ~f.exclusive & ((f.marks & PIN_HELD) != 0)
     blocked = jnp.maximum(extra, jnp.where(pinned, pin, 0))
     # References that no condition explains never go away.
-    known = f.marks >> cond.EXTRA_SHIFT
-    pin_held = (f.marks & PIN_HELD) != 0
-    known = known + jnp.where(pin_held, pin_refs(f.row), 0)
-    refs = f.row[:, REFCOUNT] - f.gone
-    rest = refs - f.maps - frame.cache_refs(f.row[:, FLAGS])
-    blocked = jnp.where(rest != known, cond.UNTIL_WAITED, blocked)
+    blocked = jnp.where(f.unknown, cond.UNTIL_WAITED, blocked)
     taken, going, _ = _take(blocked, going, held)
     looks += taken
     # The look that finds the references gone, or right, is a test of them too.
@@ -193,6 +207,7 @@ def _looks(
     left = put(left, cond.PINNED, _take(pin, seen, pinned)[2])
     extra_gone = held & (seen > extra)
     # An exclusive pin is looked for by the walk: who was unmapped has none.
+    pin_held = (f.marks & PIN_HELD) != 0
     pin_gone = held & jnp.where(f.exclusive, pin_held, pinned & (seen > pin))
     buffers = held & frame.has(f.row[:, FLAGS], frame.PRIVATE)
     b = left[cond.BUFFERS_LOCKED]
@@ -218,16 +233,9 @@ def _looks(
     )
 
 
-def gone(f: Folios, s: Stage) -> Lanes:
-    """References that a stage found gone."""
-    extra = f.marks >> cond.EXTRA_SHIFT
-    pin = pin_refs(f.row)
-    return jnp.where(s.extra_gone, extra, 0) + jnp.where(s.pin_gone, pin, 0)
-
-
 def after(f: Folios, s: Stage) -> Folios:
     """The folios as a stage leaves them."""
     low = (1 << cond.EXTRA_SHIFT) - 1
     marks = jnp.where(s.extra_gone, f.marks & low, f.marks)
     marks = jnp.where(s.pin_gone, marks & ~cond.PIN_HELD, marks)
-    return Folios(f.row, f.maps, s.left, marks, f.live, f.gone + gone(f, s))
+    return Folios(f.row, f.maps, s.left, marks, f.live, f.unknown)

@@ -19,7 +19,7 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.policy import fates
-from jaxmig.policy.folio import freed_under_us, pin_refs
+from jaxmig.policy.folio import freed_under_us
 from jaxmig.policy.look import Seen
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
@@ -163,7 +163,7 @@ def _odd_ones(
         fate, *after = wall.whole(lambda *given: _fate(rules, *given), *given)
         there = lane != NOWHERE
         word = lanes.scatter(word, lane, there, fate)
-        gone = _lost(given[0], states[:, cond.WORDS - 1], after[-1])
+        gone = fates.lost(given[0], states[:, cond.WORDS - 1], after[-1])
         lost = lanes.scatter(lost, lane, there, gone)
         return i + 1, (word, lost, _leave(left, i * width, fate, after))
 
@@ -229,7 +229,7 @@ def _fate(
     """
     left, marks = cond.unpack(states)
     freed = freed_under_us(rules, row, marks)
-    f = fates.Folios(row, maps, left, marks, ~freed, jnp.zeros_like(maps))
+    f = fates.folios(row, maps, left, marks, ~freed)
     two = rules.release.async_first and rules.mode != "async"
     passes = fates.ASYNC_PASSES if two else fates.ALL_PASSES
     a = fates.stage(rules, f, passes, False, f.live)
@@ -245,13 +245,6 @@ def _fate(
     word |= jnp.where(freed, FREED, 0) | jnp.where(released, RELEASED, 0)
     word |= jnp.where(asleep, ASLEEP, 0)
     return word, *cond.pack(after.left, after.marks)
-
-
-def _lost(row: Int32[Array, "lanes 4"], before: Lanes, after: Lanes) -> Lanes:
-    """References that were found gone, from the marks of the folios."""
-    gone = before & ~after
-    pins = jnp.where((gone & cond.PIN_HELD) != 0, pin_refs(row), 0)
-    return (gone >> cond.EXTRA_SHIFT) + pins
 
 
 def _word(s: fates.Stage) -> Lanes:
