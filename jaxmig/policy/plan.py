@@ -145,13 +145,16 @@ def _odd_ones(
     width = min(GROUP, count)
     (n,) = lanes.totals(odd)
 
-    def pick(_: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
+    def pick() -> tuple[Lanes, Int32[Array, "lanes 4"]]:
+        # All conditions of a chunk at once: reads of memory that wait together.
         lane = lanes.pick(odd)
         here = jnp.where(lane == NOWHERE, NOWHERE, lanes.rows(src, lane))
         return lane, _states(m, here)
 
-    nothing = jnp.zeros((count, cond.WORDS), jnp.int32)
-    lane_of, kept = wall.when(n > 0, pick, (lanes.nobody(count), nothing))
+    def nothing() -> tuple[Lanes, Int32[Array, "lanes 4"]]:
+        return lanes.nobody(count), jnp.zeros((count, cond.WORDS), jnp.int32)
+
+    lane_of, kept = jax.lax.cond(n > 0, pick, nothing)
 
     def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
         i, (word, lost, left) = c
