@@ -8,10 +8,10 @@ import dataclasses
 from typing import Final
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array
 
-from jaxmig import frame, pte, wall
-from jaxmig.frame import FLAGS, RMAP
+from jaxmig import pte, wall
+from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, lanes, remap, unmap
 from jaxmig.phases.lanes import Known, Lanes, Mask
@@ -42,7 +42,7 @@ def apply(
     m = copypage.copy(m, src, dst, COPY_STEP)
     m = copypage.switch(m, src, dst, known, freed)
     m = _follow_drivers(m, dst, moved & f.movable)
-    back = p.unmapped & ~p.released
+    back = p.unmapped & ~p.released  # a released page's row is blank
     m = remap.remap(m, jnp.where(moved, dst, src), back, known, again)
     m = _zap(m, found, freed)
     return alloc.give_many(m, wall.after(src, dst), moved | freed)

@@ -39,6 +39,7 @@ def look(
     def step(c: tuple) -> tuple:
         seen, entry = c
         here = entry != NOWHERE
+        # Nothing depends on the chain: whoever zaps a driver's page need not read again.
         at = entry if m.geometry.shared else row[:, RMAP]
         old, following = wall.read(at, lambda: lanes.entry_of(m, at))
         bits = old[:, pte.BITS]
