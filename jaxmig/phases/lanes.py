@@ -92,7 +92,7 @@ def running(mask: Mask) -> Lanes:
 
 
 def _running_on_cpu(ones: Lanes) -> Lanes:
-    # One after the other in one function; what XLA makes of a sum over windows costs ten
+    # One after the other in one function; what XLA makes of a sum over windows costs six
     # times as much.
     count = ones.shape[0]
     trips = -(-count // TOGETHER)
