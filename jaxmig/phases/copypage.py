@@ -237,8 +237,18 @@ def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
 
 
 @jax.named_scope("folio_migrate_mapping")
-def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Machine:
-    """Give base pages `dst` what `src` was; lanes without a destination stay."""
+def switch(
+    m: Machine,
+    src: Lanes,
+    dst: Lanes,
+    known: Known | None = None,
+    freed: Mask | None = None,
+) -> Machine:
+    """Give base pages `dst` what `src` was; lanes without a destination stay.
+
+    `known`: what is known of `src`; conditions are the caller's affair then.
+    `freed`: pages that are no more; their rows are blank as those of `src` are.
+    """
     if known is None:
         row = wall.read(src, lambda: lanes.rows(m.frame, src))
     else:
@@ -246,26 +256,13 @@ def switch(m: Machine, src: Lanes, dst: Lanes, known: Known | None = None) -> Ma
     where = dst != NOWHERE
     rows = lanes.scatter(m.frame, dst, where, row)
     blank = jnp.broadcast_to(jnp.asarray([0, 0, 0, NOWHERE], jnp.int32), row.shape)
-    m = dataclasses.replace(m, frame=lanes.scatter(rows, src, where, blank))
+    gone = where if freed is None else where | freed
+    m = dataclasses.replace(m, frame=lanes.scatter(rows, src, gone, blank))
     c = m.conditions
-    if c is None:
+    if c is None or known is not None:
         return m
     where &= frame.has(row[:, frame.FLAGS], frame.CONDITIONED)
-    rows = None if known is None else known.states
-    if rows is None:
-        at = jnp.where(where, src, NOWHERE)
-        rows = wall.read(at, lambda: lanes.rows(c, at))
+    at = jnp.where(where, src, NOWHERE)
+    rows = wall.read(at, lambda: lanes.rows(c, at))
     new = lanes.scatter(lanes.scatter(c, dst, where, rows), src, where, rows * 0)
     return dataclasses.replace(m, conditions=new)
-
-
-def free(m: Machine, src: Lanes, where: Mask) -> Machine:
-    """Blank the rows of base pages that are no more."""
-    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
-    rows = jnp.broadcast_to(blank, (src.shape[0], 4))
-    m = dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, rows))
-    c = m.conditions
-    if c is None:
-        return m
-    none = jnp.zeros((src.shape[0], c.shape[1]), jnp.int32)
-    return dataclasses.replace(m, conditions=lanes.scatter(c, src, where, none))

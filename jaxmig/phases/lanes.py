@@ -18,6 +18,7 @@ from jaxmig.pytree import pytree
 
 CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
 WIDE: Final = 1 << 22  # the same where a trip costs 200 starts of a kernel
+TOGETHER: Final = 4  # lanes that a trip of a sum over lanes adds
 C = TypeVar("C", bound=tuple[Any, ...])
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
@@ -31,7 +32,6 @@ class Known:
     words: (
         Int32[Array, "lanes 2"] | None
     )  # of the only entry; None where chains are walked
-    states: Int32[Array, "lanes 4"] | None = None  # conditions
 
 
 def chunk() -> int:
@@ -91,28 +91,63 @@ def rank(mask: Mask) -> Lanes:
 
 def running(mask: Mask) -> Lanes:
     """How many lanes of `mask` there are up to each lane."""
-    # Rows are added up with all rows before them: for a chunk, not for a whole list.
-    cpu = _running_on_cpu if mask.shape[0] <= CHUNK else jnp.cumsum
+    cpu = _running_on_cpu if wall.MARKS else jnp.cumsum
     return jax.lax.platform_dependent(
         mask.astype(jnp.int32), cpu=cpu, default=jnp.cumsum
     )
 
 
 def _running_on_cpu(ones: Lanes) -> Lanes:
-    # Rows side by side, a vector at a time; what XLA makes of a sum over windows costs
-    # seven times as much.
-    count, row = ones.shape[0], 128
-    rows = -(-count // row)
+    # One after the other in one function; what XLA makes of a sum over windows costs six
+    # times as much.
+    count = ones.shape[0]
+    trips = -(-count // TOGETHER)
 
     def sums(ones: Lanes) -> Lanes:
-        columns = jnp.pad(ones, (0, rows * row - count)).reshape(rows, row).T
-        plus = lambda total, x: (total + x,) * 2  # noqa: E731
-        total, within = jax.lax.scan(plus, columns[0] * 0, columns)
-        earlier = jnp.arange(rows)[:, None] > jnp.arange(rows)
-        before = jnp.where(earlier, total, 0).sum(axis=1, dtype=jnp.int32)
-        return (within + before).T.reshape(-1)[:count]
+        ones = jnp.pad(ones, (0, trips * TOGETHER - count))
+
+        def some(i: Array, c: tuple[Array, Lanes]) -> tuple[Array, Lanes]:
+            total, out = c
+            for n in range(TOGETHER):
+                at = (i.astype(jnp.uint32) * TOGETHER + n).astype(jnp.int32)
+                total += jax.lax.dynamic_slice(ones, (at,), (1,))[0]
+                out = wall.put(out, at, total)
+            return total, out
+
+        return jax.lax.fori_loop(0, trips, some, (ones[0] * 0, ones))[1][:count]
 
     return wall.whole(sums, ones)
+
+
+def nobody(count: int) -> Lanes:
+    """Lanes that belong to nothing."""
+    return jnp.full(count, NOWHERE, jnp.int32)
+
+
+def pick(mask: Mask) -> Lanes:
+    """The lanes of `mask`, one after the other, and NOWHERE behind them."""
+    count = mask.shape[0]
+    place = jnp.where(mask, running(mask) - 1, NOWHERE)
+    return scattered(place, jnp.arange(count, dtype=jnp.int32), nobody(count))
+
+
+def scattered(place: Lanes, values: Array, empty: Array) -> Array:
+    """`empty` with the values of the lanes that have a place at their places."""
+
+    def on_cpu(place: Lanes, values: Array, empty: Array) -> Array:
+        # The others go behind the last place: a branch that skipped them would often be
+        # guessed wrongly.  On a GPU they would all be in each other's way there.
+        count = empty.shape[0]
+        room = jnp.concatenate([empty, empty[:1]])
+        place = jnp.where(place == NOWHERE, count, place)
+        return room.at[place].set(values)[:count]
+
+    def elsewhere(place: Lanes, values: Array, empty: Array) -> Array:
+        return empty.at[place].set(values, mode="drop")
+
+    return jax.lax.platform_dependent(
+        place, values, empty, cpu=on_cpu, default=elsewhere
+    )
 
 
 def numbers(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
@@ -120,6 +155,12 @@ def numbers(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
 
     Below 2^22, or as far beyond the limit as there are lanes.
     """
+    return jax.lax.platform_dependent(
+        place, limit, cpu=_by_floats, default=jnp.floor_divide
+    )
+
+
+def _by_floats(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
     # Integers are not divided by vector instructions.  This is exact: half a page is
     # more than the rounding error.
     short = jnp.floor((place.astype(jnp.float32) + 0.5) / limit.astype(jnp.float32))

@@ -63,4 +63,4 @@ def unmap(
 
     new = wall.read(src, rows)
     m = dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, new))
-    return m, Known(new, words, known.states)
+    return m, Known(new, words)

@@ -8,15 +8,15 @@ import dataclasses
 from typing import Final
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array
 
-from jaxmig import frame, pte, wall
-from jaxmig.frame import FLAGS, RMAP
+from jaxmig import pte, wall
+from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, lanes, remap, unmap
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.policy.folio import Where
-from jaxmig.policy.plan import Listed, Plan
+from jaxmig.policy.plan import Left, Listed, Plan
 
 COPY_STEP: Final = 1 << 16  # pages a trip, where rows are gathered and scattered
 
@@ -34,27 +34,37 @@ def apply(
 
     `again`: pages whose entries were flushed and will be put back as they were.
     """
-    row = known.row
-    known = dataclasses.replace(known, states=p.states)
-    stays = f.live & ~p.moved & frame.has(row[:, FLAGS], frame.CONDITIONED)
-    m = _wear_out(m, src, p, stays)
+    found = known
     m, known = unmap.unmap(m, src, known, p.unmapped & ~f.movable, p.lost)
     moved, freed = p.moved & ~p.released, p.freed | p.released
     m, dst = alloc.take_many(m, at.node, moved)
+    m = _keep_conditions(m, src, dst, p.left)
     m = copypage.copy(m, src, dst, COPY_STEP)
-    m = copypage.switch(m, src, dst, known)
+    m = copypage.switch(m, src, dst, known, freed)
     m = _follow_drivers(m, dst, moved & f.movable)
-    m = remap.remap(m, jnp.where(moved, dst, src), p.unmapped, known, again)
-    m = _free(m, src, row, freed)
+    back = p.unmapped & ~p.released  # a released page's row is blank
+    m = remap.remap(m, jnp.where(moved, dst, src), back, known, again)
+    m = _zap(m, found, freed)
     return alloc.give_many(m, wall.after(src, dst), moved | freed)
 
 
-def _wear_out(m: Machine, src: Lanes, p: Plan, where: Mask) -> Machine:
-    """Conditions after all tests, of pages that do not take them along."""
-    c = m.conditions
-    if c is None or p.states is None:
+def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:
+    """Conditions after all tests, where the pages are then.
+
+    Rows of free frames are blank, and mostly nothing is left when a page moves: the
+    new row need not be written then.
+    """
+    if left is None or m.conditions is None:
         return m
-    return dataclasses.replace(m, conditions=lanes.scatter(c, src, where, p.states))
+    lane = left.lane
+    some = lane != NOWHERE
+    rows = lanes.scatter(m.conditions, lanes.rows(src, lane), some, left.stays)
+
+    def follow(rows: Array) -> Array:
+        return lanes.scatter(rows, lanes.rows(dst, lane), some, left.goes)
+
+    rows = wall.when(left.some_go, follow, rows)
+    return dataclasses.replace(m, conditions=rows)
 
 
 def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
@@ -79,20 +89,24 @@ def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
     return wall.when(lanes.some(where)[0], follow, m)
 
 
-def _free(m: Machine, src: Lanes, row: Int32[Array, "lanes 4"], freed: Mask) -> Machine:
-    def free(m: Machine) -> Machine:
-        entry = jnp.where(freed, row[:, RMAP], NOWHERE)
+def _zap(m: Machine, known: Known, freed: Mask) -> Machine:
+    """Empty the entries of pages that are no more.
 
-        def zap(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+    `known`: rows and entries as they were found; those of such pages still are so.
+    """
+
+    def zap(m: Machine) -> Machine:
+        entry = jnp.where(freed, known.row[:, RMAP], NOWHERE)
+
+        def empty(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
             m, entry = c
-            old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+            old, following = lanes.entry_or(known.words, m, entry)
             nothing = jnp.full_like(entry, NOWHERE)
             new = jnp.stack([nothing, pte.empty(old[:, pte.BITS])], axis=1)
             here = entry != NOWHERE
             m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
             return m, following
 
-        m, _ = lanes.along_chains(m.geometry.shared, zap, (m, entry))
-        return copypage.free(m, src, freed)
+        return lanes.along_chains(m.geometry.shared, empty, (m, entry))[0]
 
-    return wall.when(lanes.some(freed)[0], free, m)
+    return wall.when(lanes.some(freed)[0], zap, m)

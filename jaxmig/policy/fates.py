@@ -57,7 +57,7 @@ class Folios:
     left: States
     marks: Lanes
     live: Mask  # on the list, not freed
-    gone: Lanes  # references that were found gone since the row was read
+    unknown: Mask  # it has references that no condition explains
 
     @property
     def exclusive(self) -> Mask:
@@ -70,14 +70,35 @@ class Folios:
         return frame.kind(self.row[:, FLAGS]) == frame.MOVABLE_OPS
 
 
+def folios(
+    row: Int32[Array, "lanes 4"], maps: Lanes, left: States, marks: Lanes, live: Mask
+) -> Folios:
+    """Folios as they are found."""
+    known = _held_by(row, marks)
+    rest = row[:, REFCOUNT] - maps - frame.cache_refs(row[:, FLAGS])
+    return Folios(row, maps, left, marks, live, rest != known)
+
+
+def lost(row: Int32[Array, "lanes 4"], before: Lanes, after: Lanes) -> Lanes:
+    """References that were found gone, from the folios' marks before and after."""
+    return _held_by(row, before & ~after)
+
+
+def _held_by(row: Int32[Array, "lanes 4"], marks: Lanes) -> Lanes:
+    pins = jnp.where((marks & PIN_HELD) != 0, pin_refs(row), 0)
+    return (marks >> cond.EXTRA_SHIFT) + pins
+
+
 def put(left: States, state: int, value: Lanes) -> States:
     """`left` with one state's lanes replaced."""
     return (*left[:state], value, *left[state + 1 :])
 
 
-def _take(left: Lanes, tries: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+def _take(
+    left: Lanes, tries: Lanes, where: Mask | bool = True
+) -> tuple[Lanes, Lanes, Lanes]:
     """A state that holds up tries: (tries it took, tries that go on, what is left)."""
-    taken = jnp.minimum(left, tries)
+    taken = jnp.minimum(jnp.where(where, left, 0), tries)
     worn = jnp.where(left < cond.UNTIL_WAITED, left - taken, left)
     return taken, tries - taken, worn
 
@@ -138,9 +159,9 @@ def _walks(
     )
     pin_tries = jnp.zeros_like(going)
     for state, here in gates:
-        taken, rest, worn = _take(jnp.where(here, left[state], 0), going)
-        left = put(left, state, jnp.where(here, worn, left[state]))
-        spent, going = spent + taken, rest
+        taken, going, worn = _take(left[state], going, here)
+        left = put(left, state, worn)
+        spent += taken
         if state == cond.PINNED:
             pin_tries = taken
     unmapped = (going > 0) & ~asleep
@@ -163,9 +184,9 @@ def _looks(
     going = jnp.where(unmapped, passes, 0)
     # A driver that has an error to report does so once it is not busy any more.
     driver = f.movable & ((f.marks & cond.RELEASED) == 0)
-    looks, going, worn = _take(jnp.where(driver, left[cond.DRIVER_EAGAIN], 0), going)
-    again, e = left[cond.DRIVER_EAGAIN], left[cond.DRIVER_ERROR]
-    left = put(left, cond.DRIVER_EAGAIN, jnp.where(driver, worn, again))
+    looks, going, worn = _take(left[cond.DRIVER_EAGAIN], going, driver)
+    left = put(left, cond.DRIVER_EAGAIN, worn)
+    e = left[cond.DRIVER_ERROR]
     error = driver & (going > 0) & (e > 0)
     worn = jnp.where(error & (e < cond.UNTIL_WAITED), e - 1, e)
     left = put(left, cond.DRIVER_ERROR, worn)
@@ -176,20 +197,16 @@ def _looks(
     pinned = ~f.exclusive & ((f.marks & PIN_HELD) != 0)
     blocked = jnp.maximum(extra, jnp.where(pinned, pin, 0))
     # References that no condition explains never go away.
-    known = f.marks >> cond.EXTRA_SHIFT
-    pin_held = (f.marks & PIN_HELD) != 0
-    known = known + jnp.where(pin_held, pin_refs(f.row), 0)
-    refs = f.row[:, REFCOUNT] - f.gone
-    rest = refs - f.maps - frame.cache_refs(f.row[:, FLAGS])
-    blocked = jnp.where(rest != known, cond.UNTIL_WAITED, blocked)
-    taken, going, _ = _take(jnp.where(held, blocked, 0), going)
+    blocked = jnp.where(f.unknown, cond.UNTIL_WAITED, blocked)
+    taken, going, _ = _take(blocked, going, held)
     looks += taken
     # The look that finds the references gone, or right, is a test of them too.
     seen = jnp.where(held, taken + (going > 0), 0)
     left = put(left, cond.EXTRA_REF, _take(extra, seen)[2])
-    left = put(left, cond.PINNED, jnp.where(pinned, _take(pin, seen)[2], pin))
+    left = put(left, cond.PINNED, _take(pin, seen, pinned)[2])
     extra_gone = held & (seen > extra)
     # An exclusive pin is looked for by the walk: who was unmapped has none.
+    pin_held = (f.marks & PIN_HELD) != 0
     pin_gone = held & jnp.where(f.exclusive, pin_held, pinned & (seen > pin))
     buffers = held & frame.has(f.row[:, FLAGS], frame.PRIVATE)
     b = left[cond.BUFFERS_LOCKED]
@@ -198,8 +215,8 @@ def _looks(
         asleep |= _endless(f, cond.BUFFERS_LOCKED, waits & (b > 0))
         left = put(left, cond.BUFFERS_LOCKED, jnp.where(waits, 0, b))
     else:
-        taken, going, worn = _take(jnp.where(buffers, b, 0), going)
-        left = put(left, cond.BUFFERS_LOCKED, jnp.where(buffers, worn, b))
+        taken, going, worn = _take(b, going, buffers)
+        left = put(left, cond.BUFFERS_LOCKED, worn)
         looks += taken
     moved = unmapped & (going > 0)
     return Stage(
@@ -215,16 +232,9 @@ def _looks(
     )
 
 
-def gone(f: Folios, s: Stage) -> Lanes:
-    """References that a stage found gone."""
-    extra = f.marks >> cond.EXTRA_SHIFT
-    pin = pin_refs(f.row)
-    return jnp.where(s.extra_gone, extra, 0) + jnp.where(s.pin_gone, pin, 0)
-
-
 def after(f: Folios, s: Stage) -> Folios:
     """The folios as a stage leaves them."""
     low = (1 << cond.EXTRA_SHIFT) - 1
     marks = jnp.where(s.extra_gone, f.marks & low, f.marks)
     marks = jnp.where(s.pin_gone, marks & ~cond.PIN_HELD, marks)
-    return Folios(f.row, f.maps, s.left, marks, f.live, f.gone + gone(f, s))
+    return Folios(f.row, f.maps, s.left, marks, f.live, f.unknown)

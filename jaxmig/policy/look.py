@@ -24,7 +24,8 @@ class Seen:
     held: Lanes  # mappings that a TLB may hold
     counted: Lanes  # mappings whose flush this release puts off
     later: Lanes  # mappings that a TLB may hold once they were put back: no NUMA hints
-    words: Int32[Array, "lanes 2"] | None  # of the only entry; None if some are shared
+    # Of the only entry, a driver's page's too; None if some entries are shared.
+    words: Int32[Array, "lanes 2"] | None
 
 
 def look(
@@ -38,7 +39,9 @@ def look(
     def step(c: tuple) -> tuple:
         seen, entry = c
         here = entry != NOWHERE
-        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        # Nothing depends on the chain: whoever zaps a driver's page need not read again.
+        at = entry if m.geometry.shared else row[:, RMAP]
+        old, following = wall.read(at, lambda: lanes.entry_of(m, at))
         bits = old[:, pte.BITS]
         held = here & pte.accessible(bits)
         counted = held if rules.release.checks_pte_accessible else here

@@ -49,7 +49,7 @@ def prepare(
     row, seen = look(rules, m, src, flush.deferrable(rules, m.cpus, at.cpu))
     left, marks = seen_conditions(m, src, row)
     live = (src != NOWHERE) & (row[:, 0] > 0)
-    f = fates.Folios(row, seen.maps, left, marks, live, jnp.zeros_like(src))
+    f = fates.folios(row, seen.maps, left, marks, live)
     first = fates.stage(rules, f, 1, False, live)
     m, dst = alloc.take_many(m, at.node, first.moved)
     return m, Batch(src, dst, first.unmapped)

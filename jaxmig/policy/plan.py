@@ -11,7 +11,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Bool, Int32
 
 from jaxmig import conditions as cond, frame, wall
 from jaxmig.frame import FLAGS, REFCOUNT
@@ -30,6 +30,8 @@ SHARE: Final = 8  # of a chunk: folios whose fates are worked out at a time
 TRIES, PIN_TRIES, LOOKS, UNMAPPED, MOVED, STAGE = 0, 4, 8, 12, 13, 14
 NUMBER: Final = 0xF  # a stage has at most ten passes
 FREED, RELEASED, ASLEEP = (1 << (2 * STAGE + n) for n in range(3))
+EVER_UNMAPPED: Final = 1 << UNMAPPED | 1 << (STAGE + UNMAPPED)
+EVER_MOVED: Final = 1 << MOVED | 1 << (STAGE + MOVED)
 # One try, one look.
 PLAIN: Final = 1 << TRIES | 1 << LOOKS | 1 << UNMAPPED | 1 << MOVED
 
@@ -46,6 +48,19 @@ class Outcome:
 
 
 @pytree
+class Left:
+    """What is left of the conditions of the folios in whose way something stood.
+
+    They stand one after the other, whatever lanes they have: only they are written.
+    """
+
+    lane: Lanes  # NOWHERE behind the last one
+    stays: Int32[Array, "lanes 4"]  # beside the old frame: nothing if the page is gone
+    goes: Int32[Array, "lanes 4"]  # beside the new frame, if there is one
+    some_go: Bool[Array, ""]  # whether there is anything in `goes`
+
+
+@pytree
 class Plan:
     """What becomes of each folio of a chunk."""
 
@@ -56,7 +71,7 @@ class Plan:
     moved: Mask
     released: Mask  # of those, by their driver: only to be freed
     lost: Lanes  # references that were found gone
-    states: Int32[Array, "lanes 4"] | None  # what is left of the conditions
+    left: Left | None  # None if the machine has no conditions
 
 
 @pytree
@@ -73,13 +88,9 @@ def plan(
     """Fates of the folios over all stages and passes."""
     there = src != NOWHERE
     plain = there & _in_nobodys_way(row, seen.maps)
-    count = src.shape[0]
-    odd = there & ~plain
     word = jnp.where(plain, PLAIN, 0)
-    states = None if m.conditions is None else jnp.zeros((count, 4), jnp.int32)
-    found = (word, jnp.zeros_like(src), states)
-    found = _odd_ones(rules, m, (src, row, seen.maps), odd, found)
-    word, lost, states = found
+    odd = there & ~plain
+    word, lost, left = _odd_ones(rules, m, (src, row, seen.maps), odd, word)
     two = rules.release.async_first and rules.mode != "async"
     asleep = (word & ASLEEP) != 0
     first = _outcome(word, asleep)
@@ -89,11 +100,11 @@ def plan(
         freed=freed,
         first=first,
         second=second,
-        unmapped=(word & (1 << UNMAPPED | 1 << (STAGE + UNMAPPED))) != 0,
-        moved=(word & (1 << MOVED | 1 << (STAGE + MOVED))) != 0,
+        unmapped=(word & EVER_UNMAPPED) != 0,
+        moved=(word & EVER_MOVED) != 0,
         released=(word & RELEASED) != 0,
         lost=lost,
-        states=states,
+        left=left,
     )
     movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS
     return p, Listed(there & ~freed, movable)
@@ -118,7 +129,7 @@ def _outcome(word: Lanes, asleep: Mask) -> Outcome:
     )
 
 
-Found = tuple[Lanes, Lanes, Int32[Array, "lanes 4"] | None]
+Found = tuple[Lanes, Lanes, Left | None]
 
 
 def _odd_ones(
@@ -126,44 +137,70 @@ def _odd_ones(
     m: Machine,
     known: tuple[Lanes, Int32[Array, "lanes 4"], Lanes],
     odd: Mask,
-    found: Found,
+    word: Lanes,
 ) -> Found:
-    """`found` with the fates of the folios `odd`: word, lost references, conditions."""
+    """`word` with the fates of the folios `odd`, their lost references, conditions."""
     src, row, maps = known
     count = odd.shape[0]
     width = min(lanes.chunk() // SHARE, count)
     (n,) = lanes.totals(odd)
-    none = jnp.full(count, NOWHERE, jnp.int32)
 
-    def pick(_: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
-        # Their lanes, one after the other, and their conditions.
-        place = jnp.where(odd, lanes.running(odd) - 1, NOWHERE)
-        lane = none.at[place].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+    def pick() -> tuple[Lanes, Int32[Array, "lanes 4"]]:
+        # All conditions of a chunk at once: reads of memory that wait together.
+        lane = lanes.pick(odd)
         here = jnp.where(lane == NOWHERE, NOWHERE, lanes.rows(src, lane))
         return lane, _states(m, here)
 
-    nothing = jnp.zeros((count, cond.WORDS), jnp.int32)
-    lane_of, kept = wall.when(n > 0, pick, (none, nothing))
+    def nothing() -> tuple[Lanes, Int32[Array, "lanes 4"]]:
+        return lanes.nobody(count), jnp.zeros((count, cond.WORDS), jnp.int32)
+
+    lane_of, kept = jax.lax.cond(n > 0, pick, nothing)
 
     def group(c: tuple[Int32[Array, ""], Found]) -> tuple[Int32[Array, ""], Found]:
-        i, (word, lost, states) = c
+        i, (word, lost, left) = c
         # Slices clamp: the last group may work out again what the one before did.
-        lane, left = (
+        lane, states = (
             jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
         )
-        known = (lanes.rows(row, lane), left, lanes.rows(maps, lane))
-        words = jnp.concatenate([x.reshape(-1) for x in known])
-        new = wall.whole(lambda words: _fate(rules, words), words)
+        given = lanes.rows(row, lane), states, lanes.rows(maps, lane)
+        fate, *after = wall.whole(lambda *given: _fate(rules, *given), *given)
         there = lane != NOWHERE
-        word = lanes.scatter(word, lane, there, new[0])
-        lost = lanes.scatter(lost, lane, there, new[1])
-        if states is not None:
-            after = jnp.stack(new[2:], axis=1)
-            states = lanes.scatter(states, lane, there, after)
-        return i + 1, (word, lost, states)
+        word = lanes.scatter(word, lane, there, fate)
+        gone = fates.lost(given[0], states[:, cond.WORDS - 1], after[-1])
+        lost = lanes.scatter(lost, lane, there, gone)
+        return i + 1, (word, lost, _leave(left, i * width, fate, after))
 
-    start = (jnp.int32(0), found)
+    start = (jnp.int32(0), (word, jnp.zeros_like(word), _nothing_left(m, lane_of)))
     return jax.lax.while_loop(lambda c: c[0] * width < n, group, start)[1]
+
+
+def _nothing_left(m: Machine, lane: Lanes) -> Left | None:
+    if m.conditions is None:
+        return None
+    nothing = jnp.zeros((lane.shape[0], cond.WORDS), jnp.int32)
+    return Left(lane, nothing, nothing, jnp.asarray(False))
+
+
+def _leave(
+    left: Left | None, start: Int32[Array, ""], word: Lanes, after: list[Lanes]
+) -> Left | None:
+    """`left` with what is left of a group: with its pages, if they move."""
+    if left is None:
+        return None
+    moves = (word & EVER_MOVED) != 0
+    stay = ~moves & ((word & FREED) == 0)
+    stays, goes = (
+        lanes.columns(*(jnp.where(mask, words, 0) for words in after))
+        for mask in (stay, moves)
+    )
+    put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)  # noqa: E731
+    (some,) = lanes.some(moves & ((after[0] | after[1] | after[2] | after[3]) != 0))
+    return Left(
+        left.lane,
+        put(left.stays, stays),
+        wall.when(some, lambda rows: put(rows, goes), left.goes),
+        left.some_go | some,
+    )
 
 
 def _states(m: Machine, src: Lanes) -> Int32[Array, "lanes 4"]:
@@ -183,38 +220,34 @@ def seen_conditions(
     return cond.unpack(jnp.where(some[:, None], rows, 0))
 
 
-def _fate(rules: Rules, words: Int32[Array, " words"]) -> tuple[Lanes, ...]:
-    """Word of fate, lost references and the four words of what is left, a lane each.
+def _fate(
+    rules: Rules,
+    row: Int32[Array, "lanes 4"],
+    states: Int32[Array, "lanes 4"],
+    maps: Lanes,
+) -> tuple[Lanes, ...]:
+    """Word of fate and the four words of what is left, a lane each.
 
-    `words`: rows, conditions and mappings of the lanes, one after the other.
+    XLA works out each of them from the beginning: what follows from them does so later.
     """
-    count = words.shape[0] // 9
-    row, states = words[: 8 * count].reshape(2, count, 4)
-    maps = words[8 * count :]
-    some = frame.has(row[:, FLAGS], frame.CONDITIONED)
-    left, marks = cond.unpack(jnp.where(some[:, None], states, 0))
+    left, marks = cond.unpack(states)
     freed = freed_under_us(rules, row, marks)
-    f = fates.Folios(row, maps, left, marks, ~freed, jnp.zeros_like(maps))
+    f = fates.folios(row, maps, left, marks, ~freed)
     two = rules.release.async_first and rules.mode != "async"
     passes = fates.ASYNC_PASSES if two else fates.ALL_PASSES
     a = fates.stage(rules, f, passes, False, f.live)
-    word, lost, left = _word(a), fates.gone(f, a), a.left
-    after, moved, asleep = fates.after(f, a), a.moved, a.asleep
+    word, after, moved, asleep = _word(a), fates.after(f, a), a.moved, a.asleep
     if two:
+        # It leaves those alone that have moved.
         todo = f.live & ~a.moved
         y = fates.stage(rules, after, fates.SYNC_PASSES, not rules.memalloc, todo)
         word |= _word(y) << STAGE
-        lost += jnp.where(todo, fates.gone(after, y), 0)
-        left = tuple(jnp.where(todo, b, a) for a, b in zip(left, y.left, strict=True))
-        marks_after = fates.after(after, y).marks
-        marks_after = jnp.where(todo, marks_after, after.marks)
+        after = fates.after(after, y)
         moved, asleep = moved | y.moved, asleep | y.asleep
-    else:
-        marks_after = after.marks
     released = moved & f.movable & ((marks & cond.RELEASED) != 0)
     word |= jnp.where(freed, FREED, 0) | jnp.where(released, RELEASED, 0)
     word |= jnp.where(asleep, ASLEEP, 0)
-    return word, lost, *cond.pack(left, marks_after)
+    return word, *cond.pack(after.left, after.marks)
 
 
 def _word(s: fates.Stage) -> Lanes:

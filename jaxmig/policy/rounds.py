@@ -87,10 +87,9 @@ def pendings(
     if not m.geometry.shared:
         owes = where & (seen.counted > 0)
         at = jnp.where(owes, local * mms + seen.mm, NOWHERE)
-        # One of a run is enough; all of it would be in each other's way on a GPU.
-        run = at[1:] == at[:-1]
-        at = at.at[1:].set(jnp.where(run, NOWHERE, at[1:]))
-        flat = none.reshape(-1).at[at].set(True, mode="drop")
+        flat = jax.lax.platform_dependent(
+            at, none.reshape(-1), cpu=_marked, default=_marked_once
+        )
         return flat.reshape(slots, mms)
 
     def step(c: tuple) -> tuple:
@@ -105,6 +104,16 @@ def pendings(
 
     first = jnp.where(where, chain(m, row), NOWHERE)
     return lanes.along_chains(True, step, (none, first))[0]
+
+
+def _marked(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"]:
+    return lanes.scattered(at, jnp.ones(at.shape[0], bool), none)
+
+
+def _marked_once(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"]:
+    # One of a run is enough; all of it would be in each other's way on a GPU.
+    run = at[1:] == at[:-1]
+    return _marked(at.at[1:].set(jnp.where(run, NOWHERE, at[1:])), none)
 
 
 def immediates(
