@@ -200,6 +200,40 @@ to = "0"
     assert ample["vmstat"]["pgmigrate_success"] == 512
 
 
+@pytest.mark.parametrize(
+    ("kernel", "batch", "left"),
+    [("6.10", 512, 2), ("6.10", 1, None), ("6.2", 512, None)],
+)
+def test_later_pages_may_not_take_what_earlier_batches_leave(
+    kernel: str, batch: int, left: int | None
+) -> None:
+    text = """
+[machine]
+nodes = 3
+cpus = 2
+free = { "1" = "0", "2" = "0" }
+[[process]]
+name = "app"
+running = [0]
+[[region]]
+name = "heap"
+size = "8k"
+node = 2
+[[call]]
+syscall = "mbind"
+pages = "heap"
+policy = "interleave"
+flags = "move"
+nodes = "1"
+"""
+    if left is None:
+        with pytest.raises(ScenarioError, match="batches leave on node 2"):
+            play(loads(text), kernels=[kernel], batch=batch)
+        return
+    (made,) = play(loads(text), kernels=[kernel], batch=batch)
+    assert made["nodes_after"] == {"0": left, "1": 0, "2": 0}
+
+
 def test_a_profile_that_does_not_exist() -> None:
     with pytest.raises(ScenarioError, match="profile"):
         play(loads(ONE.replace("nodes = 2", 'nodes = 2\nprofile = "nothing"')))

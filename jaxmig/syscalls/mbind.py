@@ -6,6 +6,7 @@ mm/mempolicy.c, Linux 6.3 and 6.18.
 
 import dataclasses
 import errno
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -207,10 +208,29 @@ def _spread(
     if (need <= free).all():
         return home
     _refuse_what_returns_memory(s, heads)
-    for i, pages in enumerate((1 << order).tolist()):
+    sources, back = s.view().node(heads), [0] * s.nodes
+    # So many have their destinations before any of their sources is freed.
+    limit = (s.batch or len(heads)) if s.release.batched else 1
+    for i in range(len(heads)):  # all of them base pages
+        if i and i % limit == 0:
+            for node in sources[i - limit : i].tolist():
+                back[node] += 1
         near = [(home[i] + k) % s.nodes for k in range(s.nodes)]
         tried = near if "interleave" in p.name else zones
+        first = _first(tried, free)
+        for node in tried[:first]:
+            if back[node]:
+                raise NotModelled(
+                    "mbind() over nodes of which one is too small, where later pages "
+                    f"would take what earlier batches leave on node {node}; leave more "
+                    "memory free"
+                )
         # If there is none, the folio is tried on the last and fails there.
-        home[i] = next((n for n in tried if free[n] >= pages), tried[-1])
-        free[home[i]] -= pages
+        home[i] = tried[min(first, len(tried) - 1)]
+        free[home[i]] -= 1
     return home
+
+
+def _first(nodes: Sequence[int], free: Sequence[int]) -> int:
+    """Place of the first node with a free page; behind the last if there is none."""
+    return next((i for i, n in enumerate(nodes) if free[n] > 0), len(nodes))
