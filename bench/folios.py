@@ -138,11 +138,12 @@ def _row(
 def main() -> int:
     """Print and perhaps keep the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--megabytes", type=int, default=256, help="of each size")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="small sizes, twice")
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
-    megabytes, pages = (16, 1 << 14) if args.quick else (64, 1 << 18)
+    megabytes, pages = (16, 1 << 14) if args.quick else (args.megabytes, 1 << 18)
     repeat = 2 if args.quick else args.repeat
     found = [*large_rows(megabytes, repeat), shared_row(pages, repeat)]
     print(timing.table(found))

@@ -23,7 +23,6 @@ Pairs = Int32[Array, "room 2"]
 PIECE: Final = 128  # words of a base page that are copied at a time
 CACHED: Final = 128  # base pages: half a MiB, what stays in a second-level cache
 TOGETHER: Final = 4  # base pages that are copied in turn
-STRETCH: Final = 4  # base pages of a larger folio that are copied at a time
 
 
 @pytree
@@ -88,22 +87,27 @@ def _blocks(size: int) -> tuple[Any, Any]:
 
         return jax.lax.fori_loop(0, count, one, memory)
 
-    def some_pages(memory: Array, pairs: Pairs, count: Index) -> Array:
-        # What is read stays in the first-level cache until it is written.
-        step = min(STRETCH, size)
+    def pieces(memory: Array, pairs: Pairs, count: Index) -> Array:
+        # What is read waits in registers and in the first-level cache to be written.
+        each = size * (WORDS // PIECE)
 
-        def some(i: Index, memory: Array) -> Array:
+        def one(i: Index, memory: Array) -> Array:
+            # Powers of two, unsigned: shifts and masks instead of divisions.
             i = i.astype(jnp.uint32)
-            at = pairs[i // (size // step)]
-            page = (i % (size // step) * step).astype(jnp.int32)
-            rows = wall.read(at, lambda: _slice(memory, at[0] + page, step))
-            return jax.lax.dynamic_update_slice_in_dim(memory, rows, at[1] + page, 0)
+            page = (i % each // (WORDS // PIECE)).astype(jnp.int32)
+            word = (i % (WORDS // PIECE) * PIECE).astype(jnp.int32)
+            at = pairs[i // each]
+            there = (at[0] + page, word)
+            read = wall.read(
+                at, lambda: jax.lax.dynamic_slice(memory, there, (1, PIECE))
+            )
+            return jax.lax.dynamic_update_slice(memory, read, (at[1] + page, word))
 
-        return jax.lax.fori_loop(0, count * (size // step), some, memory)
+        return jax.lax.fori_loop(0, count * each, one, memory)
 
     @jax.custom_batching.custom_vmap
     def in_turn(memory: Array, pairs: Pairs, count: Index) -> Array:
-        return wall.whole(some_pages, memory, pairs, count)
+        return wall.whole(pieces, memory, pairs, count)
 
     @in_turn.def_vmap
     def many(
