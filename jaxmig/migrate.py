@@ -26,7 +26,11 @@ from jaxmig.rules import Rules, rules
 from jaxmig.switches import refuse_own_rule, switches, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
-VECTOR: Final = 512  # bits, where the processor has them
+CPU_OPTIONS: Final = {
+    # Where reads and writes of one array meet, see that their order needs no copy.
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+    "xla_cpu_prefer_vector_width": 512,  # bits, where the processor has them
+}
 Index = Int32[Array, ""]
 
 
@@ -219,13 +223,7 @@ def compiled_for_any(donate: bool, log: int = 0) -> Any:
 
 
 def _jitted(call: Callable[..., Any], donate: bool) -> Any:
-    options = {}
-    if jax.default_backend() == "cpu":
-        # Where reads and writes of one array meet, see that their order needs no copy.
-        options = {
-            "xla_cpu_copy_insertion_use_region_analysis": True,
-            "xla_cpu_prefer_vector_width": VECTOR,
-        }
+    options = CPU_OPTIONS if jax.default_backend() == "cpu" else {}
     return jax.jit(
         call, donate_argnums=(0,) if donate else (), compiler_options=options
     )

@@ -100,9 +100,7 @@ def _check(r: Rules, state: Sharded, size: int, node: int) -> None:
 @functools.cache
 def compiled(r: Rules, plan: Plan, room: int, donate: bool) -> Any:
     """The jitted program for lists with room for so many."""
-    options = {}
-    if jax.default_backend() == "cpu":
-        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    options = migrate.CPU_OPTIONS if jax.default_backend() == "cpu" else {}
     return jax.jit(
         program(r, plan, room),
         donate_argnums=(0,) if donate else (),

@@ -41,9 +41,7 @@ def jitted(
 
     These have configurations as their first axis, and so has all that comes out.
     """
-    options = {}
-    if jax.default_backend() == "cpu":
-        options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    options = migrate.CPU_OPTIONS if jax.default_backend() == "cpu" else {}
     if mesh is None:
         return jax.jit(f, compiler_options=options)
     # Whatever its user made of it: here arguments lie where they are wanted.
