@@ -41,7 +41,8 @@ def sort(owner: Lanes, shards: int, spare: int) -> Piles:
     piles, counts = [], []
     for shard in range(shards):
         mine = owner == shard
-        piles.append(lanes.scatter(nobody, lanes.rank(mine), mine, index))
+        place = jnp.where(mine, lanes.running(mine) - 1, NOWHERE)
+        piles.append(lanes.scattered(place, index, nobody))
         counts.append(mine.sum(dtype=jnp.int32))
     return Piles(jnp.stack(piles), jnp.stack(counts))
 

@@ -87,10 +87,11 @@ def open_window(j: Job, start: Index) -> Window:
     )
     src = jnp.where(there, src, NOWHERE)
     mine = j.plan.frames.owner(src) == jax.lax.axis_index(j.axis)
-    rank = lanes.rank(mine)
+    rank = lanes.running(mine) - 1
     full = jnp.where(mine & (rank >= room), index, width).min()
     end = jnp.minimum(end, start + jax.lax.pmin(full, j.axis))
     there = start + index < end
     none = jnp.full(room, NOWHERE, jnp.int32)
-    place = none.at[jnp.where(mine & there, rank, room)].set(index, mode="drop")
+    at = jnp.where(mine & there, rank, NOWHERE)
+    place = lanes.scattered(at, index, none)
     return Window(start, end, jnp.where(there, src, NOWHERE), place)
