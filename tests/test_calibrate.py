@@ -16,6 +16,7 @@ from jaxmig.calibrate import (
 )
 from jaxmig.machines import reader
 
+RECORDED = Path(__file__).with_name("data") / "perf"
 # The published profile of migratepages on arm64, as perf prints it.
 CHILDREN = """
 # Samples: 8K of event 'cycles'
@@ -90,6 +91,29 @@ def test_a_batched_profile_pays_one_flush_a_batch() -> None:
     text = FLAT + "  1.00%  migratepages  [kernel.kallsyms]  [k] migrate_pages_batch\n"
     flush = {m.group: m.ns for m in from_perf(text, "x", base, PAGES, ELAPSED)}["flush"]
     assert flush == pytest.approx(0.15 * ELAPSED / (PAGES / 512))
+
+
+def test_reports_of_a_real_kernel() -> None:
+    """Linux 6.18 compacts memory: a report of each kind, of the same samples."""
+    texts = {n: (RECORDED / f"{n}.txt").read_text() for n in ("flat", "children")}
+    reports = {name: perf.parse(text) for name, text in texts.items()}
+    assert [r.children for r in reports.values()] == [False, True]
+    assert {r.samples for r in reports.values()} == {2000}
+    flat = perf.own(reports["flat"].percent)
+    below = perf.below(reports["children"].percent)
+    groups = {"alloc", "copy", "flush", "remap", "switch", "walk"}
+    assert flat.keys() == below.keys() == groups
+    assert flat["copy"] == pytest.approx(below["copy"], rel=0.02)
+    # A function's own time is part of what is below it, whatever its helpers are called.
+    for group in ("alloc", "flush", "remap", "walk"):
+        assert flat[group] < 1.2 * below[group]
+    assert 70 < sum(flat.values()) < sum(below.values()) <= 100
+    base = machines.load("xeon-2s")
+    made = {
+        m.group: m.ns for m in from_perf(texts["flat"], "x", base, 174_315, 310_750_000)
+    }
+    assert made["copy"] == pytest.approx(flat["copy"] / 100 * 310_750_000 / 174_315)
+    assert made["flush"] > 10 * made["copy"]  # one serves a batch
 
 
 def test_vmstat_of_the_base_itself_changes_nothing() -> None:

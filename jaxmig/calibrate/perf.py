@@ -1,7 +1,8 @@
 """Shares of time by function, from `perf report --stdio` of a migration.
 
-    perf record -a -g -- migratepages PID 0 1
-    perf report --stdio --no-children > FILE        (or with --children)
+    perf record -g -- migratepages PID 0 1
+    perf report --stdio --no-children -g none \\
+        --parent '^migrate_pages$' -x --percentage relative > FILE   (or --children)
 
 A flat report gives each function's own time: functions are sorted into groups by name.
 A report with children gives the time below each function: the groups are differences,
@@ -31,14 +32,23 @@ OWN: Final = {
         *("ptep_clear_flush", "flush_tlb", "native_flush_tlb", "__flush_tlb"),
         *("smp_call_function", "on_each_cpu", "arch_tlbbatch", "try_to_unmap_flush"),
         *("llist_add_batch", "native_send_call_func", "x2apic_send_IPI"),
+        "native_write_msr",  # how an x2APIC sends
     ),
-    "copy": ("copy_page", "copy_highpage", "folio_copy", "copy_mc", "__pi_copy_page"),
+    "copy": (
+        *("copy_page", "copy_highpage", "folio_copy", "copy_mc", "__pi_copy_page"),
+        "folio_mc_copy",
+    ),
     "remap": ("remove_migration_pte",),
     "walk": ("try_to_migrate", "page_vma_mapped_walk", "rmap_walk", "folio_lock_anon"),
-    "switch": ("folio_migrate", "migrate_folio_extra", "mem_cgroup_migrate"),
+    "switch": (
+        *("folio_migrate", "__folio_migrate_mapping", "migrate_folio_extra"),
+        *("__buffer_migrate_folio", "mem_cgroup_migrate"),
+    ),
     "alloc": (
         *("alloc_migration_target", "__alloc_pages", "__folio_alloc", "rmqueue"),
         *("get_page_from_freelist", "free_unref", "free_pcppages"),
+        *("__free_frozen_pages", "free_frozen_page", "compaction_alloc"),
+        "isolate_freepages",
     ),
 }
 
@@ -133,10 +143,14 @@ def below(percent: Mapping[str, float]) -> dict[str, float]:
     shares = {
         "flush": clear + batch,
         "walk": max(unmap - clear, 0.0),
-        "copy": first("folio_copy", "copy_highpage", "copy_page"),
-        "switch": first("folio_migrate_flags") + first("folio_migrate_mapping"),
+        "copy": first("folio_copy", "folio_mc_copy", "copy_highpage", "copy_page"),
+        "switch": first("folio_migrate_flags")
+        + first("folio_migrate_mapping", "__folio_migrate_mapping"),
         "remap": back,
-        "alloc": first("alloc_migration_target", "__alloc_pages", "__folio_alloc"),
+        "alloc": first(
+            *("alloc_migration_target", "compaction_alloc"),
+            *("__alloc_pages", "__folio_alloc"),
+        ),
     }
     return {group: share for group, share in shares.items() if share}
 
