@@ -42,7 +42,7 @@ def test_frame_0_is_a_destination_like_any_other(pages):
     np.testing.assert_array_equal(after.memory[new], state.memory[old])
 
 
-@pytest.mark.parametrize("home", [0, 1])
+@pytest.mark.parametrize("home", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_wide_chunk_gives_every_page_the_same_frame(home):
     # Pages of the target node take frames that others of the list have given back.
     b = jaxmig.Builder(nodes=2, cpus=4)

@@ -45,7 +45,7 @@ def play(choice: list[Program], count: int, first: int = SEED) -> None:
 
 
 def test_base_pages() -> None:
-    play(QUICK_SMALL, 200)
+    play(QUICK_SMALL, 150)
 
 
 def test_large_folios() -> None:

@@ -86,7 +86,7 @@ def lags(m: Machine) -> np.ndarray:
     )
 
 
-@drawn(QUICK, 100)
+@drawn(QUICK, 60)
 def test_closed_form_is_the_passes_one_by_one(e: Example, where: tuple) -> None:
     assert not both(e, *where)
 
@@ -108,7 +108,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     "choice", [PLAIN, pytest.param(PLAIN_OTHERS, marks=pytest.mark.slow)]
 )
 def test_pages_that_nobody_shares_or_holds(choice: list[Program]) -> None:
-    @drawn(choice, 60)
+    @drawn(choice, 40)
     def alone(e: Example, where: tuple) -> None:
         regions = [
             {**r, "process": r["process"][:1]}

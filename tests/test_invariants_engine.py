@@ -96,7 +96,7 @@ def run(choice: list[Program], count: int) -> None:
 
 
 def test_base_pages() -> None:
-    run([Program("6.2"), Program("6.3")], 60)
+    run([Program("6.2"), Program("6.3")], 40)
 
 
 @pytest.mark.slow
@@ -107,6 +107,6 @@ def test_large_folios() -> None:
 
 @pytest.mark.slow
 def test_other_releases() -> None:
-    run([Program(k) for k in ("v4", "6.3", "6.18")], 200)
+    run([Program(k) for k in ("v4", "6.18")], 150)
     run([Program(k, mode="async") for k in ("6.2", "6.3")], 100)
     run([Program("6.18", arch="x86-invlpgb"), Program("6.6", arch="arm64")], 150)
