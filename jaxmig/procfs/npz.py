@@ -69,10 +69,17 @@ def _value(hint: Any, array: np.ndarray, name: str) -> Any:
             raise ValueError(f"{name} is not text")
         text = array.tobytes().decode("utf-8", "surrogateescape")
         return tuple(text.split("\0")[:-1])
-    wanted = np.dtype(typing.get_args(typing.get_args(hint)[1])[0])
+    wanted = _dtype(hint)
     if array.dtype != wanted:
         raise ValueError(f"{name} holds {array.dtype}, not {wanted}")
     return array
+
+
+def _dtype(hint: Any) -> np.dtype:
+    """Of NDArray[T]; an alias of its own since numpy 2.5, ndarray[..., dtype[T]] before."""
+    while not (isinstance(hint, type) and issubclass(hint, np.generic)):
+        hint = typing.get_args(hint)[-1]
+    return np.dtype(hint)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
