@@ -18,7 +18,7 @@ IMPORT = """
 import time
 import jax, jax.numpy, numpy, jaxtyping
 start = time.perf_counter()
-import {module}
+from {module} import Builder, migrate_pages
 print(time.perf_counter() - start)
 """
 CALL = """

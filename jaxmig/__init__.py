@@ -20,14 +20,7 @@ machines           machines.names(), machines.load()
 """
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING, Final
-
-from jaxmig.build import Builder
-from jaxmig.machine import Machine
-from jaxmig.migrate import Result, migrate_pages
-from jaxmig.query import folios_on, pages_by_node
-from jaxmig.releases import RELEASES
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from jaxmig import (
@@ -52,6 +45,11 @@ if TYPE_CHECKING:
         timeline,
         workloads,
     )
+    from jaxmig.build import Builder
+    from jaxmig.machine import Machine
+    from jaxmig.migrate import Result, migrate_pages
+    from jaxmig.query import folios_on, pages_by_node
+    from jaxmig.releases import RELEASES
 
 __version__ = "0.1.0"
 __all__ = [
@@ -84,13 +82,30 @@ __all__ = [
     "timeline",
     "workloads",
 ]
-# Public names that are nothing else are modules.
-_LATER: Final = tuple(name for name in __all__ if name not in globals())
+# Where the names are that are no modules themselves.
+_HOME: Final = {
+    "RELEASES": "releases",
+    "Builder": "build",
+    "Machine": "machine",
+    "Result": "migrate",
+    "folios_on": "query",
+    "migrate_pages": "migrate",
+    "pages_by_node": "query",
+}
 
 
-def __getattr__(name: str) -> ModuleType:
-    """A module, imported when it is first asked for: `import jaxmig` stays quick."""
-    if name in _LATER:
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for.
+
+    Thus `import jaxmig` is quick, and a command can say something when it is
+    interrupted while jax is imported.
+    """
+    if name in _HOME:
+        globals()[name] = getattr(
+            importlib.import_module(f"jaxmig.{_HOME[name]}"), name
+        )
+        return globals()[name]
+    if name in __all__:
         return importlib.import_module(f"jaxmig.{name}")
     raise AttributeError(f"module 'jaxmig' has no attribute {name!r}")
 

@@ -72,9 +72,8 @@ def advise(
     for _ in range(ROUNDS):
         for some in list(_groups(rows).values()):
             finer = _between(s.grid, some, column, budget_ns)
-            ahead = _best(rows, column, budget_ns)
-            if finer and ahead and _rate(finer[1]) >= _rate(ahead):
-                rows += _rows(finer[0], s, tick)
+            if finer:
+                rows += _rows(finer, s, tick)
     best = _best(rows, column, budget_ns)
     return Advice(
         best=best,
@@ -119,11 +118,8 @@ def _rate(r: Row) -> float:
 
 def _between(
     grid: Grid, rows: Sequence[Row], column: str, budget_ns: int
-) -> tuple[Grid, Row] | None:
-    """Limits between the best of a group and the next larger one that was tried.
-
-    That one's row comes with them: no limit between the two can be faster than it.
-    """
+) -> Grid | None:
+    """Limits between the best of a group and the next larger one that was tried."""
     best = _best(rows, column, budget_ns)
     if best is None or not release(best["kernel"]).batched:
         return None
@@ -133,14 +129,13 @@ def _between(
         return None
     high = min(above, key=lambda r: r["batch"])
     step = max(1, (high["batch"] - low) // FINE)
-    finer = dataclasses.replace(
+    return dataclasses.replace(
         grid,
         kernel=(best["kernel"],),
         mode=(best["mode"],),
         copy=(best["copy"],),
         batch=tuple(range(low + step, high["batch"], step)),
     )
-    return finer, high
 
 
 def _groups(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:

@@ -303,11 +303,14 @@ def migrate_pages(
       The machine after the call and what the call returned and counted; with `stop`,
       what it counted up to the end of batch k - 1.
     Raises:
-      ValueError: for a release, mode, reason or architecture that is not modelled, and
-        for a stop at an unknown phase, among larger folios or with a log.
+      ValueError: for a release, mode, reason or architecture that is not modelled, for a
+        node that the machine has not (where it is known already, not traced), and for a
+        stop at an unknown phase, among larger folios or with a log.
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
+    if isinstance(node, int | np.integer) and not 0 <= node < state.geometry.nodes:
+        raise ValueError(f"node {node}: the machine has {state.geometry.nodes} nodes")
     heads = jnp.asarray(folios, jnp.int32)
     size = jnp.asarray(heads.shape[0] if size is None else size, jnp.int32)
     if heads.shape[0] == 0:

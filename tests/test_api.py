@@ -133,3 +133,9 @@ def test_a_size_in_the_same_bucket_compiles_nothing() -> None:
     ]
     assert jax.tree.structure(shapes[0]) == jax.tree.structure(shapes[1])
     assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
+
+
+@pytest.mark.parametrize("node", [-1, 2, np.int64(9)])
+def test_a_node_that_is_not_there_is_refused(node) -> None:
+    with pytest.raises(ValueError, match=f"node {node}: the machine has 2 nodes"):
+        jaxmig.migrate_pages(machine(), [0], node)

@@ -259,3 +259,13 @@ def test_commands_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert cli.main([*command, "--plot", str(path)]) == 0
         assert path.stat().st_size > 5000
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_no_panel_lies_on_another(n: int) -> None:
+    made = figures.figure(11.0, 4.0)
+    panels = figures._panels(made, n)
+    assert made.axes == panels
+    boxes = [axes.get_position() for axes in panels]
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)

@@ -152,6 +152,7 @@ def test_reductions_are_never_rounded_up():
     assert reduction(1, 10**6) == "99.99 %"
     assert reduction(0, 5) == "100.00 %"
     assert reduction(2, 1024) == "99.80 %"
+    assert reduction(20, 150) == "86.67 %"
     assert reduction(3, 2) == "-50.00 %"
     assert reduction(1, 0) == "-"
 

@@ -147,7 +147,16 @@ def _answer(found: Advice) -> list[str]:
         f"kernel {best['kernel']}: {_said(best, found.stall)}."
     ]
     if linux is not None and linux["batch"] != best["batch"]:
-        lines.append(f"Linux's limit of {linux['batch']}: {_said(linux, found.stall)}.")
+        copy = f"copy {linux['copy']}"
+        said = _said(linux, found.stall)
+        lines.append(f"With Linux's limit of {linux['batch']}, {copy}: {said}.")
+    mine = next((r for r in found.rows if r["copy"] == "cpu"), best)
+    if best["copy"] != "cpu" and mine[found.stall] <= found.budget_ns:
+        limit = f"batch limit {mine['batch']}, " if mine["policy"] == "batched" else ""
+        lines.append(
+            f"As Linux copies, on one CPU: {limit}kernel {mine['kernel']}: "
+            f"{_said(mine, found.stall)}."
+        )
     return lines
 
 

@@ -87,13 +87,16 @@ def parser() -> Parser:
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit code."""
-    if argv is not None:
+def main(argv: Sequence[str], alone: bool) -> int:
+    """Run a command; returns its exit code.
+
+    `alone`: the process is the command's, with its signals and its streams.
+    """
+    if not alone:
         return _main(argv)
     _make_streams_safe()
     with interruptible():
-        return _main(sys.argv[1:])
+        return _main(argv)
 
 
 def _main(argv: Sequence[str]) -> int:

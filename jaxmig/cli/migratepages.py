@@ -98,7 +98,15 @@ def _verdict(outcomes: list[job.Outcome]) -> int:
         advice = any(o.full for o in outcomes)
         more = "; give it more with --free or --node-size" if advice else ""
         say(f"jaxmig migratepages: {'; '.join(told)}{more}")
+    elif all(_idle(o.record["vmstat"]) for o in outcomes):
+        say(
+            "jaxmig migratepages: nothing moved: no page on FROM belongs elsewhere on TO"
+        )
     return int(bool(told))
+
+
+def _idle(vmstat: dict[str, int]) -> bool:
+    return vmstat["pgmigrate_success"] == vmstat["pgmigrate_fail"] == 0
 
 
 def _complaint(o: job.Outcome) -> str:

@@ -75,7 +75,9 @@ def _panels(made: "Figure", n: int) -> list["Axes"]:
     grid = made.add_gridspec(-(-n // 2), min(n, 2))
     alone = n - 1 if n % 2 else n
     found = [made.add_subplot(grid[i // 2, i % 2]) for i in range(alone)]
-    return found + [made.add_subplot(grid[-1, :])] * (n - alone)
+    if n > alone:
+        found.append(made.add_subplot(grid[-1, :]))
+    return found
 
 
 def _held(rows: Sequence[Row], *free: str) -> tuple[list[Row], str]:

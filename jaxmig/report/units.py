@@ -34,11 +34,13 @@ def span(low: float, high: float, show: Callable[[float], str]) -> str:
 def reduction(after: int, before: int) -> str:
     """How much less `after` is, in percent with two digits; "-" of nothing.
 
-    Cut, not rounded: 99.997 % must not read as if nothing were left.
+    Never 100 while something is left: 99.997 % must not read as if nothing were.
     """
     if before <= 0:
         return "-"
-    hundredths = (before - after) * 10_000 // before
+    hundredths = ((before - after) * 20_000 // before + 1) // 2
+    if after > 0:
+        hundredths = min(hundredths, 9_999)
     sign, size = ("-", -hundredths) if hundredths < 0 else ("", hundredths)
     return f"{sign}{size // 100}.{size % 100:02d} %"
 
