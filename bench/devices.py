@@ -57,7 +57,10 @@ def crossing(s: Sharded, before: np.ndarray, after: np.ndarray) -> tuple[float, 
     another shard's than its page is asked for, answered and written; all shards tell all
     others what became of each place of the list, and read list and stack together.
     """
-    owner = lambda i, d: i // d.block % d.shards  # noqa: E731
+
+    def owner(i: np.ndarray, d: Any) -> np.ndarray:
+        return i // d.block % d.shards
+
     frames, entries = s.plan.frames, s.plan.entries
     old, new = owner(before, frames), owner(after, frames)
     far = (old != new).mean()

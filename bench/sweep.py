@@ -9,8 +9,6 @@ sweep` with their prices.  Counts are compared, all of them.
 import argparse
 import dataclasses
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,13 +39,6 @@ def configurations(pages: int, n: int) -> tuple[list[Machine], list[int], np.nda
     return [dataclasses.replace(m, cpus=c) for c in cpus], limits, folios
 
 
-def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
-    """How long it takes until its results are ready, and they."""
-    start = time.perf_counter()
-    out = jax.block_until_ready(run())
-    return time.perf_counter() - start, out
-
-
 def beside(pages: int, kernel: str, repeat: int) -> timing.Row:
     """All at once beside one by one."""
     states, limits, folios = configurations(pages, MANY)
@@ -68,7 +59,7 @@ def beside(pages: int, kernel: str, repeat: int) -> timing.Row:
     times: list[list[float]] = [[], []]
     for _ in range(repeat + 1):
         for run, found in ((single, times[0]), (many, times[1])):
-            wall, out = seconds(run)
+            wall, out = timing.timed(run)
             found.append(wall)
             if run is single:
                 one_by_one = out
@@ -86,8 +77,8 @@ def thousands(pages: int, n: int) -> timing.Row:
     """So many configurations in chunks."""
     states, limits, folios = configurations(pages, n)
     some = slice(0, MANY)
-    seconds(lambda: count_many(states[some], folios, 1, batch=limits[some]))
-    wall, out = seconds(lambda: count_many(states, folios, 1, batch=limits))
+    timing.timed(lambda: count_many(states[some], folios, 1, batch=limits[some]))
+    wall, out = timing.timed(lambda: count_many(states, folios, 1, batch=limits))
     if out.failed.shape != (n,) or out.failed.any():
         raise SystemExit("sweep: something failed")
     return _row("in chunks of 64", pages, n, wall, None, None)
@@ -105,7 +96,7 @@ def rows_of_sweep(pages: int, n: int) -> timing.Row:
     profiles = {name: machines.load(name) for name in names}
     zero, one = frozenset({0}), frozenset({1})
     s = Sweep(memory, zero, one, grid, profiles)
-    wall, made = seconds(lambda: sum(len(some) for some in play(s, s.indices)))
+    wall, made = timing.timed(lambda: sum(len(some) for some in play(s, s.indices)))
     return _row(
         "rows of `jaxmig sweep`, compilation included", pages, made, wall, None, None
     )

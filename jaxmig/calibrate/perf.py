@@ -132,8 +132,10 @@ def own(percent: Mapping[str, float]) -> dict[str, float]:
 
 def below(percent: Mapping[str, float]) -> dict[str, float]:
     """Groups of a report with children, as far as its functions tell them apart."""
-    p = percent
-    first = lambda *names: next((p[n] for n in names if n in p), 0.0)  # noqa: E731
+
+    def first(*names: str) -> float:
+        return next((percent[n] for n in names if n in percent), 0.0)
+
     clear, batch = first("ptep_clear_flush"), first("try_to_unmap_flush")
     unmap = first("try_to_migrate", "try_to_migrate_one")
     back = first("remove_migration_ptes", "remove_migration_pte")

@@ -2,8 +2,9 @@
 
 import argparse
 import contextlib
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -153,7 +154,7 @@ def _complete(table: Path, s: Sweep) -> bool:
     """Whether the whole file is there already; Failure if it is another one."""
     if not table.exists():
         return False
-    keys: Callable[[int], str] = lambda i: _key(s, s.indices, i)  # noqa: E731
+    keys = functools.partial(_key, s, s.indices)
     with Journal(table, s.stamp, keys, resume=True) as file:
         return file.done == len(s.indices)
 

@@ -22,6 +22,7 @@ Flag = Bool[Array, ""]
 Pairs = Int32[Array, "room 2"]
 PIECE: Final = 128  # words of a base page that are copied at a time
 CACHED: Final = 128  # base pages: half a MiB, what stays in a second-level cache
+GATHERED: Final = 1 << 16  # base pages that other devices gather at a time
 TOGETHER: Final = 4  # base pages that are copied in turn
 
 
@@ -162,19 +163,17 @@ def free_folio(rows: Array, head: Index, pages: Index) -> Array:
 
 
 @jax.named_scope("folio_copy")
-def copy(m: Machine, src: Lanes, dst: Lanes, step: int) -> Machine:
-    """Copy base pages; devices other than CPUs take `step` at a time.
+def copy(m: Machine, src: Lanes, dst: Lanes) -> Machine:
+    """Copy base pages.
 
     Lanes without a destination stay as they are.
     """
     if m.memory is None:
         return m
 
-    def rows(memory: Array, src: Lanes, dst: Lanes) -> Array:
-        return _by_rows(memory, src, dst, step)
-
     cpu = _on_cpu if wall.MARKS else functools.partial(_by_rows, step=CACHED)
-    memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=cpu, default=rows)
+    elsewhere = functools.partial(_by_rows, step=GATHERED)
+    memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=cpu, default=elsewhere)
     return dataclasses.replace(m, memory=memory)
 
 

@@ -5,7 +5,6 @@ non-LRU pages; zap_pte_range() for pages that their process let go.
 """
 
 import dataclasses
-from typing import Final
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -17,8 +16,6 @@ from jaxmig.phases import alloc, copypage, lanes, remap, unmap
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.policy.folio import Where
 from jaxmig.policy.plan import Left, Listed, Plan
-
-COPY_STEP: Final = 1 << 16  # pages a trip, where rows are gathered and scattered
 
 
 def apply(
@@ -39,7 +36,7 @@ def apply(
     moved, freed = p.moved & ~p.released, p.freed | p.released
     m, dst = alloc.take_many(m, at.node, moved)
     m = _keep_conditions(m, src, dst, p.left)
-    m = copypage.copy(m, src, dst, COPY_STEP)
+    m = copypage.copy(m, src, dst)
     m = copypage.switch(m, src, dst, known, freed)
     m = _follow_drivers(m, dst, moved & f.movable)
     back = p.unmapped & ~p.released  # a released page's row is blank

@@ -21,7 +21,7 @@ from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE
 from jaxmig.phases import flush, lanes
 from jaxmig.phases.flush import Owed
-from jaxmig.phases.lanes import CHUNK, Known, Mask
+from jaxmig.phases.lanes import CHUNK, Known, Lanes, Mask
 from jaxmig.policy.apply import apply
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import SLEEPS, Where
@@ -45,7 +45,10 @@ def book(
     """Count what a chunk did (all sums are below 2^32: a chunk is small)."""
     a, y = p.first, p.second
     arrived = p.moved & ~p.released
-    both = lambda name: getattr(a, name) + (0 if y is None else getattr(y, name))  # noqa: E731
+
+    def both(name: str) -> Lanes:
+        return getattr(a, name) + (0 if y is None else getattr(y, name))
+
     walks = a.unmapped.astype(jnp.int32) + (0 if y is None else y.unmapped)
     # A copy engine has copied by the time that a batch's references are looked at.
     wasted = jnp.where(f.movable, 0, walks - p.moved)

@@ -110,7 +110,7 @@ def reached(rules: Rules, m: Machine, b: Batch, at: Where) -> Bool[Array, " cpus
 def copy(rules: Rules, m: Machine, b: Batch, at: Where) -> Machine:
     """Phase 3: contents."""
     del rules, at
-    return copypage.copy(m, b.src, b.dst, 1)
+    return copypage.copy(m, b.src, b.dst)
 
 
 def remap(rules: Rules, m: Machine, b: Batch, at: Where) -> Machine:

@@ -119,7 +119,9 @@ def _in_nobodys_way(row: Int32[Array, "lanes 4"], maps: Lanes) -> Mask:
 
 
 def _outcome(word: Lanes, asleep: Mask) -> Outcome:
-    number = lambda at: (word >> at) & NUMBER  # noqa: E731
+    def number(at: int) -> Lanes:
+        return (word >> at) & NUMBER
+
     return Outcome(
         tries=number(TRIES),
         pin_tries=number(PIN_TRIES),
@@ -193,7 +195,10 @@ def _leave(
         lanes.columns(*(jnp.where(mask, words, 0) for words in after))
         for mask in (stay, moves)
     )
-    put = lambda rows, new: jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)  # noqa: E731
+
+    def put(rows: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)
+
     (some,) = lanes.some(moves & ((after[0] | after[1] | after[2] | after[3]) != 0))
     return Left(
         left.lane,

@@ -134,8 +134,9 @@ def immediates(
         n += times_y * jnp.where(a.unmapped, seen.later, seen.held)
         if mms == 1:
             return jnp.stack(lanes.totals(n))
-        add = lambda: none.at[seen.mm].add(n)  # noqa: E731
-        return jax.lax.cond(lanes.some(n)[0], add, lambda: none)
+        return jax.lax.cond(
+            lanes.some(n)[0], lambda: none.at[seen.mm].add(n), lambda: none
+        )
 
     def step(c: tuple) -> tuple:
         total, entry = c

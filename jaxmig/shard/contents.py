@@ -21,7 +21,6 @@ from jaxmig.shard.deal import Deal
 
 Index = Int32[Array, ""]
 Memory = UInt32[Array, "frames 1024"]
-STEP: Final = 128  # pages: half a MiB, what stays in a second-level cache
 BOX: Final = 256  # pages: one MiB for each shard at a time
 
 
@@ -37,7 +36,7 @@ def move(
     here = d.local(src, takes)
     there = d.local(dst, takes)
     stay = p.lane[me, : src.shape[0]]
-    m = copypage.copy(m, post.pick(here, stay), post.pick(there, stay), STEP)
+    m = copypage.copy(m, post.pick(here, stay), post.pick(there, stay))
     assert m.memory is not None
     memory = _cross(d, axis, m.memory, p, here, there)
     return dataclasses.replace(m, memory=memory)
