@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import numpy as np
-from jaxmig import contents, frame, pte, uniform, wall
+from jaxmig import contents, frame, pte, uniform, xla
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.migrate import Result, executable, limit_of
 from jaxmig.releases import release
@@ -19,7 +19,7 @@ from jaxmig.rules import rules
 
 STEP = 512  # pages compared at a time
 # As `jaxmig` does for its own process.
-wall.compile_loops_whole()
+xla.compile_loops_whole()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,18 +25,18 @@ CALL = """
 import sys, time
 sys.path.insert(0, {here!r})
 from engine import Task, call
-from jaxmig import migrate
+from jaxmig import migrate, xla
 seconds = []
 for pages in (1000, 1024):
     task = Task(pages, kernel={kernel!r}, cpus=128)
     seconds.append(call(task, task.machine())[3])
-print(*seconds, len(migrate._executables))
+print(*seconds, xla.compilations())
 """
 LARGE = """
 import sys, time
 sys.path.insert(0, {here!r})
 from folios import large
-from jaxmig import migrate
+from jaxmig import migrate, xla
 from jaxmig.rules import rules
 import jax.numpy as jnp
 m, where = large(16)
@@ -48,7 +48,7 @@ for kernel in ("6.18", "6.2"):
     wall, own = time.perf_counter(), time.process_time()
     migrate.executable(rules(kernel), True, *args)
     seconds += [time.perf_counter() - wall, time.process_time() - own]
-print(*seconds[:3], len(migrate._executables))
+print(*seconds[:3], xla.compilations())
 """
 
 

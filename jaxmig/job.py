@@ -14,12 +14,12 @@ import numpy as np
 from jaxmig import callers, cost, report, syscalls, verify
 from jaxmig.machine import Machine
 from jaxmig.machines import Arch, Profile
-from jaxmig.migrate import Result, executable
+from jaxmig.migrate import Result, executable, listed
 from jaxmig.releases import release
 from jaxmig.report.timed import FIRST_PID, Places, Traced, tasks
 from jaxmig.rules import Rules, rules
 from jaxmig.syscalls import Session, SleepsForever
-from jaxmig.syscalls.session import LogTooLong, bucket
+from jaxmig.syscalls.session import LogTooLong
 from jaxmig.syscalls.space import Heads
 from jaxmig.targets import Setting, Target
 
@@ -78,11 +78,9 @@ class Donating(Session):
             return super()._run(r, state, folios, node, limit)
         # numpy views of arrays that are given away would keep them alive.
         self.state, self._view = state, None
-        room = bucket(len(folios))
-        padded = np.zeros(room, np.int32)
-        padded[: len(folios)] = folios
-        numbers = (jnp.int32(len(folios)), jnp.int32(node), jnp.int32(self.cpu))
-        args = (state, jnp.asarray(padded), *numbers, limit)
+        heads, size = listed(folios)
+        numbers = (jnp.int32(n) for n in (size, node, self.cpu))
+        args = (state, heads, *numbers, limit)
         start = time.perf_counter()
         program = executable(r, True, *args)
         self.compile_s += time.perf_counter() - start

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.pytree import pytree
 
 COLUMNS: Final = 6
@@ -60,7 +60,7 @@ class Log:
         n = jnp.asarray(when).astype(jnp.int32)
         room = (self.length < capacity).astype(jnp.int32)
         # Written in any case: a row that does not count is overwritten by the next.
-        records = wall.put(self.records, self.length, jnp.stack(row))
+        records = xla.put(self.records, self.length, jnp.stack(row))
         return Log(records, self.length + n * room, self.lost + n * (1 - room))
 
     def append_cpus(

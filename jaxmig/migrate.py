@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig import events, log as logs, wall
+from jaxmig import events, log as logs, xla
+from jaxmig.buckets import BASE_PAGES, LONG_LIST, bucket
 from jaxmig.events import Events
 from jaxmig.machine import Machine
 from jaxmig.phases import lanes
@@ -26,11 +26,6 @@ from jaxmig.rules import Rules, rules
 from jaxmig.switches import refuse_own_rule, switches, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
-CPU_OPTIONS: Final = {
-    # Where reads and writes of one array meet, see that their order needs no copy.
-    "xla_cpu_copy_insertion_use_region_analysis": True,
-    "xla_cpu_prefer_vector_width": 512,  # bits, where the processor has them
-}
 Index = Int32[Array, ""]
 
 
@@ -185,7 +180,7 @@ def migrate_any(
     k = migrate_batched(r, k, at, limit, first, chunk)
     go = (first < size) & (k.error == 0)
     s = switches(word(r))
-    return wall.when(go, lambda k: migrate_stepwise(s, k, at, limit, first), k)
+    return xla.when(go, lambda k: migrate_stepwise(s, k, at, limit, first), k)
 
 
 def _independent(r: Rules, m: Machine) -> bool:
@@ -209,43 +204,33 @@ def never_short(r: Rules, m: Machine, size: Any, node: Any) -> bool:
 
 
 @functools.cache
-def compiled(
-    r: Rules, donate: bool, safe: bool = False, chunk: int | None = None, log: int = 0
-) -> Any:
-    """The jitted call for these rules."""
-    return _jitted(functools.partial(run, r=r, chunk=chunk, safe=safe, log=log), donate)
+def program(
+    r: Rules, donate: bool, safe: bool = False, chunk: int | None = None
+) -> xla.Program:
+    """The program of a call with these rules."""
+    return xla.Program(functools.partial(run, r=r, chunk=chunk, safe=safe), donate)
 
 
 @functools.cache
-def compiled_for_any(donate: bool, log: int = 0) -> Any:
-    """The jitted call that takes the rules as its last argument."""
-    return _jitted(functools.partial(run_any, log=log), donate)
-
-
-def _jitted(call: Callable[..., Any], donate: bool) -> Any:
-    options = CPU_OPTIONS if jax.default_backend() == "cpu" else {}
-    return jax.jit(
-        call, donate_argnums=(0,) if donate else (), compiler_options=options
-    )
+def program_for_any(donate: bool, log: int = 0) -> xla.Program:
+    """The program that takes the rules as its last argument."""
+    return xla.Program(functools.partial(run_any, log=log), donate)
 
 
 @dataclasses.dataclass(frozen=True)
 class Executable:
     """A compiled call, which may be that of other rules as well."""
 
-    program: Any
+    compiled: Any
     bits: tuple[np.int32, ...]  # the rules, if they are one of its arguments
 
     def __call__(self, *args: Any) -> tuple[Machine, Result]:
         """The call on these arguments of `run`."""
-        return self.program(*args, *self.bits)
+        return self.compiled(*args, *self.bits)
 
     def as_text(self) -> str:
         """The compiled text."""
-        return self.program.as_text()
-
-
-_executables: dict[Any, Any] = {}
+        return self.compiled.as_text()
 
 
 def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
@@ -254,19 +239,32 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
     `args` are those of `run` from the machine to the limit, as arrays.
     """
     state, _, size, node = args[:4]
-    shapes = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(args))
-    key = (donate, log, jax.tree.structure(args), shapes)
     if one_by_one(r, state, log):
         bits = (word(r),)
-        if key not in _executables:
-            call = compiled_for_any(donate, log)
-            _executables[key] = call.lower(*args, *bits).compile()
-        return Executable(_executables[key], bits)
+        return Executable(program_for_any(donate, log).executable(*args, *bits), bits)
     safe = never_short(r, state, size, node)
-    key = (r, safe, *key)
-    if key not in _executables:
-        _executables[key] = compiled(r, donate, safe).lower(*args).compile()
-    return Executable(_executables[key], ())
+    return Executable(program(r, donate, safe).executable(*args), ())
+
+
+def listed(folios: Any) -> tuple[Any, int]:
+    """A list of folios in a room of its class, and its length.
+
+    Every call pads its list here, so that few lengths are ever compiled: powers of two
+    where padding costs next to nothing, four classes an octave where it takes memory.
+
+    Args:
+      folios: int32[folios], head frames, on the host or on a device.
+    Returns:
+      int32[room], zeros behind the list; the number of folios.
+    """
+    on_device = isinstance(folios, jax.Array)
+    heads = folios if on_device else np.asarray(folios, np.int32).reshape(-1)
+    n = heads.shape[0]
+    room = bucket(n, max(BASE_PAGES, min(1 << max(n - 1, 0).bit_length(), LONG_LIST)))
+    if n == room:
+        return jnp.asarray(heads, jnp.int32), n
+    pad = jnp.pad if on_device else np.pad
+    return jnp.asarray(pad(heads, (0, room - n)), jnp.int32), n
 
 
 def migrate_pages(
@@ -311,10 +309,8 @@ def migrate_pages(
     r = rules(kernel, mode, reason, arch, memalloc)
     if isinstance(node, int | np.integer) and not 0 <= node < state.geometry.nodes:
         raise ValueError(f"node {node}: the machine has {state.geometry.nodes} nodes")
-    heads = jnp.asarray(folios, jnp.int32)
-    size = jnp.asarray(heads.shape[0] if size is None else size, jnp.int32)
-    if heads.shape[0] == 0:
-        heads = jnp.zeros(1, jnp.int32)
+    heads, length = listed(folios)
+    size = jnp.asarray(length if size is None else size, jnp.int32)
     if stop is not None:
         _check_stop(state, stop, log)
         where = Where(
@@ -324,15 +320,13 @@ def migrate_pages(
         k = jnp.asarray(stop[0], jnp.int32)
         safe = never_short(r, state, size, node)
         return inside(r, stop[1], safe)(state, heads, size, where, limit, k)
-    safe = not log and never_short(r, state, size, node)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
     args: Any = (state, heads, size, *numbers, limit_of(batch))
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
+        safe = not log and never_short(r, state, size, node)
         return run(*args, r=r, safe=safe, log=log)
-    if one_by_one(r, state, log):
-        return compiled_for_any(donate, log)(*args, word(r))
-    return compiled(r, donate, safe)(*args)
+    return executable(r, donate, *args, log=log)(*args)
 
 
 def _traced(args: Any) -> bool:
@@ -366,7 +360,7 @@ def inside(r: Rules, phase: str, safe: bool) -> Any:
         end = first + jnp.minimum(limit, size - first)
         return phased.until(r, m, folios, first, end, phase, at), result
 
-    return jax.jit(stopped)
+    return xla.Program(stopped)
 
 
 def limit_of(batch: Any) -> Int32[Array, ""]:

@@ -13,7 +13,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import log, wall
+from jaxmig import log, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, PMD_PAGES, Cpus, Machine, Tlb
 from jaxmig.pytree import pytree
@@ -95,9 +95,9 @@ def _spread(cpus: CpuSet, entries: Array) -> Bool[Array, " lanes"]:
 def drop_page(entries: Array, entry: Index, told: CpuSet) -> Array:
     """INVLPG: the CPUs `told` drop one entry."""
     row = entry % entries.shape[0]
-    tags = wall.read(row, lambda: entries[row])
+    tags = xla.read(row, lambda: entries[row])
     kept = jnp.where((tags == entry) & _spread(told, entries), NOWHERE, tags)
-    return wall.put(entries, row, kept)
+    return xla.put(entries, row, kept)
 
 
 def drop_all(tlb: Tlb, told: CpuSet) -> Tlb:
@@ -112,7 +112,7 @@ def drop_all_sizes(m: Machine, told: CpuSet) -> Machine:
     def both(tlbs: tuple[Tlb, Tlb]) -> tuple[Tlb, Tlb]:
         return drop_all(tlbs[0], told), drop_all(tlbs[1], told)
 
-    tlb, huge = wall.when(told.any(), both, (m.tlb, m.huge_tlb))
+    tlb, huge = xla.when(told.any(), both, (m.tlb, m.huge_tlb))
     return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import jax
 import pytest
 from hypothesis import settings
-from jaxmig import migrate
+from jaxmig import xla
 
 MOST_MAPPINGS: Final = 25_000
 
@@ -32,6 +32,6 @@ def _room_for_programs() -> Iterator[None]:
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        migrate._executables.clear()
+        xla.forget()
         jax.clear_caches()
         gc.collect()

@@ -24,7 +24,7 @@ from typing import Any
 
 from differential import differences, to_toml
 from hypothesis import HealthCheck, given, seed, settings
-from jaxmig import migrate
+from jaxmig import xla
 from strategies import Example, Program, examples, programs
 
 ROUND = 500  # examples a seed: what hypothesis remembers of them grows
@@ -114,9 +114,9 @@ def play(task: Task) -> dict[str, Any]:
         more, failure = one_round(task.program, task.first + number, count)
         played += more
         failures += [failure] if failure else []
-    compiled = len(migrate._executables)
-    migrate._executables.clear()
-    migrate.compiled.cache_clear()
+    compiled = xla.compilations()
+    xla.forget()
+
     return {
         "task": task.key,
         "examples": played,

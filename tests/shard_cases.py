@@ -127,7 +127,7 @@ def no_array_travels_or_is_copied() -> None:
     numbers = (jnp.int32(n) for n in (pages, 1, 0))
     folios = deal_list(np.arange(pages, dtype=np.int32), pages, s.plan)[0]
     program = call.compiled(rules("6.3"), s.plan, pages, True)
-    text = program.lower(s.m, folios, *numbers, limit_of(512)).compile().as_text()
+    text = program.executable(s.m, folios, *numbers, limit_of(512)).as_text()
     assert "all-gather" not in text
     kept = {n: getattr(s.m, n) for n in DEALT if getattr(s.m, n) is not None}
     for name, array in kept.items():

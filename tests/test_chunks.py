@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig.migrate import compiled
+from jaxmig.migrate import program
 from jaxmig.phases.lanes import CHUNK
 from jaxmig.rules import rules
 
@@ -56,7 +56,7 @@ def test_a_wide_chunk_gives_every_page_the_same_frame(home):
     numbers = (jnp.int32(n) for n in (size, 1, 0))
     args = (state, jnp.asarray(old), *numbers, jnp.int32(512))
     narrow, wide = (
-        compiled(rules("6.3"), False, True, chunk)(*args) for chunk in (None, 1 << 16)
+        program(rules("6.3"), False, True, chunk)(*args) for chunk in (None, 1 << 16)
     )
     for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
         np.testing.assert_array_equal(a, b)

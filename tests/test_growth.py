@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import pytest
-from jaxmig import migrate, uniform
+from jaxmig import migrate, uniform, xla
 from jaxmig.rules import rules
 
 KERNELS = ["6.2", "6.3"]
@@ -117,12 +117,12 @@ def test_no_array_is_copied_where_a_call_keeps_a_log():
 def test_one_program_serves_all_releases_where_folios_are_large():
     args = some_large()
     migrate.executable(rules("6.18"), False, *args)
-    before = len(migrate._executables)
+    before = xla.compilations()
     modes = [(k, m) for k in ("6.1", "v4", "6.3", "6.18") for m in ("sync", "async")]
     for kernel, mode in modes:
         migrate.executable(rules(kernel, mode), False, *args)
         migrate.executable(rules(kernel, mode, "longterm_pin", "arm64"), False, *args)
-    assert len(migrate._executables) == before
+    assert xla.compilations() == before
 
 
 def test_serial_is_a_loop_with_a_trip_a_folio():
@@ -147,7 +147,7 @@ def test_memory_beyond_the_state_does_not_grow_with_it(call):
     for pages in (1 << 16, 1 << 18):
         args = call(pages)
         program = migrate.executable(rules("6.3"), True, *args)
-        used.append(program.program.memory_analysis().temp_size_in_bytes)
+        used.append(program.compiled.memory_analysis().temp_size_in_bytes)
     # Arrays of a chunk, and nothing beside; a copy of the frames would be 8 MiB more.
     assert used[1] == used[0] < 32 << 20
 
@@ -169,11 +169,11 @@ def test_contents_are_copied_by_one_compiled_function():
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_sizes_of_one_bucket_share_a_compilation(kernel):
-    before = len(migrate._executables)
+    before = xla.compilations()
     for pages in (9001, 9500, 10240):
         args = uniform_call(pages)
         migrate.executable(rules(kernel), True, *args)
-    assert len(migrate._executables) == before + 1
+    assert xla.compilations() == before + 1
 
 
 def seconds(kernel: str, pages: int, call: Any = uniform_call) -> float:

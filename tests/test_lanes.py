@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from jax import export
-from jaxmig import frame, wall
+from jaxmig import frame, xla
 from jaxmig.machine import NOWHERE
 from jaxmig.phases import copypage, lanes
 from jaxmig.policy import plan
@@ -67,7 +67,7 @@ def test_memories_side_by_side_are_copied_each_by_itself() -> None:
 
 
 def test_whole_functions_are_marked_for_cpus_alone() -> None:
-    double = jax.jit(lambda x: wall.whole(lambda y: y + y, x))
+    double = jax.jit(lambda x: xla.whole(lambda y: y + y, x))
     x = jnp.arange(8)
     assert (double(x) == 2 * x).all()
     texts = {

@@ -82,7 +82,7 @@ KERNELS = [
 @pytest.mark.parametrize(("kernel", "what", "safe"), KERNELS)
 def test_kernels_lower(kernel, what, safe):
     m = machine(what)
-    jitted = migrate.compiled(rules(kernel), True, safe)
+    jitted = migrate.program(rules(kernel), True, safe).jitted()
     check(module(jitted, *call(m)), donated=len(jax.tree.leaves(m)))
 
 
@@ -90,7 +90,7 @@ def test_kernels_lower(kernel, what, safe):
 def test_calls_that_stop_half_way_lower(kernel):
     m, heads, size, node, cpu, limit = call(machine("base"))
     where = Where(cpu=cpu, node=node)
-    jitted = migrate.inside(rules(kernel), "flush", kernel == "6.3")
+    jitted = migrate.inside(rules(kernel), "flush", kernel == "6.3").jitted()
     check(module(jitted, m, heads, size, where, limit, jnp.int32(1)), donated=0)
 
 
@@ -100,7 +100,7 @@ def test_sweeps_lower(kernel):
     stack = jax.tree.map(lambda x: jnp.stack([x] * SLOTS), m.cpus)
     limits, n = jnp.repeat(limit, SLOTS), jnp.int32(SLOTS)
     args = (m, heads, size, node, cpu, limits, stack, n)
-    check(module(program_of(rules(kernel), kernel == "6.3"), *args), donated=0)
+    check(module(program_of(rules(kernel), kernel == "6.3").jitted(), *args), donated=0)
 
 
 @pytest.mark.parametrize("shape", [Shape(4, 64), Shape(4, 64, huge=2, mms=2, words=4)])
@@ -138,7 +138,7 @@ def test_sharded_calls_lower(what, layout):
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
     cut = NamedSharding(mesh, P("pages"))
     heads = jax.ShapeDtypeStruct((PAGES,), jnp.int32, sharding=cut)
-    jitted = shard_call.compiled(rules("6.3"), plan, PAGES, True)
+    jitted = shard_call.compiled(rules("6.3"), plan, PAGES, True).jitted()
     text = module(jitted, shapes, heads, *[number] * 4)
     check(text, donated=len(jax.tree.leaves(m)))
     found = set(re.findall(r"stablehlo\.(all_\w+|collective_\w+)", text))

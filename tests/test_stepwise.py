@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxmig import Builder, Machine, check, folios_on, migrate, migrate_pages, pte
+from jaxmig import Builder, Machine, check, folios_on, migrate_pages, pte, xla
 from jaxmig.policy import state
 from jaxmig.releases import RELEASES
 from jaxmig.rules import MODES, rules
@@ -51,9 +51,9 @@ def test_contents_arrive_whenever_they_are_copied(monkeypatch) -> None:
     kernels = ("6.2", "6.12")
     whole = [migrate_pages(m, heads, 1, kernel=k) for k in kernels]
     monkeypatch.setattr(state, "COPIES", 3)
-    migrate.compiled_for_any.cache_clear()
+    xla.forget()
     often = [migrate_pages(m, heads, 1, kernel=k) for k in kernels]
-    migrate.compiled_for_any.cache_clear()
+    xla.forget()
     before, had = words_of(m), check.ledger(m)
     for (a, expected), (b, result) in zip(whole, often, strict=True):
         assert expected.vmstat["pgmigrate_success"] > 3 * state.COPIES

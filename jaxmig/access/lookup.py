@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.access.state import (
     ASID_MASK,
     DIRTY,
@@ -71,7 +71,7 @@ def fetch(s: Shape, c: Cpu, stream: Stream) -> tuple[Group, Group, GroupMask]:
 
 
 def look(s: Shape, a: Access, c: Cpu, w: Window, folio: Group) -> Seen:
-    """Reads of one step, behind a wall: see `wall.py`."""
+    """Reads of one step, behind a wall: see `xla.py`."""
     lane = jnp.arange(s.cpus, dtype=jnp.int32)
     row = lane * s.rows + row_of(s, folio)
     near = folio - w.first
@@ -92,7 +92,7 @@ def look(s: Shape, a: Access, c: Cpu, w: Window, folio: Group) -> Seen:
             remap=jnp.where(inside, w.remap[near], -NEVER),
         )
 
-    return wall.read(folio, reads)
+    return xla.read(folio, reads)
 
 
 def search(s: Shape, a: Access, c: Cpu, folio: Group, row: Group) -> Group:
@@ -126,7 +126,7 @@ def generation(w: Window, mm: Lanes, t: Lanes) -> Lanes:
 def enter(s: Shape, c: Cpu, w: Window, mm: Lanes, age: Array, on: Mask) -> Cpu:
     """switch_mm_irqs_off() on CPUs that load another address space or were lazy."""
     comes = on & ((mm != c.mm) | c.asleep)
-    return wall.when(comes.any(), lambda c: _switch(s, c, w, mm, age, on), c)
+    return xla.when(comes.any(), lambda c: _switch(s, c, w, mm, age, on), c)
 
 
 def _switch(s: Shape, c: Cpu, w: Window, mm: Lanes, age: Array, on: Mask) -> Cpu:

@@ -12,7 +12,7 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.access import lookup
 from jaxmig.access.lookup import Outcome, Seen
 from jaxmig.access.state import (
@@ -158,7 +158,7 @@ def _use(
         return None, o.done & False
     word = ((op & ((1 << MM_SHIFT) - 1)) >> 1) % s.words
     frame = jnp.where(o.done, o.frame, 0)
-    owner = wall.read(frame, lambda: memory.owner[frame])
+    owner = xla.read(frame, lambda: memory.owner[frame])
     at = jnp.where(o.done & o.store, o.frame, NOWHERE)
     words = memory.words.at[at, word].add(jnp.uint32(1), mode="drop")
     return dataclasses.replace(memory, words=words), o.done & (owner != folio)
@@ -181,7 +181,7 @@ def _count(
     waited, bad = o.some & c.stalled, wrong.sum(0, dtype=jnp.int32)
     rare = waited | o.touched | (bad > 0)
     count = partial(_count_rare, waited, lost, o.touched, bad)
-    return wall.when(rare.any(), count, t)
+    return xla.when(rare.any(), count, t)
 
 
 def _count_rare(

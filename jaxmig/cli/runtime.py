@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from jaxmig import wall
+from jaxmig import xla
 
 
 def prepare() -> None:
@@ -23,7 +23,7 @@ def prepare() -> None:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     logging.getLogger("jax").setLevel(logging.ERROR)
-    wall.compile_loops_whole()
+    xla.compile_loops_whole()
     # Arrays that numpy still looks at cannot be given away; that costs memory only.
     warnings.filterwarnings("ignore", "Some donated buffers were not usable")
     if os.environ.get("JAXMIG_NO_CACHE"):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.machine import NOWHERE, Geometry, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
@@ -33,7 +33,7 @@ def pool_of(g: Geometry, order: Index) -> Index:
 
 def reserve(m: Machine, node: Index, pages: Index) -> Machine:
     """Take `pages` base pages (negative: give back) from a node's free memory."""
-    return dataclasses.replace(m, nfree=wall.add(m.nfree, node, -pages))
+    return dataclasses.replace(m, nfree=xla.add(m.nfree, node, -pages))
 
 
 def _slot(g: Geometry, node: Index, pool: Index, top: Index) -> Index:
@@ -56,7 +56,7 @@ def take(
     pool = pool_of(g, order)
     spot = _spot(g, node, pool)
     slot = _slot(g, node, pool, jnp.maximum(_top(top, spot) - 1, 0))
-    return top - (spot & live), wall.read(node, lambda: free[slot])
+    return top - (spot & live), xla.read(node, lambda: free[slot])
 
 
 def give(
@@ -74,8 +74,8 @@ def give(
     spot = _spot(g, node, pool)
     size = _of(lambda k: g.pool_blocks[k], g, pool)
     slot = _slot(g, node, pool, jnp.minimum(_top(top, spot), size - 1))
-    old = wall.read(node, lambda: free[slot])
-    free = wall.put(free, slot, jnp.where(home, head, old))
+    old = xla.read(node, lambda: free[slot])
+    free = xla.put(free, slot, jnp.where(home, head, old))
     return free, top + (spot & home)
 
 
@@ -91,7 +91,7 @@ def take_many(m: Machine, node: Index, wanted: Mask) -> tuple[Machine, Lanes]:
     """A base page on `node` for each lane that wants one; there must be enough."""
     top = m.top[node, 0]
     slot = _slot(m.geometry, node, jnp.int32(0), top - 1 - lanes.rank(wanted))
-    frames = wall.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
+    frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
     (count,) = lanes.totals(wanted)
     m = reserve(m, node, count)
     m = dataclasses.replace(m, top=m.top.at[node, 0].add(-count))
@@ -120,5 +120,5 @@ def give_many(m: Machine, pages: Lanes, freed: Mask) -> Machine:
                 nfree=m.nfree.at[node].add(count),
             )
 
-        m = wall.when(count > 0, push, m)
+        m = xla.when(count > 0, push, m)
     return m

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, wall
+from jaxmig import frame, xla
 from jaxmig.machine import NOWHERE, WORDS, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
@@ -54,7 +54,7 @@ class Copies:
         mine = jnp.arange(self.count.shape[0]) == pool
         at = pool * self.room + jnp.where(mine, self.count, 0).sum(dtype=jnp.int32)
         pair = jnp.where(jnp.arange(2) == 0, src, dst)
-        return Copies(wall.put(self.pairs, at, pair), self.count + (mine & when))
+        return Copies(xla.put(self.pairs, at, pair), self.count + (mine & when))
 
 
 def no_copies(orders: int, room: int) -> Copies:
@@ -69,7 +69,7 @@ def copy_folios(orders: tuple[int, ...], memory: Array, c: Copies) -> Array:
     for k, order in enumerate(orders):
         pairs = jax.lax.slice_in_dim(c.pairs, k * c.room, (k + 1) * c.room)
         blocks, in_turn = _blocks(1 << order)
-        cpu = in_turn if wall.MARKS else blocks
+        cpu = in_turn if xla.marks() else blocks
         memory = jax.lax.platform_dependent(
             memory, pairs, c.count[k], cpu=cpu, default=blocks
         )
@@ -82,8 +82,8 @@ def _blocks(size: int) -> tuple[Any, Any]:
 
     def blocks(memory: Array, pairs: Pairs, count: Index) -> Array:
         def one(i: Index, memory: Array) -> Array:
-            at = wall.read(i, lambda: pairs[i])
-            block = wall.read(at, lambda: _slice(memory, at[0], size))
+            at = xla.read(i, lambda: pairs[i])
+            block = xla.read(at, lambda: _slice(memory, at[0], size))
             return jax.lax.dynamic_update_slice_in_dim(memory, block, at[1], 0)
 
         return jax.lax.fori_loop(0, count, one, memory)
@@ -99,7 +99,7 @@ def _blocks(size: int) -> tuple[Any, Any]:
             word = (i % (WORDS // PIECE) * PIECE).astype(jnp.int32)
             at = pairs[i // each]
             there = (at[0] + page, word)
-            read = wall.read(
+            read = xla.read(
                 at, lambda: jax.lax.dynamic_slice(memory, there, (1, PIECE))
             )
             return jax.lax.dynamic_update_slice(memory, read, (at[1] + page, word))
@@ -108,7 +108,7 @@ def _blocks(size: int) -> tuple[Any, Any]:
 
     @jax.custom_batching.custom_vmap
     def in_turn(memory: Array, pairs: Pairs, count: Index) -> Array:
-        return wall.whole(pieces, memory, pairs, count)
+        return xla.whole(pieces, memory, pairs, count)
 
     @in_turn.def_vmap
     def many(
@@ -137,11 +137,11 @@ def move_rows(
     for o in orders:
 
         def whole(rows: Array, size: int = 1 << o) -> Array:
-            moved = wall.read(src, lambda: _slice(rows, src, size))
+            moved = xla.read(src, lambda: _slice(rows, src, size))
             rows = jax.lax.dynamic_update_slice_in_dim(rows, moved, dst, 0)
             return jax.lax.dynamic_update_slice_in_dim(rows, _blank(size), src, 0)
 
-        rows = wall.when(live & (order == o), whole, rows)
+        rows = xla.when(live & (order == o), whole, rows)
     return rows
 
 
@@ -157,7 +157,7 @@ def free_folio(rows: Array, head: Index, pages: Index) -> Array:
     """Blank the rows of a folio that is no more (`pages` 0: none)."""
 
     def page(i: Index, rows: Array) -> Array:
-        return wall.put(rows, head + i, _blank(1)[0])
+        return xla.put(rows, head + i, _blank(1)[0])
 
     return jax.lax.fori_loop(0, pages, page, rows)
 
@@ -171,7 +171,7 @@ def copy(m: Machine, src: Lanes, dst: Lanes) -> Machine:
     if m.memory is None:
         return m
 
-    cpu = _on_cpu if wall.MARKS else functools.partial(_by_rows, step=CACHED)
+    cpu = _on_cpu if xla.marks() else functools.partial(_by_rows, step=CACHED)
     elsewhere = functools.partial(_by_rows, step=GATHERED)
     memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=cpu, default=elsewhere)
     return dataclasses.replace(m, memory=memory)
@@ -185,7 +185,7 @@ def _by_rows(memory: Array, src: Lanes, dst: Lanes, step: int) -> Array:
     def some(i: Index, memory: Array) -> Array:
         here = jax.lax.dynamic_slice_in_dim(src, i * step, step)
         there = jax.lax.dynamic_slice_in_dim(dst, i * step, step)
-        rows = wall.read(here, lambda: lanes.rows(memory, here))
+        rows = xla.read(here, lambda: lanes.rows(memory, here))
         return lanes.scatter(memory, there, there != NOWHERE, rows)
 
     return jax.lax.fori_loop(0, -(-count // step), some, memory)
@@ -198,7 +198,7 @@ def _on_cpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
     # page do so with one of the list: frame 0 might be somebody's destination.
     here = jnp.where(src == NOWHERE, src.min(), src)
     there = jnp.where(dst == NOWHERE, here, dst)
-    return wall.whole(_by_pieces, memory, here, there, last)
+    return xla.whole(_by_pieces, memory, here, there, last)
 
 
 @_on_cpu.def_vmap
@@ -232,7 +232,7 @@ def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
             at = [(page, word) for page in here]
             return [jax.lax.dynamic_slice(memory, x, (1, PIECE)) for x in at]
 
-        for page, words in zip(there, wall.read(here[0], reads), strict=True):
+        for page, words in zip(there, xla.read(here[0], reads), strict=True):
             memory = jax.lax.dynamic_update_slice(memory, words, (page, word))
         return memory
 
@@ -253,7 +253,7 @@ def switch(
     `freed`: pages that are no more; their rows are blank as those of `src` are.
     """
     if known is None:
-        row = wall.read(src, lambda: lanes.rows(m.frame, src))
+        row = xla.read(src, lambda: lanes.rows(m.frame, src))
     else:
         row = known.row
     where = dst != NOWHERE
@@ -266,6 +266,6 @@ def switch(
         return m
     where &= frame.has(row[:, frame.FLAGS], frame.CONDITIONED)
     at = jnp.where(where, src, NOWHERE)
-    rows = wall.read(at, lambda: lanes.rows(c, at))
+    rows = xla.read(at, lambda: lanes.rows(c, at))
     new = lanes.scatter(lanes.scatter(c, dst, where, rows), src, where, rows * 0)
     return dataclasses.replace(m, conditions=new)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, log, pte, tlb, wall
+from jaxmig import frame, log, pte, tlb, xla
 from jaxmig.events import Events
 from jaxmig.frame import MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
@@ -66,7 +66,7 @@ def walk(s: Switches, g: Geometry, m: Mapped, w: Walk) -> Mapped:
         pfn, word = _becomes(w, at)
         ev = _note(ev, w, at, pfn, word)
         new = jnp.where(jnp.arange(2) == pte.PFN, pfn, word)
-        entries = wall.put(m.pte, at.entry, new)
+        entries = xla.put(m.pte, at.entry, new)
         rows = _mapcount(m.frame, w, at)
         first = m.count == 0
         m = Mapped(
@@ -111,7 +111,7 @@ def _clear_flush(
         told = alone | silent
         return tlb.drop_entry(t, at.entry, pmd, told, len(g.orders) > 1), ev
 
-    t, ev = wall.when(now | silent, flush, (t, ev))
+    t, ev = xla.when(now | silent, flush, (t, ev))
     return t, ev.add(
         ptes_cleared=clears & ~pmd, pmds_cleared=clears & pmd, ptes_deferred=owed
     )
@@ -174,16 +174,16 @@ def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit, first: Flag) -> Mapp
     """Fill the page table under a split PMD leaf with entries of the pieces."""
     fills = (w.action == SPLIT) & w.stays & at.here & pte.has(at.bits, pte.HUGE)
     leaf = jnp.clip(at.entry - g.ptes, 0, w.pmd_table.shape[0] - 1)
-    table = wall.read(leaf, lambda: w.pmd_table[leaf])
+    table = xla.read(leaf, lambda: w.pmd_table[leaf])
     word = _piece(pte.to_migration(at.bits), at)
 
     def piece(j: Index, c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         entries, following, rows = c
         e, f = table + j, w.head + j
-        old, bits = wall.read(j, lambda: (rows[f, RMAP], entries[e, pte.BITS]))
+        old, bits = xla.read(j, lambda: (rows[f, RMAP], entries[e, pte.BITS]))
         new = (word & ~pte.STAYS) | pte.empty(bits)
-        entries = wall.put(entries, e, jnp.stack([f, new]))
-        following = wall.put(following, e, jnp.where(first, NOWHERE, old))
+        entries = xla.put(entries, e, jnp.stack([f, new]))
+        following = xla.put(following, e, jnp.where(first, NOWHERE, old))
         rows = jax.lax.dynamic_update_slice(rows, e[None, None], (f, RMAP))
         return entries, following, rows
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, pte, tlb, wall
+from jaxmig import frame, pte, tlb, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, Cpus, Machine
 from jaxmig.phases import lanes
@@ -230,7 +230,7 @@ def _drop_stale(m: Machine, told: Bool[Array, " cpus"], owed: Owed) -> Machine:
         return _without(m, dead)
 
     any_owed = (owed.immediate > 0).any() | owed.told.any()
-    return wall.when(told.any() & any_owed, drop, m)
+    return xla.when(told.any() & any_owed, drop, m)
 
 
 def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
@@ -238,7 +238,7 @@ def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
 
     A process that let a page go, and a driver whose page moved, flush by themselves.
     """
-    return wall.when(some, lambda m: _without(m, _differs(m)), m)
+    return xla.when(some, lambda m: _without(m, _differs(m)), m)
 
 
 def _differs(m: Machine) -> Bool[Array, "sets cpus*ways"]:
@@ -257,11 +257,11 @@ def mark(m: Machine, src: Lanes, where: Mask) -> Machine:
     """Remember source frames whose entries were flushed and put back as they were."""
 
     def set_bit(m: Machine) -> Machine:
-        row = wall.read(src, lambda: lanes.rows(m.frame, src))
+        row = xla.read(src, lambda: lanes.rows(m.frame, src))
         row = row.at[:, frame.FLAGS].set(row[:, frame.FLAGS] | frame.FLUSHED)
         return dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, row))
 
-    return wall.when(lanes.some(where)[0], set_bit, m)
+    return xla.when(lanes.some(where)[0], set_bit, m)
 
 
 def unmark(m: Machine, any_marked: Bool[Array, ""]) -> Machine:
@@ -271,4 +271,4 @@ def unmark(m: Machine, any_marked: Bool[Array, ""]) -> Machine:
         keep = jnp.asarray([-1, -1, ~frame.FLUSHED, -1], jnp.int32)
         return dataclasses.replace(m, frame=m.frame & keep)
 
-    return wall.when(any_marked, clear, m)
+    return xla.when(any_marked, clear, m)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.pytree import pytree
 
@@ -91,7 +91,7 @@ def rank(mask: Mask) -> Lanes:
 
 def running(mask: Mask) -> Lanes:
     """How many lanes of `mask` there are up to each lane."""
-    cpu = _running_on_cpu if wall.MARKS else jnp.cumsum
+    cpu = _running_on_cpu if xla.marks() else jnp.cumsum
     return jax.lax.platform_dependent(
         mask.astype(jnp.int32), cpu=cpu, default=jnp.cumsum
     )
@@ -104,19 +104,18 @@ def _running_on_cpu(ones: Lanes) -> Lanes:
     trips = -(-count // TOGETHER)
 
     def sums(ones: Lanes) -> Lanes:
-        ones = jnp.pad(ones, (0, trips * TOGETHER - count))
-
         def some(i: Array, c: tuple[Array, Lanes]) -> tuple[Array, Lanes]:
             total, out = c
             for n in range(TOGETHER):
                 at = (i.astype(jnp.uint32) * TOGETHER + n).astype(jnp.int32)
                 total += jax.lax.dynamic_slice(ones, (at,), (1,))[0]
-                out = wall.put(out, at, total)
+                out = xla.put(out, at, total)
             return total, out
 
-        return jax.lax.fori_loop(0, trips, some, (ones[0] * 0, ones))[1][:count]
+        return jax.lax.fori_loop(0, trips, some, (jnp.int32(0), ones))[1]
 
-    return wall.whole(sums, ones)
+    # XLA splits what is done to a long array among threads: outside the function.
+    return xla.whole(sums, jnp.pad(ones, (0, trips * TOGETHER - count)))[:count]
 
 
 def nobody(count: int) -> Lanes:
@@ -182,7 +181,7 @@ def entry_or(
 ) -> tuple[Int32[Array, "lanes 2"], Lanes]:
     """entry_of(), of which the words may be known."""
     if words is None:
-        return wall.read(entry, lambda: entry_of(m, entry))
+        return xla.read(entry, lambda: entry_of(m, entry))
     return words, jnp.full_like(entry, NOWHERE)
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxmig import frame, pte, wall
+from jaxmig import frame, pte, xla
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
@@ -31,7 +31,7 @@ def remap(
     `flushed`: of these, pages to be marked so (see `flush.mark`).
     """
     if known is None:
-        row = wall.read(page, lambda: lanes.rows(m.frame, page))
+        row = xla.read(page, lambda: lanes.rows(m.frame, page))
     else:
         row = known.row
     words = None if known is None else known.words

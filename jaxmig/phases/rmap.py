@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.events import Events
 from jaxmig.frame import MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
@@ -81,7 +81,7 @@ def rmap_walk(
         over = ~here | (following == NOWHERE)
         return m, page + over, jnp.where(over, first, following), more
 
-    start = wall.read(head, lambda: m.frame[head, RMAP])
+    start = xla.read(head, lambda: m.frame[head, RMAP])
     state = (m, jnp.int32(0), start, jnp.asarray(True))
     return jax.lax.while_loop(go_on, step, state)[0]
 
@@ -96,4 +96,4 @@ def _look(g: Geometry, m: Mapped, page: Index, entry: Index) -> tuple[Array, ...
         first = m.frame[jnp.minimum(page + 1, last), RMAP]
         return m.pte[safe], following, m.frame[page, MAPCOUNT], first
 
-    return wall.read(page, reads)
+    return xla.read(page, reads)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, wall
+from jaxmig import frame, xla
 from jaxmig.frame import MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
 
@@ -25,7 +25,7 @@ def mappings(rows: Rows, head: Index, pages: Index) -> Index:
     """Entries that map a folio, summed over its frames (`pages` 0: none)."""
 
     def page(i: Index, total: Index) -> Index:
-        return total + wall.read(i, lambda: rows[head + i, MAPCOUNT])
+        return total + xla.read(i, lambda: rows[head + i, MAPCOUNT])
 
     return jax.lax.fori_loop(0, pages, page, jnp.int32(0))
 
@@ -47,11 +47,11 @@ def piece_rows(
     cached = frame.cache_refs(bits)
 
     def piece(j: Index, rows: Rows) -> Rows:
-        old = wall.read(j, lambda: rows[head + j])
+        old = xla.read(j, lambda: rows[head + j])
         maps = jnp.where(under_pmd, leaves, old[MAPCOUNT])
         maps = jnp.where(stays, maps, 0)
         chain = jnp.where(stays, old[RMAP], NOWHERE)
-        return wall.put(rows, head + j, jnp.stack([maps + cached, maps, bits, chain]))
+        return xla.put(rows, head + j, jnp.stack([maps + cached, maps, bits, chain]))
 
     return jax.lax.fori_loop(0, pages, piece, rows)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import frame, pte, wall
+from jaxmig import frame, pte, xla
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
@@ -43,7 +43,7 @@ def unmap(
         old, following = lanes.entry_or(known.words, m, entry)
         bits = old[:, pte.BITS]
         # Behind a wall it is computed once, for this phase and the last one.
-        new = wall.read(
+        new = xla.read(
             src, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
         )
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
@@ -61,6 +61,6 @@ def unmap(
         new = lanes.columns(refs, row[:, MAPCOUNT] * 0, flags, row[:, frame.RMAP])
         return jnp.where(where[:, None], new, row)
 
-    new = wall.read(src, rows)
+    new = xla.read(src, rows)
     m = dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, new))
     return m, Known(new, words)

@@ -9,7 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxmig import pte, wall
+from jaxmig import pte, xla
 from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, lanes, remap, unmap
@@ -42,7 +42,7 @@ def apply(
     back = p.unmapped & ~p.released  # a released page's row is blank
     m = remap.remap(m, jnp.where(moved, dst, src), back, known, again)
     m = _zap(m, found, freed)
-    return alloc.give_many(m, wall.after(src, dst), moved | freed)
+    return alloc.give_many(m, xla.after(src, dst), moved | freed)
 
 
 def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:
@@ -60,7 +60,7 @@ def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> M
     def follow(rows: Array) -> Array:
         return lanes.scatter(rows, lanes.rows(dst, lane), some, left.goes)
 
-    rows = wall.when(left.some_go, follow, rows)
+    rows = xla.when(left.some_go, follow, rows)
     return dataclasses.replace(m, conditions=rows)
 
 
@@ -70,12 +70,12 @@ def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
         return m
 
     def follow(m: Machine) -> Machine:
-        row = wall.read(dst, lambda: lanes.rows(m.frame, dst))
+        row = xla.read(dst, lambda: lanes.rows(m.frame, dst))
         entry = jnp.where(where, row[:, RMAP], NOWHERE)
 
         def point(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
             m, entry = c
-            old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+            old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
             new = jnp.stack([dst, old[:, pte.BITS]], axis=1)
             here = entry != NOWHERE
             m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
@@ -83,7 +83,7 @@ def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
 
         return lanes.along_chains(m.geometry.shared, point, (m, entry))[0]
 
-    return wall.when(lanes.some(where)[0], follow, m)
+    return xla.when(lanes.some(where)[0], follow, m)
 
 
 def _zap(m: Machine, known: Known, freed: Mask) -> Machine:
@@ -106,4 +106,4 @@ def _zap(m: Machine, known: Known, freed: Mask) -> Machine:
 
         return lanes.along_chains(m.geometry.shared, empty, (m, entry))[0]
 
-    return wall.when(lanes.some(freed)[0], zap, m)
+    return xla.when(lanes.some(freed)[0], zap, m)

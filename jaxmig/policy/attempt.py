@@ -8,7 +8,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, wall
+from jaxmig import conditions as cond, frame, xla
 from jaxmig.frame import FLAGS
 from jaxmig.policy.folio import pages_of
 from jaxmig.policy.state import State
@@ -72,7 +72,7 @@ class Folio:
 def look(s: State, head: Index) -> Folio:
     """The folio at `head`."""
     if s.conditions is None:
-        row = wall.read(head, lambda: s.frame[head])
+        row = xla.read(head, lambda: s.frame[head])
         return Folio(head, row, jnp.zeros(cond.WORDS, jnp.int32))
     c = s.conditions
-    return Folio(head, *wall.read(head, lambda: (s.frame[head], c[head])))
+    return Folio(head, *xla.read(head, lambda: (s.frame[head], c[head])))

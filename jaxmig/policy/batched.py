@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, wall
+from jaxmig import frame, xla
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE
@@ -107,7 +107,7 @@ def migrate_chunk(
     # The last slice of a list that chunks do not fill begins earlier: slices clamp.
     first = jnp.minimum(start, folios.shape[0] - width)
     index = first + jnp.arange(width, dtype=jnp.int32)
-    src = wall.read(i, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
+    src = xla.read(i, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
     src = jnp.where((index >= start) & (index < safe), src, NOWHERE)
     put_off = flush.deferrable(rules, m.cpus, at.cpu)
     row, seen = look(rules, m, src, put_off)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.frame import FLAGS
 from jaxmig.policy.books import PIECES, SERIAL, UNMAPS
 from jaxmig.policy.folio import pages_of
@@ -101,7 +101,7 @@ def cut(c: Context, q: Queue, s: State, when: Flag) -> tuple[Array, Index, Index
 
     def more(v: tuple[Array, Index, Index, Index]) -> tuple:
         lists, i, pages, size = v
-        lists = wall.put(lists, TODO * s.room + i - q.next, q.folios[i])
+        lists = xla.put(lists, TODO * s.room + i - q.next, q.folios[i])
         return lists, i + 1, pages + size, size_of(i + 1)
 
     def size_of(i: Index) -> Index:
@@ -109,7 +109,7 @@ def cut(c: Context, q: Queue, s: State, when: Flag) -> tuple[Array, Index, Index
             head = q.folios[jnp.minimum(i, q.folios.shape[0] - 1)]
             return pages_of(s.frame[head, FLAGS])
 
-        return wall.read(i, read)
+        return xla.read(i, read)
 
     start = (s.lists, q.next, jnp.int32(0), size_of(q.next))
     lists, i, _, _ = jax.lax.while_loop(go_on, more, start)

@@ -6,7 +6,7 @@ Source: folio_mapcount(), page_vma_mapped_walk() as try_to_migrate_one() sees it
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, pte, wall
+from jaxmig import frame, pte, xla
 from jaxmig.frame import FLAGS, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
@@ -32,7 +32,7 @@ def look(
     rules: Rules, m: Machine, src: Lanes, put_off: Bool[Array, " mms"]
 ) -> tuple[Int32[Array, "lanes 4"], Seen]:
     """Rows and mappings of the folios."""
-    row = wall.read(src, lambda: lanes.rows(m.frame, src))
+    row = xla.read(src, lambda: lanes.rows(m.frame, src))
     first = jnp.where(src == NOWHERE, NOWHERE, chain(m, row))
     zero = jnp.zeros_like(first)
 
@@ -41,7 +41,7 @@ def look(
         here = entry != NOWHERE
         # Nothing depends on the chain: whoever zaps a driver's page need not read again.
         at = entry if m.geometry.shared else row[:, RMAP]
-        old, following = wall.read(at, lambda: lanes.entry_of(m, at))
+        old, following = xla.read(at, lambda: lanes.entry_of(m, at))
         bits = old[:, pte.BITS]
         held = here & pte.accessible(bits)
         counted = held if rules.release.checks_pte_accessible else here

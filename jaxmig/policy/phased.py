@@ -18,7 +18,7 @@ from typing import Final
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import pte, tlb, wall
+from jaxmig import pte, tlb, xla
 from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, flush, lanes, remap as remapping, unmap as un
@@ -58,7 +58,7 @@ def prepare(
 def unmap(rules: Rules, m: Machine, b: Batch, at: Where) -> Machine:
     """Phase 1: migration entries."""
     del rules, at
-    row = wall.read(b.src, lambda: lanes.rows(m.frame, b.src))
+    row = xla.read(b.src, lambda: lanes.rows(m.frame, b.src))
     known = Known(row, None)
     return un.unmap(m, b.src, known, b.unmapped, jnp.zeros_like(b.src))[0]
 
@@ -119,7 +119,7 @@ def remap(rules: Rules, m: Machine, b: Batch, at: Where) -> Machine:
     m = copypage.switch(m, b.src, b.dst)
     moved = b.dst != NOWHERE
     m = remapping.remap(m, jnp.where(moved, b.dst, b.src), b.unmapped)
-    return alloc.give_many(m, wall.after(b.src, b.dst), moved)
+    return alloc.give_many(m, xla.after(b.src, b.dst), moved)
 
 
 Phase = Callable[[Rules, Machine, Batch, Where], Machine]

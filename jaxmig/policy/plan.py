@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, wall
+from jaxmig import conditions as cond, frame, xla
 from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
@@ -165,7 +165,7 @@ def _odd_ones(
             jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
         )
         given = lanes.rows(row, lane), states, lanes.rows(maps, lane)
-        fate, *after = wall.whole(lambda *given: _fate(rules, *given), *given)
+        fate, *after = xla.whole(lambda *given: _fate(rules, *given), *given)
         there = lane != NOWHERE
         word = lanes.scatter(word, lane, there, fate)
         gone = fates.lost(given[0], states[:, cond.WORDS - 1], after[-1])
@@ -203,7 +203,7 @@ def _leave(
     return Left(
         left.lane,
         put(left.stays, stays),
-        wall.when(some, lambda rows: put(rows, goes), left.goes),
+        xla.when(some, lambda rows: put(rows, goes), left.goes),
         left.some_go | some,
     )
 
@@ -213,7 +213,7 @@ def _states(m: Machine, src: Lanes) -> Int32[Array, "lanes 4"]:
     c = m.conditions
     if c is None:
         return jnp.zeros((src.shape[0], cond.WORDS), jnp.int32)
-    return wall.read(src, lambda: lanes.rows(c, src))
+    return xla.read(src, lambda: lanes.rows(c, src))
 
 
 def seen_conditions(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import pte, wall
+from jaxmig import pte, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import flush, lanes
@@ -64,7 +64,7 @@ def settle(
     )
     read = jnp.int32(0)
     for looked in (seen.mm, more, pending[0].astype(jnp.int32)):
-        read = wall.after(read, looked)
+        read = xla.after(read, looked)
     closed = jnp.arange(slots) < whole
     ev, owed = flush.close(rules, ev, owed, m.cpus, cpu, pending, closed)
     return ev, owed, read == 0
@@ -94,7 +94,7 @@ def pendings(
 
     def step(c: tuple) -> tuple:
         pending, entry = c
-        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
         counted = pte.accessible(bits) | (not rules.release.checks_pte_accessible)
@@ -140,7 +140,7 @@ def immediates(
 
     def step(c: tuple) -> tuple:
         total, entry = c
-        old, following = wall.read(entry, lambda: lanes.entry_of(m, entry))
+        old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
         held = pte.accessible(bits)

@@ -15,7 +15,7 @@ Source: migrate_pages(), unmap_and_move() in mm/migrate.c, Linux 6.1 and 6.2.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, wall
+from jaxmig import frame, xla
 from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.machine import NOWHERE
 from jaxmig.phases import lanes
@@ -86,7 +86,7 @@ def migrate_serial(
         return serial_pages.settle(rules, k, reg, told, at, dropped=False)
 
     return serial_pages.migrate_serial_pages(
-        rules, wall.when(at_once, all_pages, k), at, passes
+        rules, xla.when(at_once, all_pages, k), at, passes
     )
 
 

@@ -9,16 +9,17 @@ Source: migrate_pages(), unmap_and_move() in mm/migrate.c, Linux 6.1 and 6.2.
 """
 
 import dataclasses
+import functools
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Int32, UInt32
 
-from jaxmig import frame, pte, tlb, wall
+from jaxmig import frame, pte, tlb, xla
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, REFCOUNT, RMAP
-from jaxmig.machine import NOWHERE, Cpus, Machine
+from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine
 from jaxmig.phases import flush
 from jaxmig.policy.call import Call
 from jaxmig.policy.folio import ENOMEM, Where
@@ -40,7 +41,11 @@ REGISTERS: Final = 7
 class Trip:
     """What one trip hands to the next."""
 
-    m: Machine
+    frame: Int32[Array, "frames 4"]
+    memory: UInt32[Array, "frames 1024"] | None
+    pte: Int32[Array, "entries 2"]
+    tags: Int32[Array, "sets cpus*ways"]  # of the TLBs for base pages
+    free: Int32[Array, " slots"]
     todo: Int32[Array, " folios"]  # compacted to what must be retried
     reg: Int32[Array, " registers"]
     flushes: Int32[Array, " mms"]
@@ -63,31 +68,29 @@ def fits(m: Machine) -> bool:
     return m.geometry.orders == (0,) and not m.geometry.shared and m.conditions is None
 
 
-def _look(t: Trip, i: Index, at: Where, lanes: Array) -> Look:
-    m = t.m
+def _look(g: Geometry, t: Trip, i: Index, at: Where, lanes: Array) -> Look:
 
     def reads() -> tuple[Any, ...]:
         src = t.todo[i]
-        row = m.frame[src]
+        row = t.frame[src]
         entry = jnp.where(row[RMAP] == NOWHERE, 0, row[RMAP])
-        old = m.pte[entry]
+        old = t.pte[entry]
         # With nothing left the stack's first slot is read and not used.
         top = jnp.maximum(t.reg[REGISTERS + at.node] - 1, 0)
-        dst = m.free[at.node * m.geometry.slots_per_node + top]
-        tags = m.tlb.entry[entry % m.tlb.entry.shape[0]]
+        dst = t.free[at.node * g.slots_per_node + top]
+        tags = t.tags[entry % t.tags.shape[0]]
         if mms == 1:
             return src, row, old, dst, tags
         mm = jnp.clip(pte.mm_of(old[pte.BITS]), 0, mms - 1)
         return src, row, old, dst, tags, lanes[mm]
 
     mms = lanes.shape[0]
-    seen = wall.read(i, reads)
+    seen = xla.read(i, reads)
     return Look(*(seen if mms > 1 else (*seen, lanes[0])))
 
 
-def _trip(t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
-    m, g = t.m, t.m.geometry
-    look = _look(t, i, at, lanes)
+def _trip(g: Geometry, t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
+    look = _look(g, t, i, at, lanes)
     src, row, old = look.src, look.row, look.old
     bits, flags = old[pte.BITS], row[FLAGS]
     mapped = row[RMAP] != NOWHERE
@@ -102,20 +105,20 @@ def _trip(t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
     target = jnp.where(ok, look.dst, src)
     # unmap: the migration entry stands while the TLBs are told
     waits = jnp.where(walked, pte.to_migration(bits), bits)
-    entries = wall.put(m.pte, entry, pair(old[pte.PFN], waits))
+    entries = xla.put(t.pte, entry, pair(old[pte.PFN], waits))
     # flush: the CPUs of the mask drop this page
     dead = (look.tags == entry) & look.told & flushed
     tags = jnp.where(dead, NOWHERE, look.tags)
-    cached = wall.put(m.tlb.entry, entry % m.tlb.entry.shape[0], tags)
+    cached = xla.put(t.tags, entry % t.tags.shape[0], tags)
     # copy, and the identity of the folio; without a destination the source is rewritten
-    memory = _copy(m, src, target)
+    memory = _copy(t.memory, src, target)
     dirty = walked & pte.has(bits, pte.DIRTY)
     flags = flags | jnp.where(dirty, frame.DIRTY, 0)
     gone = ok | freed
     blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
     whole = jnp.where(jnp.arange(4) == FLAGS, flags, row)
-    rows = wall.put(m.frame, src, jnp.where(gone, blank, whole))
-    rows = wall.put(rows, target, jnp.where(freed, blank, whole))
+    rows = xla.put(t.frame, src, jnp.where(gone, blank, whole))
+    rows = xla.put(rows, target, jnp.where(freed, blank, whole))
     # remap: to the destination, or to the source again
     word = pte.from_migration(
         pte.to_migration(bits), frame.is_anon(flags), frame.has(flags, frame.DIRTY)
@@ -123,7 +126,7 @@ def _trip(t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
     zapped = freed & mapped
     word = jnp.where(walked, word, jnp.where(zapped, pte.empty(bits), bits))
     pfn = jnp.where(zapped, NOWHERE, jnp.where(walked, target, old[pte.PFN]))
-    entries = wall.put(entries, entry, pair(pfn, word))
+    entries = xla.put(entries, entry, pair(pfn, word))
     # The slot above the stack is dead: it may be written whether or not src is pushed.
     home = src // jnp.int32(g.frames_per_node)
     top = t.reg[REGISTERS + home] - (ok & (home == at.node))
@@ -132,15 +135,12 @@ def _trip(t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
     reg = _register(t.reg, counted, g.nodes, (home, gone), (at.node, ok))
     mm = pte.mm_of(bits) if lanes.shape[0] > 1 else jnp.int32(0)
     return Trip(
-        m=dataclasses.replace(
-            m,
-            frame=rows,
-            memory=memory,
-            pte=entries,
-            tlb=dataclasses.replace(m.tlb, entry=cached),
-            free=wall.put(m.free, home * g.slots_per_node + top, src),
-        ),
-        todo=wall.put(t.todo, t.reg[KEPT], src),
+        frame=rows,
+        memory=memory,
+        pte=entries,
+        tags=cached,
+        free=xla.put(t.free, home * g.slots_per_node + top, src),
+        todo=xla.put(t.todo, t.reg[KEPT], src),
         reg=reg,
         flushes=t.flushes + (jnp.arange(t.flushes.shape[0]) == mm) * flushed,
     )
@@ -164,21 +164,22 @@ def pair(pfn: Index, word: Index) -> Int32[Array, " 2"]:
     return jnp.where(jnp.arange(2) == pte.PFN, pfn, word)
 
 
-def _copy(m: Machine, src: Index, target: Index) -> Array | None:
-    memory = m.memory
+def _copy(memory: Array | None, src: Index, target: Index) -> Array | None:
     if memory is None:
         return None
-    return wall.put(memory, target, wall.read(src, lambda: memory[src]))
+    return xla.put(memory, target, xla.read(src, lambda: memory[src]))
 
 
-def one_pass(t: Trip, size: Index, at: Where, lanes: Array) -> tuple[Trip, Index]:
+def one_pass(
+    g: Geometry, t: Trip, size: Index, at: Where, lanes: Array
+) -> tuple[Trip, Index]:
     """One pass over the first `size` of the list; how many are to be retried."""
 
     def go_on(c: tuple[Trip, Index]) -> Array:
         return (c[1] < size) & (c[0].reg[SHORT] == 0)
 
     def body(c: tuple[Trip, Index]) -> tuple[Trip, Index]:
-        return _trip(c[0], c[1], at, lanes), c[1] + 1
+        return _trip(g, c[0], c[1], at, lanes), c[1] + 1
 
     t = dataclasses.replace(t, reg=t.reg.at[KEPT].set(0))
     t, _ = jax.lax.while_loop(go_on, body, (t, jnp.int32(0)))
@@ -196,7 +197,18 @@ def migrate_serial_pages(
     lanes = jax.vmap(lambda c: tlb.lanes_of(c, m.tlb))(told)
     none = jnp.zeros(cpus.mask.shape[0], jnp.int32)
     reg = jnp.concatenate([jnp.zeros(REGISTERS, jnp.int32), m.top[:, 0], m.nfree])
-    t = Trip(m, k.todo.folios, reg, none)
+    arrays = (m.frame, m.memory, m.pte, m.tlb.entry, m.free)
+    t = Trip(*arrays, k.todo.folios, reg, none)
+    t = xla.whole(
+        functools.partial(_passes, m.geometry, passes), t, k.todo.size, at, lanes
+    )
+    return _book(rules, k, t, at)
+
+
+def _passes(
+    g: Geometry, passes: int, t: Trip, size: Index, at: Where, lanes: Array
+) -> Trip:
+    """All passes, until nothing is left or memory ends."""
 
     def go_on(c: tuple[Trip, Index, Index]) -> Array:
         t, size, n = c
@@ -204,18 +216,22 @@ def migrate_serial_pages(
 
     def body(c: tuple[Trip, Index, Index]) -> tuple[Trip, Index, Index]:
         t, size, n = c
-        t, size = one_pass(t, size, at, lanes)
+        t, size = one_pass(g, t, size, at, lanes)
         return t, size, n + 1
 
-    t, _, _ = jax.lax.while_loop(go_on, body, (t, k.todo.size, jnp.int32(0)))
-    return _book(rules, k, t, at)
+    return jax.lax.while_loop(go_on, body, (t, size, jnp.int32(0)))[0]
 
 
 def _book(rules: Rules, k: Call, t: Trip, at: Where) -> Call:
     """Counters of the call, TLB generations, what is left."""
-    nodes = t.m.geometry.nodes
+    nodes = k.m.geometry.nodes
     m = dataclasses.replace(
-        t.m,
+        k.m,
+        frame=t.frame,
+        memory=t.memory,
+        pte=t.pte,
+        tlb=dataclasses.replace(k.m.tlb, entry=t.tags),
+        free=t.free,
         top=t.reg[REGISTERS : REGISTERS + nodes, None],
         nfree=t.reg[REGISTERS + nodes :],
     )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import tlb, wall
+from jaxmig import tlb, xla
 from jaxmig.events import Events
 from jaxmig.machine import Geometry
 from jaxmig.phases.copypage import Copies, no_copies
@@ -107,14 +107,14 @@ class State:
     def at(self, which: Any, i: Index) -> Index:
         """The i-th folio of a list."""
         place = which * self.room + i
-        return wall.read(i, lambda: self.lists[place])
+        return xla.read(i, lambda: self.lists[place])
 
     def append(self, which: Any, folio: Index, when: Any) -> "State":
         """This state with `folio` at the end of a list, if `when`."""
         index = jnp.arange(REGISTERS)
         mine = index == which
         size = jnp.where(mine, self.reg, 0).sum(dtype=jnp.int32)
-        lists = wall.put(self.lists, which * self.room + size, folio)
+        lists = xla.put(self.lists, which * self.room + size, folio)
         return self.set(lists=lists, reg=self.reg + (mine & when))
 
     def append_all(self, to: int, which: int, first: Index, last: Index) -> "State":
@@ -125,8 +125,8 @@ class State:
 
         def move(v: tuple[Array, Index, Index]) -> tuple[Array, Index, Index]:
             lists, i, slot = v
-            folio = wall.read(i, lambda: lists[which * self.room + i])
-            return wall.put(lists, to * self.room + slot, folio), i + 1, slot + 1
+            folio = xla.read(i, lambda: lists[which * self.room + i])
+            return xla.put(lists, to * self.room + slot, folio), i + 1, slot + 1
 
         start = (self.lists, jnp.asarray(first), self[to])
         lists, _, size = jax.lax.while_loop(go_on, move, start)

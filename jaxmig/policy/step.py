@@ -12,7 +12,7 @@ migrate_folio_undo_dst() in mm/migrate.c, split_huge_page_to_list() in mm/huge_m
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, log, tlb, wall
+from jaxmig import conditions as cond, frame, log, tlb, xla
 from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.phases import alloc, entry as entries
 from jaxmig.phases.copypage import free_folio, move_rows
@@ -91,8 +91,8 @@ def _wear_out(s: State, f: Folio, looks: list[tuple[Flag, hurdles.Look]]) -> Sta
         refs = jnp.where(mine, seen.refs, refs)
     row = jnp.where(jnp.arange(frame.COLUMNS) == REFCOUNT, refs, f.row)
     return s.set(
-        frame=wall.put(s.frame, f.head, row),
-        conditions=wall.put(s.conditions, f.head, words),
+        frame=xla.put(s.frame, f.head, row),
+        conditions=xla.put(s.conditions, f.head, words),
     )
 
 
@@ -134,10 +134,10 @@ def _move(c: Context, s: State, f: Folio, p: Plan) -> tuple[State, Index]:
         pool = alloc.pool_of(c.g, order)
         s = s.set(copies=s.copies.add(pool, f.head, dst, p.moved))
     if s.conditions is not None:
-        words = wall.read(f.head, lambda: s.conditions[f.head])
+        words = xla.read(f.head, lambda: s.conditions[f.head])
         words_left = jnp.where(p.gone | p.divided, 0, words)
-        rows = wall.put(s.conditions, base, words)
-        s = s.set(conditions=wall.put(rows, f.head, words_left))
+        rows = xla.put(s.conditions, base, words)
+        s = s.set(conditions=xla.put(rows, f.head, words_left))
     return s, base
 
 
@@ -176,7 +176,7 @@ def _walk(
 
 def _settle(s: State, act: Index, p: Plan, base: Index, seen: Mapped) -> State:
     """The row of the folio's head after the walk."""
-    row = wall.read(base, lambda: s.frame[base])
+    row = xla.read(base, lambda: s.frame[base])
     unmapped = p.walks & ~p.refuses
     mapped = p.moved | p.undone
     # Users of a driver's page keep their references while it moves.
@@ -189,7 +189,7 @@ def _settle(s: State, act: Index, p: Plan, base: Index, seen: Mapped) -> State:
     flags &= ~jnp.where(mapped, frame.LOCKED | frame.UNMAPPED, 0)
     column = jnp.arange(frame.COLUMNS)
     row = jnp.where(column == REFCOUNT, refs, jnp.where(column == FLAGS, flags, row))
-    return s.set(frame=wall.put(s.frame, base, row))
+    return s.set(frame=xla.put(s.frame, base, row))
 
 
 def _divide(c: Context, s: State, f: Folio, p: Plan, seen: Mapped) -> State:

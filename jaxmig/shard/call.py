@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int32
 
-from jaxmig import events, migrate
+from jaxmig import events, migrate, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result
@@ -98,14 +98,9 @@ def _check(r: Rules, state: Sharded, size: int, node: int) -> None:
 
 
 @functools.cache
-def compiled(r: Rules, plan: Plan, room: int, donate: bool) -> Any:
-    """The jitted program for lists with room for so many."""
-    options = migrate.CPU_OPTIONS if jax.default_backend() == "cpu" else {}
-    return jax.jit(
-        program(r, plan, room),
-        donate_argnums=(0,) if donate else (),
-        compiler_options=options,
-    )
+def compiled(r: Rules, plan: Plan, room: int, donate: bool) -> xla.Program:
+    """The program for lists with room for so many."""
+    return xla.Program(program(r, plan, room), donate)
 
 
 def program(r: Rules, plan: Plan, room: int, chunk: int = CHUNK) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32, UInt32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import copypage, lanes
 from jaxmig.phases.lanes import Lanes, Mask
@@ -64,7 +64,7 @@ def _ship(
     d: Deal, axis: str, shift: int, memory: Memory, src: Lanes, dst: Lanes
 ) -> Memory:
     """Pages to the shard `shift` further on, and those that come from the other side."""
-    rows = wall.read(src, lambda: lanes.rows(memory, src))
+    rows = xla.read(src, lambda: lanes.rows(memory, src))
     way = [(i, (i + shift) % d.shards) for i in range(d.shards)]
     rows, at = (jax.lax.ppermute(x, axis, way) for x in (rows, dst))
     return lanes.scatter(memory, at, at != NOWHERE, rows)

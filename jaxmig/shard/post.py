@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.machine import NOWHERE
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
@@ -81,7 +81,7 @@ def fetch(
     me = jax.lax.axis_index(axis)
     owner = d.owner(index)
     here = d.local(index, owner == me)
-    rows = wall.read(here, lambda: read(here))
+    rows = xla.read(here, lambda: read(here))
     if d.shards == 1:
         return rows
     p = sort(jnp.where(owner == me, d.shards, owner), d.shards, box)
@@ -90,7 +90,7 @@ def fetch(
         lane = of_round(p, r, box)
         asked = swap(pick(index, lane), axis)
         at = d.local(asked, asked != NOWHERE).reshape(-1)
-        found = wall.read(at, lambda: read(at))
+        found = xla.read(at, lambda: read(at))
         back = swap(found.reshape(*asked.shape, *rows.shape[1:]), axis)
         return rows.at[lane].set(back, mode="drop")
 
@@ -135,7 +135,7 @@ def window(
     """Words that all shards want, from those that keep them; 0 elsewhere."""
     mine = where & (d.owner(index) == jax.lax.axis_index(axis))
     here = d.local(index, mine)
-    words = wall.read(here, lambda: read(here))
+    words = xla.read(here, lambda: read(here))
     return jax.lax.psum(jnp.where(mine, words, 0), axis)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, wall
+from jaxmig import frame, xla
 from jaxmig.events import Events
 from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
@@ -53,10 +53,10 @@ def on_table(j: Job, m: Machine, src: Lanes) -> table.Table:
     """This shard's pages with all that belongs to them."""
     d = j.plan.frames
     here = d.local(src, src != NOWHERE)
-    row = wall.read(here, lambda: lanes.rows(m.frame, here))
+    row = xla.read(here, lambda: lanes.rows(m.frame, here))
     c, states = m.conditions, None
     if c is not None:
-        states = wall.read(here, lambda: lanes.rows(c, here))
+        states = xla.read(here, lambda: lanes.rows(c, here))
         states = jnp.where((src != NOWHERE)[:, None], states, 0)
     entry = jnp.where(src == NOWHERE, NOWHERE, row[:, RMAP])
     entries, words = [], []
@@ -110,7 +110,7 @@ def work(j: Job, c: Carry) -> Carry:
     done = apply(t.m, t.lane, known, p, f, Where(cpu, jnp.int32(1)), again)
     m = _clear(j, m, t, done, dst, takes)
     # The stack has been read: frames must not come back before that.
-    back = jnp.where((fates & FREES) != 0, wall.after(w.src, dst), NOWHERE)
+    back = jnp.where((fates & FREES) != 0, xla.after(w.src, dst), NOWHERE)
     place = c.start % j.sizes.chunk + jnp.arange(w.src.shape[0])
     gone = c.gone.at[place].set(back, mode="drop")
     m, gone = _give_back(j, m, w.end, gone)
@@ -247,4 +247,4 @@ def _give_back(j: Job, m: Machine, end: Index, gone: Lanes) -> tuple[Machine, La
         return m, jnp.full_like(gone, NOWHERE)
 
     over = (end % j.sizes.chunk == 0) | (end >= j.size)
-    return wall.when(over, give, (m, gone))
+    return xla.when(over, give, (m, gone))

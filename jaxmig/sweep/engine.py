@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmig.machine import Cpus, Machine
-from jaxmig.migrate import limit_of
+from jaxmig.migrate import limit_of, listed
 from jaxmig.policy.folio import ENOMEM, SLEEPS
 from jaxmig.releases import release
 from jaxmig.rules import Rules, rules
@@ -23,7 +23,6 @@ from jaxmig.sweep.counts import countable
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.program import SLOTS, local_mesh, mapped, program_of
 from jaxmig.syscalls import Session, SleepsForever, kernel_list, migrate_pages
-from jaxmig.syscalls.session import bucket
 from jaxmig.syscalls.space import Heads, Space
 
 
@@ -127,9 +126,8 @@ class Engine:
     ) -> list[tuple[Any, ...]]:
         n = len(limits)
         spare = SLOTS - n
-        room = np.zeros(bucket(len(heads)), np.int32)
-        room[: len(heads)] = heads
-        numbers = (jnp.int32(len(heads)), jnp.int32(node), jnp.int32(self.memory.cpu))
+        room, size = listed(heads)
+        numbers = (jnp.int32(size), jnp.int32(node), jnp.int32(self.memory.cpu))
         counts = countable(r, m, len(heads), node)
         stack = jax.tree.map(
             lambda *a: jnp.asarray(np.stack([*a, *a[:1] * spare])), *masks

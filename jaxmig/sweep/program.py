@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Int32
 
-from jaxmig import events, migrate, pte
+from jaxmig import events, migrate, pte, xla
 from jaxmig.events import Events
 from jaxmig.machine import PMD_PAGES, Cpus, Machine
 from jaxmig.rules import Rules
@@ -37,19 +37,18 @@ def local_mesh() -> Mesh | None:
 def jitted(
     f: Callable[..., Any], mesh: Mesh | None, dealt: Sequence[int], arguments: int
 ) -> Any:
-    """`f`, jitted; on a mesh each device gets its part of the arguments `dealt`.
+    """`f`, compiled; on a mesh each device gets its part of the arguments `dealt`.
 
     These have configurations as their first axis, and so has all that comes out.
     """
-    options = migrate.CPU_OPTIONS if jax.default_backend() == "cpu" else {}
     if mesh is None:
-        return jax.jit(f, compiler_options=options)
+        return xla.Program(f)
     # Whatever its user made of it: here arguments lie where they are wanted.
     mesh = Mesh(mesh.devices, mesh.axis_names)
     axis = P(mesh.axis_names[0])
     specs = tuple(axis if i in dealt else P() for i in range(arguments))
     each = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=axis, check_vma=False)
-    return jax.jit(each, compiler_options=options)
+    return xla.Program(each)
 
 
 @functools.cache

@@ -22,13 +22,13 @@ from jaxmig.migrate import (
     Result,
     executable,
     limit_of,
+    listed,
     replace,
 )
 from jaxmig.releases import Release, release
 from jaxmig.rules import Rules, rules
 from jaxmig.syscalls.space import Heads, View
 
-SMALLEST_LIST: Final = 1024
 SMALLEST_LOG: Final = 1 << 14  # rows
 LARGEST_LOG: Final = 1 << 25
 ROWS_A_FOLIO: Final = 16  # of a base page that moves at once
@@ -44,11 +44,6 @@ class SleepsForever(Exception):
 
 class LogTooLong(ValueError):
     """The call does more than a log can hold."""
-
-
-def bucket(size: int) -> int:
-    """Room for a list of `size`: the next power of two, so that few sizes compile."""
-    return max(SMALLEST_LIST, 1 << (max(size, 1) - 1).bit_length())
 
 
 class Session:
@@ -179,10 +174,9 @@ class Session:
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
     ) -> tuple[Machine, Result]:
-        padded = np.zeros(bucket(len(folios)), np.int32)
-        padded[: len(folios)] = folios
-        heads, size = jnp.asarray(padded), jnp.int32(len(folios))
-        args = (state, heads, size, jnp.int32(node), jnp.int32(self.cpu), limit)
+        heads, size = listed(folios)
+        numbers = (jnp.int32(n) for n in (size, node, self.cpu))
+        args = (state, heads, *numbers, limit)
         if self.logs is not None:
             return self._run_logged(r, args, len(folios))
         start = time.perf_counter()

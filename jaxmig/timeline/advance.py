@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.access import NEVER, Access, Costs, Cpu, Shape, Stream, step
 from jaxmig.machine import NOWHERE
 from jaxmig.timeline.flush import send
@@ -66,8 +66,8 @@ def advance(
         w = steps(c)
         zero = (w.migrator.start_s, w.migrator.start_ns)
         due, phase = _due(w), w.migrator.phase
-        w = wall.when(due & (phase == UNMAP), partial(send, s, p), w)
-        w = wall.when(due & (phase == FLUSH), partial(arrive, s, k, p), w)
+        w = xla.when(due & (phase == UNMAP), partial(send, s, p), w)
+        w = xla.when(due & (phase == FLUSH), partial(arrive, s, k, p), w)
         return w, _same_goal(c[1], zero, w.migrator)
 
     return jax.lax.while_loop(going, trip, (w, goal))[0]

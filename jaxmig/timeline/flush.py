@@ -12,7 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.access import NEVER, Access, Shape, Tlb
 from jaxmig.access.lookup import row_of
 from jaxmig.access.state import Lanes, Mask
@@ -84,10 +84,10 @@ def _drop(s: Shape, tlb: Tlb, folio: Number, single: Mask) -> Tlb:
     def drop(tlb: Tlb) -> Tlb:
         lane = jnp.arange(s.cpus, dtype=jnp.int32)
         at = lane * s.rows + row_of(s, folio)
-        tag, age = wall.read(at, lambda: (tlb.tag[at], tlb.age[at]))
+        tag, age = xla.read(at, lambda: (tlb.tag[at], tlb.age[at]))
         return _without(tlb, at, (tag == folio) & single[:, None], tag, age)
 
-    return wall.when(single.any(), drop, tlb)
+    return xla.when(single.any(), drop, tlb)
 
 
 def _without(t: Tlb, at: Lanes, hit: Array, tag: Array, age: Array) -> Tlb:
@@ -121,5 +121,5 @@ def broadcast(
     # One folio is in one row of each CPU: a page at a time must not read all of them.
     ranged = kind == BROADCAST
     tlb = _drop(s, a.tlb, first, jnp.broadcast_to(ranged & (count == 1), c.mm.shape))
-    tlb = wall.when(ranged & (count > 1), drop, tlb)
+    tlb = xla.when(ranged & (count > 1), drop, tlb)
     return dataclasses.replace(a, cpu=cpu, tlb=tlb)

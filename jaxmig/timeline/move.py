@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig import wall
+from jaxmig import xla
 from jaxmig.access import NEVER, Access, Costs, Memory, Shape
 from jaxmig.access.state import PTE_SHIFT, Cpu
 from jaxmig.machine import NOWHERE
@@ -71,7 +71,7 @@ def _move(
     """Frames and contents change; nobody can look before the remap times."""
     j = jnp.arange(room, dtype=jnp.int32)
     here = start + j
-    old = wall.read(start, lambda: jax.lax.dynamic_slice_in_dim(a.pte, start, room))
+    old = xla.read(start, lambda: jax.lax.dynamic_slice_in_dim(a.pte, start, room))
     # Another order of frames each trip, so that a stale frame is somebody else's.
     node = p.nodes[(trip + 1) % 2]
     frame = node * s.folios + (here + 7 * (trip + 1)) % p.folios
@@ -82,7 +82,7 @@ def _move(
     if a.memory is None:
         return dataclasses.replace(a, pte=pte)
     source = jnp.where(move, old >> PTE_SHIFT, 0)
-    rows = wall.read(source, lambda: a.memory.words[source])
+    rows = xla.read(source, lambda: a.memory.words[source])
     dst = jnp.where(move, frame, NOWHERE)
     src = jnp.where(move, source, NOWHERE)
     owner = a.memory.owner.at[src].set(-1, mode="drop").at[dst].set(here, mode="drop")

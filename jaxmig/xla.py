@@ -1,0 +1,205 @@
+"""All that jaxmig knows of XLA's habits: loops without copies, marks, compilation.
+
+XLA:CPU copies a whole array at every trip of a loop that reads one carried array to
+write another, because fusion may move the read past the write.  A conditional is a wall
+that fusion does not cross: all reads of a trip go inside one, then come the writes.
+The predicate must be one that XLA cannot fold to a constant.  A conditional that WRITES
+state copies it too; a loop of at most one trip does not.
+
+Each operation of a loop is dispatched on its own, which costs half a microsecond: a loop
+of short trips is better compiled as one function.  The mark that asks for it is private
+to XLA, so it is made only while jaxmig itself compiles (`Program`), only for the jaxlibs
+in TESTED, and a compilation that fails is done again without.  Inside somebody's own
+`jax.jit` there are no marks.
+"""
+
+import contextlib
+import contextvars
+import inspect
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array, Bool, Int32
+
+T = TypeVar("T")
+# Versions of jaxlib with which the suite has passed with the tricks on.
+TESTED: Final = ("0.10.2",)
+WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
+CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are such
+_OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
+# jax 0.6 can only mark all that is traced inside, which is too much.
+_CAN_MARK: Final = "x" in inspect.signature(set_xla_metadata).parameters
+_tricks: contextvars.ContextVar[bool] = contextvars.ContextVar("tricks", default=False)
+
+
+def known() -> bool:
+    """Whether the tricks were tried with this jaxlib."""
+    return jaxlib.__version__ in TESTED and _CAN_MARK
+
+
+@contextlib.contextmanager
+def tricks(on: bool) -> Iterator[None]:
+    """Trace with the tricks, where they are known, or without."""
+    token = _tricks.set(on and known())
+    try:
+        yield
+    finally:
+        _tricks.reset(token)
+
+
+def marks() -> bool:
+    """Whether what is traced now may be marked."""
+    return _tricks.get()
+
+
+_programs: "weakref.WeakSet[Program]" = weakref.WeakSet()
+
+
+def compilations() -> int:
+    """How many programs this process keeps."""
+    return sum(len(program.compiled) for program in _programs)
+
+
+def forget() -> None:
+    """Give all compiled programs back."""
+    for program in _programs:
+        program.compiled.clear()
+
+
+class Program:
+    """A function that jaxmig compiles itself, ahead of time, once a shape.
+
+    Attributes:
+      compiled: by structure, shapes, types and places of the arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any], donate: bool = False) -> None:
+        """`donate`: the first argument is given away."""
+        self.function, self.donate = function, donate
+        self.compiled: dict[Any, Any] = {}
+        _programs.add(self)
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's value; part of somebody's program while he traces."""
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args)):
+            return self.function(*args)
+        return self.executable(*args)(*args)
+
+    def executable(self, *args: Any) -> Any:
+        """The compiled function for arguments like these, compiled where it is new."""
+        key = (jax.tree.structure(args), tuple(map(_kind, jax.tree.leaves(args))))
+        if key not in self.compiled:
+            self.compiled[key] = self._compile(args)
+        return self.compiled[key]
+
+    def jitted(self, on: bool = True) -> Any:
+        """The function under `jax.jit`, traced with the tricks or without."""
+
+        # A function of its own each time: JAX would give back what it traced before.
+        def traced(*args: Any) -> Any:
+            with tricks(on):
+                return self.function(*args)
+
+        cpu = on and known() and jax.default_backend() == "cpu"
+        return jax.jit(
+            traced,
+            donate_argnums=(0,) if self.donate else (),
+            compiler_options=CPU_OPTIONS if cpu else {},
+        )
+
+    def _compile(self, args: tuple[Any, ...]) -> Any:
+        try:
+            return self.jitted().lower(*args).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "INTERNAL" not in str(error) or not known():
+                raise
+            return self.jitted(on=False).lower(*args).compile()
+
+
+def _kind(x: Any) -> tuple[Any, ...]:
+    where = x.sharding if isinstance(x, jax.Array) else None
+    return jnp.shape(x), jnp.result_type(x), where
+
+
+def compile_loops_whole() -> None:
+    """Have XLA:CPU make one function of a loop whose trips touch little.
+
+    Otherwise each operation of a trip is dispatched on its own, which costs accesses
+    and timelines more than the operations do.  This is a setting of the process, for
+    those that own theirs, before JAX compiles anything; the user's own stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    # A jaxlib that does not know the option would end the process.
+    if known() and "xla_backend_extra_options" not in flags:
+        option = f"--xla_backend_extra_options={_OPTION}={WHOLE_LOOP}"
+        os.environ["XLA_FLAGS"] = f"{flags} {option}".strip()
+
+
+def whole(f: Callable[..., T], *args: Any) -> T:
+    """`f(*args)`, of which XLA:CPU makes one function, run by one thread.
+
+    `f` must be a loop over slices: XLA splits operations on long arrays among threads
+    and then calls the function with too few arguments.  It must not scatter, and what
+    it returns must depend on every argument: XLA ends the process over one that its
+    simplifications leave unused.  Where no marks are made this is `f(*args)`.
+    """
+    if not marks():
+        return f(*args)
+
+    def on_cpu(*args: Any) -> T:
+        return jax.tree.map(_marked, jax.jit(lambda *args: f(*args))(*args))
+
+    return jax.lax.platform_dependent(*args, cpu=on_cpu, default=f)
+
+
+def _marked(result: Array) -> Array:
+    """`result` of a call that XLA:CPU shall compile as it is."""
+    # A call that is inlined would lose its attributes.
+    marked: Any = set_xla_metadata(
+        result, xla_cpu_small_call="true", inlineable="false"
+    )
+    return marked
+
+
+def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
+    """`reads()` behind a wall; `witness` is any index it uses, never negative."""
+    shapes = jax.eval_shape(reads)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reads, lambda: zeros)
+
+
+def when(pred: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
+    """`change(state)` if `pred` else `state`, in place."""
+
+    def once(carry: tuple[Any, T]) -> tuple[Any, T]:
+        return jnp.asarray(False), change(carry[1])
+
+    return jax.lax.while_loop(lambda c: c[0], once, (jnp.asarray(pred), state))[1]
+
+
+def after(
+    value: Int32[Array, "*n"], witness: Int32[Array, "..."]
+) -> Int32[Array, "*n"]:
+    """`value`, known only once `witness` (never negative) has been read.
+
+    A write whose index or data does not depend on an earlier read of the same array
+    could come first; to be safe XLA would copy the array.
+    """
+    return value + (jnp.ravel(witness)[0] >> 31)
+
+
+def put(array: Array, index: Int32[Array, ""], row: Array) -> Array:
+    """`array` with one row replaced; `index` must be inside (slices clamp)."""
+    start = (index,) + (0,) * (array.ndim - 1)
+    return jax.lax.dynamic_update_slice(array, row[None].astype(array.dtype), start)
+
+
+def add(array: Array, index: Int32[Array, ""], amount: Int32[Array, "..."]) -> Array:
+    """`array` with `amount` added to one row."""
+    return put(array, index, array[index] + amount)
