@@ -213,7 +213,7 @@ def _surplus(m: Machine) -> Frames:
     if m.conditions is not None:
         _, marks = cond.unpack(m.conditions)
         known += marks >> cond.EXTRA_SHIFT
-        known += jnp.where((marks & cond.PIN_HELD) != 0, pin_refs(m.frame), 0)
+        known += jnp.where((marks & cond.PIN_HELD) != 0, pin_refs(m.frame[:, FLAGS]), 0)
     return m.frame[:, REFCOUNT] - known
 
 

@@ -61,11 +61,16 @@ def forever(state: int) -> int:
 
 def unpack(rows: Any) -> tuple[tuple[Any, ...], Any]:
     """Fields by state, and marks, of rows [..., 4]; for JAX and for numpy."""
+    return unpack_words([rows[..., i] for i in range(WORDS)])
+
+
+def unpack_words(words: Any) -> tuple[tuple[Any, ...], Any]:
+    """The same of four words, each an array of its own: columns would be copied."""
     fields = [
-        (rows[..., s // PER_WORD] >> (FIELD * (s % PER_WORD))) & UNTIL_WAITED
+        (words[s // PER_WORD] >> (FIELD * (s % PER_WORD))) & UNTIL_WAITED
         for s in range(len(STATES))
     ]
-    return tuple(fields), rows[..., WORDS - 1]
+    return tuple(fields), words[WORDS - 1]
 
 
 def pack(fields: Any, marks: Any) -> list[Any]:

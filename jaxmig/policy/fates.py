@@ -85,7 +85,7 @@ def lost(row: Int32[Array, "lanes 4"], before: Lanes, after: Lanes) -> Lanes:
 
 
 def _held_by(row: Int32[Array, "lanes 4"], marks: Lanes) -> Lanes:
-    pins = jnp.where((marks & PIN_HELD) != 0, pin_refs(row), 0)
+    pins = jnp.where((marks & PIN_HELD) != 0, pin_refs(row[..., FLAGS]), 0)
     return (marks >> cond.EXTRA_SHIFT) + pins
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import conditions as cond, frame
-from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 from jaxmig.switches import Switches
@@ -43,28 +42,23 @@ def is_thp(s: Switches, flags: Index) -> Flag:
     return large & (frame.kind(flags) != frame.HUGETLB)
 
 
-def exclusive(row: Int32[Array, " 4"]) -> Flag:
+def exclusive(flags: Index) -> Flag:
     """Whether FOLL_PIN makes this folio's entries refuse."""
-    return frame.has(row[FLAGS], frame.EXCLUSIVE_MAP)
+    return frame.has(flags, frame.EXCLUSIVE_MAP)
 
 
-def pin_refs(row: Int32[Array, "*lanes 4"]) -> Int32[Array, "*lanes"]:
+def pin_refs(flags: Int32[Array, "*lanes"]) -> Int32[Array, "*lanes"]:
     """References of one pin (try_grab_folio()): a base page's counts for 1024."""
-    small = frame.order(row[..., FLAGS]) == 0
-    return jnp.where(small, GUP_PIN_COUNTING_BIAS, 1)
-
-
-def freed_under_us(
-    rules: Rules, row: Int32[Array, "*lanes 4"], bits: Int32[Array, "*lanes"]
-) -> Bool[Array, "*lanes"]:
-    """Whether only the isolation holds the folio; a driver has references of its own."""
-    return is_freed(rules.release.moves_freed_driver_pages, row, bits)
+    return jnp.where(frame.order(flags) == 0, GUP_PIN_COUNTING_BIAS, 1)
 
 
 def is_freed(
-    keeps_driver_pages: Any, row: Int32[Array, "*lanes 4"], bits: Int32[Array, "*lanes"]
+    keeps_driver_pages: Any,
+    flags: Int32[Array, "*lanes"],
+    refs: Int32[Array, "*lanes"],
+    marks: Int32[Array, "*lanes"],
 ) -> Bool[Array, "*lanes"]:
-    """The same, where it is data whether a driver's pages are ever taken for freed."""
-    freed = ((bits & cond.FREED) != 0) | (row[..., REFCOUNT] == 0)
-    driver = frame.kind(row[..., FLAGS]) == frame.MOVABLE_OPS
+    """Whether only the isolation holds the folio; a driver has references of its own."""
+    freed = ((marks & cond.FREED) != 0) | (refs == 0)
+    driver = frame.kind(flags) == frame.MOVABLE_OPS
     return freed & ~(driver & keeps_driver_pages)

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import conditions as cond, frame
-from jaxmig.frame import FLAGS, REFCOUNT, RMAP
-from jaxmig.machine import NOWHERE
 from jaxmig.policy.folio import (
     EAGAIN,
     EDEADLOCK,
@@ -35,7 +33,6 @@ from jaxmig.switches import Switches
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
-Row = Int32[Array, " 4"]
 
 
 @pytree
@@ -46,6 +43,15 @@ class Stage:
     sleeps: Flag  # may sleep at all (mode and stage)
     posted: Flag  # the series as posted: -EDEADLOCK instead of a sleep with locks held
     force: Flag  # may sleep on this pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A folio as an attempt finds it, or a lane each of many."""
+
+    flags: Index
+    refs: Index
+    mapped: Flag  # whether its chain has an entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +115,7 @@ class UnmapLook(Look):
 def unmap_look(
     s: Switches,
     st: Stage,
-    frow: Row,
+    f: Held,
     left: tuple[Index, ...],
     marks: Index,
     room: Index,
@@ -119,9 +125,9 @@ def unmap_look(
 
     `held`: other folios are locked, which only the posted series asks.
     """
-    flags = frow[FLAGS]
+    flags = f.flags
     pages = pages_of(flags)
-    freed = is_freed(s.moves_freed_driver_pages, frow, marks)
+    freed = is_freed(s.moves_freed_driver_pages, flags, f.refs, marks)
     hugetlb = frame.kind(flags) == frame.HUGETLB
     t = Tests(left, marks, ~freed, jnp.int32(UNMAPPED))
     # hugetlb folios come from a pool of their own; a target page is always there.
@@ -131,11 +137,11 @@ def unmap_look(
     tried = ~freed & ~short
     t = _before_walk(s, st, t.set(going=tried), flags, held)
     movable = frame.kind(flags) == frame.MOVABLE_OPS
-    walks = t.going & ~movable & (frow[RMAP] != NOWHERE)
+    walks = t.going & ~movable & f.mapped
     skips = walks & frame.on_stack(flags)
     stack = skips & t.blocks(cond.TEMP_STACK)
     walks &= ~stack
-    pinned = walks & exclusive(frow)
+    pinned = walks & exclusive(flags)
     refuses = pinned & t.blocks(cond.PINNED)
     unpin = pinned & ~refuses & ((marks & PIN_HELD) != 0)
     t = t.wear(cond.TEMP_STACK, skips).wear(cond.PINNED, pinned)
@@ -144,7 +150,7 @@ def unmap_look(
     return UnmapLook(
         left=t.left,
         marks=jnp.where(unpin, marks & ~PIN_HELD, marks),
-        refs=frow[REFCOUNT] - jnp.where(unpin, pin_refs(frow), 0),
+        refs=f.refs - jnp.where(unpin, pin_refs(flags), 0),
         rc=rc,
         freed=freed,
         tried=tried,
@@ -172,7 +178,7 @@ def _before_walk(s: Switches, st: Stage, t: Tests, flags: Index, held: Flag) -> 
     return t
 
 
-def _references(t: Tests, frow: Row, pins: Flag | bool) -> tuple[Tests, Index]:
+def _references(t: Tests, f: Held, pins: Flag | bool) -> tuple[Tests, Index]:
     """A look at the reference count, if no test has failed: conditions and count.
 
     The n-th look finds the references of a condition gone; `pins` among them.
@@ -185,7 +191,7 @@ def _references(t: Tests, frow: Row, pins: Flag | bool) -> tuple[Tests, Index]:
     t = t.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
     marks = marks - (drop << cond.EXTRA_SHIFT)
     marks = jnp.where(unpin, marks & ~PIN_HELD, marks)
-    refs = frow[REFCOUNT] - drop - jnp.where(unpin, pin_refs(frow), 0)
+    refs = f.refs - drop - jnp.where(unpin, pin_refs(f.flags), 0)
     return t.set(marks=marks), refs
 
 
@@ -195,15 +201,15 @@ def _counted(t: Tests, refs: Index, expected: Index) -> Tests:
     return t.set(going=t.going & ~busy, rc=jnp.where(busy, EAGAIN, t.rc))
 
 
-def move_look(st: Stage, frow: Row, left: tuple[Index, ...], marks: Index) -> Look:
+def move_look(st: Stage, f: Held, left: tuple[Index, ...], marks: Index) -> Look:
     """The tests of move_to_new_folio()."""
     no = jnp.asarray(False)
-    flags = frow[FLAGS]
+    flags = f.flags
     movable = frame.kind(flags) == frame.MOVABLE_OPS
     asked = movable & ((marks & cond.RELEASED) == 0)
     t = Tests(left, marks, asked, jnp.int32(SUCCESS))
     t = t.look_at(cond.DRIVER_EAGAIN, no, EAGAIN).look_at(cond.DRIVER_ERROR, no, FAILED)
-    t, refs = _references(t.set(going=~movable), frow, ~exclusive(frow))
+    t, refs = _references(t.set(going=~movable), f, ~exclusive(flags))
     t = _counted(t, refs, frame.cache_refs(flags))
     hugetlb = frame.kind(flags) == frame.HUGETLB
     buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
@@ -212,7 +218,7 @@ def move_look(st: Stage, frow: Row, left: tuple[Index, ...], marks: Index) -> Lo
 
 
 def split_look(
-    frow: Row, left: tuple[Index, ...], marks: Index, mapped: Index, trylock: Flag
+    f: Held, left: tuple[Index, ...], marks: Index, mapped: Index, trylock: Flag
 ) -> Look:
     """What split_huge_page_to_list() and its caller look at; `mapped`: entries.
 
@@ -220,13 +226,13 @@ def split_look(
     walk would skip give EAGAIN; writeback, a missing mapping and locked buffers FAILED.
     """
     no = jnp.asarray(False)
-    flags = frow[FLAGS]
+    flags = f.flags
     t = Tests(left, marks, jnp.asarray(True), jnp.int32(SUCCESS))
     t = t.look_at(cond.LOCKED, ~trylock, EAGAIN)
     t = t.look_at(cond.WRITEBACK, no, FAILED).look_at(cond.NO_MAPPING, no, FAILED)
     buffers = frame.has(flags, frame.PRIVATE)
     t = t.look_at(cond.BUFFERS_LOCKED, no, FAILED, buffers)
-    t, refs = _references(t, frow, True)
+    t, refs = _references(t, f, True)
     t = _counted(t, refs, mapped + frame.cache_refs(flags))
     t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
     return Look(t.left, t.marks, refs, t.rc)

@@ -1,4 +1,4 @@
-"""What the page tables say of the folios of a batched call, before anything is done.
+"""What the page tables say of the base pages of a window, before anything is done.
 
 Source: folio_mapcount(), page_vma_mapped_walk() as try_to_migrate_one() sees it.
 """
@@ -11,30 +11,31 @@ from jaxmig.frame import FLAGS, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes
+from jaxmig.policy.window import Window
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
 
 @pytree
 class Seen:
-    """What the page tables say of each folio."""
+    """What the page tables say of each base page."""
 
     mm: Lanes  # address space of the first mapping
     maps: Lanes
-    held: Lanes  # mappings that a TLB may hold
-    counted: Lanes  # mappings whose flush this release puts off
-    later: Lanes  # mappings that a TLB may hold once they were put back: no NUMA hints
+    held: Lanes  # mappings whose clearing is flushed: a TLB may hold them
+    counted: Lanes  # PTEs whose flush this release leaves to the batch
+    later: Lanes  # as `held`, once they were put back: no NUMA hints any more
+    pmds: Lanes  # mappings by a PMD leaf, of a folio's first page
     # Of the only entry, a driver's page's too; None if some entries are shared.
     words: Int32[Array, "lanes 2"] | None
 
 
-def look(
-    rules: Rules, m: Machine, src: Lanes, put_off: Bool[Array, " mms"]
-) -> tuple[Int32[Array, "lanes 4"], Seen]:
-    """Rows and mappings of the folios."""
-    row = xla.read(src, lambda: lanes.rows(m.frame, src))
-    first = jnp.where(src == NOWHERE, NOWHERE, chain(m, row))
+def look(rules: Rules, m: Machine, w: Window, put_off: Bool[Array, " mms"]) -> Seen:
+    """Mappings of the pages; `put_off`: address spaces whose flushes can wait."""
+    row = w.page_row
+    first = jnp.where(w.page == NOWHERE, NOWHERE, chain(m, row))
     zero = jnp.zeros_like(first)
+    hugetlb = frame.kind(row[:, FLAGS]) == frame.HUGETLB
 
     def step(c: tuple) -> tuple:
         seen, entry = c
@@ -43,27 +44,35 @@ def look(
         at = entry if m.geometry.shared else row[:, RMAP]
         old, following = xla.read(at, lambda: lanes.entry_of(m, at))
         bits = old[:, pte.BITS]
-        held = here & pte.accessible(bits)
-        counted = held if rules.release.checks_pte_accessible else here
+        held, accessible = here & pte.accessible(bits), here & pte.accessible(bits)
+        later = here & ~pte.has(bits, pte.VM_PROT_NONE)
+        counted = accessible if rules.release.checks_pte_accessible else here
         counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
+        pmd = zero > 0
+        if w.large:
+            # pmdp_invalidate() flushes even what no TLB can hold.
+            pmd = here & pte.has(bits, pte.HUGE)
+            always = pmd & ~hugetlb
+            held, later, counted = held | always, later | always, counted & ~pmd
         first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
         seen = Seen(
             first_mm,
             seen.maps + here,
             seen.held + held,
             seen.counted + counted,
-            seen.later + (here & ~pte.has(bits, pte.VM_PROT_NONE)),
+            seen.later + later,
+            seen.pmds + pmd,
             None if m.geometry.shared else old,
         )
         return seen, following
 
-    start = (Seen(zero, zero, zero, zero, zero, None), first)
+    start = (Seen(zero, zero, zero, zero, zero, zero, None), first)
     seen, _ = lanes.along_chains(m.geometry.shared, step, start)
-    return row, seen
+    return seen
 
 
 def chain(m: Machine, row: Int32[Array, "lanes 4"]) -> Lanes:
-    """First entries of the folios' chains; nobody walks those of a driver's pages."""
+    """First entries of the pages' chains; nobody walks those of a driver's pages."""
     if m.conditions is None:
         return row[:, RMAP]
     movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS

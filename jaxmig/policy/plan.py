@@ -19,7 +19,7 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.policy import fates
-from jaxmig.policy.folio import freed_under_us
+from jaxmig.policy.folio import is_freed
 from jaxmig.policy.look import Seen
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
@@ -236,7 +236,7 @@ def _fate(
     XLA works out each of them from the beginning: what follows from them does so later.
     """
     left, marks = cond.unpack(states)
-    freed = freed_under_us(rules, row, marks)
+    freed = is_freed(rules.release.moves_freed_driver_pages, row[..., FLAGS], row[..., REFCOUNT], marks)
     f = fates.folios(row, maps, left, marks, ~freed)
     two = rules.release.async_first and rules.mode != "async"
     passes = fates.ASYNC_PASSES if two else fates.ALL_PASSES

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import conditions as cond, frame, log, tlb, xla
-from jaxmig.frame import FLAGS, REFCOUNT
+from jaxmig.frame import FLAGS, REFCOUNT, RMAP
+from jaxmig.machine import NOWHERE
 from jaxmig.phases import alloc, entry as entries
 from jaxmig.phases.copypage import free_folio, move_rows
 from jaxmig.phases.entry import Walk, walk
@@ -53,14 +54,15 @@ def _decide(
     node = jnp.arange(c.g.nodes) == c.at.node
     room = jnp.where(node, s.nfree, 0).sum(dtype=jnp.int32)
     unmaps, moves, divides = act == UNMAP, act == MOVE, act == DIVIDE
-    u = hurdles.unmap_look(c.s, st, f.row, left, marks, room, s[HELD] > 0)
-    v = hurdles.move_look(st, f.row, left, marks)
+    held = hurdles.Held(f.flags, f.row[REFCOUNT], f.row[RMAP] != NOWHERE)
+    u = hurdles.unmap_look(c.s, st, held, left, marks, room, s[HELD] > 0)
+    v = hurdles.move_look(st, held, left, marks)
     rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
     looks = [(unmaps, u), (moves, v)]
     if len(c.g.orders) > 1:
         mapped = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
         trylock = c.s.split_trylocks & ~st.sleeps
-        x = hurdles.split_look(f.row, left, marks, mapped, trylock)
+        x = hurdles.split_look(held, left, marks, mapped, trylock)
         rc = jnp.where(divides, x.rc, rc)
         looks.append((divides, x))
     movable = f.kind == frame.MOVABLE_OPS

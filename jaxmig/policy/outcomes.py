@@ -1,0 +1,204 @@
+"""What becomes of folios that nothing couples, over all stages and passes of a call.
+
+Each lane is a folio with a place of its own in the call: a stage, a pass, and whether it
+is to be unmapped or to be moved.  A trip of the loop is one attempt of every lane that
+is not done, by the same tests that one folio at a time goes through (`attempt.py`).  An
+attempt that changed nothing would end alike in all passes that are left: they are
+counted at once, so that a page held for ever takes two trips, not twenty.
+
+    6.1, 6.2, hugetlb    ten passes, unmapped and moved at once; the first three never
+                         sleep
+    since 6.3            three passes of unmaps, three of moves for a batch; then, unless
+                         the caller is ASYNC, seven and seven for what is left, alone
+    as posted, ASYNC     ten passes of unmaps, ten of moves
+
+Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch(), migrate_hugetlbs()
+in mm/migrate.c, Linux 6.1 to 6.18.
+"""
+
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig import conditions as cond, frame, xla
+from jaxmig.policy import hurdles
+from jaxmig.policy.folio import EAGAIN, FAILED, SLEEPS, SUCCESS, UNMAPPED
+from jaxmig.pytree import pytree
+from jaxmig.switches import Switches
+
+ASYNC_PASSES: Final = 3
+SYNC_PASSES: Final = 7
+PASSES: Final = 10
+UNFORCED: Final = 3  # passes that never sleep
+ENOUGH: Final = 1 << 30  # base pages: memory does not end where lanes are used
+SLICE: Final = 256  # lanes that are decided together
+
+# Attempts of a stage, four bits each; the second stage's are STAGE bits higher.
+TRIES, REFUSALS, UNMAPS, LOOKS, STAGE = 0, 4, 8, 12, 16
+NUMBER: Final = 0xF
+# A folio that nothing holds up: one try, one look.
+PLAIN: Final = 1 << TRIES | 1 << UNMAPS | 1 << LOOKS
+# How it ended.
+OVER, MOVED, FREED, RELEASED, ASLEEP = (1 << i for i in range(5))
+# Where it is: the pass, then these.
+PASS: Final = 0xF
+MOVING, SECOND, UNCHANGED = (1 << i for i in range(4, 7))
+
+Lanes = Int32[Array, " lanes"]
+Mask = Bool[Array, " lanes"]
+
+
+@pytree
+class Folios:
+    """Folios as they are found."""
+
+    flags: Lanes
+    refs: Lanes
+    maps: Lanes  # entries that map them
+    words: tuple[Lanes, Lanes, Lanes, Lanes]  # conditions, the marks last
+
+
+@pytree
+class Outcomes:
+    """What became of them."""
+
+    counts: Lanes  # attempts, see above
+    ends: Lanes
+    refs: Lanes  # with what was found gone taken off
+    words: tuple[Lanes, Lanes, Lanes, Lanes]
+
+
+@pytree
+class _Trip:
+    counts: Lanes
+    ends: Lanes
+    refs: Lanes
+    words: tuple[Lanes, Lanes, Lanes, Lanes]
+    at: Lanes
+
+
+def number(counts: Lanes, what: int, stage: int) -> Lanes:
+    """How many attempts of a kind a stage had."""
+    return (counts >> (what + stage * STAGE)) & NUMBER
+
+
+def outcomes(r: Switches, folios: Folios, passes: int = PASSES) -> Outcomes:
+    """Outcomes of all lanes, SLICE of them at a time.
+
+    Args:
+      folios: int32[lanes] each; the number of lanes is a multiple of SLICE or below it.
+      passes: of a serial release.
+    Returns:
+      int32[lanes] each.
+    """
+    count = folios.flags.shape[0]
+    # Elsewhere each operation of a loop is started on its own.
+    width = min(SLICE, count) if xla.marks() else count
+
+    def some(i: Array, found: Outcomes, folios: Folios) -> Outcomes:
+        here = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, i * width, width), folios
+        )
+        done = _attempts(r, here, passes)
+        return jax.tree.map(
+            lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * width, 0),
+            found,
+            done,
+        )
+
+    def loop(folios: Folios) -> Outcomes:
+        none = folios.flags * 0
+        found = Outcomes(none, none, none, (none,) * cond.WORDS)
+        trips = count // width
+        return jax.lax.fori_loop(0, trips, lambda i, c: some(i, c, folios), found)
+
+    return xla.whole(loop, folios)
+
+
+def _attempts(r: Switches, f: Folios, passes: int) -> Outcomes:
+    none = f.flags * 0
+
+    def goes_on(c: _Trip) -> Array:
+        return ((c.ends & OVER) == 0).any()
+
+    start = _Trip(none, none, f.refs, f.words, none)
+    c = jax.lax.while_loop(goes_on, lambda c: _trip(r, f, passes, c), start)
+    return Outcomes(c.counts, c.ends, c.refs, c.words)
+
+
+def _trip(r: Switches, f: Folios, passes: int, c: _Trip) -> _Trip:
+    """One attempt of every folio that is not done."""
+    n, moving, second = c.at & PASS, _has(c.at, MOVING), _has(c.at, SECOND)
+    movable = frame.kind(f.flags) == frame.MOVABLE_OPS
+    at_once = (frame.kind(f.flags) == frame.HUGETLB) | ~r.batched
+    early = ~at_once & ~second & (r.async_first | r.asynchronous)
+    unforced = (at_once | (~second & ~early)) & (n < UNFORCED)
+    no = jnp.asarray(False)
+    st = hurdles.Stage(batch=no, sleeps=~early & r.may_sleep, posted=no, force=~unforced)
+    left, marks = cond.unpack_words(c.words)
+    going = (c.ends & OVER) == 0
+    held = jnp.where(moving & ~movable, f.maps, 0)
+    seen = hurdles.Held(f.flags, c.refs - held, f.maps > 0)
+    u = hurdles.unmap_look(r, st, seen, left, marks, jnp.int32(ENOUGH), no)
+    v = hurdles.move_look(st, seen, left, marks)
+    rc = jnp.where(moving, v.rc, u.rc)
+    words, refs = _kept(going, moving, u, v, c, held)
+    same = refs == c.refs
+    for a, b in zip(words, c.words, strict=True):
+        same &= a == b
+    once = u.tried << TRIES | u.refuses << REFUSALS | (u.rc == UNMAPPED) << UNMAPS
+    once = jnp.where(moving, 1 << LOOKS, once)
+    most = jnp.where(second, SYNC_PASSES, PASSES)
+    most = jnp.where(early & r.two_stages, ASYNC_PASSES, most)
+    most = jnp.where(at_once, passes, most)
+    # An attempt that changed nothing ends alike in the passes that are like this one.
+    alike = jnp.where(
+        unforced & ~(moving & ~at_once), jnp.minimum(UNFORCED, most), most
+    )
+    again = rc == EAGAIN
+    repeats = again & same & (~at_once | ~moving | _has(c.at, UNCHANGED))
+    more = jnp.where(repeats, alike - n - 1, 0)
+    each = jnp.where(at_once & moving, PLAIN, once)
+    n = n + jnp.where(again, 1 + more, 0)
+    counts = (once + more * each) << jnp.where(second, STAGE, 0)
+    # What comes next.
+    ended = (rc == FAILED) | (again & (n >= most))
+    follows = ended & ~second & ~at_once & r.two_stages
+    released = movable & _has(marks, cond.RELEASED)
+    moved = moving & (rc == SUCCESS)
+    ends = (
+        jnp.where(moved, OVER | jnp.where(released, RELEASED, MOVED), 0)
+        | jnp.where(~moving & u.freed, OVER | FREED, 0)
+        | jnp.where(rc == SLEEPS, OVER | ASLEEP, 0)
+        | jnp.where(ended & ~follows, OVER, 0)
+    )
+    unmapped = ~moving & (rc == UNMAPPED)
+    # Who is moved with the others of a batch begins at the first of the move passes.
+    n = jnp.where(unmapped & ~at_once, 0, n)
+    at = n | jnp.where(unmapped | (moving & again & ~at_once), MOVING, 0)
+    at |= jnp.where(second, SECOND, 0) | jnp.where(unmapped & same, UNCHANGED, 0)
+    return _Trip(
+        counts=c.counts + jnp.where(going, counts, 0),
+        ends=c.ends | jnp.where(going, ends, 0),
+        refs=refs,
+        words=words,
+        at=jnp.where(follows, SECOND, at),
+    )
+
+
+def _kept(
+    going: Mask, moving: Mask, u: hurdles.Look, v: hurdles.Look, c: _Trip, held: Lanes
+) -> tuple[tuple[Lanes, Lanes, Lanes, Lanes], Lanes]:
+    """Conditions and references after an attempt."""
+    new = zip(
+        cond.pack(u.left, u.marks), cond.pack(v.left, v.marks), c.words, strict=True
+    )
+    kept = [jnp.where(going, jnp.where(moving, b, a), old) for a, b, old in new]
+    refs = jnp.where(going, jnp.where(moving, v.refs, u.refs) + held, c.refs)
+    return (kept[0], kept[1], kept[2], kept[3]), refs
+
+
+def _has(word: Lanes, bit: int) -> Mask:
+    return (word & bit) != 0
