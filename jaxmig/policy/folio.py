@@ -12,7 +12,6 @@ from jaxmig import conditions as cond, frame
 from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
-from jaxmig.switches import Switches
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
@@ -36,10 +35,10 @@ def pages_of(flags: Index) -> Index:
     return jnp.int32(1) << frame.order(flags)
 
 
-def is_thp(s: Switches, flags: Index) -> Flag:
+def is_thp(rules: Rules, flags: Index) -> Flag:
     """What thp_* statistics count as a THP in this release."""
     order = frame.order(flags)
-    large = (order == frame.PMD_ORDER) | (s.thp_counts_large & (order > 0))
+    large = (order == frame.PMD_ORDER) | (rules.thp_counts_large & (order > 0))
     return large & (frame.kind(flags) != frame.HUGETLB)
 
 
@@ -58,7 +57,7 @@ def freed_under_us(
     rules: Rules, row: Int32[Array, "*lanes 4"], bits: Int32[Array, "*lanes"]
 ) -> Bool[Array, "*lanes"]:
     """Whether only the isolation holds the folio; a driver has references of its own."""
-    return is_freed(rules.release.moves_freed_driver_pages, row, bits)
+    return is_freed(rules.moves_freed_driver_pages, row, bits)
 
 
 def is_freed(

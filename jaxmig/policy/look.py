@@ -44,7 +44,7 @@ def look(
         old, following = wall.read(at, lambda: lanes.entry_of(m, at))
         bits = old[:, pte.BITS]
         held = here & pte.accessible(bits)
-        counted = held if rules.release.checks_pte_accessible else here
+        counted = held if rules.checks_pte_accessible else here
         counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
         first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
         seen = Seen(
