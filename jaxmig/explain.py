@@ -60,7 +60,7 @@ def explain(
     yield Picture(first, pages).text(width)
     totals = []
     for kernel in kernels:
-        tour = _Tour(first, rules(kernel), pages, batch, width, color)
+        tour = _Tour(first, kernel, pages, batch, width, color)
         yield from tour.steps()
         totals.append(tour.total())
     yield "\n".join(["In the end", *(f"  {line}" for line in totals)])
@@ -71,7 +71,7 @@ class _Tour:
     """One kernel's way through the pages."""
 
     first: Machine
-    rules: Rules
+    kernel: str
     pages: int
     batch: int
     width: int
@@ -79,7 +79,8 @@ class _Tour:
 
     def __post_init__(self) -> None:
         self.heads = np.asarray(folios_on(self.first, node=0))
-        self.batched = self.rules.release.batched
+        self.rules = rules(self.kernel)
+        self.batched = bool(self.rules.batched)
         self.size = min(self.batch, self.pages) if self.batched else 1
         self.at = Where(cpu=jnp.int32(0), node=jnp.int32(1))
         self.before = Picture(self.first, self.pages)
@@ -103,7 +104,7 @@ class _Tour:
             yield self.rest(now)
 
     def title(self) -> str:
-        name = self.rules.release.name
+        name = self.kernel
         if not self.batched:
             line = f"Linux {name}: one page at a time"
         else:
@@ -158,8 +159,7 @@ class _Tour:
 
     def result(self, pages: int) -> Result:
         """The real call on the first `pages` pages."""
-        name, batch = self.rules.release.name, self.batch
-        call = functools.partial(migrate_pages, kernel=name, batch=batch)
+        call = functools.partial(migrate_pages, kernel=self.kernel, batch=self.batch)
         return call(self.first, self.heads, 1, size=pages)[1]
 
     def counts(self, pages: int) -> str:
@@ -171,7 +171,7 @@ class _Tour:
         )
 
     def total(self) -> str:
-        return f"{self.rules.release.name:>5}  {self.result(self.pages)}"
+        return f"{self.kernel:>5}  {self.result(self.pages)}"
 
 
 def _machine(pages: int) -> Machine:

@@ -22,8 +22,8 @@ from jaxmig.policy.course import NO_LIMIT
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
 from jaxmig.policy.stepwise import migrate_stepwise
 from jaxmig.pytree import pytree
-from jaxmig.rules import Rules, rules
-from jaxmig.switches import refuse_own_rule, switches, word
+from jaxmig.releases import Defers
+from jaxmig.rules import Rules, from_word, rules, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
 Index = Int32[Array, ""]
@@ -91,12 +91,10 @@ def run(
     `passes`: of a serial call.  `log`: rows of room for a log; only the form that goes
     one folio at a time can write one.
     """
-    if not (safe and r.release.batched):
-        refuse_own_rule(r)
     k, at = _begin(m, folios, size, node, cpu, log)
     if one_by_one(r, m, log):
-        k = migrate_stepwise(switches(word(r)), k, at, limit, passes_=passes)
-    elif r.release.batched:
+        k = migrate_stepwise(r, k, at, limit, passes_=passes)
+    elif r.batched:
         k = migrate_any(r, k, at, limit, chunk or lanes.chunk(), safe)
     else:
         k = jax.lax.platform_dependent(
@@ -117,10 +115,14 @@ def run_any(
     limit: Int32[Array, ""],
     bits: Int32[Array, ""],
     log: int = 0,
+    defers: Defers | None = None,
 ) -> tuple[Machine, Result]:
-    """The same one folio at a time, for the rules packed in `bits`: any of them."""
+    """The same one folio at a time, for the rules packed in `bits`: any of them.
+
+    `defers`: the rule of a release of one's own, which cannot be among the bits.
+    """
     k, at = _begin(m, folios, size, node, cpu, log)
-    k = migrate_stepwise(switches(bits), k, at, limit)
+    k = migrate_stepwise(from_word(bits, defers), k, at, limit)
     return k.m, answer(k.ev, k.stats, k.remaining, k.error)
 
 
@@ -128,7 +130,7 @@ def one_by_one(r: Rules, m: Machine, log: int = 0) -> bool:
     """Whether a call has to go one folio at a time, through the form made for all."""
     if log:
         return True
-    return not (_independent(r, m) if r.release.batched else serial_pages.fits(m))
+    return not (_independent(r, m) if r.batched else serial_pages.fits(m))
 
 
 def _begin(
@@ -179,14 +181,13 @@ def migrate_any(
     first = jnp.where(size <= room, size, room // limit * limit)
     k = migrate_batched(r, k, at, limit, first, chunk)
     go = (first < size) & (k.error == 0)
-    s = switches(word(r))
-    return xla.when(go, lambda k: migrate_stepwise(s, k, at, limit, first), k)
+    return xla.when(go, lambda k: migrate_stepwise(r, k, at, limit, first), k)
 
 
 def _independent(r: Rules, m: Machine) -> bool:
     """Whether batches can only meet in free memory."""
     # The posted series stops in the middle of a batch before it sleeps.
-    stops = r.release.crossing_opens_next and m.conditions is not None
+    stops = r.crossing_opens_next and m.conditions is not None
     return m.geometry.orders == (0,) and not stops
 
 
@@ -196,7 +197,7 @@ def never_short(r: Rules, m: Machine, size: Any, node: Any) -> bool:
     False while tracing: the numbers are not known then.
     """
     known = (m.nfree, size, node)
-    if not r.release.batched or not _independent(r, m):
+    if not r.batched or not _independent(r, m):
         return False
     if any(isinstance(x, jax.core.Tracer) for x in known):
         return False
@@ -212,9 +213,11 @@ def program(
 
 
 @functools.cache
-def program_for_any(donate: bool, log: int = 0) -> xla.Program:
-    """The program that takes the rules as its last argument."""
-    return xla.Program(functools.partial(run_any, log=log), donate)
+def program_for_any(
+    donate: bool, log: int = 0, defers: Defers | None = None
+) -> xla.Program:
+    """The program that takes the rules, but for `defers`, as its last argument."""
+    return xla.Program(functools.partial(run_any, log=log, defers=defers), donate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,7 +244,8 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
     state, _, size, node = args[:4]
     if one_by_one(r, state, log):
         bits = (word(r),)
-        return Executable(program_for_any(donate, log).executable(*args, *bits), bits)
+        compiled = program_for_any(donate, log, r.defers).executable(*args, *bits)
+        return Executable(compiled, bits)
     safe = never_short(r, state, size, node)
     return Executable(program(r, donate, safe).executable(*args), ())
 
@@ -316,7 +320,7 @@ def migrate_pages(
         where = Where(
             cpu=jnp.asarray(cpu, jnp.int32), node=jnp.asarray(node, jnp.int32)
         )
-        limit = limit_of(batch) if r.release.batched else jnp.int32(1)
+        limit = limit_of(batch) if r.batched else jnp.int32(1)
         k = jnp.asarray(stop[0], jnp.int32)
         safe = never_short(r, state, size, node)
         return inside(r, stop[1], safe)(state, heads, size, where, limit, k)

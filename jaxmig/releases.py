@@ -28,12 +28,14 @@ class Release:
     async_first: bool = True
     # As posted: the folio that would pass the limit opens the next batch.
     crossing_opens_next: bool = False
-    # As posted: -EDEADLOCK instead of sleeping while other folios are held.
-    force_after_passes: bool = False
     # 4d4b6d66db63: nothing is deferred for a PTE that no TLB can hold.
     checks_pte_accessible: bool = False
+    # 851ae6424697: what a longterm pin will try again is not counted as failed before.
+    retry_is_no_failure: bool = False
     # 43b3dfdd0455: arm64 defers the wait for its invalidations.
     arm64_defers: bool = False
+    # lru_add_drain() after a move only for folios that were mlocked, not for all mapped.
+    drains_mlocked: bool = False
     # "mm/migrate: correct nr_failed in migrate_pages_sync": every split counts.
     counts_nr_split: bool = False
     # a split defers its PTEs and flushes once; what the batch had pending goes with it
@@ -62,15 +64,19 @@ class Release:
     weighs_interleave: bool = False
     # x86 sends INVLPGB instead of interrupts where the CPU has it (merged in 6.15)
     invlpgb: bool = False
-    # Instead of should_defer_flush(); for rows of one's own, on machines of base pages.
+    # Instead of should_defer_flush(); for rows of one's own.
     defers: Defers | None = None
 
 
 _V63 = Release("6.3")
 _V65 = dataclasses.replace(
-    _V63, name="6.5", checks_pte_accessible=True, follows_prot_none=True
+    _V63,
+    name="6.5",
+    checks_pte_accessible=True,
+    retry_is_no_failure=True,
+    follows_prot_none=True,
 )
-_V66 = dataclasses.replace(_V65, name="6.6", arm64_defers=True)
+_V66 = dataclasses.replace(_V65, name="6.6", arm64_defers=True, drains_mlocked=True)
 _V67 = dataclasses.replace(
     _V66,
     name="6.7",
@@ -89,9 +95,7 @@ RELEASES: Final[dict[str, Release]] = {
     for r in (
         Release("6.1", batched=False, thp_counts_large=True),
         Release("6.2", batched=False),
-        Release(
-            "v4", async_first=False, crossing_opens_next=True, force_after_passes=True
-        ),
+        Release("v4", async_first=False, crossing_opens_next=True),
         _V63,
         _V65,
         _V66,

@@ -1,9 +1,19 @@
-"""What is fixed during one call: release, mode, reason, architecture."""
+"""What is fixed during one call: release, mode, reason, architecture, as flags.
+
+`rules()` makes them with flags that are known; `word()` packs those into one int32 and
+`from_word()` unpacks it where they are asked, so that releases and modes can be data of
+one compiled program.  Flags that are known while a program is traced are folded by the
+compiler, so that nothing is lost where a program serves one rule only.
+"""
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
-from jaxmig.releases import Release, release
+import numpy as np
+from jaxtyping import Array, Int32
+
+from jaxmig.pytree import pytree, static
+from jaxmig.releases import Defers, release
 
 MODES: Final = ("async", "sync_light", "sync")
 ARCHES: Final = ("x86", "x86-invlpgb", "arm64")
@@ -20,32 +30,60 @@ REASONS: Final = (
     "demotion",
     "damon",
 )
+Flag = Any  # Bool[Array, ""], or numpy's where the rules are known
 
 
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Rules:
-    """Static: other rules are another compilation."""
+    """One flag for all that a call asks its release, mode, reason and architecture.
 
-    release: Release
-    mode: str = "sync"
-    reason: str = "syscall_or_cpuset"
-    arch: str = "x86"
-    memalloc: bool = False  # the caller is in reclaim (PF_MEMALLOC)
+    Releases that differ in nothing else than their names have equal rules, and share
+    what is compiled for them.
+    """
+
+    # Of the release: see releases.py.
+    batched: Flag
+    thp_counts_large: Flag
+    async_first: Flag
+    crossing_opens_next: Flag
+    checks_pte_accessible: Flag
+    retry_is_no_failure: Flag
+    arm64_defers: Flag
+    drains_mlocked: Flag
+    counts_nr_split: Flag
+    split_flushes_batch: Flag
+    splits_partially_mapped: Flag
+    split_trylocks: Flag
+    pieces_ascend: Flag
+    moves_freed_driver_pages: Flag
+    keeps_mask: Flag
+    # Of the call.
+    asynchronous: Flag  # mode is ASYNC
+    waits_for_writeback: Flag  # mode is SYNC: the others give such folios up
+    memalloc: Flag  # the caller is in reclaim (PF_MEMALLOC)
+    nosplit: Flag  # NUMA balancing would rather not move a THP than split it
+    longterm_pin: Flag  # the reason: what could not be split is tried again
+    # Invalidations reach all CPUs in hardware: no IPIs and no counters of them.
+    broadcasts: Flag
+    invlpgb: Flag  # AMD's broadcast, on a CPU and in a release that have it
+    # A function cannot be data: another one is another compilation.
+    defers: Defers | None = static(default=None)
 
     @property
-    def nosplit(self) -> bool:
-        """NUMA balancing would rather not move a THP than split it."""
-        return self.reason == "numa_misplaced"
+    def may_sleep(self) -> Flag:
+        """Whether some stage of the call may sleep."""
+        return ~self.asynchronous & ~self.memalloc
 
     @property
-    def broadcasts(self) -> bool:
-        """Invalidations reach all CPUs in hardware: no IPIs and no counters of them."""
-        return self.arch == "arm64"
+    def two_stages(self) -> Flag:
+        """migrate_pages_sync(): asynchronously first, then one by one."""
+        return self.async_first & ~self.asynchronous
 
-    @property
-    def invlpgb(self) -> bool:
-        """AMD's broadcast instruction, on a CPU and in a release that have it."""
-        return self.arch == "x86-invlpgb" and self.release.invlpgb
+
+# Their order is that of the bits of a word.
+FLAGS: Final = tuple(
+    f.name for f in dataclasses.fields(Rules) if not f.metadata.get("static")
+)
 
 
 def rules(
@@ -55,8 +93,13 @@ def rules(
     arch: str = "x86",
     memalloc: bool = False,
 ) -> Rules:
-    """Checked rules.
+    """Checked rules, with flags that are known: they hash, and can be static.
 
+    Args:
+      kernel, mode, reason, arch: names, as in RELEASES, MODES, REASONS and ARCHES.
+      memalloc: the caller is in reclaim.
+    Returns:
+      The rules; equal ones where all flags are.
     Raises:
       ValueError: for a release, mode, reason or architecture that is not modelled.
     """
@@ -67,4 +110,31 @@ def rules(
     ):
         if name not in known:
             raise ValueError(f"{what} {name!r}: not modelled; one of {' '.join(known)}")
-    return Rules(release(kernel), mode, reason, arch, memalloc)
+    row = release(kernel)
+    call = {
+        "asynchronous": mode == "async",
+        "waits_for_writeback": mode == "sync",
+        "memalloc": memalloc,
+        "nosplit": reason == "numa_misplaced",
+        "longterm_pin": reason == "longterm_pin",
+        "broadcasts": arch == "arm64",
+        # A release that does not know the instruction interrupts on such a CPU too.
+        "invlpgb": arch == "x86-invlpgb" and row.invlpgb,
+    }
+    # numpy's, because ~ of Python's own True is -2.
+    flags = {
+        name: np.bool_(call[name] if name in call else getattr(row, name))
+        for name in FLAGS
+    }
+    return Rules(**flags, defers=row.defers)
+
+
+def word(r: Rules) -> np.int32:
+    """The flags of rules that are known, as bits.  A rule of one's own is not in it."""
+    return np.int32(sum(int(getattr(r, name)) << i for i, name in enumerate(FLAGS)))
+
+
+def from_word(bits: np.int32 | Int32[Array, ""], defers: Defers | None = None) -> Rules:
+    """The rules of a word, with the rule of one's own that no bit stands for."""
+    flags = (((bits >> i) & 1) == 1 for i in range(len(FLAGS)))
+    return Rules(*flags, defers=defers)

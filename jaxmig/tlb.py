@@ -17,7 +17,7 @@ from jaxmig import log, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, PMD_PAGES, Cpus, Machine, Tlb
 from jaxmig.pytree import pytree
-from jaxmig.switches import Flag, Switches
+from jaxmig.rules import Flag, Rules
 
 CpuSet = Bool[Array, " cpus"]
 Index = Int32[Array, ""]
@@ -68,15 +68,20 @@ def others(cpus: Cpus, mm: Index, cpu: Index) -> CpuSet:
     return cpus.mask[mm] & (jnp.arange(cpus.mm.shape[0]) != cpu)
 
 
-def should_defer(s: Switches, cpus: Cpus, mm: Index, cpu: Index) -> Flag:
-    """should_defer_flush(): worth it only if another CPU may hold the mm (x86)."""
-    return jnp.where(s.broadcasts, s.arm64_defers, others(cpus, mm, cpu).any())
+def should_defer(rules: Rules, cpus: Cpus, mm: Index, cpu: Index) -> Flag:
+    """should_defer_flush(): worth it only if another CPU may hold the mm (x86).
+
+    A rule of one's own answers for all address spaces at once.
+    """
+    if rules.defers is not None:
+        return jnp.asarray(rules.defers(cpus, cpu), bool)[mm]
+    return jnp.where(rules.broadcasts, rules.arm64_defers, others(cpus, mm, cpu).any())
 
 
-def defer(s: Switches, cpus: Cpus, mm: Index, when: Flag) -> Cpus:
+def defer(rules: Rules, cpus: Cpus, mm: Index, when: Flag) -> Cpus:
     """set_tlb_ubc_flush_pending(): the generation moves, the CPUs are owed a flush."""
-    here = (jnp.arange(cpus.mm_gen.shape[0]) == mm) & ~s.broadcasts & when
-    owed = (cpus.mask[mm] | s.broadcasts) & when
+    here = (jnp.arange(cpus.mm_gen.shape[0]) == mm) & ~rules.broadcasts & when
+    owed = (cpus.mask[mm] | rules.broadcasts) & when
     return dataclasses.replace(
         cpus, mm_gen=cpus.mm_gen + here, pending=cpus.pending | owed
     )
@@ -125,7 +130,7 @@ def leave(keeps_mask: Flag, c: Cpus, cpu: Index, when: Bool[Array, ""]) -> Cpus:
 
 
 def flush_entry(
-    s: Switches,
+    rules: Rules,
     t: Cached,
     ev: Events,
     entry: Index,
@@ -141,7 +146,7 @@ def flush_entry(
     CPU flushes everything; a hugetlb entry is one invalidation of its own stride.
     A broadcast (TLBI) reaches every CPU, and counts nothing but itself.
     """
-    c, asks, sends = t.cpus, live & ~s.broadcasts, live & s.broadcasts
+    c, asks, sends = t.cpus, live & ~rules.broadcasts, live & rules.broadcasts
     rest = others(c, mm, cpu)
     myself, loaded = jnp.arange(rest.shape[0]) == cpu, c.mm == mm
     self_set = myself & loaded & ~c.lazy
@@ -149,7 +154,7 @@ def flush_entry(
     told = (hit | self_set) & asks
     # With nobody else in the mask there is no look at laziness before the flush.
     leaves = ~rest.any() & c.lazy[cpu] & loaded[cpu] & asks
-    counted = ~s.invlpgb | ((loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS)
+    counted = ~rules.invlpgb | ((loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS)
     counted &= asks
     requested, ipis = rest.any() & counted, hit & counted
     gen = c.mm_gen[mm] + 1
@@ -160,7 +165,7 @@ def flush_entry(
     cpus = dataclasses.replace(
         c, mm_gen=c.mm_gen + (here & asks), gen=jnp.where(told, gen, c.gen)
     )
-    cpus = leave(s.keeps_mask, cpus, cpu, leaves)
+    cpus = leave(rules.keeps_mask, cpus, cpu, leaves)
     lost = t.lost | (told & ~single) | (myself & leaves)
     pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, 1), log.ALL)
     own = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))
@@ -189,14 +194,14 @@ def drop_entry(t: Cached, entry: Index, pmd: Flag, told: CpuSet, large: bool) ->
 
 
 def flush_batch(
-    s: Switches, t: Cached, ev: Events, cpu: Index, when: Flag
+    rules: Rules, t: Cached, ev: Events, cpu: Index, when: Flag
 ) -> tuple[Cached, Events]:
     """try_to_unmap_flush(), if `when`: one round for all that is pending."""
     c = t.cpus
     owed = c.pending.any() & when
     pending = c.pending & owed
     # Where invalidations are broadcast they are under way since the unmap; this waits.
-    asked_for = pending & ~s.broadcasts
+    asked_for = pending & ~rules.broadcasts
     self_set = jnp.arange(c.mm.shape[0]) == cpu
     rest = asked_for & ~self_set
     mine = asked_for & self_set & ~c.lazy
@@ -204,11 +209,11 @@ def flush_batch(
     behind = (c.mm != NOWHERE) & (c.gen != c.mm_gen[loaded])
     # One INVLPGB drops every non-global translation of every CPU and has no trace
     # point; those that it reached count as caught up.
-    by_ipi = ~s.invlpgb
+    by_ipi = ~rules.invlpgb
     ipis = rest & ~c.lazy & by_ipi
     requested = rest.any() & by_ipi
     local = (mine & behind).any() & by_ipi
-    reached = jnp.where(s.invlpgb, ~c.lazy & asked_for.any(), ipis)
+    reached = jnp.where(rules.invlpgb, ~c.lazy & asked_for.any(), ipis)
     told = (reached | mine) & behind
     cpus = dataclasses.replace(
         c,
@@ -225,7 +230,7 @@ def flush_batch(
     ev = ev.add(
         nr_tlb_remote_flush=requested,
         nr_tlb_local_flush_all=local,
-        flushes_batch=requested | (owed & s.broadcasts),
+        flushes_batch=requested | (owed & rules.broadcasts),
         flushes_batch_lazy=requested & (sent == 0),
         ipis_batch=sent,
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from jaxmig import cli, explain
 from jaxmig.picture import Picture
-from jaxmig.rules import rules
 
 GOLDEN = Path(__file__).parent / "data/explain.txt"
 
@@ -34,7 +33,7 @@ def test_it_fits_a_terminal_and_has_every_step(told: str) -> None:
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 def test_the_last_drawing_is_the_state_after_the_call(kernel: str) -> None:
     m = explain._machine(16)
-    tour = explain._Tour(m, rules(kernel), 16, 8, 80, False)
+    tour = explain._Tour(m, kernel, 16, 8, 80, False)
     list(tour.steps())
     call = explain.migrate_pages
     after, _ = call(m, tour.heads, 1, kernel=kernel, batch=8)

@@ -24,7 +24,6 @@ LAYERS = (
     ("build", "uniform"),
     ("assemble",),
     ("tlb",),
-    ("switches",),
     ("contents", "conditions", "rules", "events", "log", "buckets"),
     ("machine", "releases"),
     ("pte", "frame", "wall", "pytree"),

@@ -9,11 +9,10 @@ import numpy as np
 from jaxmig import Builder, Machine, check, folios_on, migrate_pages, pte, xla
 from jaxmig.policy import state
 from jaxmig.releases import RELEASES
-from jaxmig.rules import MODES, rules
-from jaxmig.switches import CALL, RELEASE, Switches, switches, word
+from jaxmig.rules import FLAGS, MODES, from_word, rules, word
 
 SETTINGS = [
-    rules(kernel, mode, reason, arch, memalloc)
+    (kernel, mode, reason, arch, memalloc)
     for kernel in RELEASES
     for mode in MODES
     for reason in ("syscall_or_cpuset", "numa_misplaced", "longterm_pin")
@@ -67,20 +66,43 @@ def test_contents_arrive_whenever_they_are_copied(monkeypatch) -> None:
         assert not int(jax.jit(check.violations)(b, had))
 
 
+def test_rules_say_what_their_names_mean() -> None:
+    for kernel, mode, reason, arch, memalloc in SETTINGS:
+        r, row = rules(kernel, mode, reason, arch, memalloc), RELEASES[kernel]
+        shared = [name for name in FLAGS if hasattr(row, name) and name != "invlpgb"]
+        assert len(shared) == 15
+        for name in shared:
+            assert getattr(r, name) == getattr(row, name)
+        assert r.asynchronous == (mode == "async")
+        assert r.waits_for_writeback == (mode == "sync")
+        assert r.may_sleep == (mode != "async" and not memalloc)
+        assert r.two_stages == (row.async_first and mode != "async")
+        assert r.nosplit == (reason == "numa_misplaced")
+        assert r.longterm_pin == (reason == "longterm_pin")
+        assert r.broadcasts == (arch == "arm64")
+        assert r.invlpgb == (arch == "x86-invlpgb" and row.invlpgb)
+
+
 def test_a_word_says_what_the_rules_say() -> None:
     seen = {}
-    for r in SETTINGS:
-        s = switches(word(r))
-        for name in RELEASE:
-            assert bool(getattr(s, name)) == getattr(r.release, name)
-        for name in ("memalloc", "nosplit", "broadcasts", "invlpgb"):
-            assert bool(getattr(s, name)) == getattr(r, name)
-        assert bool(s.batched) == r.release.batched
-        assert bool(s.may_sleep) == (r.mode != "async" and not r.memalloc)
-        seen[word(r)] = s
-    assert len(seen) > 100
-    fields = [f.name for f in dataclasses.fields(Switches)]
-    assert fields == [*RELEASE, *CALL]
+    for setting in SETTINGS:
+        r = rules(*setting)
+        assert from_word(word(r)) == r
+        assert hash(from_word(word(r))) == hash(r)
+        assert seen.setdefault(int(word(r)), r) == r
+    assert len(seen) == len(set(seen.values())) > 100
+    traced = jax.jit(lambda bits: from_word(bits))(word(r))
+    assert [bool(flag) for flag in jax.tree.leaves(traced)] == jax.tree.leaves(r)
+
+
+def test_releases_of_the_same_flags_are_one_program(monkeypatch) -> None:
+    twin = dataclasses.replace(RELEASES["6.12"], name="twin", walks_folios=False)
+    monkeypatch.setitem(RELEASES, "twin", twin)
+    assert rules("twin") == rules("6.12")
+    other = dataclasses.replace(twin, defers=lambda cpus, cpu: cpus.mask[:, 0])
+    monkeypatch.setitem(RELEASES, "twin", other)
+    assert rules("twin") != rules("6.12")
+    assert word(rules("twin")) == word(rules("6.12"))
 
 
 def outcome(made: tuple[Machine, Any]) -> list[Any]:

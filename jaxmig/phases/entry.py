@@ -25,7 +25,7 @@ from jaxmig.frame import MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
 from jaxmig.phases.rmap import Mapped, Visit, rmap_walk
 from jaxmig.pytree import pytree
-from jaxmig.switches import Switches
+from jaxmig.rules import Rules
 from jaxmig.tlb import Cached
 
 Index = Int32[Array, ""]
@@ -58,11 +58,11 @@ class Walk:
 
 
 @jax.named_scope("rmap_walk")
-def walk(s: Switches, g: Geometry, m: Mapped, w: Walk) -> Mapped:
+def walk(rules: Rules, g: Geometry, m: Mapped, w: Walk) -> Mapped:
     """Do `w.action` to every entry of a folio; a refusal ends it at the first."""
 
     def visit(m: Mapped, at: Visit) -> tuple[Mapped, Flag]:
-        t, ev = _clear_flush(s, g, m.cached, m.ev, w, at)
+        t, ev = _clear_flush(rules, g, m.cached, m.ev, w, at)
         pfn, word = _becomes(w, at)
         ev = _note(ev, w, at, pfn, word)
         new = jnp.where(jnp.arange(2) == pte.PFN, pfn, word)
@@ -86,7 +86,7 @@ def walk(s: Switches, g: Geometry, m: Mapped, w: Walk) -> Mapped:
 
 
 def _clear_flush(
-    s: Switches, g: Geometry, t: Cached, ev: Events, w: Walk, at: Visit
+    rules: Rules, g: Geometry, t: Cached, ev: Events, w: Walk, at: Visit
 ) -> tuple[Cached, Events]:
     """Clear one entry and flush it, or remember that its flush is owed."""
     mm = pte.mm_of(at.bits)
@@ -95,18 +95,18 @@ def _clear_flush(
     # pmdp_invalidate() flushes even what no TLB can hold.
     held = pte.accessible(at.bits) | (pmd & ~hugetlb)
     clears = w.takes & at.here
-    put_off = w.batch & ~pmd & tlb.should_defer(s, t.cpus, mm, w.cpu)
-    owed = clears & put_off & (held | ~s.checks_pte_accessible)
-    t = dataclasses.replace(t, cpus=tlb.defer(s, t.cpus, mm, owed))
+    put_off = w.batch & ~pmd & tlb.should_defer(rules, t.cpus, mm, w.cpu)
+    owed = clears & put_off & (held | ~rules.checks_pte_accessible)
+    t = dataclasses.replace(t, cpus=tlb.defer(rules, t.cpus, mm, owed))
     now = clears & held & ~put_off
     # A TLBI goes out at once, only the wait for its end is put off; and who zaps or
     # repoints an entry has flushed it, which is not this call's affair.
     others = (w.action == ZAP) | (w.action == REPOINT)
-    silent = (owed & s.broadcasts) | (others & at.here)
+    silent = (owed & rules.broadcasts) | (others & at.here)
 
     def flush(c: tuple[Cached, Events]) -> tuple[Cached, Events]:
         t, ev, alone = tlb.flush_entry(
-            s, *c, at.entry, mm, w.cpu, pmd, ~pmd | hugetlb, now
+            rules, *c, at.entry, mm, w.cpu, pmd, ~pmd | hugetlb, now
         )
         told = alone | silent
         return tlb.drop_entry(t, at.entry, pmd, told, len(g.orders) > 1), ev

@@ -47,10 +47,10 @@ def nothing_owed(cpus: Cpus) -> Owed:
 
 def deferrable(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
     """should_defer_flush() of every address space."""
-    if rules.release.defers is not None:
-        return jnp.asarray(rules.release.defers(cpus, cpu), bool)
+    if rules.defers is not None:
+        return jnp.asarray(rules.defers(cpus, cpu), bool)
     if rules.broadcasts:
-        put_off = jnp.asarray(rules.release.arm64_defers)
+        put_off = jnp.asarray(rules.arm64_defers)
         return jnp.broadcast_to(put_off, cpus.mask.shape[:1])
     elsewhere = jnp.arange(cpus.mask.shape[1]) != cpu
     return (cpus.mask & elsewhere).any(axis=1)
@@ -214,7 +214,7 @@ def catch_up(
     )
     alone = ~(c.mask[loaded[cpu]] & ~myself).any()
     leaves = alone & c.lazy[cpu] & (c.mm[cpu] != NOWHERE) & moved[loaded[cpu]]
-    cpus = tlb.leave(rules.release.keeps_mask, cpus, cpu, leaves)
+    cpus = tlb.leave(rules.keeps_mask, cpus, cpu, leaves)
     full |= myself & leaves
     m = tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), full)
     return m if dropped else _drop_stale(m, reached & ~full, owed)

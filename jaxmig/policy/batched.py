@@ -118,7 +118,7 @@ def migrate_chunk(
     )
     live = f.live
     mlocked = frame.has(row[:, FLAGS], frame.MLOCKED)
-    drained = mlocked if rules.release.arm64_defers else seen.maps > 0
+    drained = mlocked if rules.drains_mlocked else seen.maps > 0
     ev, stats = book(ev, k.stats, seen, p, drained, f)
     # The page tables have been read already: unmap must not overtake that.
     p = dataclasses.replace(p, unmapped=p.unmapped & read)

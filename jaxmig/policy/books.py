@@ -76,7 +76,7 @@ def book(
     over: Flag,
 ) -> State:
     """Book how a folio ended: the switch of migrate_pages(); nothing until `over`."""
-    pages, thp = pages_of(flags), is_thp(c.s, flags).astype(jnp.int32)
+    pages, thp = pages_of(flags), is_thp(c.rules, flags).astype(jnp.int32)
     rc, tried = done.rc, over & ((act == UNMAP) | (act == MOVE))
     ok = tried & (rc == SUCCESS)
     batch = (p.op == UNMAPS) | (p.op == MOVES)
@@ -86,7 +86,7 @@ def book(
     asked = over & (turn == SHORT)
     short = asked | (tried & (rc == ENOMEM))
     # Only a longterm pin tries a folio again that could not be split just now.
-    later = asked & (rc == EAGAIN) & c.s.longterm_pin
+    later = asked & (rc == EAGAIN) & c.rules.longterm_pin
     again = later | (listed & (rc == EAGAIN))
     unmapped = tried & (rc == UNMAPPED)
     undone = over & (act == UNDO)
@@ -127,7 +127,7 @@ def _counts(
     """
     listed = (p.op == SERIAL) | (p.op == UNMAPS)
     abort = short & ~split & ~later & p.listed
-    lost = listed & (split | (short & ~(later & c.s.checks_pte_accessible)))
+    lost = listed & (split | (short & ~(later & c.rules.retry_is_no_failure)))
     failed = (bad | lost).astype(jnp.int32)
     retry_thps = jnp.where(abort & listed, s[reg.RETRY_THPS], 0)
     n = again.astype(jnp.int32)

@@ -18,7 +18,7 @@ from jaxmig.policy.hurdles import Stage
 from jaxmig.policy.passes import Place
 from jaxmig.policy.state import TODO, Context, State
 from jaxmig.pytree import pytree
-from jaxmig.switches import Switches
+from jaxmig.rules import Rules
 
 PASSES: Final = 10  # of all forms; ASYNC callers, hugetlb, the posted series
 ASYNC_PASSES: Final = 3
@@ -66,28 +66,28 @@ class Course:
 Progress = tuple[Queue, Course, State]
 
 
-def stage(s: Switches, x: Course) -> Stage:
+def stage(rules: Rules, x: Course) -> Stage:
     """What the next pass may do."""
     posted = x.stage == POSTED
     early = ((x.op != UNMAPS) | posted) & (x.number < UNFORCED)
     return Stage(
         batch=(x.stage == ASYNC) | posted,
-        sleeps=(x.stage != ASYNC) & s.may_sleep,
+        sleeps=(x.stage != ASYNC) & rules.may_sleep,
         posted=posted,
         force=~early & (x.op != PIECES),
     )
 
 
-def most(s: Switches, q: Queue, x: Course) -> Index:
+def most(rules: Rules, q: Queue, x: Course) -> Index:
     """How many passes there are at most."""
-    n = jnp.where((x.stage == ASYNC) & s.two_stages, ASYNC_PASSES, PASSES)
+    n = jnp.where((x.stage == ASYNC) & rules.two_stages, ASYNC_PASSES, PASSES)
     n = jnp.where(x.stage == SYNC, SYNC_PASSES, n)
     return jnp.where(x.op == SERIAL, q.passes, n)
 
 
-def first_stage(s: Switches) -> Index:
+def first_stage(rules: Rules) -> Index:
     """The stage in which a batch begins."""
-    return jnp.where(s.async_first | s.asynchronous, ASYNC, POSTED)
+    return jnp.where(rules.async_first | rules.asynchronous, ASYNC, POSTED)
 
 
 def cut(c: Context, q: Queue, s: State, when: Flag) -> tuple[Array, Index, Index]:
@@ -96,7 +96,7 @@ def cut(c: Context, q: Queue, s: State, when: Flag) -> tuple[Array, Index, Index
     def go_on(v: tuple[Array, Index, Index, Index]) -> Flag:
         _, i, pages, size = v
         fits = (pages == 0) | (pages + size <= q.limit)
-        full = jnp.where(c.s.crossing_opens_next, ~fits, pages >= q.limit)
+        full = jnp.where(c.rules.crossing_opens_next, ~fits, pages >= q.limit)
         return when & (i < q.size) & ~full
 
     def more(v: tuple[Array, Index, Index, Index]) -> tuple:

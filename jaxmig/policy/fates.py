@@ -122,7 +122,7 @@ def stage(rules: Rules, f: Folios, passes: int, sleeps: bool, todo: Mask) -> Sta
         spent += taken
         left = put(left, cond.LOCKED, worn)
     reached = todo & (going > 0)
-    if sleeps and rules.mode == "sync":
+    if sleeps and rules.waits_for_writeback:
         asleep |= _endless(f, cond.WRITEBACK, reached & (wb > 0))
         left = put(left, cond.WRITEBACK, jnp.where(reached, 0, wb))
         given_up = reached & False

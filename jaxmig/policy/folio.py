@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import conditions as cond, frame
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
-from jaxmig.switches import Switches
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
@@ -35,10 +34,10 @@ def pages_of(flags: Index) -> Index:
     return jnp.int32(1) << frame.order(flags)
 
 
-def is_thp(s: Switches, flags: Index) -> Flag:
+def is_thp(rules: Rules, flags: Index) -> Flag:
     """What thp_* statistics count as a THP in this release."""
     order = frame.order(flags)
-    large = (order == frame.PMD_ORDER) | (s.thp_counts_large & (order > 0))
+    large = (order == frame.PMD_ORDER) | (rules.thp_counts_large & (order > 0))
     return large & (frame.kind(flags) != frame.HUGETLB)
 
 

@@ -29,7 +29,7 @@ from jaxmig.policy.folio import (
     pin_refs,
 )
 from jaxmig.pytree import pytree
-from jaxmig.switches import Switches
+from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
@@ -113,7 +113,7 @@ class UnmapLook(Look):
 
 
 def unmap_look(
-    s: Switches,
+    rules: Rules,
     st: Stage,
     f: Held,
     left: tuple[Index, ...],
@@ -127,7 +127,7 @@ def unmap_look(
     """
     flags = f.flags
     pages = pages_of(flags)
-    freed = is_freed(s.moves_freed_driver_pages, flags, f.refs, marks)
+    freed = is_freed(rules.moves_freed_driver_pages, flags, f.refs, marks)
     hugetlb = frame.kind(flags) == frame.HUGETLB
     t = Tests(left, marks, ~freed, jnp.int32(UNMAPPED))
     # hugetlb folios come from a pool of their own; a target page is always there.
@@ -135,7 +135,7 @@ def unmap_look(
     short |= (pages > 1) & t.blocks(cond.NO_HUGE_DST)
     t = t.wear(cond.NO_HUGE_DST, ~freed & (pages > 1))
     tried = ~freed & ~short
-    t = _before_walk(s, st, t.set(going=tried), flags, held)
+    t = _before_walk(rules, st, t.set(going=tried), flags, held)
     movable = frame.kind(flags) == frame.MOVABLE_OPS
     walks = t.going & ~movable & f.mapped
     skips = walks & frame.on_stack(flags)
@@ -159,17 +159,17 @@ def unmap_look(
     )
 
 
-def _before_walk(s: Switches, st: Stage, t: Tests, flags: Index, held: Flag) -> Tests:
+def _before_walk(rules: Rules, st: Stage, t: Tests, flags: Index, held: Flag) -> Tests:
     """Lock, writeback, missing mapping, in their order."""
     no = jnp.asarray(False)
     hugetlb = frame.kind(flags) == frame.HUGETLB
-    may_sleep = st.force & st.sleeps & (s.waits_for_writeback | ~hugetlb)
+    may_sleep = st.force & st.sleeps & (rules.waits_for_writeback | ~hugetlb)
     # Sleeping on a lock while others are held could deadlock: move those first.
     stuck = st.posted & may_sleep & held
     fail = jnp.where(stuck, EDEADLOCK, EAGAIN)
     t = t.look_at(cond.LOCKED, may_sleep & ~stuck, fail)
     # Only SYNC waits for writeback; elsewhere the folio is given up at once.
-    waits = s.waits_for_writeback & st.sleeps
+    waits = rules.waits_for_writeback & st.sleeps
     early = jnp.where(waits, EAGAIN, FAILED)
     t = t.look_at(cond.WRITEBACK, st.force & waits, early, ~hugetlb)
     lru = frame.kind(flags) != frame.MOVABLE_OPS

@@ -46,7 +46,7 @@ def look(rules: Rules, m: Machine, w: Window, put_off: Bool[Array, " mms"]) -> S
         bits = old[:, pte.BITS]
         held, accessible = here & pte.accessible(bits), here & pte.accessible(bits)
         later = here & ~pte.has(bits, pte.VM_PROT_NONE)
-        counted = accessible if rules.release.checks_pte_accessible else here
+        counted = accessible if rules.checks_pte_accessible else here
         counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
         pmd = zero > 0
         if w.large:

@@ -26,7 +26,7 @@ from jaxmig import conditions as cond, frame, xla
 from jaxmig.policy import hurdles
 from jaxmig.policy.folio import EAGAIN, FAILED, SLEEPS, SUCCESS, UNMAPPED
 from jaxmig.pytree import pytree
-from jaxmig.switches import Switches
+from jaxmig.rules import Rules
 
 ASYNC_PASSES: Final = 3
 SYNC_PASSES: Final = 7
@@ -84,7 +84,7 @@ def number(counts: Lanes, what: int, stage: int) -> Lanes:
     return (counts >> (what + stage * STAGE)) & NUMBER
 
 
-def outcomes(r: Switches, folios: Folios, passes: int = PASSES) -> Outcomes:
+def outcomes(r: Rules, folios: Folios, passes: int = PASSES) -> Outcomes:
     """Outcomes of all lanes, SLICE of them at a time.
 
     Args:
@@ -117,7 +117,7 @@ def outcomes(r: Switches, folios: Folios, passes: int = PASSES) -> Outcomes:
     return xla.whole(loop, folios)
 
 
-def _attempts(r: Switches, f: Folios, passes: int) -> Outcomes:
+def _attempts(r: Rules, f: Folios, passes: int) -> Outcomes:
     none = f.flags * 0
 
     def goes_on(c: _Trip) -> Array:
@@ -128,7 +128,7 @@ def _attempts(r: Switches, f: Folios, passes: int) -> Outcomes:
     return Outcomes(c.counts, c.ends, c.refs, c.words)
 
 
-def _trip(r: Switches, f: Folios, passes: int, c: _Trip) -> _Trip:
+def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
     """One attempt of every folio that is not done."""
     n, moving, second = c.at & PASS, _has(c.at, MOVING), _has(c.at, SECOND)
     movable = frame.kind(f.flags) == frame.MOVABLE_OPS

@@ -85,7 +85,7 @@ def _folio(c: Context, p: Pass, s: State, i: Index, j: Index) -> tuple[Index, In
     if len(c.g.orders) == 1:
         return head, jnp.int32(1)
     pages = jnp.where(p.op >= PIECES, pieces_of(c.g, head), 1)
-    tail = jnp.where(c.s.pieces_ascend, j + 1, pages - 1 - j)
+    tail = jnp.where(c.rules.pieces_ascend, j + 1, pages - 1 - j)
     return head + jnp.where(j + 1 == pages, 0, tail), pages
 
 
@@ -104,7 +104,7 @@ def _act(c: Context, p: Pass, flags: Index, turn: Index) -> Index:
     queued = frame.has(flags, frame.SPLIT_QUEUED) & frame.is_anon(flags)
     queued &= (frame.order(flags) > 1) & (turn == FIRST) & (p.op == UNMAPS)
     return jnp.where(
-        (queued & c.s.splits_partially_mapped) | (turn == SHORT), DIVIDE, act
+        (queued & c.rules.splits_partially_mapped) | (turn == SHORT), DIVIDE, act
     )
 
 
@@ -116,7 +116,7 @@ def _one(
     act = _act(c, p, f.flags, turn)
     s, done = step(c, p.stage, s, f, act, p.op == MOVES)
     rc, unmaps = done.rc, act == UNMAP
-    large = (f.pages > 1) & (f.kind != frame.HUGETLB) & ~c.s.nosplit
+    large = (f.pages > 1) & (f.kind != frame.HUGETLB) & ~c.rules.nosplit
     asks = unmaps & (rc == ENOMEM) & large & ((p.op == SERIAL) | (p.op == UNMAPS))
     first = (act == DIVIDE) & (turn == FIRST)
     moves_on = unmaps & (rc == UNMAPPED) & p.at_once

@@ -141,7 +141,7 @@ def until(
     index = jnp.arange(folios.shape[0])
     src = jnp.where((index >= first) & (index < stop), folios, NOWHERE)
     m, b = prepare(rules, m, src, at)
-    phases = BATCHED if rules.release.batched else SERIAL
+    phases = BATCHED if rules.batched else SERIAL
     for step in phases[: NAMES.index(phase) + 1]:
         m = step(rules, m, b, at)
     return m

@@ -91,7 +91,7 @@ def plan(
     word = jnp.where(plain, PLAIN, 0)
     odd = there & ~plain
     word, lost, left = _odd_ones(rules, m, (src, row, seen.maps), odd, word)
-    two = rules.release.async_first and rules.mode != "async"
+    two = rules.two_stages
     asleep = (word & ASLEEP) != 0
     first = _outcome(word, asleep)
     second = _outcome(word >> STAGE, asleep) if two else None
@@ -238,7 +238,7 @@ def _fate(
     left, marks = cond.unpack(states)
     freed = is_freed(rules.release.moves_freed_driver_pages, row[..., FLAGS], row[..., REFCOUNT], marks)
     f = fates.folios(row, maps, left, marks, ~freed)
-    two = rules.release.async_first and rules.mode != "async"
+    two = rules.two_stages
     passes = fates.ASYNC_PASSES if two else fates.ALL_PASSES
     a = fates.stage(rules, f, passes, False, f.live)
     word, after, moved, asleep = _word(a), fates.after(f, a), a.moved, a.asleep

@@ -97,7 +97,7 @@ def pendings(
         old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
-        counted = pte.accessible(bits) | (not rules.release.checks_pte_accessible)
+        counted = pte.accessible(bits) | ~rules.checks_pte_accessible
         owes = (entry != NOWHERE) & counted & put_off[mm]
         at = jnp.where(owes, local, slots)
         return pending.at[at, mm].set(True, mode="drop"), following

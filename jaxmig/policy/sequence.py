@@ -61,7 +61,7 @@ def next_pass(c: Context, q: Queue, x: Course, s: State, ended: Flag) -> Progres
     at = jax.tree.map(lambda a, b: jnp.where(ended, a, b), passes.start(), x.at)
     x = dataclasses.replace(x, at=at)
     passing = op <= MOVES
-    again = passing & (number < most(c.s, q, x))
+    again = passing & (number < most(c.rules, q, x))
     again &= (s[reg.RETRY] > 0) & (s[ERROR] == 0)
     left = jnp.where((op == HUGETLB) | (op == MOVES), s[HELD], s[TODO])
     x = x.to(again, number=number, size=left)
@@ -114,7 +114,7 @@ def _send(
     flushes = sends | (pieces & ((s[ERROR] == 0) | (s[reg.PIECES] > 0)))
     held = jnp.where(sends, s[HELD], s[reg.PIECES])
     s = s.note(log.BEGIN, log.SEND, held, when=flushes)
-    cached, ev = tlb.flush_batch(c.s, s.cached, s.ev, c.at.cpu, flushes)
+    cached, ev = tlb.flush_batch(c.rules, s.cached, s.ev, c.at.cpu, flushes)
     s = s.set(cached=cached, ev=ev)
     n = jnp.where(sends, s[HELD], 0)
     s = s.note(log.BEGIN, log.MOVE, n, when=flushes)
@@ -140,7 +140,7 @@ def _alone(c: Context, x: Course, s: State, ends: Flag) -> tuple[Course, State, 
 
     Returns also whether the batch is over.
     """
-    batch = ends & (x.stage == ASYNC) & c.s.two_stages
+    batch = ends & (x.stage == ASYNC) & c.rules.two_stages
     one = ends & (x.stage == SYNC)
     s = _merge(c, x, s, batch)
     # `from` and then what came back: the order in which they are taken.
@@ -170,7 +170,7 @@ def _merge(c: Context, x: Course, s: State, when: Flag) -> State:
     old, new = x.before, s
     fine = s[ERROR] == 0
     thps = new[reg.THP_SPLIT] - old[reg.THP_SPLIT]
-    splits = jnp.where(c.s.counts_nr_split, new[reg.SPLITS] - old[reg.SPLITS], thps)
+    splits = jnp.where(c.rules.counts_nr_split, new[reg.SPLITS] - old[reg.SPLITS], thps)
     merged = {
         reg.FAILED: old[reg.FAILED] + jnp.where(fine, splits, 0),
         reg.FAILED_PAGES: jnp.where(fine, old[reg.FAILED_PAGES], new[reg.FAILED_PAGES]),
@@ -202,8 +202,8 @@ def _pieces(
     x = x.to(moved, op=PIECES_COUNTED)
     # The result of this list is ignored by its caller, an abort included; as posted, the
     # pieces were a last round of the same batch, and memory that ends ends the call.
-    error = jnp.where(moved | (counted & c.s.async_first), 0, s[ERROR])
-    error = jnp.where(counted & ~c.s.async_first, x.saved, error)
+    error = jnp.where(moved | (counted & c.rules.async_first), 0, s[ERROR])
+    error = jnp.where(counted & ~c.rules.async_first, x.saved, error)
     return x, s.put({ERROR: error}), (closes & ~some) | counted
 
 
@@ -218,7 +218,7 @@ def _open(
     s = s.put({TODO: jnp.where(more, size, s[TODO])})
     s = s.note(log.BEGIN, log.BATCH, size, when=more)
     s = s.note(log.BEGIN, log.UNMAP, size, when=more)
-    stage = first_stage(c.s)
+    stage = first_stage(c.rules)
     x = x.to(more, op=UNMAPS, stage=stage, number=0, size=size, before=s.reg)
     x = x.to(opens & ~more, op=DONE)
     return dataclasses.replace(q, next=after), x, s

@@ -20,7 +20,7 @@ from jaxmig.phases.copypage import Copies, no_copies
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import Where
 from jaxmig.pytree import pytree
-from jaxmig.switches import Switches
+from jaxmig.rules import Rules
 from jaxmig.tlb import Cached
 
 Index = Int32[Array, ""]
@@ -50,7 +50,7 @@ COPIES: Final = 512  # folios of one order whose contents may wait
 class Context:
     """What does not change during a call."""
 
-    s: Switches
+    rules: Rules
     g: Geometry
     at: Where
     pmd_table: Int32[Array, " pmds"]

@@ -55,13 +55,13 @@ def _decide(
     room = jnp.where(node, s.nfree, 0).sum(dtype=jnp.int32)
     unmaps, moves, divides = act == UNMAP, act == MOVE, act == DIVIDE
     held = hurdles.Held(f.flags, f.row[REFCOUNT], f.row[RMAP] != NOWHERE)
-    u = hurdles.unmap_look(c.s, st, held, left, marks, room, s[HELD] > 0)
+    u = hurdles.unmap_look(c.rules, st, held, left, marks, room, s[HELD] > 0)
     v = hurdles.move_look(st, held, left, marks)
     rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
     looks = [(unmaps, u), (moves, v)]
     if len(c.g.orders) > 1:
         mapped = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
-        trylock = c.s.split_trylocks & ~st.sleeps
+        trylock = c.rules.split_trylocks & ~st.sleeps
         x = hurdles.split_look(held, left, marks, mapped, trylock)
         rc = jnp.where(divides, x.rc, rc)
         looks.append((divides, x))
@@ -106,9 +106,11 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
     s = s.note(log.ALLOC, f.head, f.pages, c.at.node, when=p.tried)
     huge = order == frame.PMD_ORDER
     # lru_add_drain() after a move: for all that were mapped, since 6.6 if mlocked.
-    drained = jnp.where(c.s.arm64_defers, frame.MLOCKED, frame.UNMAPPED) & f.flags
+    drained = jnp.where(c.rules.drains_mlocked, frame.MLOCKED, frame.UNMAPPED) & f.flags
     # A copy engine has copied a batch's folios before their references are looked at.
-    by_batch = (f.kind != frame.MOVABLE_OPS) & (f.kind != frame.HUGETLB) & c.s.batched
+    by_batch = (
+        (f.kind != frame.MOVABLE_OPS) & (f.kind != frame.HUGETLB) & c.rules.batched
+    )
     return s.set(
         ev=s.ev.add(
             allocs=p.tried,
@@ -165,13 +167,13 @@ def _walk(
         pages=jnp.where(action == entries.NOTHING, 0, pages),
         flags=f.flags,
         refuses=p.refuses,
-        batch=jnp.where(act == DIVIDE, c.s.split_flushes_batch, st.batch),
+        batch=jnp.where(act == DIVIDE, c.rules.split_flushes_batch, st.batch),
         cpu=c.at.cpu,
         pmd_table=c.pmd_table,
     )
     none = jnp.int32(0)
     arrays = (s.frame, s.pte, s.rmap_next, s.cached, s.ev)
-    m = walk(c.s, c.g, Mapped(*arrays, none, none > 0), w)
+    m = walk(c.rules, c.g, Mapped(*arrays, none, none > 0), w)
     s = s.set(frame=m.frame, pte=m.pte, rmap_next=m.rmap_next, cached=m.cached, ev=m.ev)
     return s, m
 
@@ -198,8 +200,8 @@ def _divide(c: Context, s: State, f: Folio, p: Plan, seen: Mapped) -> State:
     """Frames of the pieces of a folio that was split."""
     if len(c.g.orders) == 1:
         return s
-    late = p.divided & c.s.split_flushes_batch
-    cached, ev = tlb.flush_batch(c.s, s.cached, s.ev, c.at.cpu, late)
+    late = p.divided & c.rules.split_flushes_batch
+    cached, ev = tlb.flush_batch(c.rules, s.cached, s.ev, c.at.cpu, late)
     flags = f.flags | jnp.where(seen.dirty, frame.DIRTY, 0)
     under_pmd = (walked_pages(c.g, f.row, f.pages) == 1) & (f.pages > 1)
     pages = jnp.where(p.divided, f.pages, 0)

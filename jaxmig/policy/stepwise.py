@@ -36,14 +36,14 @@ from jaxmig.policy.course import PASSES, WHOLE, Course, Progress, Queue, stage
 from jaxmig.policy.folio import Where
 from jaxmig.policy.sequence import next_pass
 from jaxmig.policy.state import HELD, Context
-from jaxmig.switches import Switches
+from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 
 
 def migrate_stepwise(
-    s: Switches,
+    rules: Rules,
     k: Call,
     at: Where,
     limit: Index,
@@ -54,7 +54,7 @@ def migrate_stepwise(
 
     `passes_`: of a serial call.  The result is in stats.failed and error.
     """
-    c = Context(s, k.m.geometry, at, k.m.pmd_table)
+    c = Context(rules, k.m.geometry, at, k.m.pmd_table)
     numbers = (jnp.asarray(n, jnp.int32) for n in (first, limit, passes_))
     q = Queue(k.todo.folios, k.todo.size, *numbers)
     st = reg.begin(k)
@@ -83,7 +83,7 @@ def _passes(c: Context, v: Progress) -> Progress:
 
     def one(v: Progress) -> Progress:
         q, x, st = v
-        p = Pass(x.op, x.size, stage(c.s, x))
+        p = Pass(x.op, x.size, stage(c.rules, x))
         fresh = (x.at.folio == 0) & (x.at.piece == 0) & (x.at.turn == FIRST)
         for retry in (reg.RETRY, reg.RETRY_PAGES, reg.RETRY_THPS):
             st = st.empty(retry, fresh)
@@ -99,7 +99,7 @@ def _passes(c: Context, v: Progress) -> Progress:
 
 def _start(c: Context, q: Queue, s: reg.State) -> Progress:
     """The first pass of a call."""
-    batched = jnp.asarray(c.s.batched)
+    batched = jnp.asarray(c.rules.batched)
     none = jnp.int32(0)
     x = Course(
         op=jnp.where(batched, HUGETLB, SERIAL).astype(jnp.int32),

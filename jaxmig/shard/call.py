@@ -64,7 +64,7 @@ def migrate_pages(
     r = rules(kernel, mode, reason, arch, memalloc)
     heads = np.asarray(folios, np.int32).reshape(-1)
     n = heads.shape[0] if size is None else int(size)
-    _check(r, state, n, int(node))
+    _check(kernel, r, state, n, int(node))
     plan = state.plan
     room = max(heads.shape[0], 1)
     program = compiled(r, plan, room, donate)
@@ -78,13 +78,14 @@ def migrate_pages(
     return Sharded(m, plan), result
 
 
-def _check(r: Rules, state: Sharded, size: int, node: int) -> None:
-    name = r.release.name
-    if not r.release.batched:
-        raise ValueError(f"kernel {name!r}: migrates one page at a time, on one device")
-    if r.release.crossing_opens_next and state.m.conditions is not None:
+def _check(kernel: str, r: Rules, state: Sharded, size: int, node: int) -> None:
+    if not r.batched:
         raise ValueError(
-            f"kernel {name!r}: stops inside a batch at a page in use; on one device only"
+            f"kernel {kernel!r}: migrates one page at a time, on one device"
+        )
+    if r.crossing_opens_next and state.m.conditions is not None:
+        raise ValueError(
+            f"kernel {kernel!r}: stops inside a batch at a page in use; on one device only"
         )
     g = state.m.geometry
     if not 0 <= node < g.nodes:

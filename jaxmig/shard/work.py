@@ -97,7 +97,7 @@ def work(j: Job, c: Carry) -> Carry:
     p, f = plan(r, t.m, t.lane, row, seen)
     c = _rounds(j, c, w, t, row, seen, p, put_off)
     mlocked = frame.has(row[:, frame.FLAGS], frame.MLOCKED)
-    drained = mlocked if r.release.arm64_defers else seen.maps > 0
+    drained = mlocked if r.drains_mlocked else seen.maps > 0
     mine, stats = book(c.mine, c.stats, seen, p, drained, f)
     takes = p.moved & ~p.released
     fate = jnp.where(takes, TAKES, 0) + jnp.where(p.moved | p.freed, FREES, 0)

@@ -32,7 +32,6 @@ from jaxmig.policy.plan import plan
 from jaxmig.policy.rounds import Span, settle
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
-from jaxmig.switches import refuse_own_rule
 
 Index = Int32[Array, ""]
 What = tuple[Lanes, Index, Index, Index]  # list, its size, node, CPU
@@ -65,7 +64,7 @@ class Asked:
 
 def countable(r: Rules, m: Machine, size: int, node: int) -> bool:
     """Whether `count` serves a call; the arrays must be known."""
-    if r.release.batched:
+    if r.batched:
         return never_short(r, m, size, node)
     return serial_pages.fits(m) and size <= int(m.nfree[node])
 
@@ -83,7 +82,7 @@ def count(
     """
     a = Asked(r, m, *call, limit)
     width = chunk_of(a.folios.shape[0], chunk)
-    return _batched(a, width) if r.release.batched else _serial(a, width)
+    return _batched(a, width) if r.batched else _serial(a, width)
 
 
 def _batched(a: Asked, width: int) -> tuple[Result, Int32[Array, " nodes"]]:
@@ -108,7 +107,6 @@ def _batched(a: Asked, width: int) -> tuple[Result, Int32[Array, " nodes"]]:
 
 def _serial(a: Asked, width: int) -> tuple[Result, Int32[Array, " nodes"]]:
     r, cpus, nodes = a.rules, a.m.cpus, a.m.geometry.nodes
-    refuse_own_rule(r)
     mms, passes = cpus.mask.shape[0], serial_pages.PASSES
 
     def some(i: Index, sums: tuple) -> tuple:
@@ -153,7 +151,7 @@ def _chunk(a: Asked, width: int, i: Index, c: Carry) -> Carry:
     known = (src, row, seen, p)
     ev, owed, _ = settle(r, c.ev, c.owed, m, a.cpu, span, known, put_off)
     mlocked = frame.has(row[:, FLAGS], frame.MLOCKED)
-    drained = mlocked if r.release.arm64_defers else seen.maps > 0
+    drained = mlocked if r.drains_mlocked else seen.maps > 0
     ev, stats = book(ev, c.stats, seen, p, drained, f)
     failed = (f.live & ~p.moved).sum(dtype=jnp.int32)
     return Carry(

@@ -126,7 +126,7 @@ def timetable(
     now = BROADCAST if arm else PAGE
     rows = [r for a, b in spans for r in _segments(a, b, huge, base, pmd, later, now)]
     rows.append((folios, 0, 1, NONE, 0))
-    columns = _columns(rows, rules(kernel, arch=profile.arch).invlpgb)
+    columns = _columns(rows, bool(rules(kernel, arch=profile.arch).invlpgb))
     move = p["cost.switch"] + p["cost.remap"]
     # A serial release has no batch to give to an engine.
     small, large = profile.copy_speedups(copy) if made.batched else (1.0, 1.0)
