@@ -13,14 +13,12 @@ from jaxmig import events, log as logs, xla
 from jaxmig.buckets import BASE_PAGES, LONG_LIST, bucket
 from jaxmig.events import Events
 from jaxmig.machine import Machine
-from jaxmig.phases import lanes
-from jaxmig.phases.lanes import CHUNK
-from jaxmig.policy import phased, serial_lanes, serial_pages
-from jaxmig.policy.batched import migrate_batched
+from jaxmig.policy import serial_pages
 from jaxmig.policy.call import Call, List, Stats, no_stats
 from jaxmig.policy.course import NO_LIMIT
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
-from jaxmig.policy.stepwise import migrate_stepwise
+from jaxmig.policy.run import can_couple, hugetlb_first, migrate_lanes
+from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.pytree import pytree
 from jaxmig.releases import Defers
 from jaxmig.rules import Rules, from_word, rules, word
@@ -81,56 +79,56 @@ def run(
     r: Rules,
     chunk: int | None = None,
     safe: bool = False,
-    passes: int = serial_pages.PASSES,
     log: int = 0,
 ) -> tuple[Machine, Result]:
     """The call on the first `size` of `folios`; traceable.
 
-    `chunk`: pages a trip of the batched form, if not what suits the device.
-    `safe`: the caller knows that `never_short()`; then nothing else is compiled.
-    `passes`: of a serial call.  `log`: rows of room for a log; only the form that goes
-    one folio at a time can write one.
+    Args:
+      chunk: base pages a window, if not what suits the device.
+      safe: the caller knows that nothing couples two batches (`uncoupled()`); then
+        nothing else is compiled.
+      log: rows of room for a log; a call that writes one goes one folio at a time.
     """
+    if log:
+        return in_order(m, folios, size, node, cpu, limit, r, log)
     k, at = _begin(m, folios, size, node, cpu, log)
-    if one_by_one(r, m, log):
-        k = migrate_stepwise(r, k, at, limit, passes_=passes)
-    elif r.batched:
-        k = migrate_any(r, k, at, limit, chunk or lanes.chunk(), safe)
+
+    def at_once(k: Call, at: Where) -> Call:
+        return migrate_lanes(r, k, at, limit, safe=safe, chunk=chunk)
+
+    if r.batched or not serial_pages.fits(m):
+        k = at_once(k, at)
     else:
+        # Where starting an operation costs nothing, page by page in one tight loop.
         k = jax.lax.platform_dependent(
             k,
             at,
-            cpu=lambda k, at: serial_pages.migrate_serial_pages(r, k, at, passes),
-            default=lambda k, at: serial_lanes.migrate_serial(r, k, at, passes),
+            cpu=lambda k, at: serial_pages.migrate_serial_pages(r, k, at),
+            default=at_once,
         )
     return k.m, answer(k.ev, k.stats, k.remaining, k.error)
 
 
-def run_any(
+def in_order(
     m: Machine,
     folios: Int32[Array, " folios"],
     size: Int32[Array, ""],
     node: Int32[Array, ""],
     cpu: Int32[Array, ""],
     limit: Int32[Array, ""],
-    bits: Int32[Array, ""],
+    r: Rules,
     log: int = 0,
-    defers: Defers | None = None,
 ) -> tuple[Machine, Result]:
-    """The same one folio at a time, for the rules packed in `bits`: any of them.
-
-    `defers`: the rule of a release of one's own, which cannot be among the bits.
-    """
+    """The same, all of it folio by folio in the kernel's own order."""
     k, at = _begin(m, folios, size, node, cpu, log)
-    k = migrate_stepwise(from_word(bits, defers), k, at, limit)
+    k, huge = hugetlb_first(r, k)
+    k, _ = migrate_stepwise(r, k, at, limit, Stretch(0, huge))
     return k.m, answer(k.ev, k.stats, k.remaining, k.error)
 
 
-def one_by_one(r: Rules, m: Machine, log: int = 0) -> bool:
-    """Whether a call has to go one folio at a time, through the form made for all."""
-    if log:
-        return True
-    return not (_independent(r, m) if r.batched else serial_pages.fits(m))
+def in_order_any(*args: Any, log: int, defers: Defers | None) -> tuple[Machine, Result]:
+    """The same, of which the last argument is the rules as bits (`rules.word`)."""
+    return in_order(*args[:-1], from_word(args[-1], defers), log)
 
 
 def _begin(
@@ -167,41 +165,20 @@ def answer(ev: Events, s: Stats, remaining: Index, error: Index) -> Result:
     return Result(failed, error, ev)
 
 
-def migrate_any(
-    r: Rules, k: Call, at: Where, limit: Index, chunk: int, safe: bool
-) -> Call:
-    """All batches at once as far as that is safe, one attempt at a time from there.
-
-    Base pages couple only through free memory: as long as every page of a batch and of
-    all before it could get a frame, none of them sees it end.
-    """
-    size, room = k.todo.size, k.m.nfree[at.node]
-    if safe:
-        return migrate_batched(r, k, at, limit, size, chunk)
-    first = jnp.where(size <= room, size, room // limit * limit)
-    k = migrate_batched(r, k, at, limit, first, chunk)
-    go = (first < size) & (k.error == 0)
-    return xla.when(go, lambda k: migrate_stepwise(r, k, at, limit, first), k)
-
-
-def _independent(r: Rules, m: Machine) -> bool:
-    """Whether batches can only meet in free memory."""
-    # The posted series stops in the middle of a batch before it sleeps.
-    stops = r.crossing_opens_next and m.conditions is not None
-    return m.geometry.orders == (0,) and not stops
-
-
-def never_short(r: Rules, m: Machine, size: Any, node: Any) -> bool:
-    """Whether a call can be known beforehand not to run out of memory.
+def uncoupled(r: Rules, m: Machine, size: Any, node: Any) -> bool:
+    """Whether it can be known beforehand that nothing couples two batches of a call.
 
     False while tracing: the numbers are not known then.
     """
-    known = (m.nfree, size, node)
-    if not r.batched or not _independent(r, m):
+    known = (m.nfree, m.top, size, node)
+    if can_couple(r, m) or any(isinstance(x, jax.core.Tracer) for x in known):
         return False
-    if any(isinstance(x, jax.core.Tracer) for x in known):
-        return False
-    return int(size) <= int(m.nfree[int(node)])
+    g, free = m.geometry, int(np.asarray(m.nfree)[int(node)])
+    most = int(size) << g.orders[-1]
+    if most > free and len(g.orders) > 1:
+        sizes = np.asarray([1 << o for o in g.orders])
+        most = g.frames - int((np.asarray(m.top) * sizes).sum())
+    return most <= free
 
 
 @functools.cache
@@ -217,7 +194,8 @@ def program_for_any(
     donate: bool, log: int = 0, defers: Defers | None = None
 ) -> xla.Program:
     """The program that takes the rules, but for `defers`, as its last argument."""
-    return xla.Program(functools.partial(run_any, log=log, defers=defers), donate)
+    call = functools.partial(in_order_any, log=log, defers=defers)
+    return xla.Program(call, donate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,11 +220,11 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
     `args` are those of `run` from the machine to the limit, as arrays.
     """
     state, _, size, node = args[:4]
-    if one_by_one(r, state, log):
+    if log:
         bits = (word(r),)
         compiled = program_for_any(donate, log, r.defers).executable(*args, *bits)
         return Executable(compiled, bits)
-    safe = never_short(r, state, size, node)
+    safe = uncoupled(r, state, size, node)
     return Executable(program(r, donate, safe).executable(*args), ())
 
 
@@ -322,13 +300,13 @@ def migrate_pages(
         )
         limit = limit_of(batch) if r.batched else jnp.int32(1)
         k = jnp.asarray(stop[0], jnp.int32)
-        safe = never_short(r, state, size, node)
+        safe = uncoupled(r, state, size, node)
         return inside(r, stop[1], safe)(state, heads, size, where, limit, k)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
     args: Any = (state, heads, size, *numbers, limit_of(batch))
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
-        safe = not log and never_short(r, state, size, node)
+        safe = uncoupled(r, state, size, node)
         return run(*args, r=r, safe=safe, log=log)
     return executable(r, donate, *args, log=log)(*args)
 

@@ -11,14 +11,16 @@ Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrat
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import xla
+from jaxmig import frame, xla
 from jaxmig.machine import NOWHERE, Geometry, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.window import Window
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
@@ -87,38 +89,83 @@ def _of(number: Callable[[int], int], g: Geometry, pool: Index) -> Index:
     return found
 
 
-def take_many(m: Machine, node: Index, wanted: Mask) -> tuple[Machine, Lanes]:
-    """A base page on `node` for each lane that wants one; there must be enough."""
-    top = m.top[node, 0]
-    slot = _slot(m.geometry, node, jnp.int32(0), top - 1 - lanes.rank(wanted))
-    frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
-    (count,) = lanes.totals(wanted)
-    m = reserve(m, node, count)
-    m = dataclasses.replace(m, top=m.top.at[node, 0].add(-count))
-    return m, jnp.where(wanted, frames, NOWHERE)
+def take_many(m: Machine, node: Index, w: Window, wanted: Mask) -> tuple[Machine, Lanes]:
+    """A folio on `node` for each of those that are wanted; there must be enough.
+
+    Args:
+      wanted: folio lanes that move.
+    Returns:
+      The machine; int32[lanes], head frames, NOWHERE where none is wanted.
+    """
+    g = m.geometry
+    dst = jnp.full_like(w.head, NOWHERE)
+    for pool, mine in _pools(g, w, wanted):
+        (count,) = lanes.totals(mine)
+
+        def pop(mine: Mask = mine, pool: int = pool) -> Lanes:
+            top = m.top[node, pool]
+            slot = _slot(g, node, jnp.int32(pool), top - 1 - lanes.rank(mine))
+            frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
+            return jnp.where(mine, frames, NOWHERE)
+
+        if pool == 0 and not w.large:
+            dst = pop()
+        else:
+            dst = jnp.minimum(dst, jax.lax.cond(count > 0, pop, lambda d=dst: d))
+        m = dataclasses.replace(m, top=m.top.at[node, pool].add(-count))
+    (pages,) = lanes.totals(jnp.where(wanted, _counted(w), 0))
+    return reserve(m, node, pages), dst
 
 
-def give_many(m: Machine, pages: Lanes, freed: Mask) -> Machine:
-    """Put base pages back on the stacks of their nodes."""
-    size = m.geometry.frames_per_node
-    nodes = range(m.geometry.nodes)
-    of_node = [freed & (pages >= n * size) & (pages < (n + 1) * size) for n in nodes]
-    counts = lanes.totals(*of_node)
-    for node, mine, count in zip(nodes, of_node, counts, strict=True):
+def _pools(g: Geometry, w: Window, folios: Mask) -> list[tuple[int, Mask]]:
+    """The folios of each pool."""
+    if not w.large:
+        return [(0, folios)]
+    order = frame.order(w.flags)
+    return [(k, folios & (order == o)) for k, o in enumerate(g.orders)]
 
-        def push(
-            m: Machine, mine: Mask = mine, node: int = node, count: Index = count
-        ) -> Machine:
-            top = m.top[node, 0]
-            slot = _slot(
-                m.geometry, jnp.int32(node), jnp.int32(0), top + lanes.rank(mine)
-            )
-            return dataclasses.replace(
-                m,
-                free=lanes.scatter(m.free, slot, mine, pages),
-                top=m.top.at[node, 0].add(count),
-                nfree=m.nfree.at[node].add(count),
-            )
+
+def _counted(w: Window) -> Lanes:
+    """Base pages of free memory that each folio takes: hugetlb has pools of its own."""
+    if not w.large:
+        return w.pages
+    return jnp.where(frame.kind(w.flags) == frame.HUGETLB, 0, w.pages)
+
+
+def give_many(m: Machine, w: Window, head: Lanes, freed: Mask) -> Machine:
+    """Put folios back on the stacks of their nodes.
+
+    Args:
+      head: int32[lanes], their head frames.
+
+    Base pages that were split off a larger folio are not pushed, see `give`.
+    """
+    g = m.geometry
+    home = head // np.int32(g.frames_per_node)
+    of_node = [freed & (home == n) for n in range(g.nodes)]
+    counted = _counted(w)
+    counts = lanes.totals(*of_node, *(jnp.where(x, counted, 0) for x in of_node))
+    for node, mine, count in zip(range(g.nodes), of_node, counts, strict=False):
+
+        def push(m: Machine, mine: Mask = mine, node: int = node) -> Machine:
+            for pool, some in _pools(g, w, mine):
+                m = _push(m, node, pool, head, some)
+            return m
 
         m = xla.when(count > 0, push, m)
-    return m
+    return dataclasses.replace(m, nfree=m.nfree + jnp.stack(counts[g.nodes :]))
+
+
+def _push(m: Machine, node: int, pool: int, head: Lanes, mine: Mask) -> Machine:
+    g = m.geometry
+    if len(g.orders) > 1:
+        offset = head - node * g.frames_per_node
+        mine &= (offset >= g.pool_start(pool)) & (offset < g.pool_start(pool + 1))
+    top = m.top[node, pool]
+    slot = _slot(g, jnp.int32(node), jnp.int32(pool), top + lanes.rank(mine))
+    (count,) = lanes.totals(mine)
+    return dataclasses.replace(
+        m,
+        free=lanes.scatter(m.free, slot, mine, head),
+        top=m.top.at[node, pool].add(count),
+    )

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, xla
+from jaxmig import xla
 from jaxmig.machine import NOWHERE, WORDS, Machine
 from jaxmig.phases import lanes
-from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.pytree import pytree
 
 Index = Int32[Array, ""]
@@ -241,31 +241,16 @@ def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
 
 @jax.named_scope("folio_migrate_mapping")
 def switch(
-    m: Machine,
-    src: Lanes,
-    dst: Lanes,
-    known: Known | None = None,
-    freed: Mask | None = None,
+    m: Machine, src: Lanes, dst: Lanes, row: Int32[Array, "lanes 4"], gone: Mask
 ) -> Machine:
-    """Give base pages `dst` what `src` was; lanes without a destination stay.
+    """Give pages `dst` what `src` was; lanes without a destination stay.
 
-    `known`: what is known of `src`; conditions are the caller's affair then.
-    `freed`: pages that are no more; their rows are blank as those of `src` are.
+    Args:
+      row: rows of `src`.
+      gone: pages that are no more; their rows are blank as those of `src` are.
     """
-    if known is None:
-        row = xla.read(src, lambda: lanes.rows(m.frame, src))
-    else:
-        row = known.row
     where = dst != NOWHERE
     rows = lanes.scatter(m.frame, dst, where, row)
     blank = jnp.broadcast_to(jnp.asarray([0, 0, 0, NOWHERE], jnp.int32), row.shape)
-    gone = where if freed is None else where | freed
-    m = dataclasses.replace(m, frame=lanes.scatter(rows, src, gone, blank))
-    c = m.conditions
-    if c is None or known is not None:
-        return m
-    where &= frame.has(row[:, frame.FLAGS], frame.CONDITIONED)
-    at = jnp.where(where, src, NOWHERE)
-    rows = xla.read(at, lambda: lanes.rows(c, at))
-    new = lanes.scatter(lanes.scatter(c, dst, where, rows), src, where, rows * 0)
-    return dataclasses.replace(m, conditions=new)
+    rows = lanes.scatter(rows, src, where | gone, blank)
+    return dataclasses.replace(m, frame=rows)

@@ -10,6 +10,7 @@ mm/rmap.c, arch_tlbbatch_flush() in arch/x86/mm/tlb.c, Linux 6.3.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Final
 
 import jax
@@ -18,9 +19,8 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, pte, tlb, xla
 from jaxmig.events import Events
-from jaxmig.machine import NOWHERE, Cpus, Machine
+from jaxmig.machine import NOWHERE, Cpus, Machine, Tlb
 from jaxmig.phases import lanes
-from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
@@ -30,19 +30,33 @@ GROUP: Final = 64  # batches whose masks are united at a time
 
 @pytree
 class Owed:
-    """What a call owes, while its chunks go by."""
+    """What a call owes, while its windows go by."""
 
-    open: Bool[Array, " mms"]  # of the batch that the next chunk continues
-    immediate: Int32[Array, " mms"]  # rounds of one entry
+    open: Bool[Array, " mms"]  # of the batch that the next window continues
+    # The last PTE of the open batch that was left to its flush, and the last PMD that
+    # was flushed at once, of what the migrating CPU runs itself (see `rounds.py`).
+    deferred: Index
+    caught_up: Index
+    one: Int32[Array, " mms"]  # rounds of one entry
+    whole: Int32[Array, " mms"]  # rounds of one PMD: CPUs flush everything
     rounds: Int32[Array, " mms"]  # batches that had something of an mm pending
-    told: Bool[Array, " cpus"]  # CPUs that some batch's round reached
+    emptied: Bool[Array, " cpus"]  # CPUs that have dropped everything
+
+
+@pytree
+class Asked:
+    """What the folios of one window ask for, by address space."""
+
+    pending: Bool[Array, " mms"]  # a batch's flush
+    one: Int32[Array, " mms"]
+    whole: Int32[Array, " mms"]
 
 
 def nothing_owed(cpus: Cpus) -> Owed:
     """At the beginning of a call."""
     mms, n = cpus.mask.shape
-    zero = jnp.zeros(mms, jnp.int32)
-    return Owed(zero > 0, zero, zero, jnp.zeros(n, bool))
+    zero, none = jnp.zeros(mms, jnp.int32), jnp.int32(0)
+    return Owed(zero > 0, none, none, zero, zero, zero, jnp.zeros(n, bool))
 
 
 def deferrable(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
@@ -63,32 +77,26 @@ def close(
     cpus: Cpus,
     cpu: Index,
     pending: Bool[Array, "batches mms"],
-    live: Bool[Array, " batches"],
+    current: Bool[Array, " batches"],
 ) -> tuple[Events, Owed]:
-    """One round for each batch in `live` that has something pending."""
-    n_cpus = cpus.mask.shape[1]
-    pending = pending & live[:, None]
+    """One round for each batch that has something pending.
+
+    Args:
+      pending: of each batch that ends, address spaces with flushes left to it.
+      current: batches after whose last such PTE the migrating CPU flushed everything.
+    Returns:
+      Events and owed rounds with these.
+    """
     if rules.broadcasts:
+        # Invalidations are under way since the unmap; this waits for their end.
         rounds = pending.any(axis=1).sum(dtype=jnp.int32)
-        told = jnp.broadcast_to(rounds > 0, (n_cpus,))
-        ev = ev.add(flushes_batch=rounds)
-        return ev, dataclasses.replace(owed, told=owed.told | told)
+        return ev.add(flushes_batch=rounds), owed
     if cpus.mask.shape[0] == 1:
-        return _close_one_mm(rules, ev, owed, cpus, cpu, pending[:, 0])
-    return _close_many(rules, ev, owed, cpus, cpu, pending)
-
-
-def _close_one_mm(
-    rules: Rules,
-    ev: Events,
-    owed: Owed,
-    cpus: Cpus,
-    cpu: Index,
-    pending: Bool[Array, " batches"],
-) -> tuple[Events, Owed]:
-    (n,) = lanes.totals(pending)
-    union = cpus.mask[0] & (n > 0)
-    return _round(rules, ev, owed, cpus, cpu, union[None], n, n[None])
+        some = pending[:, 0]
+        n, up_to_date = lanes.totals(some, some & current)
+        union = cpus.mask[0] & (n > 0)
+        return _round(rules, ev, owed, cpus, cpu, union[None], n, n[None], up_to_date)
+    return _close_many(rules, ev, owed, cpus, cpu, pending, current)
 
 
 def _close_many(
@@ -98,6 +106,7 @@ def _close_many(
     cpus: Cpus,
     cpu: Index,
     pending: Bool[Array, "batches mms"],
+    current: Bool[Array, " batches"],
 ) -> tuple[Events, Owed]:
     count = pending.shape[0]
     last = jnp.where(pending.any(axis=1), jnp.arange(1, count + 1), 0).max()
@@ -107,11 +116,11 @@ def _close_many(
         start = jnp.minimum(i * GROUP, count - size)
         fresh = jnp.arange(size) + start >= i * GROUP
         some = jax.lax.dynamic_slice_in_dim(pending, start, size) & fresh[:, None]
+        up_to_date = jax.lax.dynamic_slice_in_dim(current, start, size)
         union = (some[:, :, None] & cpus.mask[None]).any(axis=1)
-        one = jnp.int32(1)
-        ev, owed = _round(
-            rules, ev, owed, cpus, cpu, union, one, some.sum(axis=0, dtype=jnp.int32)
-        )
+        up_to_date = (union[:, cpu] & up_to_date).sum(dtype=jnp.int32)
+        one, mms = jnp.int32(1), some.sum(axis=0, dtype=jnp.int32)
+        ev, owed = _round(rules, ev, owed, cpus, cpu, union, one, mms, up_to_date)
         return i + 1, ev, owed
 
     size = min(GROUP, count)
@@ -128,17 +137,21 @@ def _round(
     union: Bool[Array, "batches cpus"],
     times: Index,
     mms: Int32[Array, " mms"],
+    current: Index,
 ) -> tuple[Events, Owed]:
-    """Count `times` identical rounds to each row of `union`."""
+    """Count `times` identical rounds to each row of `union`.
+
+    `current`: how many of all these find the migrating CPU with nothing to drop.
+    """
     myself = jnp.arange(union.shape[1]) == cpu
     rest = union & ~myself
     ipis = (rest & ~cpus.lazy).sum(axis=0, dtype=jnp.int32) * times
     requests = rest.any(axis=1).sum(dtype=jnp.int32) * times
     heard = (rest & ~cpus.lazy).any(axis=1).sum(dtype=jnp.int32) * times
-    local = (union & myself & ~cpus.lazy).any(axis=1).sum(dtype=jnp.int32) * times
-    told = (union & ~cpus.lazy).any(axis=0)
+    mine = union & myself & ~cpus.lazy
+    local = mine.any(axis=1).sum(dtype=jnp.int32) * times
+    local -= jnp.where(mine.any(), current, 0)
     if rules.invlpgb:
-        told = (union.any() & ~cpus.lazy) | told
         ipis, requests, heard, local = ipis * 0, requests * 0, heard * 0, local * 0
     ev = ev.add(
         nr_tlb_remote_flush=requests,
@@ -147,21 +160,19 @@ def _round(
         flushes_batch_lazy=requests - heard,
         ipis_batch=ipis.sum(),
     ).interrupt(ipis)
-    return ev, dataclasses.replace(
-        owed, rounds=owed.rounds + mms, told=owed.told | told
-    )
+    return ev, dataclasses.replace(owed, rounds=owed.rounds + mms)
 
 
 def count_immediate(
     rules: Rules, ev: Events, owed: Owed, cpus: Cpus, cpu: Index
 ) -> Events:
     """The rounds of one entry each, summed over the call."""
-    n = owed.immediate
+    one, whole = owed.one, owed.whole
     if rules.broadcasts:
-        return ev.add(flushes_immediate=n.sum())
+        return ev.add(flushes_immediate=(one + whole).sum())
     myself = jnp.arange(cpus.mask.shape[1]) == cpu
     rest = cpus.mask & ~myself
-    loaded = cpus.mm[None] == jnp.arange(n.shape[0])[:, None]
+    loaded = cpus.mm[None] == jnp.arange(one.shape[0])[:, None]
     hit = rest & ~cpus.lazy & loaded
     requested = rest.any(axis=1)
     mine = loaded[:, cpu] & ~cpus.lazy[cpu]
@@ -169,44 +180,84 @@ def count_immediate(
         broadcast = (loaded & ~cpus.lazy).sum(axis=1) >= tlb.GLOBAL_ASID_CPUS
         requested, hit = requested & ~broadcast, hit & ~broadcast[:, None]
         mine &= ~broadcast
-    # A CPU that is behind flushes everything once, unless a batch's round came first.
-    behind = mine & (cpus.gen[cpu] != cpus.mm_gen) & (owed.rounds == 0) & (n > 0)
-    mine = jnp.where(mine, n - behind, 0)
+    # A CPU that is behind flushes everything once, unless it has done so already.
+    behind = mine & (cpus.gen[cpu] != cpus.mm_gen) & (owed.rounds == 0) & (one > 0)
+    behind &= whole == 0
+    pages, all_of_it = jnp.where(mine, one - behind, 0), jnp.where(mine, whole, 0)
 
     def one_mm(i: Index, ev: Events) -> Events:
         # An address space at a time: the sum over them may pass 2^32.
-        ipis = hit[i] * n[i]
-        asked = jnp.where(requested[i], n[i], 0)
+        n = one[i] + whole[i]
+        ipis = hit[i] * n
+        asked = jnp.where(requested[i], n, 0)
         ev = ev.add(
             nr_tlb_remote_flush=asked,
-            nr_tlb_local_flush_one=mine[i],
-            nr_tlb_local_flush_all=behind[i],
+            nr_tlb_local_flush_one=pages[i],
+            nr_tlb_local_flush_all=behind[i] + all_of_it[i],
             flushes_immediate=asked,
             flushes_immediate_lazy=jnp.where(hit[i].any(), 0, asked),
         )
         return ev.interrupt(ipis).add_sum("ipis_immediate", ipis)
 
-    return jax.lax.fori_loop(0, n.shape[0], one_mm, ev)
+    return jax.lax.fori_loop(0, one.shape[0], one_mm, ev)
 
 
-def catch_up(
-    rules: Rules, m: Machine, owed: Owed, cpu: Index, dropped: bool = False
-) -> Machine:
-    """The TLBs and generations after all rounds of a call.
+def _reached(c: Cpus, moved: Bool[Array, " mms"]) -> Bool[Array, " cpus"]:
+    """CPUs that run an address space of which something is flushed; lazy ones not."""
+    loaded = jnp.clip(c.mm, 0, c.mask.shape[0] - 1)
+    return moved[loaded] & (c.mm != NOWHERE) & ~c.lazy
 
-    `dropped`: the rounds of one entry have already emptied their slots.
+
+def _behind(c: Cpus) -> Bool[Array, " cpus"]:
+    """CPUs that had flushes to catch up with before the call."""
+    return c.gen != c.mm_gen[jnp.clip(c.mm, 0, c.mask.shape[0] - 1)]
+
+
+def drop(rules: Rules, m: Machine, asked: Asked, emptied: Array) -> Machine:
+    """The flush itself: CPUs drop what the folios of a window have made stale.
+
+    A CPU that the call has emptied has nothing left: nobody fills its TLB meanwhile.
     """
     c = m.cpus
-    mms = c.mask.shape[0]
+    moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
     if rules.broadcasts:
-        return m if dropped else _drop_stale(m, jnp.ones_like(c.lazy), owed)
-    moved = (owed.rounds > 0) | (owed.immediate > 0)
+        return _drop_stale(m, jnp.ones_like(c.lazy), moved.any())
+    full, single = _told(rules, c, asked, moved)
+    m = tlb.drop_all_sizes(m, full & ~emptied)
+    return _drop_stale(m, single & ~emptied, moved.any())
+
+
+def _told(
+    rules: Rules, c: Cpus, asked: Asked, moved: Bool[Array, " mms"]
+) -> tuple[Bool[Array, " cpus"], Bool[Array, " cpus"]]:
+    """CPUs that drop everything, and those that drop single pages."""
+    reached = _reached(c, moved)
+    told = (c.mask & asked.pending[:, None]).any(axis=0)
+    if rules.invlpgb:
+        told |= asked.pending.any()
+    whole = _reached(c, asked.whole > 0)
+    full = reached & (told | whole | _behind(c))
+    return full, reached & ~full
+
+
+def emptied(rules: Rules, c: Cpus, asked: Asked) -> Bool[Array, " cpus"]:
+    """CPUs that `drop` empties."""
+    moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
+    if rules.broadcasts:
+        return jnp.zeros_like(c.lazy)
+    return _told(rules, c, asked, moved)[0]
+
+
+def catch_up(rules: Rules, m: Machine, owed: Owed, cpu: Index) -> Machine:
+    """The generations after all rounds of a call, and a lazy CPU's leave."""
+    c = m.cpus
+    if rules.broadcasts:
+        return m
+    mms = c.mask.shape[0]
+    moved = (owed.rounds > 0) | (owed.one > 0) | (owed.whole > 0)
     myself = jnp.arange(c.lazy.shape[0]) == cpu
     loaded = jnp.clip(c.mm, 0, mms - 1)
-    reached = moved[loaded] & (c.mm != NOWHERE) & ~c.lazy
-    # A CPU that was behind before the call loses everything at its first round.
-    late = reached & (c.gen != c.mm_gen[loaded])
-    full = (owed.told & reached) | late
+    reached = _reached(c, moved)
     # Generations only ever tell whether a CPU is behind: one step stands for many.
     gen = c.mm_gen + moved
     cpus = dataclasses.replace(
@@ -215,22 +266,31 @@ def catch_up(
     alone = ~(c.mask[loaded[cpu]] & ~myself).any()
     leaves = alone & c.lazy[cpu] & (c.mm[cpu] != NOWHERE) & moved[loaded[cpu]]
     cpus = tlb.leave(rules.keeps_mask, cpus, cpu, leaves)
-    full |= myself & leaves
-    m = tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), full)
-    return m if dropped else _drop_stale(m, reached & ~full, owed)
+    return tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), myself & leaves)
 
 
-def _drop_stale(m: Machine, told: Bool[Array, " cpus"], owed: Owed) -> Machine:
+def _drop_stale(
+    m: Machine, told: Bool[Array, " cpus"], some: Bool[Array, ""]
+) -> Machine:
     """Drop page by page: what no longer agrees with the page table, or is marked."""
 
-    def drop(m: Machine) -> Machine:
-        there = jnp.clip(m.tlb.pfn, 0, m.frame.shape[0] - 1)
+    def stale(m: Machine, t: Tlb) -> Tlb:
+        there = jnp.clip(t.pfn, 0, m.frame.shape[0] - 1)
         marked = frame.has(m.frame[there, frame.FLAGS], frame.FLUSHED)
-        dead = (_differs(m) | marked) & tlb.lanes_of(told, m.tlb)[None]
-        return _without(m, dead)
+        return _without(t, (_differs(m, t) | marked) & tlb.lanes_of(told, t)[None])
 
-    any_owed = (owed.immediate > 0).any() | owed.told.any()
-    return xla.when(told.any() & any_owed, drop, m)
+    def drop(m: Machine) -> Machine:
+        return _both(m, stale)
+
+    return xla.when(told.any() & some, drop, m)
+
+
+def _both(m: Machine, change: Callable[[Machine, Tlb], Tlb]) -> Machine:
+    """Both TLBs changed, where there are leaves that the second could hold."""
+    m = dataclasses.replace(m, tlb=change(m, m.tlb))
+    if m.geometry.orders == (0,):
+        return m
+    return dataclasses.replace(m, huge_tlb=change(m, m.huge_tlb))
 
 
 def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
@@ -238,37 +298,18 @@ def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
 
     A process that let a page go, and a driver whose page moved, flush by themselves.
     """
-    return xla.when(some, lambda m: _without(m, _differs(m)), m)
+
+    def drop(m: Machine) -> Machine:
+        return _both(m, lambda m, t: _without(t, _differs(m, t)))
+
+    return xla.when(some, drop, m)
 
 
-def _differs(m: Machine) -> Bool[Array, "sets cpus*ways"]:
+def _differs(m: Machine, t: Tlb) -> Bool[Array, "sets cpus*ways"]:
     """Translations that the page table does not give any more."""
-    entry = m.tlb.entry
-    now = m.pte[jnp.where(entry == NOWHERE, 0, entry)]
-    return (now[..., pte.PFN] != m.tlb.pfn) | ~pte.accessible(now[..., pte.BITS])
+    now = m.pte[jnp.where(t.entry == NOWHERE, 0, t.entry)]
+    return (now[..., pte.PFN] != t.pfn) | ~pte.accessible(now[..., pte.BITS])
 
 
-def _without(m: Machine, dead: Bool[Array, "sets cpus*ways"]) -> Machine:
-    kept = jnp.where(dead, NOWHERE, m.tlb.entry)
-    return dataclasses.replace(m, tlb=dataclasses.replace(m.tlb, entry=kept))
-
-
-def mark(m: Machine, src: Lanes, where: Mask) -> Machine:
-    """Remember source frames whose entries were flushed and put back as they were."""
-
-    def set_bit(m: Machine) -> Machine:
-        row = xla.read(src, lambda: lanes.rows(m.frame, src))
-        row = row.at[:, frame.FLAGS].set(row[:, frame.FLAGS] | frame.FLUSHED)
-        return dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, row))
-
-    return xla.when(lanes.some(where)[0], set_bit, m)
-
-
-def unmark(m: Machine, any_marked: Bool[Array, ""]) -> Machine:
-    """Forget what `mark` remembered."""
-
-    def clear(m: Machine) -> Machine:
-        keep = jnp.asarray([-1, -1, ~frame.FLUSHED, -1], jnp.int32)
-        return dataclasses.replace(m, frame=m.frame & keep)
-
-    return xla.when(any_marked, clear, m)
+def _without(t: Tlb, dead: Bool[Array, "sets cpus*ways"]) -> Tlb:
+    return dataclasses.replace(t, entry=jnp.where(dead, NOWHERE, t.entry))

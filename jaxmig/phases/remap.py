@@ -11,31 +11,26 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxmig import frame, pte, xla
+from jaxmig import frame, pte
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.phases.window import Window
 
 
 @jax.named_scope("remove_migration_ptes")
-def remap(
-    m: Machine,
-    page: Lanes,
-    where: Mask,
-    known: Known | None = None,
-    flushed: Mask | None = None,
-) -> Machine:
-    """Map base pages wherever a migration entry stands for them, and unlock them.
+def remap(m: Machine, w: Window, page: Lanes, folios: Mask, known: Known) -> Machine:
+    """Map pages wherever a migration entry stands for them, and unlock their folios.
 
-    `flushed`: of these, pages to be marked so (see `flush.mark`).
+    Args:
+      page: int32[lanes], the frame where each page of the window is now.
+      folios: folio lanes that were unmapped, or refused to be.
+      known: rows and entries of the pages, as they are.
     """
-    if known is None:
-        row = xla.read(page, lambda: lanes.rows(m.frame, page))
-    else:
-        row = known.row
-    words = None if known is None else known.words
-    flags = row[:, FLAGS]
+    row, where = known.row, w.spread(folios)
+    # What is asked of a folio's flags is the head's to tell.
+    flags = w.spread(row[:, FLAGS].at[w.first].get()) if w.large else row[:, FLAGS]
     mapped = where & frame.has(flags, frame.UNMAPPED)
     anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
     dirty = frame.has(flags, frame.DIRTY)
@@ -43,7 +38,7 @@ def remap(
     def write(c: tuple[Machine, Lanes, Lanes]) -> tuple[Machine, Lanes, Lanes]:
         m, entry, count = c
         here = entry != NOWHERE
-        old, following = lanes.entry_or(words, m, entry)
+        old, following = lanes.entry_or(known.words, m, entry)
         word = pte.from_migration(old[:, pte.BITS], anon, dirty)
         new = lanes.columns(page, word)
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
@@ -52,11 +47,13 @@ def remap(
     first = jnp.where(mapped, row[:, frame.RMAP], NOWHERE)
     start = (m, first, jnp.zeros_like(first))
     m, _, count = lanes.along_chains(m.geometry.shared, write, start)
-    mark = 0 if flushed is None else jnp.where(flushed, frame.FLUSHED, 0)
+    maps = w.total(count)
+    if w.large:
+        maps = jnp.where(w.is_head, w.spread(maps), 0)
     new = lanes.columns(
-        row[:, REFCOUNT] + count,
+        row[:, REFCOUNT] + maps,
         row[:, MAPCOUNT] + count,
-        flags & ~(frame.LOCKED | frame.UNMAPPED) | mark,
+        row[:, FLAGS] & ~(frame.LOCKED | frame.UNMAPPED | frame.FLUSHED),
         row[:, frame.RMAP],
     )
     return dataclasses.replace(m, frame=lanes.scatter(m.frame, page, where, new))

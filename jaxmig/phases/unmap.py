@@ -19,23 +19,27 @@ from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.phases.window import Window
 
 
 @jax.named_scope("try_to_migrate")
 def unmap(
-    m: Machine,
-    src: Lanes,
-    known: Known,
-    where: Mask,
-    dropped: Lanes,
+    m: Machine, w: Window, known: Known, folios: Mask, refused: Mask, lost: Lanes
 ) -> tuple[Machine, Known]:
-    """Write migration entries for the base pages `src` in `where`; lock them.
+    """Write migration entries for the base pages of the folios in `folios`; lock them.
 
-    `known`: their rows, and entries, as they are; as they become is returned.
-    `dropped`: references that were found gone.  Which flushes are owed is
-    `flush.owed()`'s affair: nothing couples two base pages here.
+    Args:
+      known: rows and entries of the pages, as they are.
+      folios: folio lanes that are unmapped.
+      refused: those whose first entry was flushed and put back as it was: their heads
+        are marked until then.
+      lost: references of each folio that were found gone.
+    Returns:
+      The machine, and what is known of the pages then.
+
+    Which flushes are asked for is `rounds.py`'s affair.
     """
-    row = known.row
+    row, where = known.row, w.spread(folios)
 
     def write(c: tuple) -> tuple:
         m, entry, count, dirty, words = c
@@ -44,7 +48,7 @@ def unmap(
         bits = old[:, pte.BITS]
         # Behind a wall it is computed once, for this phase and the last one.
         new = xla.read(
-            src, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
+            w.page, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
         )
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
         dirty |= here & pte.has(bits, pte.DIRTY)
@@ -53,14 +57,41 @@ def unmap(
     first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
     start = (m, first, jnp.zeros_like(first), where & False, known.words)
     m, _, count, dirty, words = lanes.along_chains(m.geometry.shared, write, start)
-    state = frame.LOCKED | jnp.where(count > 0, frame.UNMAPPED, 0)
-    flags = row[:, FLAGS] | state | jnp.where(dirty, frame.DIRTY, 0)
-    refs = row[:, REFCOUNT] - count - dropped
+    new = _rows(w, row, folios, refused, (count, dirty, lost))
+    changed = where | w.spread(refused)
+    m = dataclasses.replace(m, frame=lanes.scatter(m.frame, w.page, changed, new))
+    return m, Known(new, words)
+
+
+def _rows(
+    w: Window,
+    row: Int32[Array, "lanes 4"],
+    folios: Mask,
+    refused: Mask,
+    found: tuple[Lanes, Mask, Lanes],
+) -> Int32[Array, "lanes 4"]:
+    """Rows of the pages: references and flags are the head's, counts each page's."""
+    count, dirty, lost = found
+    maps = w.total(count)
+    state = frame.LOCKED | jnp.where(maps > 0, frame.UNMAPPED, 0)
+    state |= jnp.where(w.total(dirty.astype(jnp.int32)) > 0, frame.DIRTY, 0)
+    state = jnp.where(folios, state, 0) | jnp.where(refused, frame.FLUSHED, 0)
+    taken = jnp.where(folios, maps + lost, 0)
+    if w.large:
+        head = w.is_head
+        state, taken = (jnp.where(head, w.spread(x), 0) for x in (state, taken))
+    where = w.spread(folios)
 
     def rows() -> Int32[Array, "lanes 4"]:
-        new = lanes.columns(refs, row[:, MAPCOUNT] * 0, flags, row[:, frame.RMAP])
-        return jnp.where(where[:, None], new, row)
+        new = lanes.columns(
+            row[:, REFCOUNT] - taken,
+            jnp.where(where, 0, row[:, MAPCOUNT]),
+            row[:, FLAGS] | state,
+            row[:, frame.RMAP],
+        )
+        return new
 
-    new = xla.read(src, rows)
-    m = dataclasses.replace(m, frame=lanes.scatter(m.frame, src, where, new))
-    return m, Known(new, words)
+    return xla.read(w.page, rows)
+
+
+

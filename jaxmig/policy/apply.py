@@ -1,54 +1,84 @@
-"""The four phases of a batched call, on a chunk whose fates are known.
+"""The four phases on a window whose plan is made.
 
 Source: migrate_pages_batch() in mm/migrate.c; movable_ops of the drivers that own
 non-LRU pages; zap_pte_range() for pages that their process let go.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Final
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxmig import pte, xla
+from jaxmig import frame, pte, xla
 from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, copypage, lanes, remap, unmap
 from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.policy import outcomes as oc
 from jaxmig.policy.folio import Where
-from jaxmig.policy.plan import Left, Listed, Plan
+from jaxmig.policy.look import Seen
+from jaxmig.policy.plan import Left, Plan
+from jaxmig.phases.window import Window
+
+PHASES: Final = ("unmap", "flush", "copy", "remap")
+Flush = Callable[[Machine], Machine]
 
 
 def apply(
     m: Machine,
-    src: Lanes,
-    known: Known,
+    w: Window,
+    seen: Seen,
     p: Plan,
-    f: Listed,
     at: Where,
-    again: Mask | None = None,
+    flush: Flush,
+    upto: str = PHASES[-1],
 ) -> Machine:
-    """The four phases on the arrays.
+    """Unmap, flush, copy and remap the folios of a window.
 
-    `again`: pages whose entries were flushed and will be put back as they were.
+    Args:
+      seen: what the page tables say of the pages, as they are.
+      flush: the flush of what was unmapped.
+      upto: the last phase that is done.
     """
-    found = known
-    m, known = unmap.unmap(m, src, known, p.unmapped & ~f.movable, p.lost)
-    moved, freed = p.moved & ~p.released, p.freed | p.released
-    m, dst = alloc.take_many(m, at.node, moved)
-    m = _keep_conditions(m, src, dst, p.left)
-    m = copypage.copy(m, src, dst)
-    m = copypage.switch(m, src, dst, known, freed)
-    m = _follow_drivers(m, dst, moved & f.movable)
-    back = p.unmapped & ~p.released  # a released page's row is blank
-    m = remap.remap(m, jnp.where(moved, dst, src), back, known, again)
-    m = _zap(m, found, freed)
-    return alloc.give_many(m, xla.after(src, dst), moved | freed)
+    found = Known(w.page_row, seen.words)
+    movable = frame.kind(w.flags) == frame.MOVABLE_OPS
+    folios = (p.unmaps > 0) & ~movable
+    refusals = p.number(oc.REFUSALS, 0) + p.number(oc.REFUSALS, 1)
+    refused = (refusals > 0) & ~folios
+    last = PHASES.index(upto)
+    m, dst = alloc.take_many(m, at.node, w, p.moved)
+    m, known = unmap.unmap(m, w, found, folios, refused, p.lost)
+    if last >= 1:
+        m = flush(m)
+    page = _destinations(w, dst)
+    if last >= 2:
+        m = copypage.copy(m, w.page, page)
+    if last < 3:
+        return m
+    m = _keep_conditions(m, w.head, dst, p.left)
+    gone = w.spread(p.gone)
+    m = copypage.switch(m, w.page, page, known.row, gone)
+    m = _follow_drivers(m, page, w.spread(p.moved & movable))
+    now = jnp.where(page == NOWHERE, w.page, page)
+    m = remap.remap(m, w, now, folios | refused, known)
+    m = _zap(m, found, gone)
+    return alloc.give_many(m, w, xla.after(w.head, dst), p.moved | p.gone)
+
+
+def _destinations(w: Window, dst: Lanes) -> Lanes:
+    """Where each base page goes; NOWHERE if its folio stays."""
+    if not w.large:
+        return dst
+    step = w.spread(jnp.where(dst == NOWHERE, NOWHERE, dst - w.head))
+    return jnp.where((step == NOWHERE) | (w.page == NOWHERE), NOWHERE, w.page + step)
 
 
 def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:
-    """Conditions after all tests, where the pages are then.
+    """Conditions after all tests, where the folios are then.
 
-    Rows of free frames are blank, and mostly nothing is left when a page moves: the
+    Rows of free frames are blank, and mostly nothing is left when a folio moves: the
     new row need not be written then.
     """
     if left is None or m.conditions is None:
@@ -86,14 +116,14 @@ def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
     return xla.when(lanes.some(where)[0], follow, m)
 
 
-def _zap(m: Machine, known: Known, freed: Mask) -> Machine:
+def _zap(m: Machine, known: Known, gone: Mask) -> Machine:
     """Empty the entries of pages that are no more.
 
     `known`: rows and entries as they were found; those of such pages still are so.
     """
 
     def zap(m: Machine) -> Machine:
-        entry = jnp.where(freed, known.row[:, RMAP], NOWHERE)
+        entry = jnp.where(gone, known.row[:, RMAP], NOWHERE)
 
         def empty(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
             m, entry = c
@@ -106,4 +136,4 @@ def _zap(m: Machine, known: Known, freed: Mask) -> Machine:
 
         return lanes.along_chains(m.geometry.shared, empty, (m, entry))[0]
 
-    return xla.when(lanes.some(freed)[0], zap, m)
+    return xla.when(lanes.some(gone)[0], zap, m)

@@ -17,7 +17,7 @@ from jaxmig.policy.folio import pages_of
 from jaxmig.policy.hurdles import Stage
 from jaxmig.policy.passes import Place
 from jaxmig.policy.state import TODO, Context, State
-from jaxmig.pytree import pytree
+from jaxmig.pytree import pytree, static
 from jaxmig.rules import Rules
 
 PASSES: Final = 10  # of all forms; ASYNC callers, hugetlb, the posted series
@@ -38,9 +38,11 @@ class Queue:
 
     folios: Int32[Array, " folios"]
     size: Index
+    first: Index  # where this stretch of the list begins
     next: Index
     limit: Index  # base pages that close a batch
     passes: Index  # of a serial call
+    once: bool = static()  # one batch, and no more
 
 
 @pytree

@@ -11,7 +11,7 @@ from jaxmig.frame import FLAGS, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes
-from jaxmig.policy.window import Window
+from jaxmig.phases.window import Window
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 

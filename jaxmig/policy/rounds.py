@@ -1,92 +1,150 @@
-"""Flushes that a stretch of a batched call owes: batch by batch, and at once.
+"""Flushes that the folios of a window ask for: batch by batch, and at once.
 
-Source: set_tlb_ubc_flush_pending(), should_defer_flush() in mm/rmap.c.
+Source: set_tlb_ubc_flush_pending(), should_defer_flush() in mm/rmap.c,
+pmdp_huge_clear_flush(), huge_ptep_clear_flush().
 """
 
 import dataclasses
+from typing import Final
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import pte, xla
+from jaxmig import frame, pte, xla
 from jaxmig.events import Events
+from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import flush, lanes
-from jaxmig.phases.flush import Owed
+from jaxmig.phases.flush import Asked, Owed
 from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.window import Window
+from jaxmig.policy import outcomes as oc
+from jaxmig.policy.batches import Cut
 from jaxmig.policy.look import Seen, chain
 from jaxmig.policy.plan import Plan
+from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
+PASS_SHIFT: Final = 27  # an attempt's time: its pass, then its folio's place in the list
 
 
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """A stretch of the list."""
+@pytree
+class Walks:
+    """How often each base page's entries are cleared, and for whom."""
 
-    start: Index
-    end: Index
-    index: Lanes  # place of each lane in the list
-    limit: Index  # base pages of a batch
+    unmaps: Lanes  # in the first stage, then in the second
+    again: Lanes
+    refusals: Lanes  # of the page's first entry
+    again_refused: Lanes
+    at_once: Mask  # not in a batch: nothing waits for another folio
+    hugetlb: Mask
+
+
+def walks_of(r: Rules, w: Window, p: Plan) -> Walks:
+    """The walks of each page of a window."""
+    kind = frame.kind(w.page_row[:, FLAGS])
+    movable = kind == frame.MOVABLE_OPS
+    counts = jnp.where(movable | (w.page == NOWHERE), 0, w.spread(p.counts))
+    a, b, refused, later = (
+        oc.number(counts, what, stage)
+        for what in (oc.UNMAPS, oc.REFUSALS)
+        for stage in (0, 1)
+    )
+    if w.large:
+        refused, later = (jnp.where(w.is_head, x, 0) for x in (refused, later))
+    hugetlb = kind == frame.HUGETLB
+    at_once = hugetlb | (not r.batched) if w.large else (a < 0) | (not r.batched)
+    return Walks(a, b, refused, later, at_once, hugetlb)
+
+
+def _flushes(walks: Walks, bits: Lanes, here: Mask, waits: Mask) -> Lanes:
+    """How often an entry is flushed by itself; `waits`: its address space can wait."""
+    pmd = pte.has(bits, pte.HUGE)
+    # pmdp_invalidate() flushes even what no TLB can hold.
+    always = pmd & ~walks.hugetlb
+    held = pte.accessible(bits) | always
+    # A NUMA hint does not return when the entry is put back.
+    later = ~pte.has(bits, pte.VM_PROT_NONE) | always
+    first = jnp.minimum(walks.unmaps, 1)
+    n = (first + walks.refusals) * held + (walks.unmaps - first) * later
+    n = jnp.where(waits & ~pmd & ~walks.at_once, 0, n)
+    again = jnp.where(walks.unmaps > 0, later, held)
+    return jnp.where(here, n + (walks.again + walks.again_refused) * again, 0)
 
 
 def settle(
-    rules: Rules,
+    r: Rules,
     ev: Events,
     owed: Owed,
     m: Machine,
     cpu: Index,
-    span: Span,
-    known: tuple[Lanes, Int32[Array, "lanes 4"], Seen, Plan],
+    w: Window,
+    known: tuple[Seen, Plan, Cut, Index],
     put_off: Bool[Array, " mms"],
-) -> tuple[Events, Owed, Bool[Array, ""]]:
-    """Close the batches that end in the stretch; its last one may go on in the next.
+) -> tuple[Events, Owed, Asked]:
+    """Close the batches that end in the window; its last one may go on in the next.
 
-    `known`: of each lane folio, row, mappings and fate.  Also returned: true, once
-    everything that is read of the page tables has been read.
+    Args:
+      known: of the window what the page tables say, its plan, its batches, and the
+        place in the list of its first lane.
+      put_off: address spaces whose flushes can wait.
+    Returns:
+      Events, what is owed then, and what this window asks for.
     """
-    src, row, seen, p = known
-    base = span.start // span.limit
-    local = lanes.numbers(span.index - base * span.limit, span.limit)
-    owes = p.first.unmapped | (p.first.pin_tries > 0)
-    slots = src.shape[0] + 1
-    pending = pendings(m, src, row, seen, owes, local, slots, put_off, rules)
+    seen, p, c, place = known
+    walks = walks_of(r, w, p)
+    one, whole = _immediate(m, w, seen, walks, put_off)
+    if not r.batched:
+        none = jnp.zeros_like(put_off)
+        return ev, _owe(owed, m, Asked(none, one, whole), r), Asked(none, one, whole)
+    slots = w.head.shape[0] + 1
+    owes = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
+    batch = w.spread(c.batch)
+    pending = _pending(r, m, w, seen, owes, batch, slots, put_off)
+    asked = Asked(pending.any(axis=0), one, whole)
     pending = pending.at[0].set(pending[0] | owed.open)
-    whole = span.end // span.limit - base
-    more = immediates(m, row, seen, p, put_off)
-    still = pending[jnp.minimum(whole, slots - 1)]
-    owed = dataclasses.replace(
-        owed,
-        open=jnp.where(whole < slots, still, False),
-        immediate=owed.immediate + more,
+    owed = _owe(owed, m, asked, r)
+    times = _times(m, w, p, seen, walks, batch, (owed, cpu, place, put_off))
+    still = pending[jnp.minimum(c.closed, slots - 1)]
+    closed = jnp.arange(slots) < c.closed
+    current = jnp.zeros(slots, bool) if times is None else times[1] > times[0]
+    ev, owed = flush.close(
+        r, ev, owed, m.cpus, cpu, pending & closed[:, None], current & closed
     )
-    read = jnp.int32(0)
-    for looked in (seen.mm, more, pending[0].astype(jnp.int32)):
-        read = xla.after(read, looked)
-    closed = jnp.arange(slots) < whole
-    ev, owed = flush.close(rules, ev, owed, m.cpus, cpu, pending, closed)
-    return ev, owed, read == 0
+    if times is not None:
+        last = jnp.minimum(c.closed, slots - 1)
+        owed = dataclasses.replace(
+            owed, deferred=times[0][last], caught_up=times[1][last]
+        )
+    return ev, dataclasses.replace(owed, open=still & (c.closed < slots)), asked
 
 
-def pendings(
+def _owe(owed: Owed, m: Machine, asked: Asked, r: Rules) -> Owed:
+    return dataclasses.replace(
+        owed,
+        one=owed.one + asked.one,
+        whole=owed.whole + asked.whole,
+        emptied=owed.emptied | flush.emptied(r, m.cpus, asked),
+    )
+
+
+def _pending(
+    r: Rules,
     m: Machine,
-    src: Lanes,
-    row: Int32[Array, "lanes 4"],
+    w: Window,
     seen: Seen,
-    where: Mask,
-    local: Lanes,
+    owes: Mask,
+    batch: Lanes,
     slots: int,
     put_off: Bool[Array, " mms"],
-    rules: Rules,
 ) -> Bool[Array, "batches mms"]:
-    """Which address spaces each batch of the chunk has something pending of."""
+    """Which address spaces each batch of the window has something pending of."""
     mms = put_off.shape[0]
     none = jnp.zeros((slots, mms), bool)
     if not m.geometry.shared:
-        owes = where & (seen.counted > 0)
-        at = jnp.where(owes, local * mms + seen.mm, NOWHERE)
+        at = jnp.where(owes & (seen.counted > 0), batch * mms + seen.mm, NOWHERE)
         flat = jax.lax.platform_dependent(
             at, none.reshape(-1), cpu=_marked, default=_marked_once
         )
@@ -97,12 +155,12 @@ def pendings(
         old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
-        counted = pte.accessible(bits) | ~rules.checks_pte_accessible
-        owes = (entry != NOWHERE) & counted & put_off[mm]
-        at = jnp.where(owes, local, slots)
+        counted = pte.accessible(bits) | (not r.checks_pte_accessible)
+        counted &= (entry != NOWHERE) & put_off[mm] & ~pte.has(bits, pte.HUGE)
+        at = jnp.where(counted, batch, slots)
         return pending.at[at, mm].set(True, mode="drop"), following
 
-    first = jnp.where(where, chain(m, row), NOWHERE)
+    first = jnp.where(owes, chain(m, w.page_row), NOWHERE)
     return lanes.along_chains(True, step, (none, first))[0]
 
 
@@ -116,38 +174,98 @@ def _marked_once(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"
     return _marked(at.at[1:].set(jnp.where(run, NOWHERE, at[1:])), none)
 
 
-def immediates(
-    m: Machine,
-    row: Int32[Array, "lanes 4"],
-    seen: Seen,
-    p: Plan,
-    put_off: Bool[Array, " mms"],
-) -> Int32[Array, " mms"]:
-    """Rounds of one entry each, by address space."""
+def _immediate(
+    m: Machine, w: Window, seen: Seen, walks: Walks, put_off: Bool[Array, " mms"]
+) -> tuple[Int32[Array, " mms"], Int32[Array, " mms"]]:
+    """Rounds of one entry each, and of one whole PMD each, by address space."""
     mms = put_off.shape[0]
-    a, y = p.first, p.second
-    times_a = a.unmapped + a.pin_tries
-    times_y = 0 if y is None else y.unmapped + y.pin_tries
     none = jnp.zeros(mms, jnp.int32)
-    if not m.geometry.shared:
-        n = jnp.where(put_off[seen.mm], 0, times_a) * seen.held
-        n += times_y * jnp.where(a.unmapped, seen.later, seen.held)
+
+    def sums(old: Array, here: Mask) -> tuple[Lanes, Lanes, Lanes]:
+        bits = old[:, pte.BITS]
+        mm = jnp.where(here, pte.mm_of(bits), 0)
+        n = _flushes(walks, bits, here, put_off[mm])
+        if not w.large:
+            return mm, n, n * 0
+        whole = pte.has(bits, pte.HUGE) & ~walks.hugetlb
+        return mm, jnp.where(whole, 0, n), jnp.where(whole, n, 0)
+
+    if seen.words is not None:
+        mm, one, whole = sums(seen.words, seen.maps > 0)
         if mms == 1:
-            return jnp.stack(lanes.totals(n))
-        return jax.lax.cond(
-            lanes.some(n)[0], lambda: none.at[seen.mm].add(n), lambda: none
-        )
+            found = lanes.totals(one, whole)
+            return found[0][None], found[1][None]
+
+        def add() -> tuple[Array, Array]:
+            return none.at[mm].add(one), none.at[mm].add(whole)
+
+        return jax.lax.cond(lanes.some(one + whole)[0], add, lambda: (none, none))
 
     def step(c: tuple) -> tuple:
         total, entry = c
         old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
-        bits = old[:, pte.BITS]
-        mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
-        held = pte.accessible(bits)
-        later = jnp.where(a.unmapped, ~pte.has(bits, pte.VM_PROT_NONE), held)
-        n = jnp.where(put_off[mm], 0, times_a) * held + times_y * later
-        return total.at[mm].add(jnp.where(entry != NOWHERE, n, 0)), following
+        mm, one, whole = sums(old, entry != NOWHERE)
+        return (total[0].at[mm].add(one), total[1].at[mm].add(whole)), following
 
-    some = (times_y > 0) | ((times_a > 0) & ~put_off.all())
-    first = jnp.where(some, chain(m, row), NOWHERE)
-    return lanes.along_chains(True, step, (none, first))[0]
+    some = walks.again + walks.again_refused > 0
+    now = walks.unmaps + walks.refusals > 0
+    some |= now & (walks.at_once | (seen.pmds > 0) | ~put_off.all())
+    first = jnp.where(some, chain(m, w.page_row), NOWHERE)
+    return lanes.along_chains(True, step, ((none, none), first))[0]
+
+
+def _times(
+    m: Machine,
+    w: Window,
+    p: Plan,
+    seen: Seen,
+    walks: Walks,
+    batch: Lanes,
+    given: tuple[Owed, Index, Index, Bool[Array, " mms"]],
+) -> tuple[Lanes, Lanes] | None:
+    """When each batch last put a PTE off, and last flushed a PMD at once.
+
+    Only for what the migrating CPU itself runs: after the PMD it has nothing to drop
+    when the batch's own flush comes.  None if there are no leaves.
+    """
+    owed, cpu, place, put_off = given
+    if not w.large:
+        return None
+    slots = w.head.shape[0] + 1
+    nothing = jnp.zeros(slots, jnp.int32)
+    deferred, whole = (
+        nothing.at[0].set(x) for x in (owed.deferred, owed.caught_up)
+    )
+    mm = m.cpus.mm[cpu]
+    lane = jnp.arange(w.head.shape[0], dtype=jnp.int32)
+    passes = jnp.maximum(p.number(oc.TRIES, 0), 1)
+    when = w.spread((passes << PASS_SHIFT) | (place + lane))
+    acts = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
+
+    def mine(old: Array, entry: Lanes) -> tuple[Mask, Mask]:
+        bits = old[:, pte.BITS]
+        own = (entry != NOWHERE) & (pte.mm_of(bits) == mm) & acts
+        pmd = pte.has(bits, pte.HUGE)
+        return own & ~pmd & put_off[jnp.where(own, mm, 0)], own & pmd
+
+    def look() -> tuple[Lanes, Lanes]:
+        def step(c: tuple) -> tuple:
+            (puts, drops), entry = c
+            old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
+            a, b = mine(old, entry)
+            return (puts | a, drops | b), following
+
+        no = acts & False
+        first = jnp.where(acts, chain(m, w.page_row), NOWHERE)
+        start = ((no, no), first)
+        puts, drops = lanes.along_chains(m.geometry.shared, step, start)[0]
+        at = [jnp.where(x, batch, slots) for x in (puts, drops)]
+        return (
+            deferred.at[at[0]].max(when, mode="drop"),
+            whole.at[at[1]].max(when, mode="drop"),
+        )
+
+    some = (mm != NOWHERE) & lanes.some(acts & (seen.pmds > 0))[0]
+    # Without a leaf in the window only what was open before can have caught up, until
+    # another PTE is put off.
+    return jax.lax.cond(some | (owed.caught_up > 0), look, lambda: (deferred, whole))

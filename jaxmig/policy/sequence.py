@@ -212,6 +212,8 @@ def _open(
 ) -> tuple[Queue, Course, State]:
     """The next batch, or the end of the call."""
     more = opens & (q.next < q.size) & (s[ERROR] == 0)
+    if q.once:
+        more &= q.next == q.first
     s = s.empty(TODO, opens).empty(RET, opens).empty(SPLIT, opens)
     lists, size, after = cut(c, q, s, more)
     s = s.set(lists=lists, ev=s.ev.add(batches=more))

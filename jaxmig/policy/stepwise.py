@@ -42,23 +42,37 @@ Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 
 
-def migrate_stepwise(
-    rules: Rules,
-    k: Call,
-    at: Where,
-    limit: Index,
-    first: Index | int = 0,
-    passes_: Index | int = PASSES,
-) -> Call:
-    """The call on `k.todo` from its `first` folio on.
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """The part of a list that is gone through."""
 
-    `passes_`: of a serial call.  The result is in stats.failed and error.
+    first: Index | int  # its first folio
+    huge: Index | int  # hugetlb folios, which stand at the front of the list
+    once: bool = False  # one batch, and no more
+    passes: Index | int = PASSES  # of a serial call
+
+
+def migrate_stepwise(
+    r: Rules, k: Call, at: Where, limit: Index, stretch: Stretch
+) -> tuple[Call, Index]:
+    """The call on a stretch of `k.todo`.
+
+    Args:
+      limit: base pages that close a batch.
+    Returns:
+      The call, with its result in stats.failed and error, and the folio after the last
+      that it began.
     """
-    c = Context(rules, k.m.geometry, at, k.m.pmd_table)
-    numbers = (jnp.asarray(n, jnp.int32) for n in (first, limit, passes_))
-    q = Queue(k.todo.folios, k.todo.size, *numbers)
+    c = Context(r, k.m.geometry, at, k.m.pmd_table)
+    first, huge, passes_ = (
+        jnp.asarray(n, jnp.int32) for n in (stretch.first, stretch.huge, stretch.passes)
+    )
+    begin = jnp.maximum(first, huge)
+    q = Queue(
+        k.todo.folios, k.todo.size, begin, begin, limit, passes_, stretch.once
+    )
     st = reg.begin(k)
-    q, x, st = _start(c, q, st)
+    x, st = _start(c, q, st, first, huge)
     memory = k.m.memory
 
     def more(v: tuple[Progress, Any]) -> Flag:
@@ -71,8 +85,8 @@ def migrate_stepwise(
         memory = copy_folios(c.g.orders, v[1], st.copies)
         return (q, x, st.set(copies=no_copies(len(c.g.orders), reg.COPIES))), memory
 
-    (_, _, st), memory = jax.lax.while_loop(more, then_copy, ((q, x, st), memory))
-    return reg.end(k, st, memory)
+    (q, _, st), memory = jax.lax.while_loop(more, then_copy, ((q, x, st), memory))
+    return reg.end(k, st, memory), q.next
 
 
 def _passes(c: Context, v: Progress) -> Progress:
@@ -97,31 +111,28 @@ def _passes(c: Context, v: Progress) -> Progress:
     return jax.lax.while_loop(more, one, v)
 
 
-def _start(c: Context, q: Queue, s: reg.State) -> Progress:
-    """The first pass of a call."""
+def _start(
+    c: Context, q: Queue, s: reg.State, first: Index, huge: Index
+) -> tuple[Course, reg.State]:
+    """The first pass of a stretch that begins at the folio `first`."""
     batched = jnp.asarray(c.rules.batched)
     none = jnp.int32(0)
+    n = jnp.where(batched, jnp.maximum(huge - first, 0), q.size - first)
+    # Hugetlb folios, which are in no batch; a serial call's only list.
+    which = jnp.where(batched, HELD, reg.TODO)
+    index = jnp.arange(q.folios.shape[0])
+    here = (index >= first) & (index < first + n)
+    lists = lanes.scatter(s.lists, which * s.room + index - first, here, q.folios)
+    s = s.set(lists=lists).put({HELD: jnp.where(batched, n, 0)})
+    s = s.note(log.BEGIN, log.HUGETLBS, n, when=batched & (n > 0))
     x = Course(
         op=jnp.where(batched, HUGETLB, SERIAL).astype(jnp.int32),
         stage=jnp.int32(WHOLE),
         number=none,
-        size=jnp.where(batched, 0, q.size),
+        size=n,
         alone=none,
         saved=none,
         before=s.reg,
         at=passes.start(),
     )
-    if len(c.g.orders) == 1:
-        return q, x, s
-    # Hugetlb folios to a list of their own; both keep their order.
-    live = jnp.arange(q.folios.shape[0]) < q.size
-    rows = lanes.rows(s.frame, jnp.where(live, q.folios, 0))
-    huge = live & batched & (frame.kind(rows[:, FLAGS]) == frame.HUGETLB)
-    rest = live & ~huge
-    held = HELD * s.room + lanes.rank(huge)
-    folios = lanes.scatter(q.folios, lanes.rank(rest), rest, q.folios)
-    s = s.set(lists=lanes.scatter(s.lists, held, huge, q.folios))
-    n = huge.sum(dtype=jnp.int32)
-    s = s.put({HELD: n}).note(log.BEGIN, log.HUGETLBS, n, when=n > 0)
-    q = dataclasses.replace(q, folios=folios, size=q.size - n)
-    return q, dataclasses.replace(x, size=jnp.where(batched, n, x.size)), s
+    return x, s
