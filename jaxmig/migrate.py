@@ -14,10 +14,16 @@ from jaxmig.buckets import BASE_PAGES, LONG_LIST, bucket
 from jaxmig.events import Events
 from jaxmig.machine import Machine
 from jaxmig.policy import serial_pages
+from jaxmig.policy.apply import PHASES
 from jaxmig.policy.call import Call, List, Stats, no_stats
 from jaxmig.policy.course import NO_LIMIT
 from jaxmig.policy.folio import ENOMEM, SLEEPS, Where
-from jaxmig.policy.run import can_couple, hugetlb_first, migrate_lanes
+from jaxmig.policy.run import (
+    can_couple,
+    hugetlb_first,
+    migrate_lanes,
+    migrate_until,
+)
 from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.pytree import pytree
 from jaxmig.releases import Defers
@@ -276,7 +282,7 @@ def migrate_pages(
       size: how many of `folios` are on the list, so that lists padded to one length
         share a compilation; all if None.
       stop: (k, phase), phase one of unmap, flush, copy, remap: the state inside batch k
-        (serial: inside folio k, first pass) right after that phase; base pages only.
+        (serial: inside folio k, first pass) right after that phase.
       log: rows of room for a log of what happened, in `result.events.log` (see
         `log.py`); 0: none.  A call with a log is worked one folio at a time.
     Returns:
@@ -285,7 +291,7 @@ def migrate_pages(
     Raises:
       ValueError: for a release, mode, reason or architecture that is not modelled, for a
         node that the machine has not (where it is known already, not traced), and for a
-        stop at an unknown phase, among larger folios or with a log.
+        stop at an unknown phase or with a log.
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
@@ -293,17 +299,11 @@ def migrate_pages(
         raise ValueError(f"node {node}: the machine has {state.geometry.nodes} nodes")
     heads, length = listed(folios)
     size = jnp.asarray(length if size is None else size, jnp.int32)
-    if stop is not None:
-        _check_stop(state, stop, log)
-        where = Where(
-            cpu=jnp.asarray(cpu, jnp.int32), node=jnp.asarray(node, jnp.int32)
-        )
-        limit = limit_of(batch) if r.batched else jnp.int32(1)
-        k = jnp.asarray(stop[0], jnp.int32)
-        safe = uncoupled(r, state, size, node)
-        return inside(r, stop[1], safe)(state, heads, size, where, limit, k)
     numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
     args: Any = (state, heads, size, *numbers, limit_of(batch))
+    if stop is not None:
+        _check_stop(stop, log)
+        return inside(r, stop[1])(*args, jnp.asarray(stop[0], jnp.int32))
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
         safe = uncoupled(r, state, size, node)
@@ -315,32 +315,32 @@ def _traced(args: Any) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
 
 
-def _check_stop(state: Machine, stop: tuple[int, str], log: int) -> None:
+def _check_stop(stop: tuple[int, str], log: int) -> None:
     if log:
         raise ValueError("stop: a call that stops half-way keeps no log")
-    if stop[1] not in phased.NAMES:
-        raise ValueError(f"stop after {stop[1]!r}: one of {' '.join(phased.NAMES)}")
-    if state.geometry.orders != (0,):
-        raise ValueError("stop: the machine has folios larger than a base page")
+    if stop[1] not in PHASES:
+        raise ValueError(f"stop after {stop[1]!r}: one of {' '.join(PHASES)}")
 
 
 @functools.cache
-def inside(r: Rules, phase: str, safe: bool) -> Any:
-    """The jitted call that stops in batch k after `phase`."""
+def inside(r: Rules, phase: str) -> xla.Program:
+    """The program of a call that stops in a batch after `phase`.
+
+    Its last argument is the number of the batch.
+    """
 
     def stopped(
         m: Machine,
         folios: Int32[Array, " folios"],
         size: Index,
-        at: Where,
+        node: Index,
+        cpu: Index,
         limit: Index,
-        k: Index,
+        batch: Index,
     ) -> tuple[Machine, Result]:
-        # A limit that is no limit must not wrap around.
-        first = jnp.minimum(size, jnp.where(k == 0, 0, k * jnp.minimum(limit, size)))
-        m, result = run(m, folios, first, at.node, at.cpu, limit, r, CHUNK, safe, 1)
-        end = first + jnp.minimum(limit, size - first)
-        return phased.until(r, m, folios, first, end, phase, at), result
+        k, at = _begin(m, folios, size, node, cpu, 0)
+        k, m = migrate_until(r, k, at, limit, batch, phase)
+        return m, answer(k.ev, k.stats, k.remaining, k.error)
 
     return xla.Program(stopped)
 

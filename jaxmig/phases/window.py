@@ -143,7 +143,9 @@ def _expanded(
         place = jnp.where(fits, first, NOWHERE)
         begins = lanes.scattered(place, jnp.ones_like(lane), jnp.zeros_like(lane))
         (used,) = lanes.totals(jnp.where(fits, pages, 0))
-        folio = jnp.clip(lanes.running(begins) - 1 + skipped, 0, width - 1)
+        # Lanes without a page belong to a lane without a folio, of which there is one.
+        nobody = jnp.where(skipped > 0, 0, lanes.totals(fits)[0])
+        folio = jnp.where(lane < used, lanes.running(begins) - 1 + skipped, nobody)
         page = head[folio] + lane - first[folio]
         page = jnp.where(lane < used, page, NOWHERE)
         return jnp.where(fits, head, NOWHERE), page, rows_of(m, page), folio, first

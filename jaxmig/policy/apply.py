@@ -9,62 +9,124 @@ from collections.abc import Callable
 from typing import Final
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from jaxmig import frame, pte, xla
 from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
-from jaxmig.phases import alloc, copypage, lanes, remap, unmap
+from jaxmig.phases import (
+    alloc,
+    copypage,
+    flush as flushing,
+    lanes,
+    remap as remapping,
+    unmap as unmapping,
+)
+from jaxmig.phases.flush import Asked
 from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.phases.window import Window
 from jaxmig.policy import outcomes as oc
 from jaxmig.policy.folio import Where
 from jaxmig.policy.look import Seen
 from jaxmig.policy.plan import Left, Plan
-from jaxmig.phases.window import Window
+from jaxmig.pytree import pytree
+from jaxmig.rules import Rules
 
-PHASES: Final = ("unmap", "flush", "copy", "remap")
-Flush = Callable[[Machine], Machine]
+@pytree
+class Batch:
+    """Folios on their way: a window of them, whatever batches they belong to."""
+
+    w: Window
+    plan: Plan
+    found: Known  # rows and entries of the pages before the first phase
+    known: Known  # as they are now
+    dst: Lanes  # where each folio goes; NOWHERE: it stays
+    page: Lanes  # where each base page goes
+    asked: Asked  # the flushes
+    emptied: Bool[Array, " cpus"]  # CPUs that an earlier flush has emptied
+
+    @property
+    def movable(self) -> Mask:
+        """Folios of drivers, which have no reverse map."""
+        return frame.kind(self.w.flags) == frame.MOVABLE_OPS
+
+    @property
+    def unmapped(self) -> Mask:
+        """Folios whose entries become migration entries."""
+        return (self.plan.unmaps > 0) & ~self.movable
+
+    @property
+    def refused(self) -> Mask:
+        """Folios whose first entry is flushed and put back as it was."""
+        p = self.plan
+        refusals = p.number(oc.REFUSALS, 0) + p.number(oc.REFUSALS, 1)
+        return (refusals > 0) & ~self.unmapped
 
 
-def apply(
+def prepare(
     m: Machine,
     w: Window,
-    seen: Seen,
-    p: Plan,
+    known: tuple[Seen, Plan, Asked, Bool[Array, " cpus"]],
     at: Where,
-    flush: Flush,
-    upto: str = PHASES[-1],
-) -> Machine:
-    """Unmap, flush, copy and remap the folios of a window.
+) -> tuple[Machine, Batch]:
+    """A window whose folios have frames to go to.
 
     Args:
-      seen: what the page tables say of the pages, as they are.
-      flush: the flush of what was unmapped.
-      upto: the last phase that is done.
+      known: of the window what the page tables say, its plan and the flushes it asks
+        for; CPUs that the call has emptied before.
     """
-    found = Known(w.page_row, seen.words)
-    movable = frame.kind(w.flags) == frame.MOVABLE_OPS
-    folios = (p.unmaps > 0) & ~movable
-    refusals = p.number(oc.REFUSALS, 0) + p.number(oc.REFUSALS, 1)
-    refused = (refusals > 0) & ~folios
-    last = PHASES.index(upto)
+    seen, p, asked, emptied = known
     m, dst = alloc.take_many(m, at.node, w, p.moved)
-    m, known = unmap.unmap(m, w, found, folios, refused, p.lost)
-    if last >= 1:
-        m = flush(m)
-    page = _destinations(w, dst)
-    if last >= 2:
-        m = copypage.copy(m, w.page, page)
-    if last < 3:
-        return m
-    m = _keep_conditions(m, w.head, dst, p.left)
+    found = Known(w.page_row, seen.words)
+    return m, Batch(w, p, found, found, dst, _destinations(w, dst), asked, emptied)
+
+
+def unmap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
+    """Phase 1: migration entries."""
+    m, known = unmapping.unmap(m, b.w, b.known, b.unmapped, b.refused, b.plan.lost)
+    return m, dataclasses.replace(b, known=known)
+
+
+def flush(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
+    """Phase 2: CPUs drop what is stale now."""
+    return flushing.drop(r, m, b.asked, b.emptied), b
+
+
+def copy(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
+    """Phase 3: contents."""
+    return copypage.copy(m, b.w.page, b.page), b
+
+
+def remap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
+    """Phase 4: identity and entries, to the destination or back; old frames are free."""
+    w, p = b.w, b.plan
+    m = _keep_conditions(m, w.head, b.dst, p.left)
     gone = w.spread(p.gone)
-    m = copypage.switch(m, w.page, page, known.row, gone)
-    m = _follow_drivers(m, page, w.spread(p.moved & movable))
-    now = jnp.where(page == NOWHERE, w.page, page)
-    m = remap.remap(m, w, now, folios | refused, known)
-    m = _zap(m, found, gone)
-    return alloc.give_many(m, w, xla.after(w.head, dst), p.moved | p.gone)
+    m = copypage.switch(m, w.page, b.page, b.known.row, gone)
+    m = _follow_drivers(m, b.page, w.spread(p.moved & b.movable))
+    now = jnp.where(b.page == NOWHERE, w.page, b.page)
+    m = remapping.remap(m, w, now, b.unmapped | b.refused, b.known)
+    m = _zap(m, b.found, gone)
+    m = alloc.give_many(m, w, xla.after(w.head, b.dst), p.moved | p.gone)
+    return m, b
+
+
+Phase = Callable[[Rules, Machine, Batch], tuple[Machine, Batch]]
+PHASES: Final[dict[str, Phase]] = {
+    "unmap": unmap,
+    "flush": flush,
+    "copy": copy,
+    "remap": remap,
+}
+
+
+def apply(r: Rules, m: Machine, b: Batch, upto: str) -> Machine:
+    """The phases, up to and with the one that is named."""
+    for name, phase in PHASES.items():
+        m, b = phase(r, m, b)
+        if name == upto:
+            break
+    return m
 
 
 def _destinations(w: Window, dst: Lanes) -> Lanes:

@@ -16,7 +16,7 @@ from jaxmig.phases.flush import Owed
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.phases.window import Window
 from jaxmig.policy import outcomes as oc
-from jaxmig.policy.apply import PHASES, apply
+from jaxmig.policy.apply import apply, prepare
 from jaxmig.policy.batches import Cut
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import SLEEPS, Where, is_thp
@@ -59,13 +59,13 @@ def migrate_window(
     batches: tuple[Cut, Index],
     at: Where,
     passes: int = oc.PASSES,
-    upto: str = PHASES[-1],
+    upto: str = "remap",
 ) -> Carry:
     """The four phases on the folios of a window, all of its batches at once.
 
     Args:
       batches: where they end, and the place in the list of the window's first lane.
-      passes: of a serial release.
+      passes: of a stage at most; 1: what the first pass of all does.
       upto: the last phase that is done.
     """
     k, m = c.k, c.k.m
@@ -82,8 +82,8 @@ def migrate_window(
     for read in (asked.one, asked.whole, asked.pending.astype(jnp.int32)):
         counts = xla.after(counts, read)
     p = dataclasses.replace(p, counts=counts)
-    before = c.owed.emptied
-    m = apply(m, w, seen, p, at, lambda m: flush.drop(r, m, asked, before), upto)
+    m, b = prepare(m, w, (seen, p, asked, c.owed.emptied), at)
+    m = apply(r, m, b, upto)
     movable = frame.kind(w.flags) == frame.MOVABLE_OPS
     stay = w.there & ~p.moved & ~p.gone
     left, sleeps, flushed = lanes.totals(stay, p.asleep, p.gone | (p.moved & movable))

@@ -89,7 +89,7 @@ def outcomes(r: Rules, folios: Folios, passes: int = PASSES) -> Outcomes:
 
     Args:
       folios: int32[lanes] each; the number of lanes is a multiple of SLICE or below it.
-      passes: of a serial release.
+      passes: of a stage at most; 1: what the first pass of all does.
     Returns:
       int32[lanes] each.
     """
@@ -152,7 +152,7 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
     once = jnp.where(moving, 1 << LOOKS, once)
     most = jnp.where(second, SYNC_PASSES, PASSES)
     most = jnp.where(early & r.two_stages, ASYNC_PASSES, most)
-    most = jnp.where(at_once, passes, most)
+    most = jnp.minimum(most, passes)
     # An attempt that changed nothing ends alike in the passes that are like this one.
     alike = jnp.where(
         unforced & ~(moving & ~at_once), jnp.minimum(UNFORCED, most), most
@@ -165,7 +165,7 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
     counts = (once + more * each) << jnp.where(second, STAGE, 0)
     # What comes next.
     ended = (rc == FAILED) | (again & (n >= most))
-    follows = ended & ~second & ~at_once & r.two_stages
+    follows = ended & ~second & ~at_once & (r.two_stages & (passes > 1))
     released = movable & _has(marks, cond.RELEASED)
     moved = moving & (rc == SUCCESS)
     ends = (

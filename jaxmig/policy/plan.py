@@ -85,7 +85,7 @@ def plan(
 
     Args:
       maps: entries that map each folio.
-      passes: of a serial release.
+      passes: of a stage at most; 1: what the first pass of all does.
     """
     there = w.there
     plain = there & _in_nobodys_way(w.row, maps)

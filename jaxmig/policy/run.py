@@ -82,6 +82,59 @@ def migrate_lanes(
     return _end(j, c)
 
 
+def migrate_until(
+    r: Rules, k: Call, at: Where, limit: Index, batch: Index, phase: str
+) -> tuple[Call, Machine]:
+    """The call up to a phase of one of its batches (up to 6.2: of one of its folios).
+
+    Args:
+      batch: its number.
+      phase: one of unmap, flush, copy, remap: the last that the batch goes through, with
+        the folios that its first pass takes; the others are untouched.
+    Returns:
+      The call after the batches before it, and the machine inside this one.
+    """
+    k, huge = hugetlb_first(r, k)
+    first, end = (batch_start(r, k, huge, limit, n) for n in (batch, batch + 1))
+    before = k.set(todo=dataclasses.replace(k.todo, size=first))
+    # A serial call is in its first pass then.
+    passes = oc.PASSES if r.batched else 1
+    before = migrate_lanes(r, before, at, limit, passes=passes)
+    m, width = before.m, width_of(k, k.todo.folios.shape[0])
+    w, place = open_window(m, _with_room(k, width).todo.folios, first, end, width)
+    w = w.only(w.there & ~_may_split(r, m, w) & ~_short(at, m, w))
+    one = jnp.int32(1)
+    c = Carry(before, flush.nothing_owed(m.cpus), first, one * 0, one < 0)
+    batches = Cut(w.folio * 0, one, one * 0)
+    c = migrate_window(r, c, w, (batches, place), at, passes=1, upto=phase)
+    return before, c.k.m
+
+
+def batch_start(r: Rules, k: Call, huge: Index, limit: Index, number: Index) -> Index:
+    """The place in the list where a batch begins; its end, if there is no such batch."""
+    size = k.todo.size
+    if not r.batched:
+        return jnp.minimum(number, size)
+    width = width_of(k, lanes.chunk())
+    folios = _with_room(k, width).todo.folios
+
+    def more(c: tuple[Index, Index, Index]) -> Array:
+        return (c[0] < size) & (c[1] < number)
+
+    def next_window(c: tuple[Index, Index, Index]) -> tuple[Index, Index, Index]:
+        start, closed, open_pages = c
+        w, place = open_window(k.m, folios, start, size, width)
+        found = cut(r, w, open_pages, limit)
+        lane = jnp.arange(width, dtype=jnp.int32)
+        begins = w.there & (closed + found.batch >= number)
+        (count,) = lanes.totals(w.there)
+        first = jnp.where(begins, place + lane, start + count).min()
+        return first, closed + found.closed, found.open
+
+    none = jnp.int32(0)
+    return jax.lax.while_loop(more, next_window, (huge, none, none))[0]
+
+
 def width_of(k: Call, chunk: int) -> int:
     """Base pages a window: no more than the list can have, nor than the machine has."""
     g = k.m.geometry
@@ -187,7 +240,7 @@ def _easy(j: Job, c: Carry, w: Window, batches: Cut) -> tuple[Mask, Cut]:
     if not r.batched:
         # Whoever runs out of memory ends all passes: the order matters from the start.
         return whole_batches(batches, hard | ~enough, there, enough & False), batches
-    hard |= jax.lax.cond(enough, lambda: there & False, lambda: _short(j, m, w))
+    hard |= jax.lax.cond(enough, lambda: there & False, lambda: _short(j.at, m, w))
     (count,) = lanes.totals(there)
     cuts = (~enough | can_couple(r, m)) & (c.next >= j.huge)
     live = whole_batches(batches, hard, there, cuts & (c.next + count < j.size))
@@ -199,10 +252,10 @@ def _easy(j: Job, c: Carry, w: Window, batches: Cut) -> tuple[Mask, Cut]:
     return live, jax.tree.map(lambda a, b: jnp.where(some, a, b), ends, batches)
 
 
-def _short(j: Job, m: Machine, w: Window) -> Mask:
+def _short(at: Where, m: Machine, w: Window) -> Mask:
     """Folios that could find no memory when their turn comes."""
     pages = jnp.where(frame.kind(w.flags) == frame.HUGETLB, 0, w.pages)
-    return w.there & (lanes.running(pages) > m.nfree[j.at.node])
+    return w.there & (lanes.running(pages) > m.nfree[at.node])
 
 
 def _most_left(j: Job, c: Carry) -> Index:
