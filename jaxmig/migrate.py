@@ -26,8 +26,7 @@ from jaxmig.policy.run import (
 )
 from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.pytree import pytree
-from jaxmig.releases import Defers
-from jaxmig.rules import Rules, from_word, rules, word
+from jaxmig.rules import Rules, as_data, rules, structure, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
 Index = Int32[Array, ""]
@@ -132,11 +131,6 @@ def in_order(
     return k.m, answer(k.ev, k.stats, k.remaining, k.error)
 
 
-def in_order_any(*args: Any, log: int, defers: Defers | None) -> tuple[Machine, Result]:
-    """The same, of which the last argument is the rules as bits (`rules.word`)."""
-    return in_order(*args[:-1], from_word(args[-1], defers), log)
-
-
 def _begin(
     m: Machine,
     folios: Int32[Array, " folios"],
@@ -189,18 +183,23 @@ def uncoupled(r: Rules, m: Machine, size: Any, node: Any) -> bool:
 
 @functools.cache
 def program(
-    r: Rules, donate: bool, safe: bool = False, chunk: int | None = None
+    shape: Rules,
+    donate: bool,
+    safe: bool = False,
+    chunk: int | None = None,
+    log: int = 0,
 ) -> xla.Program:
-    """The program of a call with these rules."""
-    return xla.Program(functools.partial(run, r=r, chunk=chunk, safe=safe), donate)
+    """The program of a call, whose last argument is its rules as bits (`rules.word`).
 
+    Args:
+      shape: rules of this structure (`rules.structure`).
+      donate, safe, chunk, log: as for `run`.
+    """
 
-@functools.cache
-def program_for_any(
-    donate: bool, log: int = 0, defers: Defers | None = None
-) -> xla.Program:
-    """The program that takes the rules, but for `defers`, as its last argument."""
-    call = functools.partial(in_order_any, log=log, defers=defers)
+    def call(*args: Any) -> tuple[Machine, Result]:
+        r = as_data(shape, args[-1])
+        return run(*args[:-1], r=r, chunk=chunk, safe=safe, log=log)
+
     return xla.Program(call, donate)
 
 
@@ -209,7 +208,7 @@ class Executable:
     """A compiled call, which may be that of other rules as well."""
 
     compiled: Any
-    bits: tuple[np.int32, ...]  # the rules, if they are one of its arguments
+    bits: tuple[Any, ...]  # the rules
 
     def __call__(self, *args: Any) -> tuple[Machine, Result]:
         """The call on these arguments of `run`."""
@@ -226,12 +225,10 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
     `args` are those of `run` from the machine to the limit, as arrays.
     """
     state, _, size, node = args[:4]
-    if log:
-        bits = (word(r),)
-        compiled = program_for_any(donate, log, r.defers).executable(*args, *bits)
-        return Executable(compiled, bits)
-    safe = uncoupled(r, state, size, node)
-    return Executable(program(r, donate, safe).executable(*args), ())
+    safe = not log and uncoupled(r, state, size, node)
+    bits = (word(r),)
+    compiled = program(structure(r), donate, safe, log=log).executable(*args, *bits)
+    return Executable(compiled, bits)
 
 
 def listed(folios: Any) -> tuple[Any, int]:
@@ -303,7 +300,8 @@ def migrate_pages(
     args: Any = (state, heads, size, *numbers, limit_of(batch))
     if stop is not None:
         _check_stop(stop, log)
-        return inside(r, stop[1])(*args, jnp.asarray(stop[0], jnp.int32))
+        number = jnp.asarray(stop[0], jnp.int32)
+        return inside(structure(r), stop[1])(*args, number, word(r))
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
         safe = uncoupled(r, state, size, node)
@@ -323,10 +321,10 @@ def _check_stop(stop: tuple[int, str], log: int) -> None:
 
 
 @functools.cache
-def inside(r: Rules, phase: str) -> xla.Program:
+def inside(shape: Rules, phase: str) -> xla.Program:
     """The program of a call that stops in a batch after `phase`.
 
-    Its last argument is the number of the batch.
+    Its last arguments are the number of the batch and the rules as bits.
     """
 
     def stopped(
@@ -337,9 +335,10 @@ def inside(r: Rules, phase: str) -> xla.Program:
         cpu: Index,
         limit: Index,
         batch: Index,
+        bits: Index,
     ) -> tuple[Machine, Result]:
         k, at = _begin(m, folios, size, node, cpu, 0)
-        k, m = migrate_until(r, k, at, limit, batch, phase)
+        k, m = migrate_until(as_data(shape, bits), k, at, limit, batch, phase)
         return m, answer(k.ev, k.stats, k.remaining, k.error)
 
     return xla.Program(stopped)

@@ -129,12 +129,30 @@ def rules(
     return Rules(**flags, defers=row.defers)
 
 
-def word(r: Rules) -> np.int32:
-    """The flags of rules that are known, as bits.  A rule of one's own is not in it."""
-    return np.int32(sum(int(getattr(r, name)) << i for i, name in enumerate(FLAGS)))
+def word(r: Rules) -> np.int32 | Int32[Array, ""]:
+    """The flags as bits of one number.  A rule of one's own is not in it."""
+    flags = [getattr(r, name) for name in FLAGS]
+    return sum(on.astype(np.int32) << np.int32(i) for i, on in enumerate(flags))
 
 
 def from_word(bits: np.int32 | Int32[Array, ""], defers: Defers | None = None) -> Rules:
     """The rules of a word, with the rule of one's own that no bit stands for."""
     flags = (((bits >> i) & 1) == 1 for i in range(len(FLAGS)))
     return Rules(*flags, defers=defers)
+
+
+# What decides which steps a program has: the other flags can be its data.
+STRUCTURE: Final = ("batched", "crossing_opens_next", "broadcasts")
+
+
+def as_data(r: Rules, bits: Int32[Array, ""]) -> Rules:
+    """The rules of a word, of which the structure is known to be that of `r`."""
+    known = {name: getattr(r, name) for name in STRUCTURE}
+    return dataclasses.replace(from_word(bits, r.defers), **known)
+
+
+def structure(r: Rules) -> Rules:
+    """These rules, or others of the same structure: all of them give the same one."""
+    flags = {name: np.bool_(False) for name in FLAGS}
+    known = {name: getattr(r, name) for name in STRUCTURE}
+    return Rules(**{**flags, **known}, defers=r.defers)

@@ -151,8 +151,10 @@ def _round(
     mine = union & myself & ~cpus.lazy
     local = mine.any(axis=1).sum(dtype=jnp.int32) * times
     local -= jnp.where(mine.any(), current, 0)
-    if rules.invlpgb:
-        ipis, requests, heard, local = ipis * 0, requests * 0, heard * 0, local * 0
+    # One INVLPGB reaches everybody without an interrupt or a counter.
+    ipis, requests, heard, local = (
+        jnp.where(rules.invlpgb, 0, n) for n in (ipis, requests, heard, local)
+    )
     ev = ev.add(
         nr_tlb_remote_flush=requests,
         nr_tlb_local_flush_all=local,
@@ -176,10 +178,10 @@ def count_immediate(
     hit = rest & ~cpus.lazy & loaded
     requested = rest.any(axis=1)
     mine = loaded[:, cpu] & ~cpus.lazy[cpu]
-    if rules.invlpgb:
-        broadcast = (loaded & ~cpus.lazy).sum(axis=1) >= tlb.GLOBAL_ASID_CPUS
-        requested, hit = requested & ~broadcast, hit & ~broadcast[:, None]
-        mine &= ~broadcast
+    broadcast = (loaded & ~cpus.lazy).sum(axis=1) >= tlb.GLOBAL_ASID_CPUS
+    broadcast &= rules.invlpgb
+    requested, hit = requested & ~broadcast, hit & ~broadcast[:, None]
+    mine &= ~broadcast
     # A CPU that is behind flushes everything once, unless it has done so already.
     behind = mine & (cpus.gen[cpu] != cpus.mm_gen) & (owed.rounds == 0) & (one > 0)
     behind &= whole == 0
@@ -233,8 +235,7 @@ def _told(
     """CPUs that drop everything, and those that drop single pages."""
     reached = _reached(c, moved)
     told = (c.mask & asked.pending[:, None]).any(axis=0)
-    if rules.invlpgb:
-        told |= asked.pending.any()
+    told |= asked.pending.any() & rules.invlpgb
     whole = _reached(c, asked.whole > 0)
     full = reached & (told | whole | _behind(c))
     return full, reached & ~full
@@ -274,23 +275,12 @@ def _drop_stale(
 ) -> Machine:
     """Drop page by page: what no longer agrees with the page table, or is marked."""
 
-    def stale(m: Machine, t: Tlb) -> Tlb:
+    def stale(t: Tlb) -> Bool[Array, "sets cpus*ways"]:
         there = jnp.clip(t.pfn, 0, m.frame.shape[0] - 1)
         marked = frame.has(m.frame[there, frame.FLAGS], frame.FLUSHED)
-        return _without(t, (_differs(m, t) | marked) & tlb.lanes_of(told, t)[None])
+        return (_differs(m, t) | marked) & tlb.lanes_of(told, t)[None]
 
-    def drop(m: Machine) -> Machine:
-        return _both(m, stale)
-
-    return xla.when(told.any() & some, drop, m)
-
-
-def _both(m: Machine, change: Callable[[Machine, Tlb], Tlb]) -> Machine:
-    """Both TLBs changed, where there are leaves that the second could hold."""
-    m = dataclasses.replace(m, tlb=change(m, m.tlb))
-    if m.geometry.orders == (0,):
-        return m
-    return dataclasses.replace(m, huge_tlb=change(m, m.huge_tlb))
+    return _without(m, told.any() & some, stale)
 
 
 def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
@@ -298,18 +288,35 @@ def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
 
     A process that let a page go, and a driver whose page moved, flush by themselves.
     """
+    return _without(m, some, lambda t: _differs(m, t))
 
-    def drop(m: Machine) -> Machine:
-        return _both(m, lambda m, t: _without(t, _differs(m, t)))
 
-    return xla.when(some, drop, m)
+def _without(
+    m: Machine,
+    some: Bool[Array, ""],
+    stale: Callable[[Tlb], Bool[Array, "sets cpus*ways"]],
+) -> Machine:
+    """The machine without translations that are `stale`, if there are `some`."""
+    m = dataclasses.replace(m, tlb=_kept(m.tlb, some, stale))
+    if m.geometry.orders == (0,):
+        return m  # no leaf that the TLB for leaves could hold
+    return dataclasses.replace(m, huge_tlb=_kept(m.huge_tlb, some, stale))
+
+
+def _kept(
+    t: Tlb,
+    some: Bool[Array, ""],
+    stale: Callable[[Tlb], Bool[Array, "sets cpus*ways"]],
+) -> Tlb:
+    # The page table is read in a conditional of its own, before anything is written: in
+    # the loop that writes, XLA would copy it.
+    no = jnp.zeros(t.entry.shape, bool)
+    dead = jax.lax.cond(some, lambda: stale(t), lambda: no)
+    entry = xla.when(some, lambda e: jnp.where(dead, NOWHERE, e), t.entry)
+    return dataclasses.replace(t, entry=entry)
 
 
 def _differs(m: Machine, t: Tlb) -> Bool[Array, "sets cpus*ways"]:
     """Translations that the page table does not give any more."""
     now = m.pte[jnp.where(t.entry == NOWHERE, 0, t.entry)]
     return (now[..., pte.PFN] != t.pfn) | ~pte.accessible(now[..., pte.BITS])
-
-
-def _without(t: Tlb, dead: Bool[Array, "sets cpus*ways"]) -> Tlb:
-    return dataclasses.replace(t, entry=jnp.where(dead, NOWHERE, t.entry))

@@ -89,7 +89,13 @@ def unmap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
 
 def flush(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     """Phase 2: CPUs drop what is stale now."""
-    return flushing.drop(r, m, b.asked, b.emptied), b
+    m = flushing.drop(r, m, b.asked, b.emptied)
+    # What is written next must not overtake the flush, which has read the page table.
+    dst, page = (
+        xla.after(xla.after(x, m.tlb.entry[0, 0]), m.huge_tlb.entry[0, 0])
+        for x in (b.dst, b.page)
+    )
+    return m, dataclasses.replace(b, dst=dst, page=page)
 
 
 def copy(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:

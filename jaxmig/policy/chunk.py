@@ -124,7 +124,7 @@ def _of_folios(r: Rules, w: Window, p: Plan, mapped: Mask) -> dict[str, Lanes | 
         p.number(what, 0) + p.number(what, 1) for what in (oc.TRIES, oc.LOOKS)
     )
     mlocked = frame.has(flags, frame.MLOCKED)
-    drained = mlocked if r.drains_mlocked else mapped & ~movable
+    drained = jnp.where(r.drains_mlocked, mlocked, mapped & ~movable)
     # A copy engine has copied by the time that a batch's references are looked at.
     wasted = jnp.where(movable | hugetlb | (not r.batched), 0, p.unmaps - p.moved)
     sums: dict[str, Lanes | Mask] = {

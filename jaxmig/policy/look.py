@@ -44,9 +44,9 @@ def look(rules: Rules, m: Machine, w: Window, put_off: Bool[Array, " mms"]) -> S
         at = entry if m.geometry.shared else row[:, RMAP]
         old, following = xla.read(at, lambda: lanes.entry_of(m, at))
         bits = old[:, pte.BITS]
-        held, accessible = here & pte.accessible(bits), here & pte.accessible(bits)
+        held = here & pte.accessible(bits)
         later = here & ~pte.has(bits, pte.VM_PROT_NONE)
-        counted = accessible if rules.checks_pte_accessible else here
+        counted = here & (held | ~rules.checks_pte_accessible)
         counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
         pmd = zero > 0
         if w.large:

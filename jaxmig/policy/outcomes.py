@@ -26,7 +26,7 @@ from jaxmig import conditions as cond, frame, xla
 from jaxmig.policy import hurdles
 from jaxmig.policy.folio import EAGAIN, FAILED, SLEEPS, SUCCESS, UNMAPPED
 from jaxmig.pytree import pytree
-from jaxmig.rules import Rules
+from jaxmig.rules import Rules, from_word, word
 
 ASYNC_PASSES: Final = 3
 SYNC_PASSES: Final = 7
@@ -97,24 +97,27 @@ def outcomes(r: Rules, folios: Folios, passes: int = PASSES) -> Outcomes:
     # Elsewhere each operation of a loop is started on its own.
     width = min(SLICE, count) if xla.marks() else count
 
-    def some(i: Array, found: Outcomes, folios: Folios) -> Outcomes:
+    # One argument, which XLA cannot find unused: see `xla.whole`.
+    bits = word(r)
+
+    def some(i: Array, found: Outcomes, folios: Folios, bits: Array) -> Outcomes:
         here = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, i * width, width), folios
         )
-        done = _attempts(r, here, passes)
+        done = _attempts(from_word(bits), here, passes)
         return jax.tree.map(
             lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * width, 0),
             found,
             done,
         )
 
-    def loop(folios: Folios) -> Outcomes:
+    def loop(folios: Folios, bits: Array) -> Outcomes:
         none = folios.flags * 0
         found = Outcomes(none, none, none, (none,) * cond.WORDS)
         trips = count // width
-        return jax.lax.fori_loop(0, trips, lambda i, c: some(i, c, folios), found)
+        return jax.lax.fori_loop(0, trips, lambda i, c: some(i, c, folios, bits), found)
 
-    return xla.whole(loop, folios)
+    return xla.whole(loop, folios, jnp.asarray(bits))
 
 
 def _attempts(r: Rules, f: Folios, passes: int) -> Outcomes:

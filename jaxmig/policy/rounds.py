@@ -155,7 +155,7 @@ def _pending(
         old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
-        counted = pte.accessible(bits) | (not r.checks_pte_accessible)
+        counted = pte.accessible(bits) | ~r.checks_pte_accessible
         counted &= (entry != NOWHERE) & put_off[mm] & ~pte.has(bits, pte.HUGE)
         at = jnp.where(counted, batch, slots)
         return pending.at[at, mm].set(True, mode="drop"), following

@@ -312,10 +312,9 @@ def _may_split(r: Rules, m: Machine, w: Window) -> Mask:
 
 def _may_stop(r: Rules, m: Machine, w: Window) -> Mask:
     """As posted: folios that could be slept on while others are held."""
-    stops = r.crossing_opens_next & r.may_sleep
-    if not stops or m.conditions is None:
+    if not r.crossing_opens_next or m.conditions is None:
         return w.head < 0
-    return w.there & frame.has(w.flags, frame.CONDITIONED)
+    return w.there & frame.has(w.flags, frame.CONDITIONED) & r.may_sleep
 
 
 def _in_order(j: Job, c: Carry) -> Carry:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int32, UInt32
 from jaxmig import frame, pte, tlb, xla
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, REFCOUNT, RMAP
-from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine
+from jaxmig.machine import NOWHERE, Geometry, Machine
 from jaxmig.phases import flush
 from jaxmig.policy.call import Call
 from jaxmig.policy.folio import ENOMEM, Where
@@ -223,8 +223,8 @@ def _passes(
 
 
 def _book(rules: Rules, k: Call, t: Trip, at: Where) -> Call:
-    """Counters of the call, TLB generations, what is left."""
-    nodes = k.m.geometry.nodes
+    """The call once its pages have moved: counters, TLB generations, what is left."""
+    nodes, cpus, reg = k.m.geometry.nodes, k.m.cpus, t.reg
     m = dataclasses.replace(
         k.m,
         frame=t.frame,
@@ -232,49 +232,27 @@ def _book(rules: Rules, k: Call, t: Trip, at: Where) -> Call:
         pte=t.pte,
         tlb=dataclasses.replace(k.m.tlb, entry=t.tags),
         free=t.free,
-        top=t.reg[REGISTERS : REGISTERS + nodes, None],
-        nfree=t.reg[REGISTERS + nodes :],
+        top=reg[REGISTERS : REGISTERS + nodes, None],
+        nfree=reg[REGISTERS + nodes :],
     )
-    return settle(rules, k.set(m=m), t.reg, t.flushes, at, dropped=True)
-
-
-def settle(
-    rules: Rules,
-    k: Call,
-    reg: Int32[Array, " registers"],
-    flushes: Int32[Array, " mms"],
-    at: Where,
-    dropped: bool,
-) -> Call:
-    """The call with its counters and TLB generations, once its pages have moved.
-
-    `dropped`: whether the TLBs have lost already what was flushed page by page.
-    """
-    owed = dataclasses.replace(flush.nothing_owed(k.m.cpus), immediate=flushes)
-    m = flush.catch_up(rules, k.m, owed, at.cpu, dropped)
+    asked = flush.Asked(t.flushes < 0, t.flushes, t.flushes * 0)
+    m = tlb.drop_all_sizes(m, flush.emptied(rules, cpus, asked))
+    owed = dataclasses.replace(flush.nothing_owed(cpus), one=t.flushes)
     # On -ENOMEM the folio that got no memory fails, and in pages those to be retried.
     short, kept = reg[SHORT], reg[KEPT]
+    failed = jnp.where(short == 1, 1, kept)
     return k.set(
-        m=m,
-        ev=count(rules, k.ev, reg, owed, k.m.cpus, at.cpu),
-        stats=k.stats.add(
-            failed=jnp.where(short == 1, 1, kept), failed_pages=kept + short
-        ),
+        m=flush.catch_up(rules, m, owed, at.cpu),
+        ev=flush.count_immediate(rules, _count(k.ev, reg), owed, cpus, at.cpu),
+        stats=k.stats.add(failed=failed, failed_pages=kept + short),
         remaining=k.remaining + kept,
         error=jnp.where(short == 1, ENOMEM, k.error),
     )
 
 
-def count(
-    rules: Rules,
-    ev: Events,
-    reg: Int32[Array, " registers"],
-    owed: flush.Owed,
-    cpus: Cpus,
-    cpu: Index,
-) -> Events:
-    """Events of a call with these registers, on CPUs as they were before it."""
-    ev = ev.add(
+def _count(ev: Events, reg: Int32[Array, " registers"]) -> Events:
+    """Events of a call with these registers."""
+    return ev.add(
         pgmigrate_success=reg[MOVED] + reg[FREED],
         allocs=reg[TRIES],
         alloc_pages=reg[TRIES],
@@ -286,4 +264,3 @@ def count(
         ptes_set=reg[WALKS],
         lru_drains=reg[MAPPED],
     )
-    return flush.count_immediate(rules, ev, owed, cpus, cpu)
