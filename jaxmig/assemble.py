@@ -62,7 +62,10 @@ def geometry_of(
     per_node = sum(n << o for n, o in zip(blocks, orders, strict=True))
     if per_node * hw.nodes >= NOWHERE:
         raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
-    return Geometry(hw.nodes, per_node, orders, blocks, ptes, shared, headroom)
+    hugetlb = bool(((f.flags & frame.KIND) == frame.HUGETLB).any())
+    return Geometry(
+        hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb
+    )
 
 
 def place(

@@ -42,6 +42,7 @@ class Geometry:
     ptes: int  # entries below this number are PTEs, the others PMDs
     shared: bool  # some frame has more than one mapping
     headroom: bool = False  # a node can be source and destination of one call
+    hugetlb: bool = False  # some folios may be hugetlb's
 
     @property
     def frames(self) -> int:

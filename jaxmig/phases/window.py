@@ -32,8 +32,7 @@ class Window:
     page_row: Int32[Array, "lanes 4"]
     folio: Lanes  # lane of the folio that a page belongs to
     first: Lanes  # lane of a folio's first page
-    flat: Bool[Array, ""]  # all folios are base pages
-    large: bool = static()  # whether they could be something else
+    large: bool = static()  # some folios are no base pages: lanes differ
 
     @property
     def there(self) -> Mask:
@@ -64,24 +63,16 @@ class Window:
         """What each folio has, for each of its pages."""
         if not self.large:
             return values
-        return jax.lax.cond(
-            self.flat,
-            lambda: values,
-            lambda: values.at[self.folio].get(mode="promise_in_bounds"),
-        )
+        return values.at[self.folio].get(mode="promise_in_bounds")
 
     def total(self, values: Lanes) -> Lanes:
         """Sum over the pages of each folio."""
         if not self.large:
             return values
-
-        def sums() -> Lanes:
-            upto = lanes.running(values)
-            last = jnp.maximum(self.first + self.pages - 1, 0)
-            before = upto[self.first] - values[self.first]
-            return jnp.where(self.there, upto[last] - before, 0)
-
-        return jax.lax.cond(self.flat, lambda: values, sums)
+        upto = lanes.running(values)
+        last = jnp.maximum(self.first + self.pages - 1, 0)
+        before = upto[self.first] - values[self.first]
+        return jnp.where(self.there, upto[last] - before, 0)
 
     def only(self, live: Mask) -> "Window":
         """This window with the folios in `live` alone."""
@@ -90,10 +81,10 @@ class Window:
         return dataclasses.replace(self, head=head, page=page)
 
 
-def flat(src: Lanes, row: Int32[Array, "lanes 4"]) -> Window:
-    """Base pages `src` with their rows."""
-    lane = jnp.arange(src.shape[0], dtype=jnp.int32)
-    return Window(src, row, src, row, lane, lane, jnp.asarray(True), large=False)
+def flat(head: Lanes, row: Int32[Array, "lanes 4"]) -> Window:
+    """Base pages with their rows."""
+    lane = jnp.arange(head.shape[0], dtype=jnp.int32)
+    return Window(head, row, head, row, lane, lane, large=False)
 
 
 def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:
@@ -101,55 +92,54 @@ def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:
     return xla.read(pages, lambda: lanes.rows(m.frame, pages))
 
 
-def open_window(
-    m: Machine, folios: Lanes, start: Index, end: Index, width: int
-) -> tuple[Window, Index]:
-    """Folios `start` ... of a list up to `end`, as many as `width` lanes hold.
+@pytree
+class Listed:
+    """Folios of a list, one for each lane of a window."""
+
+    head: Lanes
+    row: Int32[Array, "lanes 4"]
+    place: Index  # of lane 0 in the list
+    skipped: Index  # lanes in front of the first folio
+
+    @property
+    def is_flat(self) -> Bool[Array, ""]:
+        """Whether all are base pages."""
+        order = jnp.where(self.head == NOWHERE, 0, frame.order(self.row[:, FLAGS]))
+        return ~lanes.some(order != 0)[0]
+
+
+def listed(m: Machine, folios: Lanes, start: Index, end: Index, width: int) -> Listed:
+    """Folios `start` ... of a list up to `end`, as many as there are lanes.
 
     Args:
       folios: int32[folios], head frames.
-    Returns:
-      The window, and the place in the list of its lane 0.
     """
     # The last slice of a list that windows do not fill begins earlier: slices clamp.
     first = jnp.minimum(start, folios.shape[0] - width)
-    lane = jnp.arange(width, dtype=jnp.int32)
-    head = xla.read(
-        start, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width)
-    )
-    index = first + lane
+    head = xla.read(start, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
+    index = first + jnp.arange(width, dtype=jnp.int32)
     head = jnp.where((index >= start) & (index < end), head, NOWHERE)
-    row = rows_of(m, head)
-    if m.geometry.orders == (0,):
-        return flat(head, row), first
-    return _expanded(m, head, row, start - first), first
+    return Listed(head, rows_of(m, head), first, start - first)
 
 
-def _expanded(
-    m: Machine, head: Lanes, row: Int32[Array, "lanes 4"], skipped: Index
-) -> Window:
-    """The window whose folios begin at lane `skipped`, as far as their pages fit."""
+def expanded(m: Machine, found: Listed) -> Window:
+    """The folios whose pages fit the lanes, and a lane for each page."""
+    head, row = found.head, found.row
     width = head.shape[0]
     lane = jnp.arange(width, dtype=jnp.int32)
     there = head != NOWHERE
-    order = jnp.where(there, frame.order(row[:, FLAGS]), 0)
-    is_flat = ~lanes.some(order != 0)[0]
-
-    def expand() -> tuple[Array, ...]:
-        pages = jnp.where(there, jnp.int32(1) << order, 0)
-        upto = lanes.running(pages)
-        fits = there & (upto <= width)
-        first = jnp.where(fits, upto - pages, 0)
-        place = jnp.where(fits, first, NOWHERE)
-        begins = lanes.scattered(place, jnp.ones_like(lane), jnp.zeros_like(lane))
-        (used,) = lanes.totals(jnp.where(fits, pages, 0))
-        # Lanes without a page belong to a lane without a folio, of which there is one.
-        nobody = jnp.where(skipped > 0, 0, lanes.totals(fits)[0])
-        folio = jnp.where(lane < used, lanes.running(begins) - 1 + skipped, nobody)
-        page = head[folio] + lane - first[folio]
-        page = jnp.where(lane < used, page, NOWHERE)
-        return jnp.where(fits, head, NOWHERE), page, rows_of(m, page), folio, first
-
-    found = jax.lax.cond(is_flat, lambda: (head, head, row, lane, lane), expand)
-    head, page, page_row, folio, first = found
-    return Window(head, row, page, page_row, folio, first, is_flat, large=True)
+    pages = jnp.where(there, jnp.int32(1) << frame.order(row[:, FLAGS]), 0)
+    upto = lanes.running(pages)
+    fits = there & (upto <= width)
+    first = jnp.where(fits, upto - pages, 0)
+    begins = lanes.scattered(
+        jnp.where(fits, first, NOWHERE), jnp.ones_like(lane), jnp.zeros_like(lane)
+    )
+    used, count = lanes.totals(jnp.where(fits, pages, 0), fits)
+    # Lanes without a page belong to a lane without a folio, of which there is one.
+    nobody = jnp.where(found.skipped > 0, 0, jnp.minimum(count, width - 1))
+    folio = lanes.running(begins) - 1 + found.skipped
+    folio = jnp.where(lane < used, folio, nobody)
+    head = jnp.where(fits, head, NOWHERE)
+    page = jnp.where(lane < used, head[folio] + lane - first[folio], NOWHERE)
+    return Window(head, row, page, rows_of(m, page), folio, first, large=True)

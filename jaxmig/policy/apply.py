@@ -109,7 +109,7 @@ def remap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     m = _keep_conditions(m, w.head, b.dst, p.left)
     gone = w.spread(p.gone)
     m = copypage.switch(m, w.page, b.page, b.known.row, gone)
-    m = _follow_drivers(m, b.page, w.spread(p.moved & b.movable))
+    m = _follow_drivers(m, b, w.spread(p.moved & b.movable))
     now = jnp.where(b.page == NOWHERE, w.page, b.page)
     m = remapping.remap(m, w, now, b.unmapped | b.refused, b.known)
     m = _zap(m, b.found, gone)
@@ -162,19 +162,18 @@ def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> M
     return dataclasses.replace(m, conditions=rows)
 
 
-def _follow_drivers(m: Machine, dst: Lanes, where: Mask) -> Machine:
+def _follow_drivers(m: Machine, b: Batch, where: Mask) -> Machine:
     """A driver points the users of its pages at the new ones; no rmap is walked."""
     if m.conditions is None:
         return m
 
     def follow(m: Machine) -> Machine:
-        row = xla.read(dst, lambda: lanes.rows(m.frame, dst))
-        entry = jnp.where(where, row[:, RMAP], NOWHERE)
+        entry = jnp.where(where, b.known.row[:, RMAP], NOWHERE)
 
         def point(c: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
             m, entry = c
-            old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
-            new = jnp.stack([dst, old[:, pte.BITS]], axis=1)
+            old, following = lanes.entry_or(b.found.words, m, entry)
+            new = jnp.stack([b.page, old[:, pte.BITS]], axis=1)
             here = entry != NOWHERE
             m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
             return m, following

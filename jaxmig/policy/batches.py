@@ -51,9 +51,7 @@ def cut(r: Rules, w: Window, open_pages: Index, limit: Index) -> Cut:
     def one_by_one() -> tuple[Array, ...]:
         return _counted(r, w, open_pages, limit)
 
-    if not w.large:
-        return Cut(*by_division())
-    return Cut(*jax.lax.cond(w.flat, by_division, one_by_one))
+    return Cut(*(one_by_one() if w.large else by_division()))
 
 
 def _leading(there: Mask) -> Mask:

@@ -79,7 +79,8 @@ def migrate_window(
         ev = ev.add(batches=cut.closed)
     # The page tables have been read already: unmap must not overtake that.
     counts = p.counts
-    for read in (asked.one, asked.whole, asked.pending.astype(jnp.int32)):
+    pending = asked.pending.astype(jnp.int32)
+    for read in (asked.one, asked.whole, pending, owed.deferred, owed.caught_up):
         counts = xla.after(counts, read)
     p = dataclasses.replace(p, counts=counts)
     m, b = prepare(m, w, (seen, p, asked, c.owed.emptied), at)

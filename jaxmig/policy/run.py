@@ -20,7 +20,7 @@ from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import flush, lanes
 from jaxmig.phases.lanes import CHUNK, Lanes, Mask
-from jaxmig.phases.window import Window, open_window
+from jaxmig.phases.window import Window, expanded, flat, listed
 from jaxmig.policy import outcomes as oc
 from jaxmig.policy.batches import Cut, cut, whole_batches
 from jaxmig.policy.call import Call
@@ -110,6 +110,16 @@ def migrate_until(
     return before, c.k.m
 
 
+def open_window(
+    m: Machine, folios: Lanes, start: Index, end: Index, width: int
+) -> tuple[Window, Index]:
+    """The window that begins at a place of the list, and the place of its lane 0."""
+    found = listed(m, folios, start, end, width)
+    if m.geometry.orders == (0,):
+        return flat(found.head, found.row), found.place
+    return expanded(m, found), found.place
+
+
 def batch_start(r: Rules, k: Call, huge: Index, limit: Index, number: Index) -> Index:
     """The place in the list where a batch begins; its end, if there is no such batch."""
     size = k.todo.size
@@ -159,7 +169,7 @@ def hugetlb_first(r: Rules, k: Call) -> tuple[Call, Index]:
     Both kinds keep their order.  Also returned: how many there are.
     """
     m, todo = k.m, k.todo
-    if m.geometry.orders[-1] < frame.PMD_ORDER:
+    if not m.geometry.hugetlb:
         return k, jnp.int32(0)
     room = todo.folios.shape[0]
     live = jnp.arange(room) < todo.size
@@ -194,28 +204,44 @@ def _windows(j: Job, c: Carry, width: int, end: Index) -> Carry:
 
 def _next(j: Job, c: Carry, width: int) -> Carry:
     """The window that begins where the last one ended, or one batch of it."""
-    in_huge = c.next < j.huge
-    end = jnp.where(in_huge, j.huge, j.size)
-    w, place = open_window(c.k.m, c.k.todo.folios, c.next, end, width)
-    batches = _cut(j, w, c, in_huge)
+    before, m = c.next, c.k.m
+    end = jnp.where(before < j.huge, j.huge, j.size)
+    found = listed(m, c.k.todo.folios, before, end, width)
+
+    def of_base_pages(c: Carry) -> Carry:
+        return _at_once(j, c, flat(found.head, found.row), found.place)
+
+    def of_others(c: Carry) -> Carry:
+        return _at_once(j, c, expanded(c.k.m, found), found.place)
+
+    if m.geometry.orders == (0,):
+        c = of_base_pages(c)
+    else:
+        # Each kind of window has a form of its own: base pages need not pay for others.
+        is_flat = found.is_flat
+        c = xla.when(is_flat, of_base_pages, c)
+        c = xla.when(~is_flat, of_others, c)
     if j.safe:
-        n = lanes.totals(w.there)[0]
-        c = migrate_window(j.rules, c, w, (batches, place), j.at, j.passes)
-        return dataclasses.replace(c, next=c.next + n)
-    live, batches = _easy(j, c, w, batches)
-    (n,) = lanes.totals(live)
-    w = w.only(live)
-
-    def at_once(c: Carry) -> Carry:
-        c = migrate_window(j.rules, c, w, (batches, place), j.at, j.passes)
-        return dataclasses.replace(c, next=c.next + n)
-
-    before = c.next
-    c = xla.when(n > 0, at_once, c)
+        return c
     return xla.when(c.next == before, lambda c: _in_order(j, c), c)
 
 
-def _cut(j: Job, w: Window, c: Carry, in_huge: Bool[Array, ""]) -> Cut:
+def _at_once(j: Job, c: Carry, w: Window, place: Index) -> Carry:
+    """The folios of a window that nothing couples."""
+    batches = _cut(j, w, c)
+    if not j.safe:
+        live, batches = _easy(j, c, w, batches)
+        w = w.only(live)
+    (n,) = lanes.totals(w.there)
+
+    def migrate(c: Carry) -> Carry:
+        c = migrate_window(j.rules, c, w, (batches, place), j.at, j.passes)
+        return dataclasses.replace(c, next=c.next + n)
+
+    return migrate(c) if j.safe else xla.when(n > 0, migrate, c)
+
+
+def _cut(j: Job, w: Window, c: Carry) -> Cut:
     """The batches of a window; hugetlb folios are in none."""
     none = jnp.int32(0)
     if not j.rules.batched:
@@ -225,6 +251,7 @@ def _cut(j: Job, w: Window, c: Carry, in_huge: Bool[Array, ""]) -> Cut:
     found = cut(j.rules, w, c.open, j.limit)
     if not w.large:
         return found
+    in_huge = c.next < j.huge
     return Cut(
         jnp.where(in_huge, 0, found.batch),
         jnp.where(in_huge, none, found.closed),
