@@ -29,9 +29,10 @@ class Known:
     """What the call itself wrote last: nobody else did, so it is not read again."""
 
     row: Int32[Array, "lanes 4"]
-    words: (
-        Int32[Array, "lanes 2"] | None
-    )  # of the only entry; None where chains are walked
+    # Of the only entry; None where chains are walked.
+    words: Int32[Array, "lanes 2"] | None
+    dirty: Mask | None = None  # each page's folio, once it is unmapped
+    maps: Lanes | None = None  # entries of each head's folio that were taken
 
 
 def chunk() -> int:

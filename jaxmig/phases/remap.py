@@ -20,40 +20,38 @@ from jaxmig.phases.window import Window
 
 
 @jax.named_scope("remove_migration_ptes")
-def remap(m: Machine, w: Window, page: Lanes, folios: Mask, known: Known) -> Machine:
+def remap(
+    m: Machine, w: Window, page: Lanes, pages: tuple[Mask, Mask], known: Known
+) -> Machine:
     """Map pages wherever a migration entry stands for them, and unlock their folios.
 
     Args:
       page: int32[lanes], the frame where each page of the window is now.
-      folios: folio lanes that were unmapped, or refused to be.
-      known: rows and entries of the pages, as they are.
+      pages: those that were unmapped, and heads that refused to be.
+      known: what `unmap` left.
     """
-    row, where = known.row, w.spread(folios)
-    # What is asked of a folio's flags is the head's to tell.
-    flags = w.spread(row[:, FLAGS].at[w.first].get()) if w.large else row[:, FLAGS]
-    mapped = where & frame.has(flags, frame.UNMAPPED)
+    row, (unmapped, refused) = known.row, pages
+    # Kind and owner stand in every row, whether the folio is dirty in its head's.
+    flags = row[:, FLAGS]
     anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
-    dirty = frame.has(flags, frame.DIRTY)
 
     def write(c: tuple[Machine, Lanes, Lanes]) -> tuple[Machine, Lanes, Lanes]:
         m, entry, count = c
         here = entry != NOWHERE
         old, following = lanes.entry_or(known.words, m, entry)
-        word = pte.from_migration(old[:, pte.BITS], anon, dirty)
+        word = pte.from_migration(old[:, pte.BITS], anon, known.dirty)
         new = lanes.columns(page, word)
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
         return m, following, count + here
 
-    first = jnp.where(mapped, row[:, frame.RMAP], NOWHERE)
+    first = jnp.where(unmapped, row[:, frame.RMAP], NOWHERE)
     start = (m, first, jnp.zeros_like(first))
     m, _, count = lanes.along_chains(m.geometry.shared, write, start)
-    maps = w.total(count)
-    if w.large:
-        maps = jnp.where(w.is_head, w.spread(maps), 0)
     new = lanes.columns(
-        row[:, REFCOUNT] + maps,
+        row[:, REFCOUNT] + known.maps,
         row[:, MAPCOUNT] + count,
-        row[:, FLAGS] & ~(frame.LOCKED | frame.UNMAPPED | frame.FLUSHED),
+        flags & ~(frame.LOCKED | frame.UNMAPPED | frame.FLUSHED),
         row[:, frame.RMAP],
     )
-    return dataclasses.replace(m, frame=lanes.scatter(m.frame, page, where, new))
+    changed = unmapped | refused
+    return dataclasses.replace(m, frame=lanes.scatter(m.frame, page, changed, new))

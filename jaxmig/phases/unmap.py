@@ -20,29 +20,38 @@ from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.phases.window import Window
+from jaxmig.pytree import pytree
+
+
+@pytree
+class Held:
+    """What unmapping a folio makes of its head's row."""
+
+    maps: Lanes  # its entries: a reference each
+    dirty: Mask  # it, or one of them
+    lost: Lanes  # references that were found gone
 
 
 @jax.named_scope("try_to_migrate")
 def unmap(
-    m: Machine, w: Window, known: Known, folios: Mask, refused: Mask, lost: Lanes
+    m: Machine, w: Window, known: Known, pages: tuple[Mask, Mask], held: Held
 ) -> tuple[Machine, Known]:
-    """Write migration entries for the base pages of the folios in `folios`; lock them.
+    """Write migration entries for base pages; lock their folios.
 
     Args:
       known: rows and entries of the pages, as they are.
-      folios: folio lanes that are unmapped.
-      refused: those whose first entry was flushed and put back as it was: their heads
-        are marked until then.
-      lost: references of each folio that were found gone.
+      pages: those that are unmapped; heads whose first entry is flushed and put back as
+        it was, which are marked until then.
+      held: what becomes of the folios.
     Returns:
       The machine, and what is known of the pages then.
 
     Which flushes are asked for is `rounds.py`'s affair.
     """
-    row, where = known.row, w.spread(folios)
+    row, (where, refused) = known.row, pages
 
     def write(c: tuple) -> tuple:
-        m, entry, count, dirty, words = c
+        m, entry, words = c
         here = entry != NOWHERE
         old, following = lanes.entry_or(known.words, m, entry)
         bits = old[:, pte.BITS]
@@ -51,47 +60,38 @@ def unmap(
             w.page, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
         )
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
-        dirty |= here & pte.has(bits, pte.DIRTY)
-        return m, following, count + here, dirty, None if words is None else new
+        return m, following, None if words is None else new
 
     first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
-    start = (m, first, jnp.zeros_like(first), where & False, known.words)
-    m, _, count, dirty, words = lanes.along_chains(m.geometry.shared, write, start)
-    new = _rows(w, row, folios, refused, (count, dirty, lost))
-    changed = where | w.spread(refused)
+    start = (m, first, known.words)
+    m, _, words = lanes.along_chains(m.geometry.shared, write, start)
+    new, dirty, maps = _rows(w, row, pages, held)
+    changed = where | refused
     m = dataclasses.replace(m, frame=lanes.scatter(m.frame, w.page, changed, new))
-    return m, Known(new, words)
+    return m, Known(new, words, dirty, maps)
 
 
 def _rows(
-    w: Window,
-    row: Int32[Array, "lanes 4"],
-    folios: Mask,
-    refused: Mask,
-    found: tuple[Lanes, Mask, Lanes],
-) -> Int32[Array, "lanes 4"]:
-    """Rows of the pages: references and flags are the head's, counts each page's."""
-    count, dirty, lost = found
-    maps = w.total(count)
-    state = frame.LOCKED | jnp.where(maps > 0, frame.UNMAPPED, 0)
-    state |= jnp.where(w.total(dirty.astype(jnp.int32)) > 0, frame.DIRTY, 0)
-    state = jnp.where(folios, state, 0) | jnp.where(refused, frame.FLUSHED, 0)
-    taken = jnp.where(folios, maps + lost, 0)
+    w: Window, row: Int32[Array, "lanes 4"], pages: tuple[Mask, Mask], held: Held
+) -> tuple[Int32[Array, "lanes 4"], Mask, Lanes]:
+    """Rows of the pages; whether each one's folio is dirty; entries of heads."""
+    where, refused = pages
+    dirty, maps, lost = held.dirty, held.maps, held.lost
     if w.large:
-        head = w.is_head
-        state, taken = (jnp.where(head, w.spread(x), 0) for x in (state, taken))
-    where = w.spread(folios)
+        word = w.spread(maps << 1 | dirty)
+        dirty, maps = (word & 1) > 0, jnp.where(w.is_head, word >> 1, 0)
+        lost = jnp.where(w.is_head, w.spread(lost), 0)
+    state = frame.LOCKED | jnp.where(maps > 0, frame.UNMAPPED, 0)
+    state |= jnp.where(dirty, frame.DIRTY, 0)
+    state = jnp.where(where & w.is_head, state, 0) | jnp.where(refused, frame.FLUSHED, 0)
+    taken = jnp.where(where, maps + lost, 0)
 
     def rows() -> Int32[Array, "lanes 4"]:
-        new = lanes.columns(
+        return lanes.columns(
             row[:, REFCOUNT] - taken,
             jnp.where(where, 0, row[:, MAPCOUNT]),
             row[:, FLAGS] | state,
             row[:, frame.RMAP],
         )
-        return new
 
-    return xla.read(w.page, rows)
-
-
-
+    return xla.read(w.page, rows), dirty, jnp.where(where, maps, 0)

@@ -32,6 +32,7 @@ class Window:
     page_row: Int32[Array, "lanes 4"]
     folio: Lanes  # lane of the folio that a page belongs to
     first: Lanes  # lane of a folio's first page
+    is_head: Mask  # page lanes that hold the first page of a folio
     large: bool = static()  # some folios are no base pages: lanes differ
 
     @property
@@ -50,14 +51,6 @@ class Window:
         if not self.large:
             return self.there.astype(jnp.int32)
         return jnp.where(self.there, jnp.int32(1) << frame.order(self.flags), 0)
-
-    @property
-    def is_head(self) -> Mask:
-        """Page lanes that hold the first page of a folio."""
-        if not self.large:
-            return self.there
-        lane = jnp.arange(self.page.shape[0], dtype=jnp.int32)
-        return (self.page != NOWHERE) & (lane == self.spread(self.first))
 
     def spread(self, values: Any) -> Any:
         """What each folio has, for each of its pages."""
@@ -84,7 +77,7 @@ class Window:
 def flat(head: Lanes, row: Int32[Array, "lanes 4"]) -> Window:
     """Base pages with their rows."""
     lane = jnp.arange(head.shape[0], dtype=jnp.int32)
-    return Window(head, row, head, row, lane, lane, large=False)
+    return Window(head, row, head, row, lane, lane, head != NOWHERE, large=False)
 
 
 def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:
@@ -141,5 +134,9 @@ def expanded(m: Machine, found: Listed) -> Window:
     folio = lanes.running(begins) - 1 + found.skipped
     folio = jnp.where(lane < used, folio, nobody)
     head = jnp.where(fits, head, NOWHERE)
-    page = jnp.where(lane < used, head[folio] + lane - first[folio], NOWHERE)
-    return Window(head, row, page, rows_of(m, page), folio, first, large=True)
+    begin = jnp.where(fits, head - first, 0)
+    page = lane + begin.at[folio].get(mode="promise_in_bounds")
+    page = jnp.where(lane < used, page, NOWHERE)
+    return Window(
+        head, row, page, rows_of(m, page), folio, first, begins > 0, large=True
+    )

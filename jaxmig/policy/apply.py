@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from jaxmig import frame, pte, xla
-from jaxmig.frame import RMAP
+from jaxmig.frame import FLAGS, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import (
     alloc,
@@ -25,10 +25,9 @@ from jaxmig.phases import (
 from jaxmig.phases.flush import Asked
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.phases.window import Window
-from jaxmig.policy import outcomes as oc
 from jaxmig.policy.folio import Where
-from jaxmig.policy.look import Seen
-from jaxmig.policy.plan import Left, Plan
+from jaxmig.policy.look import Mapped, Seen
+from jaxmig.policy.plan import Left, Pages, Plan
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
@@ -38,6 +37,8 @@ class Batch:
 
     w: Window
     plan: Plan
+    pages: Pages
+    mapped: Mapped  # its folios, before the first phase
     found: Known  # rows and entries of the pages before the first phase
     known: Known  # as they are now
     dst: Lanes  # where each folio goes; NOWHERE: it stays
@@ -45,45 +46,36 @@ class Batch:
     asked: Asked  # the flushes
     emptied: Bool[Array, " cpus"]  # CPUs that an earlier flush has emptied
 
-    @property
-    def movable(self) -> Mask:
-        """Folios of drivers, which have no reverse map."""
-        return frame.kind(self.w.flags) == frame.MOVABLE_OPS
-
-    @property
-    def unmapped(self) -> Mask:
-        """Folios whose entries become migration entries."""
-        return (self.plan.unmaps > 0) & ~self.movable
-
-    @property
-    def refused(self) -> Mask:
-        """Folios whose first entry is flushed and put back as it was."""
-        p = self.plan
-        refusals = p.number(oc.REFUSALS, 0) + p.number(oc.REFUSALS, 1)
-        return (refusals > 0) & ~self.unmapped
-
 
 def prepare(
     m: Machine,
     w: Window,
-    known: tuple[Seen, Plan, Asked, Bool[Array, " cpus"]],
+    known: tuple[Seen, Mapped, Plan, Pages, Asked, Bool[Array, " cpus"]],
     at: Where,
+    ready: Bool[Array, ""],
 ) -> tuple[Machine, Batch]:
     """A window whose folios have frames to go to.
 
     Args:
-      known: of the window what the page tables say, its plan and the flushes it asks
-        for; CPUs that the call has emptied before.
+      known: of the window what the page tables say, its plan, both by page and by folio,
+        and the flushes it asks for; CPUs that the call has emptied before.
+      ready: true, once all that is read of the page tables has been read.
     """
-    seen, p, asked, emptied = known
+    seen, mapped, p, pages, asked, emptied = known
+    pages = dataclasses.replace(
+        pages, unmapped=pages.unmapped & ready, refused=pages.refused & ready
+    )
     m, dst = alloc.take_many(m, at.node, w, p.moved)
     found = Known(w.page_row, seen.words)
-    return m, Batch(w, p, found, found, dst, _destinations(w, dst), asked, emptied)
+    page = _destinations(w, dst)
+    return m, Batch(w, p, pages, mapped, found, found, dst, page, asked, emptied)
 
 
 def unmap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     """Phase 1: migration entries."""
-    m, known = unmapping.unmap(m, b.w, b.known, b.unmapped, b.refused, b.plan.lost)
+    held = unmapping.Held(b.mapped.maps, b.mapped.dirty, b.plan.lost)
+    pages = (b.pages.unmapped, b.pages.refused)
+    m, known = unmapping.unmap(m, b.w, b.known, pages, held)
     return m, dataclasses.replace(b, known=known)
 
 
@@ -105,14 +97,13 @@ def copy(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
 
 def remap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     """Phase 4: identity and entries, to the destination or back; old frames are free."""
-    w, p = b.w, b.plan
+    w, p, pages = b.w, b.plan, b.pages
     m = _keep_conditions(m, w.head, b.dst, p.left)
-    gone = w.spread(p.gone)
-    m = copypage.switch(m, w.page, b.page, b.known.row, gone)
-    m = _follow_drivers(m, b, w.spread(p.moved & b.movable))
+    m = copypage.switch(m, w.page, b.page, b.known.row, pages.gone)
+    m = _follow_drivers(m, b)
     now = jnp.where(b.page == NOWHERE, w.page, b.page)
-    m = remapping.remap(m, w, now, b.unmapped | b.refused, b.known)
-    m = _zap(m, b.found, gone)
+    m = remapping.remap(m, w, now, (pages.unmapped, pages.refused), b.known)
+    m = _zap(m, b.found, pages.gone)
     m = alloc.give_many(m, w, xla.after(w.head, b.dst), p.moved | p.gone)
     return m, b
 
@@ -162,10 +153,12 @@ def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> M
     return dataclasses.replace(m, conditions=rows)
 
 
-def _follow_drivers(m: Machine, b: Batch, where: Mask) -> Machine:
+def _follow_drivers(m: Machine, b: Batch) -> Machine:
     """A driver points the users of its pages at the new ones; no rmap is walked."""
     if m.conditions is None:
         return m
+    movable = frame.kind(b.w.page_row[:, FLAGS]) == frame.MOVABLE_OPS
+    where = movable & (b.page != NOWHERE)
 
     def follow(m: Machine) -> Machine:
         entry = jnp.where(where, b.known.row[:, RMAP], NOWHERE)

@@ -20,8 +20,8 @@ from jaxmig.policy.apply import apply, prepare
 from jaxmig.policy.batches import Cut
 from jaxmig.policy.call import Call, Stats
 from jaxmig.policy.folio import SLEEPS, Where, is_thp
-from jaxmig.policy.look import Seen, look
-from jaxmig.policy.plan import Plan, plan
+from jaxmig.policy.look import Mapped, Seen, look, of_folios
+from jaxmig.policy.plan import Pages, Plan, of_pages, plan
 from jaxmig.policy.rounds import Walks, settle, walks_of
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
@@ -46,10 +46,11 @@ def look_and_plan(
     w: Window,
     put_off: Bool[Array, " mms"],
     passes: int = oc.PASSES,
-) -> tuple[Seen, Plan]:
-    """What the page tables say of a window, and what becomes of it."""
+) -> tuple[Seen, Mapped, Plan]:
+    """What the page tables say of a window, by page and by folio; what becomes of it."""
     seen = look(r, m, w, put_off)
-    return seen, plan(r, m, w, w.total(seen.maps), passes)
+    mapped = of_folios(m, w, seen)
+    return seen, mapped, plan(r, m, w, mapped.maps, passes)
 
 
 def migrate_window(
@@ -70,20 +71,21 @@ def migrate_window(
     """
     k, m = c.k, c.k.m
     put_off = flush.deferrable(r, m.cpus, at.cpu)
-    seen, p = look_and_plan(r, m, w, put_off, passes)
+    seen, mapped, p = look_and_plan(r, m, w, put_off, passes)
     cut, place = batches
-    known = (seen, p, cut, place)
+    pages = of_pages(w, p, cut.batch)
+    known = (seen, p, pages, cut, place)
     ev, owed, asked = settle(r, k.ev, c.owed, m, at.cpu, w, known, put_off)
-    ev, stats = book(r, ev, k.stats, w, seen, p)
+    ev, stats = book(r, ev, k.stats, w, (seen, mapped, p, pages))
     if r.batched:
         ev = ev.add(batches=cut.closed)
     # The page tables have been read already: unmap must not overtake that.
-    counts = p.counts
     pending = asked.pending.astype(jnp.int32)
-    for read in (asked.one, asked.whole, pending, owed.deferred, owed.caught_up):
-        counts = xla.after(counts, read)
-    p = dataclasses.replace(p, counts=counts)
-    m, b = prepare(m, w, (seen, p, asked, c.owed.emptied), at)
+    read = jnp.int32(0)
+    for what in (asked.one, asked.whole, pending, owed.deferred, owed.caught_up):
+        read = xla.after(read, what)
+    known = (seen, mapped, p, pages, asked, c.owed.emptied)
+    m, b = prepare(m, w, known, at, read == 0)
     m = apply(r, m, b, upto)
     movable = frame.kind(w.flags) == frame.MOVABLE_OPS
     stay = w.there & ~p.moved & ~p.gone
@@ -101,11 +103,20 @@ def migrate_window(
 
 
 def book(
-    r: Rules, ev: Events, stats: Stats, w: Window, seen: Seen, p: Plan
+    r: Rules,
+    ev: Events,
+    stats: Stats,
+    w: Window,
+    known: tuple[Seen, Mapped, Plan, Pages],
 ) -> tuple[Events, Stats]:
-    """Count what a window did (all sums are below 2^32: a window is small)."""
-    by_folio = _of_folios(r, w, p, w.total(seen.maps) > 0)
-    by_page = _of_entries(w, seen, walks_of(r, w, p))
+    """Count what a window did (all sums are below 2^32: a window is small).
+
+    Args:
+      known: what the page tables say, by page and by folio; the plan, by folio and page.
+    """
+    seen, mapped, p, pages = known
+    by_folio = _of_folios(r, w, p, mapped.maps > 0)
+    by_page = _of_entries(w, seen, walks_of(r, w, pages))
     sums = {**by_folio, **by_page}
     names, totals = list(sums), lanes.totals(*sums.values())
     found = dict(zip(names, totals, strict=True))

@@ -10,7 +10,7 @@ from jaxmig import frame, pte, xla
 from jaxmig.frame import FLAGS, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
-from jaxmig.phases.lanes import Lanes
+from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.phases.window import Window
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
@@ -26,6 +26,7 @@ class Seen:
     counted: Lanes  # PTEs whose flush this release leaves to the batch
     later: Lanes  # as `held`, once they were put back: no NUMA hints any more
     pmds: Lanes  # mappings by a PMD leaf, of a folio's first page
+    dirty: Mask  # whether an entry is
     # Of the only entry, a driver's page's too; None if some entries are shared.
     words: Int32[Array, "lanes 2"] | None
 
@@ -62,11 +63,12 @@ def look(rules: Rules, m: Machine, w: Window, put_off: Bool[Array, " mms"]) -> S
             seen.counted + counted,
             seen.later + later,
             seen.pmds + pmd,
+            seen.dirty | (here & pte.has(bits, pte.DIRTY)),
             None if m.geometry.shared else old,
         )
         return seen, following
 
-    start = (Seen(zero, zero, zero, zero, zero, zero, None), first)
+    start = (Seen(zero, zero, zero, zero, zero, zero, zero > 0, None), first)
     seen, _ = lanes.along_chains(m.geometry.shared, step, start)
     return seen
 
@@ -77,3 +79,24 @@ def chain(m: Machine, row: Int32[Array, "lanes 4"]) -> Lanes:
         return row[:, RMAP]
     movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS
     return jnp.where(movable, NOWHERE, row[:, RMAP])
+
+
+@pytree
+class Mapped:
+    """What the page tables say of each folio."""
+
+    maps: Lanes
+    dirty: Mask  # it, or an entry of it
+
+
+def of_folios(m: Machine, w: Window, seen: Seen) -> Mapped:
+    """The mappings of a window's folios, from those of their pages."""
+    flagged = frame.has(w.flags, frame.DIRTY)
+    if not w.large:
+        return Mapped(seen.maps, flagged | seen.dirty)
+    if m.geometry.shared:
+        dirty = w.total(seen.dirty.astype(jnp.int32)) > 0
+        return Mapped(w.total(seen.maps), flagged | dirty)
+    # A page is mapped once at most: both sums fit one word.
+    both = w.total(seen.maps | seen.dirty.astype(jnp.int32) << 16)
+    return Mapped(both & 0xFFFF, flagged | (both >> 16 > 0))

@@ -23,6 +23,7 @@ from jaxmig.phases.window import Window
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
+END_BITS: Final = 5  # of Plan.ends
 SHARE: Final = 8  # of a window: folios that go through their attempts at a time
 
 
@@ -76,6 +77,39 @@ class Plan:
     def asleep(self) -> Mask:
         """Folios that would be waited for for ever."""
         return (self.ends & oc.ASLEEP) != 0
+
+
+@pytree
+class Pages:
+    """What becomes of each base page: what becomes of its folio."""
+
+    counts: Lanes
+    ends: Lanes
+    batch: Lanes
+    unmapped: Mask  # its entries become migration entries
+    refused: Mask  # it is its folio's first, whose entry is put back as it was
+    gone: Mask
+
+
+def of_pages(w: Window, p: Plan, batch: Lanes) -> Pages:
+    """The plan of a window's folios, for their pages."""
+    word = w.spread(batch << END_BITS | p.ends)
+    counts = w.spread(p.counts)
+    there = w.page != NOWHERE
+    ends = jnp.where(there, word & ((1 << END_BITS) - 1), 0)
+    movable = frame.kind(w.page_row[:, FLAGS]) == frame.MOVABLE_OPS
+    counts = jnp.where(there & ~movable, counts, 0)
+    first, second = (oc.number(counts, oc.UNMAPS, n) for n in (0, 1))
+    refusals = oc.number(counts, oc.REFUSALS, 0) + oc.number(counts, oc.REFUSALS, 1)
+    unmapped = first + second > 0
+    return Pages(
+        counts=counts,
+        ends=ends,
+        batch=word >> END_BITS,
+        unmapped=unmapped,
+        refused=(refusals > 0) & ~unmapped & w.is_head,
+        gone=(ends & (oc.FREED | oc.RELEASED)) != 0,
+    )
 
 
 def plan(

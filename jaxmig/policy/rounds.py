@@ -22,7 +22,7 @@ from jaxmig.phases.window import Window
 from jaxmig.policy import outcomes as oc
 from jaxmig.policy.batches import Cut
 from jaxmig.policy.look import Seen, chain
-from jaxmig.policy.plan import Plan
+from jaxmig.policy.plan import Pages, Plan
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
@@ -42,20 +42,19 @@ class Walks:
     hugetlb: Mask
 
 
-def walks_of(r: Rules, w: Window, p: Plan) -> Walks:
+def walks_of(r: Rules, w: Window, pages: Pages) -> Walks:
     """The walks of each page of a window."""
-    kind = frame.kind(w.page_row[:, FLAGS])
-    movable = kind == frame.MOVABLE_OPS
-    counts = jnp.where(movable | (w.page == NOWHERE), 0, w.spread(p.counts))
     a, b, refused, later = (
-        oc.number(counts, what, stage)
+        oc.number(pages.counts, what, stage)
         for what in (oc.UNMAPS, oc.REFUSALS)
         for stage in (0, 1)
     )
+    hugetlb = frame.kind(w.page_row[:, FLAGS]) == frame.HUGETLB
+    at_once = hugetlb | (not r.batched)
     if w.large:
         refused, later = (jnp.where(w.is_head, x, 0) for x in (refused, later))
-    hugetlb = kind == frame.HUGETLB
-    at_once = hugetlb | (not r.batched) if w.large else (a < 0) | (not r.batched)
+    else:
+        at_once = jnp.zeros_like(hugetlb) | (not r.batched)
     return Walks(a, b, refused, later, at_once, hugetlb)
 
 
@@ -81,27 +80,27 @@ def settle(
     m: Machine,
     cpu: Index,
     w: Window,
-    known: tuple[Seen, Plan, Cut, Index],
+    known: tuple[Seen, Plan, Pages, Cut, Index],
     put_off: Bool[Array, " mms"],
 ) -> tuple[Events, Owed, Asked]:
     """Close the batches that end in the window; its last one may go on in the next.
 
     Args:
-      known: of the window what the page tables say, its plan, its batches, and the
-        place in the list of its first lane.
+      known: of the window what the page tables say, its plan, by folio and by page,
+        its batches, and the place in the list of its first lane.
       put_off: address spaces whose flushes can wait.
     Returns:
       Events, what is owed then, and what this window asks for.
     """
-    seen, p, c, place = known
-    walks = walks_of(r, w, p)
+    seen, p, pages, c, place = known
+    walks = walks_of(r, w, pages)
     one, whole = _immediate(m, w, seen, walks, put_off)
     if not r.batched:
         none = jnp.zeros_like(put_off)
         return ev, _owe(owed, m, Asked(none, one, whole), r), Asked(none, one, whole)
     slots = w.head.shape[0] + 1
     owes = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
-    batch = w.spread(c.batch)
+    batch = pages.batch
     pending = _pending(r, m, w, seen, owes, batch, slots, put_off)
     asked = Asked(pending.any(axis=0), one, whole)
     pending = pending.at[0].set(pending[0] | owed.open)
@@ -239,7 +238,6 @@ def _times(
     mm = m.cpus.mm[cpu]
     lane = jnp.arange(w.head.shape[0], dtype=jnp.int32)
     passes = jnp.maximum(p.number(oc.TRIES, 0), 1)
-    when = w.spread((passes << PASS_SHIFT) | (place + lane))
     acts = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
 
     def mine(old: Array, entry: Lanes) -> tuple[Mask, Mask]:
@@ -255,7 +253,7 @@ def _times(
             a, b = mine(old, entry)
             return (puts | a, drops | b), following
 
-        no = acts & False
+        no, when = acts & False, w.spread((passes << PASS_SHIFT) | (place + lane))
         first = jnp.where(acts, chain(m, w.page_row), NOWHERE)
         start = ((no, no), first)
         puts, drops = lanes.along_chains(m.geometry.shared, step, start)[0]
