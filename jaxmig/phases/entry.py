@@ -184,7 +184,8 @@ def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit, first: Flag) -> Mapp
         new = (word & ~pte.STAYS) | pte.empty(bits)
         entries = xla.put(entries, e, jnp.stack([f, new]))
         following = xla.put(following, e, jnp.where(first, NOWHERE, old))
-        rows = jax.lax.dynamic_update_slice(rows, e[None, None], (f, RMAP))
+        at = (xla.after(f, old), RMAP)
+        rows = jax.lax.dynamic_update_slice(rows, e[None, None], at)
         return entries, following, rows
 
     count = jnp.where(fills, jnp.int32(1) << frame.order(w.flags), 0)

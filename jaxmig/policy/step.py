@@ -43,7 +43,7 @@ def step(
     s, seen = _walk(c, st, s, f, act, p, base)
     s = _settle(s, act, p, base, seen)
     s = _divide(c, s, f, p, seen)
-    return _give_back(c, s, f, p), p
+    return _give_back(c, s, f, p, base), p
 
 
 def _decide(
@@ -58,7 +58,7 @@ def _decide(
     u = hurdles.unmap_look(c.rules, st, held, left, marks, room, s[HELD] > 0)
     v = hurdles.move_look(st, held, left, marks)
     rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
-    looks = [(unmaps, u), (moves, v)]
+    looks, mapped = [(unmaps, u), (moves, v)], jnp.int32(0)
     if len(c.g.orders) > 1:
         mapped = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
         trylock = c.rules.split_trylocks & ~st.sleeps
@@ -80,11 +80,16 @@ def _decide(
         undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
         divided=divides & done,
     )
-    return _wear_out(s, f, looks), p
+    return _wear_out(s, f, looks, mapped), p
 
 
-def _wear_out(s: State, f: Folio, looks: list[tuple[Flag, hurdles.Look]]) -> State:
-    """What the tests left of the folio's conditions and references."""
+def _wear_out(
+    s: State, f: Folio, looks: list[tuple[Flag, hurdles.Look]], read: Index
+) -> State:
+    """What the tests left of the folio's conditions and references.
+
+    `read`: known once all rows that tests look at have been read.
+    """
     if s.conditions is None:
         return s
     words, refs = f.words, f.row[REFCOUNT]
@@ -93,7 +98,7 @@ def _wear_out(s: State, f: Folio, looks: list[tuple[Flag, hurdles.Look]]) -> Sta
         refs = jnp.where(mine, seen.refs, refs)
     row = jnp.where(jnp.arange(frame.COLUMNS) == REFCOUNT, refs, f.row)
     return s.set(
-        frame=xla.put(s.frame, f.head, row),
+        frame=xla.put(s.frame, xla.after(f.head, read), row),
         conditions=xla.put(s.conditions, f.head, words),
     )
 
@@ -209,12 +214,14 @@ def _divide(c: Context, s: State, f: Folio, p: Plan, seen: Mapped) -> State:
     return s.set(frame=rows, cached=cached, ev=ev)
 
 
-def _give_back(c: Context, s: State, f: Folio, p: Plan) -> State:
-    """Frames and numbers that the step took and gave."""
+def _give_back(c: Context, s: State, f: Folio, p: Plan, base: Index) -> State:
+    """Frames and numbers that the step took and gave; `base`: the folio's head now."""
     order = frame.order(f.flags)
     blank = jnp.where(p.freed | p.released, f.pages, 0)
     rows = free_folio(s.frame, f.head, blank)
-    free, top = alloc.give(c.g, s.free, s.top, f.head, order, p.gone)
+    # The stack has been read: a frame must not come back before that.
+    head = xla.after(f.head, base)
+    free, top = alloc.give(c.g, s.free, s.top, head, order, p.gone)
     node = jnp.arange(c.g.nodes)
     took = jnp.where(p.taken, f.counted, 0)
     back = jnp.where(p.undone | p.released, f.counted, 0)
