@@ -25,11 +25,11 @@ from jaxmig.pytree import pytree
 
 @pytree
 class Held:
-    """What unmapping a folio makes of its head's row."""
+    """What unmapping makes of the rows of pages."""
 
-    maps: Lanes  # its entries: a reference each
-    dirty: Mask  # it, or one of them
-    lost: Lanes  # references that were found gone
+    maps: Lanes  # entries of the folio, in its head's lane: a reference each
+    lost: Lanes  # references that were found gone, in its head's lane
+    dirty: Mask  # the page's folio, or an entry of it
 
 
 @jax.named_scope("try_to_migrate")
@@ -42,7 +42,7 @@ def unmap(
       known: rows and entries of the pages, as they are.
       pages: those that are unmapped; heads whose first entry is flushed and put back as
         it was, which are marked until then.
-      held: what becomes of the folios.
+      held: what becomes of their rows.
     Returns:
       The machine, and what is known of the pages then.
 
@@ -65,26 +65,20 @@ def unmap(
     first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
     start = (m, first, known.words)
     m, _, words = lanes.along_chains(m.geometry.shared, write, start)
-    new, dirty, maps = _rows(w, row, pages, held)
     changed = where | refused
+    new = _rows(w, row, pages, held)
     m = dataclasses.replace(m, frame=lanes.scatter(m.frame, w.page, changed, new))
-    return m, Known(new, words, dirty, maps)
+    return m, Known(new, words, held.dirty, jnp.where(where, held.maps, 0))
 
 
 def _rows(
     w: Window, row: Int32[Array, "lanes 4"], pages: tuple[Mask, Mask], held: Held
-) -> tuple[Int32[Array, "lanes 4"], Mask, Lanes]:
-    """Rows of the pages; whether each one's folio is dirty; entries of heads."""
+) -> Int32[Array, "lanes 4"]:
     where, refused = pages
-    dirty, maps, lost = held.dirty, held.maps, held.lost
-    if w.large:
-        word = w.spread(maps << 1 | dirty)
-        dirty, maps = (word & 1) > 0, jnp.where(w.is_head, word >> 1, 0)
-        lost = jnp.where(w.is_head, w.spread(lost), 0)
-    state = frame.LOCKED | jnp.where(maps > 0, frame.UNMAPPED, 0)
-    state |= jnp.where(dirty, frame.DIRTY, 0)
+    state = frame.LOCKED | jnp.where(held.maps > 0, frame.UNMAPPED, 0)
+    state |= jnp.where(held.dirty, frame.DIRTY, 0)
     state = jnp.where(where & w.is_head, state, 0) | jnp.where(refused, frame.FLUSHED, 0)
-    taken = jnp.where(where, maps + lost, 0)
+    taken = jnp.where(where, held.maps + held.lost, 0)
 
     def rows() -> Int32[Array, "lanes 4"]:
         return lanes.columns(
@@ -94,4 +88,4 @@ def _rows(
             row[:, frame.RMAP],
         )
 
-    return xla.read(w.page, rows), dirty, jnp.where(where, maps, 0)
+    return xla.read(w.page, rows)

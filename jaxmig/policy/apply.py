@@ -24,6 +24,7 @@ from jaxmig.phases import (
 )
 from jaxmig.phases.flush import Asked
 from jaxmig.phases.lanes import Known, Lanes, Mask
+from jaxmig.phases.unmap import Held
 from jaxmig.phases.window import Window
 from jaxmig.policy.folio import Where
 from jaxmig.policy.look import Mapped, Seen
@@ -38,7 +39,7 @@ class Batch:
     w: Window
     plan: Plan
     pages: Pages
-    mapped: Mapped  # its folios, before the first phase
+    held: Held  # what unmapping makes of the heads' rows
     found: Known  # rows and entries of the pages before the first phase
     known: Known  # as they are now
     dst: Lanes  # where each folio goes; NOWHERE: it stays
@@ -67,15 +68,19 @@ def prepare(
     )
     m, dst = alloc.take_many(m, at.node, w, p.moved)
     found = Known(w.page_row, seen.words)
-    page = _destinations(w, dst)
-    return m, Batch(w, p, pages, mapped, found, found, dst, page, asked, emptied)
+    step = jnp.where(dst == NOWHERE, NOWHERE, dst - w.head)
+    maps, lost, step = w.spread(mapped.maps << 1 | mapped.dirty, p.lost, step)
+    stays = (step == NOWHERE) | (w.page == NOWHERE)
+    page = jnp.where(stays, NOWHERE, w.page + step)
+    heads = (jnp.where(w.is_head, x, 0) for x in (maps >> 1, lost))
+    held = Held(*heads, dirty=(maps & 1) > 0)
+    return m, Batch(w, p, pages, held, found, found, dst, page, asked, emptied)
 
 
 def unmap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     """Phase 1: migration entries."""
-    held = unmapping.Held(b.mapped.maps, b.mapped.dirty, b.plan.lost)
     pages = (b.pages.unmapped, b.pages.refused)
-    m, known = unmapping.unmap(m, b.w, b.known, pages, held)
+    m, known = unmapping.unmap(m, b.w, b.known, pages, b.held)
     return m, dataclasses.replace(b, known=known)
 
 
@@ -124,14 +129,6 @@ def apply(r: Rules, m: Machine, b: Batch, upto: str) -> Machine:
         if name == upto:
             break
     return m
-
-
-def _destinations(w: Window, dst: Lanes) -> Lanes:
-    """Where each base page goes; NOWHERE if its folio stays."""
-    if not w.large:
-        return dst
-    step = w.spread(jnp.where(dst == NOWHERE, NOWHERE, dst - w.head))
-    return jnp.where((step == NOWHERE) | (w.page == NOWHERE), NOWHERE, w.page + step)
 
 
 def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:

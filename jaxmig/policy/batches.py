@@ -40,25 +40,16 @@ def cut(r: Rules, w: Window, open_pages: Index, limit: Index) -> Cut:
     """
 
     def by_division() -> tuple[Array, ...]:
-        there = w.there
-        (count,) = lanes.totals(there)
-        (before,) = lanes.totals(_leading(there))
-        place = jnp.arange(there.shape[0], dtype=jnp.int32) - before + open_pages
-        batch = lanes.numbers(jnp.maximum(place, 0), limit)
-        whole = (open_pages + count) // limit
-        return batch, whole, open_pages + count - whole * limit
+        lane = jnp.arange(w.head.shape[0], dtype=jnp.int32)
+        place = jnp.maximum(lane - w.skipped, 0) + open_pages
+        whole = (open_pages + w.count) // limit
+        left = open_pages + w.count - whole * limit
+        return lanes.numbers(place, limit), whole, left
 
     def one_by_one() -> tuple[Array, ...]:
         return _counted(r, w, open_pages, limit)
 
     return Cut(*(one_by_one() if w.large else by_division()))
-
-
-def _leading(there: Mask) -> Mask:
-    """Lanes before the first that holds a folio."""
-    lane = jnp.arange(there.shape[0], dtype=jnp.int32)
-    first = jnp.where(there, lane, NOWHERE).min()
-    return lane < first
 
 
 def _counted(r: Rules, w: Window, open_pages: Index, limit: Index) -> tuple[Array, ...]:
@@ -132,7 +123,7 @@ def _by_jumps(
         begun = jnp.searchsorted(upto, limit - open_pages, side="left") + 1
     some = open_pages > 0
     # The first batch that begins here: at the first folio, unless one was open.
-    first = jnp.where(some, jnp.minimum(begun, count), _first_lane(w)).astype(jnp.int32)
+    first = jnp.where(some, jnp.minimum(begun, count), w.skipped).astype(jnp.int32)
     begins = jnp.zeros(count + 1, bool).at[first].set(True)
 
     def more(c: tuple[Array, Array, Array]) -> Array:
@@ -153,11 +144,6 @@ def _by_jumps(
     held += jnp.where((last == 0) & some, open_pages, 0)
     full = ~jnp.asarray(r.crossing_opens_next) & (held >= limit)
     return batch, last + full, jnp.where(full, 0, held)
-
-
-def _first_lane(w: Window) -> Index:
-    lane = jnp.arange(w.head.shape[0], dtype=jnp.int32)
-    return jnp.minimum(jnp.where(w.there, lane, NOWHERE).min(), w.head.shape[0])
 
 
 def whole_batches(c: Cut, hard: Mask, there: Mask, cuts: Bool[Array, ""]) -> Mask:

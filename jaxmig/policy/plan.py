@@ -93,8 +93,7 @@ class Pages:
 
 def of_pages(w: Window, p: Plan, batch: Lanes) -> Pages:
     """The plan of a window's folios, for their pages."""
-    word = w.spread(batch << END_BITS | p.ends)
-    counts = w.spread(p.counts)
+    counts, word = w.spread(p.counts, batch << END_BITS | p.ends)
     there = w.page != NOWHERE
     ends = jnp.where(there, word & ((1 << END_BITS) - 1), 0)
     movable = frame.kind(w.page_row[:, FLAGS]) == frame.MOVABLE_OPS

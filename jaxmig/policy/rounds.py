@@ -27,7 +27,9 @@ from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
-PASS_SHIFT: Final = 27  # an attempt's time: its pass, then its folio's place in the list
+PASS_SHIFT: Final = (
+    27  # an attempt's time: its pass, then its folio's place in the list
+)
 
 
 @pytree
@@ -94,30 +96,75 @@ def settle(
     """
     seen, p, pages, c, place = known
     walks = walks_of(r, w, pages)
+    slots = w.head.shape[0] + 1
+    pending, asked = asked_of(r, m, w, (seen, walks, pages.batch), slots, put_off)
+    if not r.batched:
+        return ev, _owe(owed, m, asked, r), asked
+    times = _times(m, w, p, seen, walks, pages.batch, (owed, cpu, place, put_off))
+    ev, owed = end_batches(r, ev, owed, m, cpu, (pending, asked, c.closed), times)
+    return ev, owed, asked
+
+
+def asked_of(
+    r: Rules,
+    m: Machine,
+    w: Window,
+    known: tuple[Seen, Walks, Lanes],
+    slots: int,
+    put_off: Bool[Array, " mms"],
+) -> tuple[Bool[Array, "batches mms"], Asked]:
+    """The flushes that the folios of a window ask for.
+
+    Args:
+      known: of each page what the page tables say, its walks and its batch.
+      slots: more than there are batches.
+      put_off: address spaces whose flushes can wait.
+    Returns:
+      What each batch has pending (nothing where there are none), and all of it together.
+    """
+    seen, walks, batch = known
     one, whole = _immediate(m, w, seen, walks, put_off)
     if not r.batched:
         none = jnp.zeros_like(put_off)
-        return ev, _owe(owed, m, Asked(none, one, whole), r), Asked(none, one, whole)
-    slots = w.head.shape[0] + 1
+        return none[None], Asked(none, one, whole)
     owes = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
-    batch = pages.batch
     pending = _pending(r, m, w, seen, owes, batch, slots, put_off)
-    asked = Asked(pending.any(axis=0), one, whole)
+    return pending, Asked(pending.any(axis=0), one, whole)
+
+
+def end_batches(
+    r: Rules,
+    ev: Events,
+    owed: Owed,
+    m: Machine,
+    cpu: Index,
+    asked: tuple[Bool[Array, "batches mms"], Asked, Index],
+    times: tuple[Lanes, Lanes] | None = None,
+) -> tuple[Events, Owed]:
+    """Close the batches that end in a window.
+
+    Args:
+      asked: what each batch has pending, what all ask for, and how many end.
+      times: of each batch, see `_times`.
+    Returns:
+      Events, and what is owed then.
+    """
+    pending, all_of_it, ends = asked
+    slots = pending.shape[0]
     pending = pending.at[0].set(pending[0] | owed.open)
-    owed = _owe(owed, m, asked, r)
-    times = _times(m, w, p, seen, walks, batch, (owed, cpu, place, put_off))
-    still = pending[jnp.minimum(c.closed, slots - 1)]
-    closed = jnp.arange(slots) < c.closed
+    owed = _owe(owed, m, all_of_it, r)
+    last = jnp.minimum(ends, slots - 1)
+    still = pending[last]
+    closed = jnp.arange(slots) < ends
     current = jnp.zeros(slots, bool) if times is None else times[1] > times[0]
     ev, owed = flush.close(
         r, ev, owed, m.cpus, cpu, pending & closed[:, None], current & closed
     )
     if times is not None:
-        last = jnp.minimum(c.closed, slots - 1)
         owed = dataclasses.replace(
             owed, deferred=times[0][last], caught_up=times[1][last]
         )
-    return ev, dataclasses.replace(owed, open=still & (c.closed < slots)), asked
+    return ev, dataclasses.replace(owed, open=still & (ends < slots))
 
 
 def _owe(owed: Owed, m: Machine, asked: Asked, r: Rules) -> Owed:
@@ -232,9 +279,7 @@ def _times(
         return None
     slots = w.head.shape[0] + 1
     nothing = jnp.zeros(slots, jnp.int32)
-    deferred, whole = (
-        nothing.at[0].set(x) for x in (owed.deferred, owed.caught_up)
-    )
+    deferred, whole = (nothing.at[0].set(x) for x in (owed.deferred, owed.caught_up))
     mm = m.cpus.mm[cpu]
     lane = jnp.arange(w.head.shape[0], dtype=jnp.int32)
     passes = jnp.maximum(p.number(oc.TRIES, 0), 1)
@@ -253,7 +298,8 @@ def _times(
             a, b = mine(old, entry)
             return (puts | a, drops | b), following
 
-        no, when = acts & False, w.spread((passes << PASS_SHIFT) | (place + lane))
+        no = acts & False
+        (when,) = w.spread((passes << PASS_SHIFT) | (place + lane))
         first = jnp.where(acts, chain(m, w.page_row), NOWHERE)
         start = ((no, no), first)
         puts, drops = lanes.along_chains(m.geometry.shared, step, start)[0]

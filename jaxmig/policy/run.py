@@ -20,7 +20,7 @@ from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import flush, lanes
 from jaxmig.phases.lanes import CHUNK, Lanes, Mask
-from jaxmig.phases.window import Window, expanded, flat, listed
+from jaxmig.phases.window import Window, expanded, listed
 from jaxmig.policy import outcomes as oc
 from jaxmig.policy.batches import Cut, cut, whole_batches
 from jaxmig.policy.call import Call
@@ -116,7 +116,7 @@ def open_window(
     """The window that begins at a place of the list, and the place of its lane 0."""
     found = listed(m, folios, start, end, width)
     if m.geometry.orders == (0,):
-        return flat(found.head, found.row), found.place
+        return found.flat, found.place
     return expanded(m, found), found.place
 
 
@@ -137,8 +137,7 @@ def batch_start(r: Rules, k: Call, huge: Index, limit: Index, number: Index) -> 
         found = cut(r, w, open_pages, limit)
         lane = jnp.arange(width, dtype=jnp.int32)
         begins = w.there & (closed + found.batch >= number)
-        (count,) = lanes.totals(w.there)
-        first = jnp.where(begins, place + lane, start + count).min()
+        first = jnp.where(begins, place + lane, start + w.count).min()
         return first, closed + found.closed, found.open
 
     none = jnp.int32(0)
@@ -209,7 +208,7 @@ def _next(j: Job, c: Carry, width: int) -> Carry:
     found = listed(m, c.k.todo.folios, before, end, width)
 
     def of_base_pages(c: Carry) -> Carry:
-        return _at_once(j, c, flat(found.head, found.row), found.place)
+        return _at_once(j, c, found.flat, found.place)
 
     def of_others(c: Carry) -> Carry:
         return _at_once(j, c, expanded(c.k.m, found), found.place)
@@ -232,13 +231,12 @@ def _at_once(j: Job, c: Carry, w: Window, place: Index) -> Carry:
     if not j.safe:
         live, batches = _easy(j, c, w, batches)
         w = w.only(live)
-    (n,) = lanes.totals(w.there)
 
     def migrate(c: Carry) -> Carry:
         c = migrate_window(j.rules, c, w, (batches, place), j.at, j.passes)
-        return dataclasses.replace(c, next=c.next + n)
+        return dataclasses.replace(c, next=c.next + w.count)
 
-    return migrate(c) if j.safe else xla.when(n > 0, migrate, c)
+    return migrate(c) if j.safe else xla.when(w.count > 0, migrate, c)
 
 
 def _cut(j: Job, w: Window, c: Carry) -> Cut:
@@ -268,9 +266,8 @@ def _easy(j: Job, c: Carry, w: Window, batches: Cut) -> tuple[Mask, Cut]:
         # Whoever runs out of memory ends all passes: the order matters from the start.
         return whole_batches(batches, hard | ~enough, there, enough & False), batches
     hard |= jax.lax.cond(enough, lambda: there & False, lambda: _short(j.at, m, w))
-    (count,) = lanes.totals(there)
     cuts = (~enough | can_couple(r, m)) & (c.next >= j.huge)
-    live = whole_batches(batches, hard, there, cuts & (c.next + count < j.size))
+    live = whole_batches(batches, hard, there, cuts & (c.next + w.count < j.size))
     left = there & ~live
     # What is left begins a batch of its own.
     first = jnp.where(left, batches.batch, NOWHERE).min()
