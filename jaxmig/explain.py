@@ -7,21 +7,19 @@ the page table, the TLBs and the frames of both nodes.
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmig import pte
 from jaxmig.build import Builder
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.machine import Machine
 from jaxmig.migrate import Result, migrate_pages
 from jaxmig.picture import LEGEND, Picture, wrapped
-from jaxmig.policy import phased
-from jaxmig.policy.folio import Where
+from jaxmig.policy.apply import PHASES
 from jaxmig.query import folios_on
-from jaxmig.rules import Rules, rules
+from jaxmig.rules import rules
 from jaxmig.sentences import BATCHED, SERIAL
 
 CPUS: Final = 4
@@ -79,10 +77,8 @@ class _Tour:
 
     def __post_init__(self) -> None:
         self.heads = np.asarray(folios_on(self.first, node=0))
-        self.rules = rules(self.kernel)
-        self.batched = bool(self.rules.batched)
+        self.batched = bool(rules(self.kernel).batched)
         self.size = min(self.batch, self.pages) if self.batched else 1
-        self.at = Where(cpu=jnp.int32(0), node=jnp.int32(1))
         self.before = Picture(self.first, self.pages)
 
     def steps(self) -> Iterator[str]:
@@ -90,18 +86,18 @@ class _Tour:
         yield self.title()
         now = self.first
         ends = range(self.size, self.pages + self.size, self.size)
-        for n, end in enumerate(ends):
+        for n, end in enumerate(ends if self.batched else ends[:1]):
             start, end = n * self.size, min(end, self.pages)
-            if self.batched and n:
+            if n:
                 now = _touched(now, self.pages)
                 yield self.between(now, n)
-            shown = self.batched or n == 0
-            for phase, m in self.phases(now, start, end):
-                now = m
-                if shown:
-                    yield self.step(m, phase, n, start, end)
+            before = now
+            for phase in PHASES:
+                now = self.inside(before, start, end, phase)
+                yield self.step(now, phase, n, start, end)
         if not self.batched and self.pages > 1:
-            yield self.rest(now)
+            call = functools.partial(migrate_pages, kernel=self.kernel)
+            yield self.rest(call(now, self.heads[1:], 1)[0])
 
     def title(self) -> str:
         name = self.kernel
@@ -112,22 +108,24 @@ class _Tour:
             line = f"Linux {name}: {n} {_plural(n, 'batch', 'batches')} of {self.size}"
         return f"{line}\n{'=' * len(line)}"
 
-    def phases(self, m: Machine, start: int, end: int) -> Iterator[tuple[str, Machine]]:
-        lanes = np.full(self.size, NOWHERE, np.int32)
-        lanes[: end - start] = self.heads[start:end]
-        m, b = _prepare(self.rules, m, jnp.asarray(lanes), self.at)
-        steps = phased.BATCHED if self.batched else phased.SERIAL
-        for name, step in zip(phased.NAMES, steps, strict=True):
-            m = _phase(step)(self.rules, m, b, self.at)
-            yield name, m
+    def inside(self, before: Machine, start: int, end: int, phase: str) -> Machine:
+        """The state right after a phase of these pages, which are one batch."""
+        return migrate_pages(
+            before,
+            self.heads[start:end],
+            1,
+            kernel=self.kernel,
+            batch=self.size,
+            stop=(0, phase),
+        )[0]
 
     def step(self, m: Machine, phase: str, n: int, start: int, end: int) -> str:
         function, sentences = (BATCHED if self.batched else SERIAL)[phase]
         last = "" if end == start + 1 else f"-{end - 1}"
         pages = f"page{'s' if last else ''} {start}{last}"
         unit = f"batch {n + 1}, " if self.batched else ""
-        number = phased.NAMES.index(phase) + 1
-        done = start if phase == phased.NAMES[0] else end
+        number = list(PHASES).index(phase) + 1
+        done = start if number == 1 else end
         lines = [
             f"{unit}{pages}: step {number} of 4: {phase}",
             function,
@@ -199,16 +197,6 @@ def _touched(m: Machine, pages: int) -> Machine:
     entry, pfn, bits = (jnp.asarray(a) for a in slots)
     tlb = dataclasses.replace(m.tlb, entry=entry, pfn=pfn, bits=bits)
     return dataclasses.replace(m, tlb=tlb)
-
-
-@functools.cache
-def _phase(step: phased.Phase) -> Any:
-    return jax.jit(step, static_argnums=0)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _prepare(r: Rules, m: Machine, src: Any, at: Where) -> Any:
-    return phased.prepare(r, m, src, at)
 
 
 def _span(cpus: Sequence[int]) -> str:

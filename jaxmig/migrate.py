@@ -39,6 +39,9 @@ class Result:
     failed: Int32[Array, ""]  # folios not migrated: the return value unless negative
     error: Int32[Array, ""]
     events: Events
+    # Folios of the list that were worked one by one, in the kernel's own order; all
+    # others went with as many as a window holds.
+    in_order: Int32[Array, ""]
 
     @property
     def errno(self) -> str | None:
@@ -111,7 +114,7 @@ def run(
             cpu=lambda k, at: serial_pages.migrate_serial_pages(r, k, at),
             default=at_once,
         )
-    return k.m, answer(k.ev, k.stats, k.remaining, k.error)
+    return k.m, result_of(k)
 
 
 def in_order(
@@ -128,7 +131,7 @@ def in_order(
     k, at = _begin(m, folios, size, node, cpu, log)
     k, huge = hugetlb_first(r, k)
     k, _ = migrate_stepwise(r, k, at, limit, Stretch(0, huge))
-    return k.m, answer(k.ev, k.stats, k.remaining, k.error)
+    return k.m, result_of(k.set(in_order=size))
 
 
 def _begin(
@@ -146,12 +149,26 @@ def _begin(
         stats=no_stats(),
         error=jnp.int32(0),
         remaining=jnp.int32(0),
+        in_order=jnp.int32(0),
     )
     return k.note(logs.BEGIN, logs.CALL, size), Where(cpu=cpu, node=node)
 
 
-def answer(ev: Events, s: Stats, remaining: Index, error: Index) -> Result:
-    """What the caller is told after the call."""
+def result_of(k: Call) -> Result:
+    """What the caller is told after a call."""
+    return answer(k.ev, k.stats, k.remaining, k.error, k.in_order)
+
+
+def answer(
+    ev: Events, s: Stats, remaining: Index, error: Index, in_order: Index | int = 0
+) -> Result:
+    """The same, from what the call has counted.
+
+    Args:
+      remaining: folios that are left on the caller's list.
+      error: 0, or one of folio.py.
+      in_order: folios that were worked one by one.
+    """
     ev = ev.add(
         pgmigrate_fail=s.failed_pages,
         thp_migration_fail=s.thp_failed,
@@ -162,7 +179,7 @@ def answer(ev: Events, s: Stats, remaining: Index, error: Index) -> Result:
     failed = jnp.where(remaining == 0, 0, s.failed)
     words = (s.failed_pages, s.thp_failed, s.thp_split, s.split, failed)
     ev = ev.note(logs.STATS, *words).note(logs.END, logs.CALL)
-    return Result(failed, error, ev)
+    return Result(failed, error, ev, jnp.asarray(in_order, jnp.int32))
 
 
 def uncoupled(r: Rules, m: Machine, size: Any, node: Any) -> bool:
@@ -178,7 +195,11 @@ def uncoupled(r: Rules, m: Machine, size: Any, node: Any) -> bool:
     if most > free and len(g.orders) > 1:
         sizes = np.asarray([1 << o for o in g.orders])
         most = g.frames - int((np.asarray(m.top) * sizes).sum())
-    return most <= free
+    # Folios that are moved to their own node need frames before they give theirs back.
+    top = np.asarray(m.top)
+    in_use = g.nodes * np.asarray(g.pool_blocks) - top.sum(axis=0)
+    few = np.minimum(in_use, int(size)) <= top[int(node)]
+    return bool(most <= free and few.all())
 
 
 @functools.cache
@@ -339,7 +360,7 @@ def inside(shape: Rules, phase: str) -> xla.Program:
     ) -> tuple[Machine, Result]:
         k, at = _begin(m, folios, size, node, cpu, 0)
         k, m = migrate_until(as_data(shape, bits), k, at, limit, batch, phase)
-        return m, answer(k.ev, k.stats, k.remaining, k.error)
+        return m, result_of(k)
 
     return xla.Program(stopped)
 

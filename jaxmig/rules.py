@@ -75,6 +75,11 @@ class Rules:
         return ~self.asynchronous & ~self.memalloc
 
     @property
+    def begins_async(self) -> Flag:
+        """Whether batches begin with the asynchronous stage."""
+        return self.async_first | self.asynchronous
+
+    @property
     def two_stages(self) -> Flag:
         """migrate_pages_sync(): asynchronously first, then one by one."""
         return self.async_first & ~self.asynchronous

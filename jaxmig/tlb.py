@@ -13,7 +13,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import log, xla
+from jaxmig import log, pte, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, PMD_PAGES, Cpus, Machine, Tlb
 from jaxmig.pytree import pytree
@@ -68,14 +68,28 @@ def others(cpus: Cpus, mm: Index, cpu: Index) -> CpuSet:
     return cpus.mask[mm] & (jnp.arange(cpus.mm.shape[0]) != cpu)
 
 
-def should_defer(rules: Rules, cpus: Cpus, mm: Index, cpu: Index) -> Flag:
-    """should_defer_flush(): worth it only if another CPU may hold the mm (x86).
+def should_defer(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
+    """should_defer_flush() of every address space: which flushes a batch may put off.
 
-    A rule of one's own answers for all address spaces at once.
+    On x86 that is worth it only if another CPU may hold the address space; a release may
+    bring a rule of its own.
     """
     if rules.defers is not None:
-        return jnp.asarray(rules.defers(cpus, cpu), bool)[mm]
-    return jnp.where(rules.broadcasts, rules.arm64_defers, others(cpus, mm, cpu).any())
+        return jnp.asarray(rules.defers(cpus, cpu), bool)
+    elsewhere = jnp.arange(cpus.mask.shape[1]) != cpu
+    held = (cpus.mask & elsewhere).any(axis=1)
+    return jnp.where(rules.broadcasts, rules.arm64_defers, held)
+
+
+def defers_entry(
+    rules: Rules, bits: Int32[Array, "*lanes"]
+) -> Bool[Array, "*lanes"]:
+    """Whether an entry's flush can be put off at all; a PMD's never is.
+
+    Before 6.5 also that of a PTE which no TLB can hold.
+    """
+    held = pte.accessible(bits) | ~rules.checks_pte_accessible
+    return held & ~pte.has(bits, pte.HUGE)
 
 
 def defer(rules: Rules, cpus: Cpus, mm: Index, when: Flag) -> Cpus:
@@ -121,10 +135,10 @@ def drop_all_sizes(m: Machine, told: CpuSet) -> Machine:
     return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
 
 
-def leave(keeps_mask: Flag, c: Cpus, cpu: Index, when: Bool[Array, ""]) -> Cpus:
+def leave(rules: Rules, c: Cpus, cpu: Index, when: Bool[Array, ""]) -> Cpus:
     """A lazy CPU that is told to flush by itself stops using the address space."""
     here = (jnp.arange(c.lazy.shape[0]) == cpu) & when
-    mask = jnp.where(keeps_mask, c.mask, c.mask & ~here)
+    mask = jnp.where(rules.keeps_mask, c.mask, c.mask & ~here)
     mm = jnp.where(here, NOWHERE, c.mm)
     return dataclasses.replace(c, mask=mask, lazy=c.lazy & ~here, mm=mm)
 
@@ -165,7 +179,7 @@ def flush_entry(
     cpus = dataclasses.replace(
         c, mm_gen=c.mm_gen + (here & asks), gen=jnp.where(told, gen, c.gen)
     )
-    cpus = leave(rules.keeps_mask, cpus, cpu, leaves)
+    cpus = leave(rules, cpus, cpu, leaves)
     lost = t.lost | (told & ~single) | (myself & leaves)
     pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, 1), log.ALL)
     own = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))

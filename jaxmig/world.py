@@ -16,7 +16,6 @@ from jaxmig.syscalls import Area, Space, parse_nodes
 PAGE_SHIFT: Final = 12
 ANONYMOUS: Final = ("anon", "cow", "ksm", "swapcache")
 FRAMELESS: Final = ("untouched", "zero_page")
-PADDED_UP_TO: Final = 1 << 12  # base pages: larger machines deserve the fast forms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +47,10 @@ def build(
         until = c.until if isinstance(c.until, str) else c.until[1]
         region = regions[scenario.regions.index(r)]
         b.condition(region, c.state, c.indices(r.n_pages), until)
-    padded = _pad(b)
+    _fill_processes(b)
     large = [r for r in scenario.regions if r.folio_order]
-    b.splits = any(padded or r.kind != "hugetlb" for r in large)
-    m = b.build(content=content, seed=seed, headroom=padded or _stays(scenario))
+    b.splits = any(r.kind != "hugetlb" for r in large)
+    m = b.build(content=content, seed=seed, headroom=_stays(scenario))
     spaces = {
         name: Space(
             [
@@ -103,20 +102,13 @@ def _free(scenario: Scenario) -> list[int]:
     return [int(n) for n in free]
 
 
-def _pad(b: Builder) -> bool:
-    """Give small machines some of everything, so that scenarios share compilations.
+def _fill_processes(b: Builder) -> None:
+    """As many processes as the next power of two: their number is an array's size.
 
-    The number of processes, shared pages and conditions each change the compiled code.
-    What is added is in no process's Space.  Returns whether anything was.
+    What is added runs nowhere, maps nothing and is in no process's Space.
     """
-    entries = sum(r.pages * len(r.processes) for r in b.regions)
-    if not b.processes or entries > PADDED_UP_TO:
-        return False
-    while len(b.processes) < 2 or len(b.processes) & (len(b.processes) - 1):
+    while b.processes and len(b.processes) & (len(b.processes) - 1):
         b.process("(padding)")
-    extra = b.mmap(b.processes[-2:], 1)
-    b.condition(extra, "locked", [0], until=1)
-    return True
 
 
 def _stays(scenario: Scenario) -> bool:

@@ -4,6 +4,7 @@ python shard_cases.py CASE...                      on the devices of this proces
 python shard_cases.py --join PORT N I CASE...      as process I of N
 """
 
+import dataclasses
 import math
 import re
 import sys
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import numpy as np
-from jaxmig import migrate, shard, sweep, uniform
+from jaxmig import migrate, pte, shard, sweep, uniform
 from jaxmig.migrate import limit_of
 from jaxmig.rules import rules
 from jaxmig.shard import call
@@ -29,7 +30,7 @@ def mesh(devices: int | None = None) -> jax.sharding.Mesh:
 
 def obstacles(shared: bool = False, conditions: bool = True) -> jaxmig.Machine:
     """Pages of two processes in random frames, many of them with something in the way."""
-    b = jaxmig.Builder(nodes=2, cpus=4, tlb=(16, 4))
+    b = jaxmig.Builder(nodes=2, cpus=4, tlb=(64, 8))
     one, other = b.process("one", [1, 2]), b.process("other", [3])
     r = b.mmap([one, other] if shared else one, 1500)
     f = b.mmap(other, 300, kind="file", private=True)
@@ -40,8 +41,24 @@ def obstacles(shared: bool = False, conditions: bool = True) -> jaxmig.Machine:
         b.condition(r, "freed", [7, 900])
         b.condition(r, "pinned", [11, 12], until=6)
         b.condition(f, "buffers_locked", [20, 21], until=3)
+        b.condition(f, "extra_ref", range(30, 60))
+        b.condition(b.mmap(other, 64), "pinned", range(0, 64, 3))
         b.condition(b.mmap(other, 100, kind="movable_ops"), "driver_eagain", [3, 5], 2)
-    return b.build(seed=3)
+    return warm(b.build(seed=3))
+
+
+def warm(m: jaxmig.Machine) -> jaxmig.Machine:
+    """`m` after every CPU has touched what its process maps, as far as it has room."""
+    words, cpus = np.asarray(m.pte), np.asarray(m.cpus.mm)
+    entry, pfn = np.array(m.tlb.entry), np.array(m.tlb.pfn)
+    sets, ways = entry.shape[0], entry.shape[1] // cpus.size
+    held = np.asarray(pte.accessible(words[:, pte.BITS]))
+    for cpu, mm in enumerate(cpus):
+        ours = np.flatnonzero(held & (words[:, pte.BITS] >> pte.MM_SHIFT == mm))
+        row, way = ours % sets, cpu * ways + ours // sets % ways
+        entry[row, way], pfn[row, way] = ours, words[ours, pte.PFN]
+    tlb = dataclasses.replace(m.tlb, entry=jnp.asarray(entry), pfn=jnp.asarray(pfn))
+    return dataclasses.replace(m, tlb=tlb)
 
 
 def differences(a: object, b: object) -> list[str]:
@@ -65,9 +82,11 @@ def same(
 
 
 def everything() -> None:
-    result = same(obstacles(), "striped", kernel="6.12", batch=100)
+    """One process runs elsewhere, one on this CPU alone, which drops page by page."""
+    result = same(obstacles(), "striped", kernel="6.12", batch=100, cpu=3)
     assert 90 < result.ret < 200
-    assert result.vmstat["nr_tlb_remote_flush"] > 19
+    assert result.vmstat["nr_tlb_remote_flush"] > 14
+    assert result.vmstat["nr_tlb_local_flush_one"] > 200
 
 
 def each_node_a_device() -> None:
@@ -106,17 +125,34 @@ def frames_return_at_the_same_places() -> None:
     m = uniform.machine(2000, cpus=3, content=False)
     m, _ = jaxmig.migrate_pages(m, jaxmig.folios_on(m, 0)[::3], 1)
     folios = np.asarray(m.pte[:1600, 0])
-    r, chunk = rules("6.3"), 192
+    in_chunks(m, folios, 1250, 70)
+
+
+def a_call_ends_after_the_same_chunk() -> None:
+    """A page that is waited for for ever ends a call."""
+    b = jaxmig.Builder(nodes=2, cpus=4)
+    r = b.mmap(b.process("app", [0]), 800)
+    b.condition(r, "locked", [300])
+    m = warm(b.build())
+    result = in_chunks(m, jaxmig.folios_on(m, 0), 800, 64)
+    assert result.vmstat["pgmigrate_success"] == 383
+
+
+def in_chunks(
+    m: jaxmig.Machine, folios: np.ndarray, size: int, batch: int, chunk: int = 192
+) -> jaxmig.Result:
+    """A call on devices that are nodes, in short chunks, checked as in `same`."""
+    r, room = rules("6.3"), folios.size
     s = shard.deal(m, mesh(), "nodes")
-    numbers = (jnp.int32(n) for n in (1250, 1, 0))
-    args = (*numbers, limit_of(70))
+    args = (*(jnp.int32(n) for n in (size, 1, 0)), limit_of(batch))
     want = jax.jit(lambda m, f, *a: migrate.run(m, f, *a, r, chunk, True))(
         m, jnp.asarray(folios), *args
     )
-    run = jax.jit(call.program(r, s.plan, 1600, chunk))
-    got, result = run(s.m, deal_list(folios, 1600, s.plan)[0], *args)
+    run = jax.jit(call.program(r, s.plan, room, chunk))
+    got, result = run(s.m, deal_list(folios, room, s.plan)[0], *args)
     got = shard.collect(shard.Sharded(got, s.plan))
     assert differences(want, (got, result)) == []
+    return result
 
 
 def no_array_travels_or_is_copied() -> None:
@@ -178,6 +214,7 @@ CASES: dict[str, Callable[[], object]] = {
         posted,
         back_and_forth,
         frames_return_at_the_same_places,
+        a_call_ends_after_the_same_chunk,
         no_array_travels_or_is_copied,
         staying_pages_do_not_cross,
         sweeps,

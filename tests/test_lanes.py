@@ -1,18 +1,45 @@
-"""Lanes: sums, ranks and batch numbers, and copies of pages, against plain numpy."""
+"""Lanes: sums, ranks and batches, and copies of pages, against plain numpy.
+
+What XLA:CPU does better with a trick of ours must come to the same without it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from jax import export
-from jaxmig import frame, xla
+from jaxmig import Builder, conditions as cond, frame, xla
 from jaxmig.machine import NOWHERE
 from jaxmig.phases import copypage, lanes
-from jaxmig.policy import plan
-from jaxmig.rules import rules
+from jaxmig.phases.window import Window, flat
+from jaxmig.policy import outcomes as oc, plan
+from jaxmig.policy.batches import cut
+from jaxmig.policy.course import NO_LIMIT
+from jaxmig.rules import as_data, rules, structure, word
 
 SIZES = [1, 127, 128, 129, 1000, 4096]
+# Around whole slices, and around what XLA takes for a long array.
+LENGTHS = [1, 511, 512, 513, 4096, *range(65535, 65542), 99991]
+
+
+def twins(function: Callable[..., Any]) -> tuple[Any, Any]:
+    """A function compiled as jaxmig compiles its own, and as a user's jit does."""
+    program = xla.Program(function)
+    return program.jitted(True), program.jitted(False)
+
+
+def equal(a: Any, b: Any) -> None:
+    """Both the same, word for word."""
+    for (path, x), y in zip(
+        jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_array_equal(x, y, err_msg=str(path))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -28,6 +55,22 @@ def test_ranks_and_sums(size: int, share: float) -> None:
     assert [bool(b) for b in lanes.some(jnp.asarray(mask))] == [mask.any()]
 
 
+@pytest.mark.parametrize("size", LENGTHS)
+def test_sums_of_any_length_are_the_same_without_tricks(size: int) -> None:
+    rng = np.random.default_rng(size)
+    ones = rng.integers(0, 513, size, dtype=np.int32)
+    mask = rng.random(size) < 0.3
+
+    def sums(ones: Any, mask: Any) -> Any:
+        return lanes.running(ones), lanes.running(mask), lanes.pick(mask)
+
+    picked = np.full(size, NOWHERE)
+    picked[: mask.sum()] = np.flatnonzero(mask)
+    want = np.cumsum(ones), np.cumsum(mask), picked
+    for compiled in twins(sums):
+        equal(compiled(jnp.asarray(ones), jnp.asarray(mask)), want)
+
+
 @given(
     start=st.integers(0, 2**31 - 1 - 16384),
     limit=st.integers(1, 2**31 - 1) | st.integers(1, 20000),
@@ -37,6 +80,203 @@ def test_batch_numbers_are_quotients(start: int, limit: int) -> None:
     place = start % limit + np.arange(16384)
     found = jax.jit(lanes.numbers)(jnp.asarray(place, jnp.int32), jnp.int32(limit))
     assert (np.asarray(found) == place // limit).all()
+
+
+# Batches
+
+ROOM = 64
+Cutting = tuple[list[int], int, int]
+
+
+def one_by_one(pages: Sequence[int], held: int, limit: int, crossing: bool) -> Cutting:
+    """The batch of each folio, how many are closed, and what the open one holds.
+
+    migrate_pages() of Linux 6.3 closes a batch with the folio that reaches the limit;
+    as posted, before the one that would pass it.
+    """
+    batch, number = [], 0
+    for size in pages:
+        if crossing and held > 0 and held + size > limit:
+            number, held = number + 1, 0
+        batch.append(number)
+        held += size
+        if not crossing and held >= limit:
+            number, held = number + 1, 0
+    return batch, number, held
+
+
+@functools.cache
+def cuts(kernel: str, large: bool) -> tuple[Any, Any]:
+    """`cut` with the tricks and without: one by one, and by jumps."""
+
+    def found(w: Window, held: Any, limit: Any) -> Any:
+        return cut(rules(kernel), dataclasses.replace(w, large=large), held, limit)
+
+    return twins(found)
+
+
+def window(orders: Sequence[int], skipped: int, room: int) -> Window:
+    """Folios of these orders on some lanes."""
+    head = np.full(room, NOWHERE, np.int32)
+    row = np.zeros((room, 4), np.int32)
+    here = slice(skipped, skipped + len(orders))
+    head[here] = np.arange(len(orders))
+    row[here, frame.FLAGS] = np.asarray(orders, np.int32) | frame.ANON
+    lanes_ = (jnp.asarray(head), jnp.asarray(row))
+    return flat(*lanes_, jnp.int32(len(orders)), jnp.int32(skipped))
+
+
+def check_cut(kernel: str, w: Window, held: int, limit: int, large: bool) -> None:
+    """Both forms against one folio after the other."""
+    there = np.asarray(w.there)
+    orders = np.asarray(w.flags)[there] & frame.ORDER
+    crossing = kernel == "v4"
+    batch, closed, left = one_by_one((1 << orders).tolist(), held, limit, crossing)
+    for compiled in cuts(kernel, large):
+        c = compiled(w, jnp.int32(held), jnp.int32(limit))
+        # A full batch that nothing follows may be closed already, or still be open.
+        full = not large and crossing and left == limit
+        want = (closed + 1, 0) if full and int(c.open) == 0 else (closed, left)
+        assert (int(c.closed), int(c.open)) == want
+        assert np.asarray(c.batch)[there].tolist() == batch
+
+
+LIMITS = st.integers(1, 40) | st.integers(1, 2000) | st.just(512) | st.just(NO_LIMIT)
+SEVERAL = st.sampled_from([0, 0, 0, 1, 2, 4, 5, 9]) | st.integers(0, 9)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    orders=st.lists(SEVERAL, max_size=40),
+    skipped=st.integers(0, ROOM - 40) | st.just(0),
+    held=st.integers(0, 2000),
+    limit=LIMITS,
+    kernel=st.sampled_from(["6.3", "v4"]),
+)
+# As posted, a folio that is larger than a batch is one, and the next folio ends it.
+@example(orders=[0, 0], skipped=3, held=512, limit=8, kernel="v4")
+@example(orders=[9, 0], skipped=3, held=0, limit=8, kernel="v4")
+@example(orders=[], skipped=0, held=7, limit=8, kernel="6.3")
+@example(orders=[], skipped=5, held=7, limit=8, kernel="v4")
+def test_lists_of_folios_are_cut_alike_in_every_form(
+    orders: list[int], skipped: int, held: int, limit: int, kernel: str
+) -> None:
+    # Only a single folio that is larger than a batch can hold more than the limit.
+    held = min(held, max(limit, 512)) if kernel == "v4" else held % min(limit, 2001)
+    check_cut(kernel, window(orders, skipped, ROOM), held, limit, large=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    count=st.integers(0, 40),
+    skipped=st.integers(0, ROOM - 40) | st.just(0),
+    held=st.integers(0, 2000),
+    limit=LIMITS,
+    kernel=st.sampled_from(["6.3", "v4"]),
+)
+@example(count=2, skipped=0, held=512, limit=8, kernel="v4")
+def test_lists_of_base_pages_are_cut_by_division(
+    count: int, skipped: int, held: int, limit: int, kernel: str
+) -> None:
+    held = min(held, max(limit, 512)) if kernel == "v4" else held % min(limit, 2001)
+    check_cut(kernel, window([0] * count, skipped, ROOM), held, limit, large=False)
+
+
+@pytest.mark.parametrize("kernel", ["6.3", "v4"])
+@pytest.mark.parametrize("limit", [1, 8, 512, NO_LIMIT])
+def test_long_lists_are_cut_alike_in_every_form(kernel: str, limit: int) -> None:
+    room = 1 << 14
+    rng = np.random.default_rng(limit % 1000)
+    orders = rng.choice([0, 0, 0, 4, 9], room - 100)
+    held = min(3, limit - 1)
+    check_cut(kernel, window(orders, 0, room), held, limit, large=True)
+
+
+# Outcomes
+
+
+def folios(count: int, seed: int) -> oc.Folios:
+    """Folios of every kind, in whose way anything may stand for any time."""
+    rng = np.random.default_rng(seed)
+    kinds = (frame.ANON, frame.SHMEM, frame.FILE, frame.KSM, frame.SWAPCACHE)
+    kinds += (frame.MOVABLE_OPS, frame.HUGETLB)
+    flags = rng.choice(kinds, count) | rng.choice([0, 4, 9], count)
+    for bit in (frame.PRIVATE, frame.MLOCKED, frame.EXCLUSIVE_MAP):
+        flags = flags | np.where(rng.random(count) < 0.3, bit, 0)
+    fields = []
+    for _ in cond.STATES:
+        looks = rng.choice([1, 2, 3, 9, 30, cond.UNTIL_WAITED], count)
+        fields.append(np.where(rng.random(count) < 0.15, looks, 0))
+    extra = np.where(fields[cond.EXTRA_REF] > 0, rng.integers(1, 4, count), 0)
+    pins = np.where((fields[cond.PINNED] > 0) & (rng.random(count) < 0.8), 1, 0)
+    marks = extra << cond.EXTRA_SHIFT | pins * cond.PIN_HELD
+    for state in (cond.LOCKED, cond.WRITEBACK, cond.BUFFERS_LOCKED):
+        endless = (fields[state] == cond.UNTIL_WAITED) & (rng.random(count) < 0.2)
+        marks = marks | np.where(endless, cond.forever(state), 0)
+    for mark in (cond.FREED, cond.RELEASED):
+        marks = marks | np.where(rng.random(count) < 0.05, mark, 0)
+    maps = rng.integers(0, 3, count)
+    refs = maps + frame.cache_refs(flags) + extra + rng.integers(0, 2, count)
+    refs = np.where(rng.random(count) < 0.1, 0, refs)
+    words = tuple(jnp.asarray(w, jnp.int32) for w in cond.pack(fields, marks))
+    columns = (jnp.asarray(x, jnp.int32) for x in (flags, refs, maps))
+    return oc.Folios(*columns, words)
+
+
+@functools.cache
+def decided(kernel: str, passes: int) -> tuple[Any, Any]:
+    """Outcomes in whole slices, and of all lanes together."""
+    shape = structure(rules(kernel))
+
+    def found(bits: Any, f: oc.Folios) -> oc.Outcomes:
+        return oc.outcomes(as_data(shape, bits), f, passes)
+
+    return twins(found)
+
+
+DECIDING = [("6.1", "6.2"), ("6.3", "6.6", "6.12", "6.18"), ("v4",)]
+
+
+@pytest.mark.parametrize("kernels", DECIDING, ids=lambda k: k[0])
+@pytest.mark.parametrize("passes", [oc.PASSES, 1])
+@pytest.mark.parametrize("count", [100, 3 * oc.SLICE])
+def test_outcomes_are_the_same_without_tricks(
+    kernels: tuple[str, ...], passes: int, count: int
+) -> None:
+    seen = np.zeros(5, bool)
+    for kernel in kernels:
+        for mode in ("sync", "async", "sync_light"):
+            bits = jnp.asarray(word(rules(kernel, mode)))
+            f = folios(count, seed=count)
+            a, b = (compiled(bits, f) for compiled in decided(kernel, passes))
+            equal(a, b)
+            ends = np.asarray(a.ends)
+            seen |= [(ends & (1 << i)).any() for i in range(5)]
+    # Folios have moved, were freed, released, slept on; some just stayed.
+    assert seen.all()
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3", "6.6", "6.12", "6.18", "v4"])
+@pytest.mark.parametrize("mode", ["async", "sync"])
+@pytest.mark.parametrize("kind", [frame.ANON, frame.FILE | frame.PRIVATE, frame.KSM])
+def test_a_folio_in_nobodys_way_moves_at_the_first_try(kernel, mode, kind) -> None:
+    flags = jnp.full(3, kind | frame.LRU, jnp.int32)
+    maps = jnp.asarray([0, 1, 5], jnp.int32)
+    refs = maps + frame.cache_refs(flags)
+    row = jnp.stack([refs, maps, flags, maps], axis=1)
+    some = np.asarray(refs) > 0
+    assert (np.asarray(plan._in_nobodys_way(row, maps)) == some).all()
+    none = maps * 0
+    f = oc.Folios(flags, refs, maps, (none,) * cond.WORDS)
+    bits = jnp.asarray(word(rules(kernel, mode)))
+    o = decided(kernel, oc.PASSES)[1](bits, f)
+    assert (np.asarray(o.counts)[some] == oc.PLAIN).all()
+    assert (np.asarray(o.ends)[some] == oc.OVER | oc.MOVED).all()
+    assert (np.asarray(o.refs) == np.asarray(refs)).all()
+    assert not np.asarray(o.words).any()
+
+
+# Copies
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 130])
@@ -51,7 +291,57 @@ def test_pages_are_copied_alike_on_every_device(size: int) -> None:
     args = [jnp.asarray(x) for x in (memory, src, dst)]
     by_rows = jax.jit(copypage._by_rows, static_argnums=3)(*args, 128)
     np.testing.assert_array_equal(by_rows, want)
-    np.testing.assert_array_equal(jax.jit(copypage._on_cpu)(*args), want)
+    for compiled in twins(copypage._on_cpu):
+        np.testing.assert_array_equal(compiled(*args), want)
+
+
+def machine() -> Any:
+    """Base pages, folios of 16 pages, and a THP, with contents."""
+    b = Builder(nodes=2, cpus=2)
+    app = b.process("app", running=[1])
+    b.mmap(app, 100)
+    b.mmap(app, 64, order=4)
+    b.mmap(app, 512, order=9)
+    return b.build(seed=1)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_windows_are_copied_alike_without_tricks(size: int) -> None:
+    m = machine()
+    rng = np.random.default_rng(size)
+    frames = rng.permutation(m.geometry.frames).astype(np.int32)
+    src, dst = frames[:size], frames[size : 2 * size].copy()
+    stays, nobody = rng.random(size) < 0.3, rng.random(size) < 0.1
+    dst[stays | nobody] = NOWHERE
+    src = np.where(nobody, NOWHERE, src)
+    memory = np.asarray(m.memory)
+    want = memory.copy()
+    want[dst[dst != NOWHERE]] = memory[src[dst != NOWHERE]]
+    for compiled in twins(lambda m, a, b: copypage.copy(m, a, b).memory):
+        copied = compiled(m, jnp.asarray(src), jnp.asarray(dst))
+        np.testing.assert_array_equal(copied, want)
+
+
+def test_folios_in_order_are_copied_alike_without_tricks() -> None:
+    m = machine()
+    orders, room = m.geometry.orders, 8
+    assert orders == (0, 4, 9)
+    memory, want = np.asarray(m.memory), np.array(m.memory)
+    pairs = np.zeros((len(orders) * room, 2), np.int32)
+    counts = [5, 8, 3]
+    for k, (order, count) in enumerate(zip(orders, counts, strict=True)):
+        start, size = m.geometry.pool_start(k), 1 << order
+        blocks = np.random.default_rng(k).permutation(m.geometry.pool_blocks[k])
+        heads = start + blocks[: 2 * count].reshape(count, 2) * size
+        # A node has as few large folios as fit: these go to the other one.
+        heads = np.stack([heads[:, 0], heads[:, 0] + m.geometry.frames_per_node], 1)
+        pairs[k * room : k * room + count] = heads
+        for src, dst in heads:
+            want[dst : dst + size] = want[src : src + size]
+    assert (want != memory).any()
+    waiting = copypage.Copies(jnp.asarray(pairs), jnp.asarray(counts, jnp.int32))
+    for compiled in twins(lambda x, c: copypage.copy_folios(orders, x, c)):
+        np.testing.assert_array_equal(compiled(m.memory, waiting), want)
 
 
 def test_memories_side_by_side_are_copied_each_by_itself() -> None:
@@ -59,34 +349,59 @@ def test_memories_side_by_side_are_copied_each_by_itself() -> None:
     memory = rng.integers(0, 2**32, (2, 16, 1024), dtype=np.uint32)
     frames = np.stack([rng.permutation(16) for _ in range(2)]).astype(np.int32)
     src, dst = frames[:, :8], frames[:, 8:]
-    copies = jax.jit(jax.vmap(copypage._on_cpu))(*map(jnp.asarray, (memory, src, dst)))
-    for n in range(2):
-        want = memory[n].copy()
-        want[dst[n]] = memory[n][src[n]]
-        np.testing.assert_array_equal(copies[n], want)
+    args = [jnp.asarray(x) for x in (memory, src, dst)]
+    for compiled in twins(jax.vmap(copypage._on_cpu)):
+        copies = compiled(*args)
+        for n in range(2):
+            want = memory[n].copy()
+            want[dst[n]] = memory[n][src[n]]
+            np.testing.assert_array_equal(copies[n], want)
 
 
-def test_whole_functions_are_marked_for_cpus_alone() -> None:
-    double = jax.jit(lambda x: xla.whole(lambda y: y + y, x))
+# Marks
+
+
+def text_of(on: bool, platform: str) -> str:
+    """The program of a function that may be marked."""
+
+    def double(x: Any) -> Any:
+        with xla.tricks(on):
+            return xla.whole(lambda y: y + y, x)
+
+    shape = jax.ShapeDtypeStruct((8,), jnp.int32)
+    exported = export.export(jax.jit(double), platforms=(platform,))
+    return exported(shape).mlir_module()
+
+
+def test_only_our_own_programs_are_marked_and_only_for_cpus() -> None:
+    for on in (True, False):
+        marked = {p for p in ("cpu", "cuda", "tpu") if "small_call" in text_of(on, p)}
+        assert marked == ({"cpu"} if on and xla.known() else set())
+    assert not xla.marks()
+    with xla.tricks(True):
+        assert xla.marks() == xla.known()
+        with xla.tricks(False):
+            assert not xla.marks()
+        assert xla.marks() == xla.known()
+    assert not xla.marks()
+
+
+def test_an_unknown_jaxlib_gets_no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xla, "TESTED", ())
+    assert not xla.known()
+    assert "small_call" not in text_of(True, "cpu")
     x = jnp.arange(8)
-    assert (double(x) == 2 * x).all()
-    texts = {
-        p: export.export(double, platforms=(p,))(x).mlir_module()
-        for p in ("cpu", "cuda", "tpu")
-    }
-    assert {p for p, text in texts.items() if "small_call" in text} == {"cpu"}
+    on, off = twins(lambda y: xla.whole(lambda z: z + z, y))
+    assert (on(x) == off(x)).all()
 
 
-@pytest.mark.parametrize("kernel", ["6.3", "6.6", "6.12", "6.18"])
-@pytest.mark.parametrize("mode", ["async", "sync"])
-@pytest.mark.parametrize("kind", [frame.ANON, frame.FILE | frame.PRIVATE, frame.KSM])
-def test_a_folio_in_nobodys_way_moves_at_the_first_try(kernel, mode, kind) -> None:
-    flags = kind | frame.LRU
-    maps = jnp.asarray([0, 1, 5], jnp.int32)
-    refs = maps + frame.cache_refs(flags)
-    row = jnp.stack([refs, maps, maps * 0 + flags, maps], axis=1)
-    word, *states = plan._fate(rules(kernel, mode), row, row * 0, maps)
-    some = np.asarray(refs) > 0
-    assert (np.asarray(plan._in_nobodys_way(row, maps)) == some).all()
-    assert (np.asarray(word)[some] == plan.PLAIN).all()
-    assert not np.asarray(states).any()
+def test_loops_are_whole_in_both_ways() -> None:
+    def sums(x: Any) -> Any:
+        def add(i: Any, total: Any) -> Any:
+            return total + jax.lax.dynamic_slice(x, (i,), (1,))
+
+        return jax.lax.fori_loop(0, 1000, add, jnp.zeros(1, jnp.int32))
+
+    x = jnp.arange(1000, dtype=jnp.int32)
+    for compiled in twins(lambda x: xla.whole(lambda y: sums(y), x)):
+        assert int(compiled(x)[0]) == 999 * 500

@@ -26,7 +26,7 @@ LAYERS = (
     ("tlb",),
     ("contents", "conditions", "rules", "events", "log", "buckets"),
     ("machine", "releases"),
-    ("pte", "frame", "wall", "pytree"),
+    ("pte", "frame", "xla", "pytree"),
 )
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

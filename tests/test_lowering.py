@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 from jaxmig import machines, migrate
 from jaxmig.access import Shape, Stream
 from jaxmig.policy.folio import Where
-from jaxmig.rules import rules
+from jaxmig.rules import rules, structure, word
 from jaxmig.shard import call as shard_call
 from jaxmig.shard.state import DEALT, plan_of
 from jaxmig.sweep.program import SLOTS, program_of
@@ -94,13 +94,16 @@ def test_calls_that_stop_half_way_lower(kernel):
     check(module(jitted, m, heads, size, where, limit, jnp.int32(1)), donated=0)
 
 
+@pytest.mark.parametrize("counts", [True, False])
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
-def test_sweeps_lower(kernel):
+def test_sweeps_lower(kernel, counts):
+    """All at once and one after the other."""
     m, heads, size, node, cpu, limit = call(machine("conditions"))
     stack = jax.tree.map(lambda x: jnp.stack([x] * SLOTS), m.cpus)
     limits, n = jnp.repeat(limit, SLOTS), jnp.int32(SLOTS)
-    args = (m, heads, size, node, cpu, limits, stack, n)
-    check(module(program_of(rules(kernel), kernel == "6.3").jitted(), *args), donated=0)
+    r = rules(kernel)
+    args = (m, heads, size, node, cpu, limits, stack, n, jnp.asarray(word(r)))
+    check(module(program_of(structure(r), counts).jitted(), *args), donated=0)
 
 
 @pytest.mark.parametrize("shape", [Shape(4, 64), Shape(4, 64, huge=2, mms=2, words=4)])

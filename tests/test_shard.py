@@ -107,6 +107,7 @@ def test_four_devices_agree_with_one() -> None:
         "posted",
         "back_and_forth",
         "frames_return_at_the_same_places",
+        "a_call_ends_after_the_same_chunk",
         "no_array_travels_or_is_copied",
         "sweeps",
     ],

@@ -1,6 +1,7 @@
 """Sweeps: axes, counts against single calls, prices, files that survive anything."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import random
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxmig
@@ -16,6 +18,8 @@ import numpy as np
 import pytest
 from jaxmig import __version__, cli, cost, machines, syscalls
 from jaxmig.events import COUNTERS
+from jaxmig.migrate import Result
+from jaxmig.rules import rules
 from jaxmig.sweep import (
     AXES,
     AxisError,
@@ -27,6 +31,7 @@ from jaxmig.sweep import (
     rows,
     values,
 )
+from jaxmig.sweep.counts import countable
 from jaxmig.sweep.engine import Run, run_of
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.play import Sweep
@@ -152,16 +157,62 @@ def alike(n: int) -> list[jaxmig.Machine]:
     return found
 
 
-@pytest.mark.parametrize("kernel", ["6.2", "6.12"])
-def test_many_configurations_count_as_single_calls(kernel: str) -> None:
-    states, limits = alike(3), [512, 7, 0]
-    folios = jaxmig.folios_on(states[0], 0)
-    got = count_many(states, folios, 1, batch=limits, kernel=kernel, at_once=2)
+def as_single_calls(
+    states: list[jaxmig.Machine],
+    folios: Any,
+    limits: list[int],
+    kernel: str,
+    **how: int,
+) -> Result:
+    """What all configurations count; each must be what its own call counts."""
+    got = count_many(states, folios, 1, batch=limits, kernel=kernel, **how)
     for i, (m, limit) in enumerate(zip(states, limits, strict=True)):
         _, want = jaxmig.migrate_pages(m, folios, 1, batch=limit, kernel=kernel)
         for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
             np.testing.assert_array_equal(a, b[i])
+    return got
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.12"])
+def test_many_configurations_count_as_single_calls(kernel: str) -> None:
+    states, limits = alike(3), [512, 7, 0]
+    folios = jaxmig.folios_on(states[0], 0)
+    got = as_single_calls(states, folios, limits, kernel, at_once=2)
     assert len({tuple(row) for row in got.events.ipis.tolist()}) > 1
+
+
+def of_several_sizes(n: int) -> list[jaxmig.Machine]:
+    """Folios of three orders, machines that differ in who runs them where."""
+    found = []
+    for i in range(n):
+        b = jaxmig.Builder(nodes=2, cpus=4)
+        a, c = b.process("a", range(i % 2, 3)), b.process("c", [3], lazy=[i])
+        for pages, order in ((512, 9), (100, 0), (64, 4), (1024, 9), (7, 0)):
+            b.mmap(a, pages, order=order)
+        b.mmap([a, c], 1024, order=9)
+        b.mmap([a, c], 48, order=4)
+        found.append(b.build(content=False))
+    return [dataclasses.replace(found[0], cpus=m.cpus) for m in found]
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.12", "v4"])
+def test_folios_of_several_sizes_count_as_single_calls(kernel: str) -> None:
+    states, limits = of_several_sizes(3), [512, 7, 0]
+    folios = jaxmig.folios_on(states[0], 0)
+    assert countable(rules(kernel), states[0], len(folios), 1)
+    as_single_calls(states, folios, limits, kernel)
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+def test_where_memory_ends_calls_are_played(kernel: str) -> None:
+    """Base pages without conditions: up to 6.2 one loop, which XLA knows too well."""
+    b = jaxmig.Builder(nodes=2, cpus=4, free=(0, 300))
+    b.mmap(b.process("a", [1, 2]), 600)
+    m = b.build(content=False)
+    folios = jaxmig.folios_on(m, 0)
+    assert not countable(rules(kernel), m, len(folios), 1)
+    got = as_single_calls([m, m], folios, [512, 7], kernel)
+    assert (got.error != 0).all()
 
 
 def test_what_cannot_be_swept_together_is_refused() -> None:

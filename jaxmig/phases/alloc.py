@@ -99,7 +99,7 @@ def take_many(m: Machine, node: Index, w: Window, wanted: Mask) -> tuple[Machine
     """
     g = m.geometry
     dst = jnp.full_like(w.head, NOWHERE)
-    for pool, mine in _pools(g, w, wanted):
+    for pool, mine in pools(g, w, wanted):
         (count,) = lanes.totals(mine)
 
         def pop(mine: Mask = mine, pool: int = pool) -> Lanes:
@@ -117,7 +117,7 @@ def take_many(m: Machine, node: Index, w: Window, wanted: Mask) -> tuple[Machine
     return reserve(m, node, pages), dst
 
 
-def _pools(g: Geometry, w: Window, folios: Mask) -> list[tuple[int, Mask]]:
+def pools(g: Geometry, w: Window, folios: Mask) -> list[tuple[int, Mask]]:
     """The folios of each pool."""
     if not w.large:
         return [(0, folios)]
@@ -148,7 +148,7 @@ def give_many(m: Machine, w: Window, head: Lanes, freed: Mask) -> Machine:
     for node, mine, count in zip(range(g.nodes), of_node, counts, strict=False):
 
         def push(m: Machine, mine: Mask = mine, node: int = node) -> Machine:
-            for pool, some in _pools(g, w, mine):
+            for pool, some in pools(g, w, mine):
                 m = _push(m, node, pool, head, some)
             return m
 

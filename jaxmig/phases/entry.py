@@ -95,8 +95,8 @@ def _clear_flush(
     # pmdp_invalidate() flushes even what no TLB can hold.
     held = pte.accessible(at.bits) | (pmd & ~hugetlb)
     clears = w.takes & at.here
-    put_off = w.batch & ~pmd & tlb.should_defer(rules, t.cpus, mm, w.cpu)
-    owed = clears & put_off & (held | ~rules.checks_pte_accessible)
+    put_off = w.batch & ~pmd & tlb.should_defer(rules, t.cpus, w.cpu)[mm]
+    owed = clears & put_off & tlb.defers_entry(rules, at.bits)
     t = dataclasses.replace(t, cpus=tlb.defer(rules, t.cpus, mm, owed))
     now = clears & held & ~put_off
     # A TLBI goes out at once, only the wait for its end is put off; and who zaps or

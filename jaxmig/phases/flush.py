@@ -59,17 +59,6 @@ def nothing_owed(cpus: Cpus) -> Owed:
     return Owed(zero > 0, none, none, zero, zero, zero, jnp.zeros(n, bool))
 
 
-def deferrable(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
-    """should_defer_flush() of every address space."""
-    if rules.defers is not None:
-        return jnp.asarray(rules.defers(cpus, cpu), bool)
-    if rules.broadcasts:
-        put_off = jnp.asarray(rules.arm64_defers)
-        return jnp.broadcast_to(put_off, cpus.mask.shape[:1])
-    elsewhere = jnp.arange(cpus.mask.shape[1]) != cpu
-    return (cpus.mask & elsewhere).any(axis=1)
-
-
 def close(
     rules: Rules,
     ev: Events,
@@ -266,7 +255,7 @@ def catch_up(rules: Rules, m: Machine, owed: Owed, cpu: Index) -> Machine:
     )
     alone = ~(c.mask[loaded[cpu]] & ~myself).any()
     leaves = alone & c.lazy[cpu] & (c.mm[cpu] != NOWHERE) & moved[loaded[cpu]]
-    cpus = tlb.leave(rules.keeps_mask, cpus, cpu, leaves)
+    cpus = tlb.leave(rules, cpus, cpu, leaves)
     return tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), myself & leaves)
 
 

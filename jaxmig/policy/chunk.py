@@ -8,10 +8,10 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, xla
+from jaxmig import frame, tlb, xla
 from jaxmig.events import Events
 from jaxmig.machine import Machine
-from jaxmig.phases import flush, lanes
+from jaxmig.phases import lanes
 from jaxmig.phases.flush import Owed
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.phases.window import Window
@@ -19,7 +19,7 @@ from jaxmig.policy import outcomes as oc
 from jaxmig.policy.apply import apply, prepare
 from jaxmig.policy.batches import Cut
 from jaxmig.policy.call import Call, Stats
-from jaxmig.policy.folio import SLEEPS, Where, is_thp
+from jaxmig.policy.folio import SLEEPS, Where, drains, is_thp
 from jaxmig.policy.look import Mapped, Seen, look, of_folios
 from jaxmig.policy.plan import Pages, Plan, of_pages, plan
 from jaxmig.policy.rounds import Walks, settle, walks_of
@@ -70,7 +70,7 @@ def migrate_window(
       upto: the last phase that is done.
     """
     k, m = c.k, c.k.m
-    put_off = flush.deferrable(r, m.cpus, at.cpu)
+    put_off = tlb.should_defer(r, m.cpus, at.cpu)
     seen, mapped, p = look_and_plan(r, m, w, put_off, passes)
     cut, place = batches
     pages = of_pages(w, p, cut.batch)
@@ -135,8 +135,6 @@ def _of_folios(r: Rules, w: Window, p: Plan, mapped: Mask) -> dict[str, Lanes | 
     tries, looks = (
         p.number(what, 0) + p.number(what, 1) for what in (oc.TRIES, oc.LOOKS)
     )
-    mlocked = frame.has(flags, frame.MLOCKED)
-    drained = jnp.where(r.drains_mlocked, mlocked, mapped & ~movable)
     # A copy engine has copied by the time that a batch's references are looked at.
     wasted = jnp.where(movable | hugetlb | (not r.batched), 0, p.unmaps - p.moved)
     sums: dict[str, Lanes | Mask] = {
@@ -149,7 +147,7 @@ def _of_folios(r: Rules, w: Window, p: Plan, mapped: Mask) -> dict[str, Lanes | 
         "folios_moved": p.moved,
         "pages_copied": p.moved * pages,
         "copies_wasted": wasted * pages,
-        "lru_drains": p.moved & drained,
+        "lru_drains": p.moved & drains(r, flags, mapped),
     }
     if w.large:
         thp = is_thp(r, flags)

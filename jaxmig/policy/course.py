@@ -89,7 +89,7 @@ def most(rules: Rules, q: Queue, x: Course) -> Index:
 
 def first_stage(rules: Rules) -> Index:
     """The stage in which a batch begins."""
-    return jnp.where(rules.async_first | rules.asynchronous, ASYNC, POSTED)
+    return jnp.where(rules.begins_async, ASYNC, POSTED)
 
 
 def cut(c: Context, q: Queue, s: State, when: Flag) -> tuple[Array, Index, Index]:

@@ -41,6 +41,20 @@ def is_thp(rules: Rules, flags: Index) -> Flag:
     return large & (frame.kind(flags) != frame.HUGETLB)
 
 
+def drains(rules: Rules, flags: Index, mapped: Flag) -> Flag:
+    """Whether lru_add_drain() follows a move: if it was mapped, since 6.6 if mlocked."""
+    mlocked = frame.has(flags, frame.MLOCKED)
+    return jnp.where(rules.drains_mlocked, mlocked, mapped)
+
+
+def split_first(rules: Rules, flags: Index) -> Flag:
+    """Whether a folio is split before anything else is tried: since 6.10 if it is queued
+    as partially mapped.  Only anonymous folios are ever on that queue.
+    """
+    queued = frame.has(flags, frame.SPLIT_QUEUED) & frame.is_anon(flags)
+    return queued & (frame.order(flags) > 1) & rules.splits_partially_mapped
+
+
 def exclusive(flags: Index) -> Flag:
     """Whether FOLL_PIN makes this folio's entries refuse."""
     return frame.has(flags, frame.EXCLUSIVE_MAP)

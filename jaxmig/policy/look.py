@@ -6,7 +6,7 @@ Source: folio_mapcount(), page_vma_mapped_walk() as try_to_migrate_one() sees it
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, pte, xla
+from jaxmig import frame, pte, tlb, xla
 from jaxmig.frame import FLAGS, RMAP
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
@@ -47,14 +47,14 @@ def look(rules: Rules, m: Machine, w: Window, put_off: Bool[Array, " mms"]) -> S
         bits = old[:, pte.BITS]
         held = here & pte.accessible(bits)
         later = here & ~pte.has(bits, pte.VM_PROT_NONE)
-        counted = here & (held | ~rules.checks_pte_accessible)
+        counted = here & tlb.defers_entry(rules, bits)
         counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
         pmd = zero > 0
         if w.large:
             # pmdp_invalidate() flushes even what no TLB can hold.
             pmd = here & pte.has(bits, pte.HUGE)
             always = pmd & ~hugetlb
-            held, later, counted = held | always, later | always, counted & ~pmd
+            held, later = held | always, later | always
         first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
         seen = Seen(
             first_mm,

@@ -136,7 +136,7 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
     n, moving, second = c.at & PASS, _has(c.at, MOVING), _has(c.at, SECOND)
     movable = frame.kind(f.flags) == frame.MOVABLE_OPS
     at_once = (frame.kind(f.flags) == frame.HUGETLB) | ~r.batched
-    early = ~at_once & ~second & (r.async_first | r.asynchronous)
+    early = ~at_once & ~second & r.begins_async
     unforced = (at_once | (~second & ~early)) & (n < UNFORCED)
     no = jnp.asarray(False)
     st = hurdles.Stage(batch=no, sleeps=~early & r.may_sleep, posted=no, force=~unforced)

@@ -29,7 +29,7 @@ from jaxmig.policy.books import (
     Pass,
     book,
 )
-from jaxmig.policy.folio import ENOMEM, SLEEPS, UNMAPPED
+from jaxmig.policy.folio import ENOMEM, SLEEPS, UNMAPPED, split_first
 from jaxmig.policy.state import Context, State
 from jaxmig.policy.step import step
 from jaxmig.pytree import pytree
@@ -99,13 +99,8 @@ def _act(c: Context, p: Pass, flags: Index, turn: Index) -> Index:
     act = jnp.where(skipped | (p.op == PIECES_COUNTED), SKIP, act)
     if len(c.g.orders) == 1:
         return act
-    # Since 6.10 a partially mapped folio is split before anything else is tried; only
-    # anonymous folios are ever on that queue.
-    queued = frame.has(flags, frame.SPLIT_QUEUED) & frame.is_anon(flags)
-    queued &= (frame.order(flags) > 1) & (turn == FIRST) & (p.op == UNMAPS)
-    return jnp.where(
-        (queued & c.rules.splits_partially_mapped) | (turn == SHORT), DIVIDE, act
-    )
+    first = (turn == FIRST) & (p.op == UNMAPS) & split_first(c.rules, flags)
+    return jnp.where(first | (turn == SHORT), DIVIDE, act)
 
 
 def _one(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, pte, xla
+from jaxmig import frame, pte, tlb, xla
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE, Machine
@@ -201,8 +201,7 @@ def _pending(
         old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
-        counted = pte.accessible(bits) | ~r.checks_pte_accessible
-        counted &= (entry != NOWHERE) & put_off[mm] & ~pte.has(bits, pte.HUGE)
+        counted = tlb.defers_entry(r, bits) & (entry != NOWHERE) & put_off[mm]
         at = jnp.where(counted, batch, slots)
         return pending.at[at, mm].set(True, mode="drop"), following
 

@@ -18,14 +18,14 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import conditions as cond, frame, xla
 from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE, Machine
-from jaxmig.phases import flush, lanes
+from jaxmig.phases import alloc, flush, lanes
 from jaxmig.phases.lanes import CHUNK, Lanes, Mask
 from jaxmig.phases.window import Window, expanded, listed
 from jaxmig.policy import outcomes as oc
 from jaxmig.policy.batches import Cut, cut, whole_batches
 from jaxmig.policy.call import Call
 from jaxmig.policy.chunk import Carry, migrate_window
-from jaxmig.policy.folio import ENOMEM, Where
+from jaxmig.policy.folio import ENOMEM, Where, split_first
 from jaxmig.policy.plan import conditions_of
 from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.rules import Rules
@@ -264,8 +264,10 @@ def _easy(j: Job, c: Carry, w: Window, batches: Cut) -> tuple[Mask, Cut]:
     hard = _may_split(r, m, w) | _may_stop(r, m, w)
     if not r.batched:
         # Whoever runs out of memory ends all passes: the order matters from the start.
-        return whole_batches(batches, hard | ~enough, there, enough & False), batches
+        hard |= ~enough | _crowded(j.at, m, w)
+        return whole_batches(batches, hard, there, enough & False), batches
     hard |= jax.lax.cond(enough, lambda: there & False, lambda: _short(j.at, m, w))
+    hard |= _crowded(j.at, m, w)
     cuts = (~enough | can_couple(r, m)) & (c.next >= j.huge)
     live = whole_batches(batches, hard, there, cuts & (c.next + w.count < j.size))
     left = there & ~live
@@ -280,6 +282,30 @@ def _short(at: Where, m: Machine, w: Window) -> Mask:
     """Folios that could find no memory when their turn comes."""
     pages = jnp.where(frame.kind(w.flags) == frame.HUGETLB, 0, w.pages)
     return w.there & (lanes.running(pages) > m.nfree[at.node])
+
+
+def _crowded(at: Where, m: Machine, w: Window) -> Mask:
+    """Folios for which no frame is left before others have given theirs back.
+
+    That can only be where folios are moved to the node on which they are.
+    """
+    pools = alloc.pools(m.geometry, w, w.there)
+    free = m.top[at.node]
+    few = jnp.minimum(blocks_in_use(m), w.count) <= free
+
+    def by_rank() -> Mask:
+        none = w.there & False
+        for pool, mine in pools:
+            none |= mine & (lanes.running(mine) > free[pool])
+        return none
+
+    return jax.lax.cond(few.all(), lambda: w.there & False, by_rank)
+
+
+def blocks_in_use(m: Machine) -> Int32[Array, " orders"]:
+    """Folios in use on all nodes, by order."""
+    g = m.geometry
+    return g.nodes * jnp.asarray(g.pool_blocks, jnp.int32) - m.top.sum(axis=0)
 
 
 def _most_left(j: Job, c: Carry) -> Index:
@@ -321,8 +347,6 @@ def _may_split(r: Rules, m: Machine, w: Window) -> Mask:
     if not w.large or m.conditions is None:
         return no
     large = w.pages > 1
-    queued = frame.has(w.flags, frame.SPLIT_QUEUED) & frame.is_anon(w.flags)
-    queued &= (frame.order(w.flags) > 1) & r.splits_partially_mapped
     some = large & frame.has(w.flags, frame.CONDITIONED)
 
     def unavailable() -> Mask:
@@ -331,7 +355,7 @@ def _may_split(r: Rules, m: Machine, w: Window) -> Mask:
         return some & (left[cond.NO_HUGE_DST] > 0)
 
     short = jax.lax.cond(lanes.some(some)[0], unavailable, lambda: no)
-    return w.there & (queued | short)
+    return w.there & (split_first(r, w.flags) | short)
 
 
 def _may_stop(r: Rules, m: Machine, w: Window) -> Mask:
@@ -359,7 +383,7 @@ def _in_order(j: Job, c: Carry) -> Carry:
     stretch = Stretch(c.next, j.huge, once=bool(r.batched), passes=j.passes)
     k, after = migrate_stepwise(r, k.set(todo=todo), j.at, j.limit, stretch)
     after = after if r.batched else end
-    k = k.set(todo=c.k.todo)
+    k = k.set(todo=c.k.todo, in_order=k.in_order + after - c.next)
     return dataclasses.replace(c, k=k, next=after, owed=owed)
 
 

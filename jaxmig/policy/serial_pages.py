@@ -247,6 +247,7 @@ def _book(rules: Rules, k: Call, t: Trip, at: Where) -> Call:
         stats=k.stats.add(failed=failed, failed_pages=kept + short),
         remaining=k.remaining + kept,
         error=jnp.where(short == 1, ENOMEM, k.error),
+        in_order=k.in_order + k.todo.size,
     )
 
 

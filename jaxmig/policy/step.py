@@ -22,7 +22,7 @@ from jaxmig.phases.rmap import Mapped, walked_pages
 from jaxmig.phases.split import mappings, piece_rows
 from jaxmig.policy import hurdles
 from jaxmig.policy.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, Plan
-from jaxmig.policy.folio import FAILED, SUCCESS, UNMAPPED
+from jaxmig.policy.folio import FAILED, SUCCESS, UNMAPPED, drains
 from jaxmig.policy.hurdles import Stage
 from jaxmig.policy.state import HELD, Context, State
 
@@ -110,8 +110,7 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
     s = s.note(log.FOLIO, f.head, order, scope, when=act <= UNDO)
     s = s.note(log.ALLOC, f.head, f.pages, c.at.node, when=p.tried)
     huge = order == frame.PMD_ORDER
-    # lru_add_drain() after a move: for all that were mapped, since 6.6 if mlocked.
-    drained = jnp.where(c.rules.drains_mlocked, frame.MLOCKED, frame.UNMAPPED) & f.flags
+    mapped = frame.has(f.flags, frame.UNMAPPED)
     # A copy engine has copied a batch's folios before their references are looked at.
     by_batch = (
         (f.kind != frame.MOVABLE_OPS) & (f.kind != frame.HUGETLB) & c.rules.batched
@@ -126,7 +125,7 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
             pages_copied=jnp.where(p.moved & ~huge, f.pages, 0),
             pages_copied_huge=jnp.where(p.moved & huge, f.pages, 0),
             copies_wasted=jnp.where(p.undone & by_batch, f.pages, 0),
-            lru_drains=p.moved & (drained != 0),
+            lru_drains=p.moved & drains(c.rules, f.flags, mapped),
         )
     )
 

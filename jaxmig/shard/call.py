@@ -143,18 +143,24 @@ def _run(j: window.Job, m: Machine) -> tuple[Machine, Result]:
         stats=no_stats(),
         remaining=zero,
         asleep=no,
+        flushed=m.cpus.mask.any(axis=1) & no,
         marked=no,
-        flushed=no,
+        others=no,
     )
-    c = jax.lax.while_loop(lambda c: c.start < j.size, lambda c: work.work(j, c), c)
+
+    def more(c: work.Carry) -> Array:
+        # A page that is waited for for ever ends the call, after its chunk.
+        stops = c.asleep & (c.start % j.sizes.chunk == 0)
+        return (c.start < j.size) & ~stops
+
+    c = jax.lax.while_loop(more, lambda c: work.work(j, c), c)
     c = _together(c, j.axis)
     r, cpu, owed = j.rules, j.at.cpu, c.owed
-    live = jnp.ones(1, bool)
-    ev, owed = flush.close(r, c.everyone, owed, c.m.cpus, cpu, owed.open[None], live)
-    ev = flush.count_immediate(r, ev, owed, c.m.cpus, cpu)
-    m = tlbs.catch_up(r, j.plan, c.m, owed, cpu, c.flushed)
-    m = flush.unmark(m, c.marked & (m.tlb.entry[0, 0] >= 0))
-    ev = events.plus(ev, c.mine).add(batches=-(-j.size // j.limit))
+    ev, owed = flush.close(r, c.everyone, owed, m.cpus, cpu, owed.open[None], no[None])
+    ev = flush.count_immediate(r, ev, owed, m.cpus, cpu)
+    m = tlbs.catch_up(r, j.plan, c.m, cpu, owed, c.flushed, c.others)
+    m = tlbs.unmark(m, c.marked)
+    ev = events.plus(ev, c.mine).add(batches=-(-c.start // j.limit))
     error = jnp.where(c.asleep, SLEEPS, 0)
     return m, migrate.answer(ev, c.stats, c.remaining, error)
 
@@ -165,13 +171,11 @@ def _together(c: work.Carry, axis: str) -> work.Carry:
     some = lambda x: add(x.astype(jnp.int32)) > 0  # noqa: E731
     return dataclasses.replace(
         c,
-        owed=dataclasses.replace(c.owed, immediate=add(c.owed.immediate)),
         mine=_sum(c.mine, axis),
         stats=jax.tree.map(add, c.stats),
         remaining=add(c.remaining),
-        asleep=some(c.asleep),
         marked=some(c.marked),
-        flushed=some(c.flushed),
+        others=some(c.others),
     )
 
 

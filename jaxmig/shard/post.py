@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int32
+from jaxtyping import Array, Int32
 
 from jaxmig import xla
 from jaxmig.machine import NOWHERE
@@ -137,8 +137,3 @@ def window(
     here = d.local(index, mine)
     words = xla.read(here, lambda: read(here))
     return jax.lax.psum(jnp.where(mine, words, 0), axis)
-
-
-def any_shard(mask: Bool[Array, "..."], axis: str) -> Bool[Array, "..."]:
-    """Whether it holds on any shard."""
-    return jax.lax.psum(mask.astype(jnp.int32), axis) > 0

@@ -13,6 +13,7 @@ from jaxmig import frame, pte
 from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.window import Window, flat
 from jaxmig.pytree import pytree
 from jaxmig.tlb import empty_tlb
 
@@ -30,6 +31,11 @@ class Table:
         """Each page's number here, NOWHERE where there is none."""
         index = jnp.arange(self.src.shape[0], dtype=jnp.int32)
         return jnp.where(self.src == NOWHERE, NOWHERE, index)
+
+    @property
+    def window(self) -> Window:
+        """Its pages as the engine works on them."""
+        return flat(self.lane, self.m.frame[: self.src.shape[0]])
 
 
 def lay(

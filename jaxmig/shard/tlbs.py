@@ -1,5 +1,10 @@
 """The end of a call on shards: what every TLB still holds.
 
+One device drops translations window by window.  While a call goes on nobody fills a
+TLB, so that shards may do it once: CPUs that drop everything, and of the others what the
+page table does not give any more.  Entries that were flushed and put back it does give:
+their frames are marked until then.
+
 TLBs are the same on all devices, entries are not.  What translations are compared with
 is brought together, where a comparison can change anything, and laid out as a machine
 on which translation i is entry i and its frame is frame i.
@@ -11,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import pte
-from jaxmig.machine import NOWHERE, Cpus, Machine, Tlb
+from jaxmig import frame, pte, tlb, xla
+from jaxmig.machine import NOWHERE, Cpus, Machine
 from jaxmig.phases import flush, lanes
-from jaxmig.phases.flush import Owed
-from jaxmig.phases.lanes import Lanes
+from jaxmig.phases.flush import Asked, Owed
+from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.rules import Rules
 from jaxmig.shard.state import Plan
 
@@ -23,12 +28,46 @@ Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 
 
+def some_drop_pages(
+    rules: Rules,
+    c: Cpus,
+    flushed: Bool[Array, " mms"],
+    emptied: Bool[Array, " cpus"],
+) -> Flag:
+    """Whether some CPU drops single pages: it is told, and not to drop everything.
+
+    Args:
+      flushed: address spaces of which something is flushed.
+      emptied: CPUs that drop everything.
+    Returns:
+      Whether there is one.
+    """
+    if rules.broadcasts:
+        return flushed.any()
+    runs = c.mm[None] == jnp.arange(flushed.shape[0])[:, None]
+    return (flushed[:, None] & runs & ~c.lazy & ~emptied).any()
+
+
 def catch_up(
-    rules: Rules, plan: Plan, m: Machine, owed: Owed, cpu: Index, flushed: Flag
+    rules: Rules,
+    plan: Plan,
+    m: Machine,
+    cpu: Index,
+    owed: Owed,
+    flushed: Bool[Array, " mms"],
+    others: Flag,
 ) -> Machine:
-    """TLBs and generations after all rounds of a call, as on one device."""
-    look = flushed | _by_pages(rules, m.cpus, owed)
-    words, rows = _held(plan, m, look)
+    """TLBs and generations after all rounds of a call, as on one device.
+
+    Args:
+      owed: the rounds, and the CPUs that drop everything.
+      flushed: address spaces of which something was flushed.
+      others: whether others than this call flushed something.
+    Returns:
+      The machine, its frames still marked.
+    """
+    some = some_drop_pages(rules, m.cpus, flushed, owed.emptied)
+    words, rows = _held(plan, m, some | others)
     held = m.tlb.entry
     number = jnp.arange(held.size, dtype=jnp.int32).reshape(held.shape)
     there = held != NOWHERE
@@ -42,31 +81,46 @@ def catch_up(
             m.tlb, entry=jnp.where(there, number, NOWHERE), pfn=number
         ),
     )
+    # Those that a batch's flush reaches are emptied: what is left is page by page.
+    one = flushed.astype(jnp.int32)
+    small = flush.drop(rules, small, Asked(flushed & False, one, one * 0), owed.emptied)
+    small = tlb.drop_all_sizes(small, owed.emptied)
     small = flush.catch_up(rules, small, owed, cpu)
     if m.conditions is not None:
-        small = flush.forget(small, flushed)
+        small = flush.forget(small, others)
     kept = jnp.where(small.tlb.entry == NOWHERE, NOWHERE, held)
-    tlb = dataclasses.replace(m.tlb, entry=kept)
-    return dataclasses.replace(m, tlb=tlb, huge_tlb=small.huge_tlb, cpus=small.cpus)
+    kept_tlb = dataclasses.replace(m.tlb, entry=kept)
+    return dataclasses.replace(
+        m, tlb=kept_tlb, huge_tlb=small.huge_tlb, cpus=small.cpus
+    )
 
 
-def _by_pages(rules: Rules, c: Cpus, owed: Owed) -> Flag:
-    """Whether some CPU may drop single pages: not all of it, and not nothing."""
-    if rules.broadcasts:
-        return jnp.asarray(True)
-    spared = (c.mm != NOWHERE) & ~c.lazy & ~owed.told
-    return (owed.immediate > 0).any() | spared.any()
+def mark(m: Machine, put_back: Mask) -> Machine:
+    """Mark the first frames of a machine where their entries were put back."""
+    count = put_back.shape[0]
+    flags = m.frame[:count, frame.FLAGS] | jnp.where(put_back, frame.FLUSHED, 0)
+    return dataclasses.replace(m, frame=m.frame.at[:count, frame.FLAGS].set(flags))
+
+
+def unmark(m: Machine, some: Flag) -> Machine:
+    """Clear the marks, if there are any."""
+
+    def clear(rows: Array) -> Array:
+        return rows & jnp.asarray([-1, -1, ~frame.FLUSHED, -1], jnp.int32)
+
+    # Only after the last look at them: else XLA would clear them in a copy.
+    some &= m.tlb.entry[0, 0] >= 0
+    return dataclasses.replace(m, frame=xla.when(some, clear, m.frame))
 
 
 def _held(
     plan: Plan, m: Machine, look: Flag
 ) -> tuple[Int32[Array, "slots 2"], Int32[Array, "slots 4"]]:
     """Entries of all translations, and rows of the frames that they name."""
-    tlb: Tlb = m.tlb
-    n = tlb.entry.size
+    n = m.tlb.entry.size
 
     def bring() -> tuple[Array, Array]:
-        entry, pfn = tlb.entry.reshape(-1), tlb.pfn.reshape(-1)
+        entry, pfn = m.tlb.entry.reshape(-1), m.tlb.pfn.reshape(-1)
         # An empty slot is compared with entry 0, and a frame past the end with the last.
         entry = jnp.where(entry == NOWHERE, 0, entry)
         pfn = jnp.clip(pfn, 0, plan.frames.rows - 1)

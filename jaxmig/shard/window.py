@@ -61,7 +61,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class Stretch:
     """A stretch of the list, the same on all shards, and this shard's pages of it."""
 
     start: Index
@@ -75,7 +75,7 @@ class Window:
         return post.pick(self.src, self.place)
 
 
-def open_window(j: Job, start: Index) -> Window:
+def open_stretch(j: Job, start: Index) -> Stretch:
     """The list from `start` on, as far as every shard has room and the chunk goes."""
     width, room = j.sizes.window, j.sizes.room
     index = jnp.arange(width, dtype=jnp.int32)
@@ -94,4 +94,4 @@ def open_window(j: Job, start: Index) -> Window:
     none = jnp.full(room, NOWHERE, jnp.int32)
     at = jnp.where(mine & there, rank, NOWHERE)
     place = lanes.scattered(at, index, none)
-    return Window(start, end, jnp.where(there, src, NOWHERE), place)
+    return Stretch(start, end, jnp.where(there, src, NOWHERE), place)

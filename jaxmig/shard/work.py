@@ -1,6 +1,6 @@
-"""One window of a call's list, on every shard at once.
+"""One stretch of a call's list, on every shard at once.
 
-Each shard works on the pages of the window whose frames it keeps; their entries and the
+Each shard works on the pages of the stretch whose frames it keeps; their entries and the
 frames that they get, by their places in the list as on one device, may be anywhere.
 """
 
@@ -10,43 +10,44 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, xla
+from jaxmig import frame, tlb, xla
 from jaxmig.events import Events
 from jaxmig.frame import RMAP
 from jaxmig.machine import NOWHERE, Machine
-from jaxmig.phases import flush, lanes
-from jaxmig.phases.flush import Owed
-from jaxmig.phases.lanes import Known, Lanes, Mask
-from jaxmig.policy.apply import apply
-from jaxmig.policy.batched import book
+from jaxmig.phases import lanes
+from jaxmig.phases.flush import Asked, Owed
+from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.policy.apply import PHASES, prepare
 from jaxmig.policy.call import Stats
+from jaxmig.policy.chunk import book, look_and_plan
 from jaxmig.policy.folio import Where
-from jaxmig.policy.look import Seen, look
-from jaxmig.policy.plan import Plan as Fates, plan
-from jaxmig.policy.rounds import immediates, pendings
+from jaxmig.policy.look import Seen
+from jaxmig.policy.plan import Pages, Plan, of_pages
+from jaxmig.policy.rounds import asked_of, end_batches, walks_of
 from jaxmig.pytree import pytree
-from jaxmig.shard import contents, post, table
-from jaxmig.shard.window import Job, Window, open_window
+from jaxmig.shard import contents, post, table, tlbs
+from jaxmig.shard.window import Job, Stretch, open_stretch
 
 Index = Int32[Array, ""]
-TAKES, FREES = 1, 2  # what becomes of a page of the window
+TAKES, FREES = 1, 2  # what becomes of a page of the stretch
 
 
 @pytree
 class Carry:
-    """What one window hands to the next."""
+    """What one stretch hands to the next."""
 
     m: Machine
     start: Index  # where in the list
     gone: Int32[Array, " chunk"]  # frames of this chunk to be given back, by place
-    owed: Owed  # `immediate` of this shard, all else of the call
+    owed: Owed
     everyone: Events  # rounds
     mine: Events  # all that pages of this shard counted
     stats: Stats
     remaining: Index
-    asleep: Bool[Array, ""]
-    marked: Bool[Array, ""]
-    flushed: Bool[Array, ""]
+    asleep: Bool[Array, ""]  # some page of any shard is waited for for ever
+    flushed: Bool[Array, " mms"]  # address spaces of which something was flushed
+    marked: Bool[Array, ""]  # some frame is, see `tlbs.py`
+    others: Bool[Array, ""]  # others flushed: what was let go, what drivers moved
 
 
 def on_table(j: Job, m: Machine, src: Lanes) -> table.Table:
@@ -88,98 +89,106 @@ def _entry(m: Machine, at: Lanes) -> Int32[Array, "lanes words"]:
 
 
 def work(j: Job, c: Carry) -> Carry:
-    """The window that begins where the last one ended."""
+    """The stretch that begins where the last one ended."""
     r, cpu = j.rules, j.at.cpu
-    w = open_window(j, c.start)
-    t = on_table(j, c.m, w.mine)
-    put_off = flush.deferrable(r, c.m.cpus, cpu)
-    row, seen = look(r, t.m, t.lane, put_off)
-    p, f = plan(r, t.m, t.lane, row, seen)
-    c = _rounds(j, c, w, t, row, seen, p, put_off)
-    mlocked = frame.has(row[:, frame.FLAGS], frame.MLOCKED)
-    drained = mlocked if r.drains_mlocked else seen.maps > 0
-    mine, stats = book(c.mine, c.stats, seen, p, drained, f)
-    takes = p.moved & ~p.released
-    fate = jnp.where(takes, TAKES, 0) + jnp.where(p.moved | p.freed, FREES, 0)
-    m, dst, fates = _allocate(j, c.m, w, fate)
-    # What one device does to the machine is done to the table.
-    known = Known(row, seen.words)
-    late = p.first.unmapped & False if p.second is None else p.second.unmapped
-    again = f.live & ~p.moved & p.unmapped & ~f.movable
-    again &= ~put_off[seen.mm] | late
-    done = apply(t.m, t.lane, known, p, f, Where(cpu, jnp.int32(1)), again)
-    m = _clear(j, m, t, done, dst, takes)
+    s = open_stretch(j, c.start)
+    t = on_table(j, c.m, s.mine)
+    w, put_off = t.window, tlb.should_defer(r, c.m.cpus, cpu)
+    seen, mapped, p = look_and_plan(r, t.m, w, put_off)
+    pages = of_pages(w, p, _batches(j, s))
+    c, asked = _flushes(j, c, s, t, (seen, p, pages), put_off)
+    mine, stats = book(r, c.mine, c.stats, w, (seen, mapped, p, pages))
+    frees = p.moved | p.gone
+    outcome = jnp.where(p.moved, TAKES, 0) + jnp.where(frees, FREES, 0)
+    m, dst, outcomes = _allocate(j, c.m, s, outcome)
+    # What one device does to the machine is done to the table; TLBs and contents are not
+    # on it.
+    known = (seen, mapped, p, pages, asked, c.owed.emptied)
+    done, b = prepare(t.m, w, known, Where(cpu, jnp.int32(1)), jnp.asarray(True))
+    for phase in ("unmap", "remap"):
+        done, b = PHASES[phase](r, done, b)
+    stay = w.there & ~frees
+    flushed = asked.pending | (asked.one > 0) | (asked.whole > 0)
+    put_back = stay & (pages.unmapped | pages.refused)
+    put_back &= tlbs.some_drop_pages(r, m.cpus, flushed, c.owed.emptied)
+    m = _clear(j, m, t, tlbs.mark(done, put_back), dst, p.moved)
     # The stack has been read: frames must not come back before that.
-    back = jnp.where((fates & FREES) != 0, xla.after(w.src, dst), NOWHERE)
-    place = c.start % j.sizes.chunk + jnp.arange(w.src.shape[0])
+    back = jnp.where((outcomes & FREES) != 0, xla.after(s.src, dst), NOWHERE)
+    place = c.start % j.sizes.chunk + jnp.arange(s.src.shape[0])
     gone = c.gone.at[place].set(back, mode="drop")
-    m, gone = _give_back(j, m, w.end, gone)
+    m, gone = _give_back(j, m, s.end, gone)
+    movable = frame.kind(w.flags) == frame.MOVABLE_OPS
+    left, marked, others = lanes.totals(stay, put_back, p.gone | (p.moved & movable))
     return dataclasses.replace(
         c,
         m=m,
-        start=w.end,
+        start=s.end,
         gone=gone,
         mine=mine,
         stats=stats,
-        remaining=c.remaining + (f.live & ~p.moved).sum(dtype=jnp.int32),
-        asleep=c.asleep | p.first.asleep.any(),
-        marked=c.marked | again.any(),
-        flushed=c.flushed | (p.freed | (p.moved & f.movable)).any(),
+        remaining=c.remaining + left,
+        flushed=c.flushed | flushed,
+        marked=c.marked | (marked > 0),
+        others=c.others | (others > 0),
     )
 
 
-def _rounds(
+def _batches(j: Job, s: Stretch) -> Lanes:
+    """The batch of each page, counted from the one that is open or begins."""
+    place = s.start + jnp.where(s.place == NOWHERE, 0, s.place)
+    return place // j.limit - s.start // j.limit
+
+
+def _flushes(
     j: Job,
     c: Carry,
-    w: Window,
+    s: Stretch,
     t: table.Table,
-    row: Int32[Array, "lanes 4"],
-    seen: Seen,
-    p: Fates,
+    known: tuple[Seen, Plan, Pages],
     put_off: Bool[Array, " mms"],
-) -> Carry:
-    """Close the batches that end in the window; its last one may go on in the next."""
-    base = w.start // j.limit
-    at = w.start + jnp.where(w.place == NOWHERE, 0, w.place)
-    local = at // j.limit - base
-    owes = p.first.unmapped | (p.first.pin_tries > 0)
-    slots = j.sizes.window + 1
-    pending = pendings(t.m, t.lane, row, seen, owes, local, slots, put_off, j.rules)
-    pending = post.any_shard(pending, j.axis)
-    pending = pending.at[0].set(pending[0] | c.owed.open)
-    whole = w.end // j.limit - base
-    still = pending[jnp.minimum(whole, slots - 1)] & (whole < slots)
-    more = immediates(t.m, row, seen, p, put_off)
-    owed = dataclasses.replace(c.owed, open=still, immediate=c.owed.immediate + more)
-    closed = jnp.arange(slots) < whole
-    everyone, owed = flush.close(
-        j.rules, c.everyone, owed, c.m.cpus, j.at.cpu, pending, closed
+) -> tuple[Carry, Asked]:
+    """What all shards ask for; the batches that end in the stretch are closed.
+
+    The last one may go on in the next.
+    """
+    r, w = j.rules, t.window
+    seen, p, pages = known
+    walks = (seen, walks_of(r, w, pages), pages.batch)
+    pending, asked = asked_of(r, t.m, w, walks, s.src.shape[0] + 1, put_off)
+    own = (pending.astype(jnp.int32), asked.one, asked.whole, lanes.totals(p.asleep)[0])
+    counts, one, whole, asleep = jax.lax.psum(own, j.axis)
+    pending = counts > 0
+    asked = Asked(pending.any(axis=0), one, whole)
+    ends = s.end // j.limit - s.start // j.limit
+    everyone, owed = end_batches(
+        r, c.everyone, c.owed, c.m, j.at.cpu, (pending, asked, ends)
     )
-    return dataclasses.replace(c, owed=owed, everyone=everyone)
+    asleep = c.asleep | (asleep > 0)
+    return dataclasses.replace(c, owed=owed, everyone=everyone, asleep=asleep), asked
 
 
 def _allocate(
-    j: Job, m: Machine, w: Window, fate: Int32[Array, " room"]
-) -> tuple[Machine, Lanes, Int32[Array, " window"]]:
-    """Frames from the node's stack by place in the list, and every page's fate."""
-    width = w.src.shape[0]
+    j: Job, m: Machine, s: Stretch, outcome: Int32[Array, " room"]
+) -> tuple[Machine, Lanes, Int32[Array, " stretch"]]:
+    """Frames from the node's stack by place in the list, and every page's outcome."""
+    width = s.src.shape[0]
     none = jnp.zeros(width, jnp.int32)
-    fates = jax.lax.psum(none.at[w.place].set(fate, mode="drop"), j.axis)
-    takes = (fates & TAKES) != 0
+    outcomes = jax.lax.psum(none.at[s.place].set(outcome, mode="drop"), j.axis)
+    takes = (outcomes & TAKES) != 0
     count = takes.sum(dtype=jnp.int32)
     g, node = m.geometry, j.at.node
     nth = jnp.arange(width, dtype=jnp.int32)
     slot = node * g.slots_per_node + m.top[node, 0] - 1 - nth
     slot = jnp.where(nth < count, slot, NOWHERE)
     frames = post.window(
-        j.plan.slots, j.axis, slot, nth < count, lambda s: lanes.rows(m.free, s)
+        j.plan.slots, j.axis, slot, nth < count, lambda here: lanes.rows(m.free, here)
     )
     rank = jnp.where(takes, lanes.rank(takes), NOWHERE)
-    dst = post.pick(frames, post.pick(rank, w.place))
+    dst = post.pick(frames, post.pick(rank, s.place))
     m = dataclasses.replace(
         m, top=m.top.at[node, 0].add(-count), nfree=m.nfree.at[node].add(-count)
     )
-    return m, dst, fates
+    return m, dst, outcomes
 
 
 def _clear(

@@ -18,7 +18,7 @@ from jaxmig.machine import Cpus, Machine
 from jaxmig.migrate import limit_of, listed
 from jaxmig.policy.folio import ENOMEM, SLEEPS
 from jaxmig.releases import release
-from jaxmig.rules import Rules, rules
+from jaxmig.rules import Rules, rules, structure, word
 from jaxmig.sweep.counts import countable
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.program import SLOTS, local_mesh, mapped, program_of
@@ -133,8 +133,9 @@ class Engine:
             lambda *a: jnp.asarray(np.stack([*a, *a[:1] * spare])), *masks
         )
         some = jnp.asarray([*limits, *limits[:1] * spare], jnp.int32)
-        program = program_of(r, counts, self.mesh)
-        out = program(m, jnp.asarray(room), *numbers, some, stack, jnp.int32(n))
+        program = program_of(structure(r), counts, self.mesh)
+        rest = (some, stack, jnp.int32(n), jnp.asarray(word(r)))
+        out = program(m, jnp.asarray(room), *numbers, *rest)
         rows = jax.tree.map(np.asarray, out)
         return [jax.tree.map(lambda a, i=i: a[i], rows) for i in range(n)]
 

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmig import migrate
 from jaxmig.machine import Machine
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result, limit_of
-from jaxmig.rules import Rules, rules
+from jaxmig.rules import Rules, as_data, rules, structure, word
 from jaxmig.sweep.counts import What, count, countable
-from jaxmig.sweep.program import jitted
+from jaxmig.sweep.program import jitted, played
 
 AT_ONCE: Final = 64  # configurations, on each device
 
@@ -70,12 +69,12 @@ def count_many(
     several = _distinct(machines) if "nfree" in differ else machines[:1]
     counts = all(countable(r, m, heads.size, node) for m in several)
     width = min(at_once, n) * (mesh.size if mesh else 1)
-    program = compiled(r, counts, differ, mesh)
+    program = compiled(structure(r), counts, differ, mesh)
     numbers = (jnp.int32(x) for x in (heads.size, node, cpu))
     rest = (jnp.asarray(heads if heads.size else np.zeros(1, np.int32)), *numbers)
-    found = []
+    bits, found = jnp.asarray(word(r)), []
     for some, lim in _chunks(machines, limits, differ, n, width):
-        found.append(program(machines[0], some, limit_of(lim), rest))
+        found.append(program(machines[0], some, limit_of(lim), rest, bits))
     return jax.tree.map(lambda *x: jnp.concatenate(x)[:n], *found)
 
 
@@ -128,19 +127,34 @@ def _chunks(
 
 
 @functools.cache
-def compiled(r: Rules, counts: bool, differ: tuple[str, ...], mesh: Mesh | None) -> Any:
-    """The jitted sweep of one chunk of configurations; `counts`: see `countable()`."""
+def compiled(
+    shape: Rules, counts: bool, differ: tuple[str, ...], mesh: Mesh | None
+) -> Any:
+    """The jitted sweep of one chunk of configurations.
 
-    def one(m: Machine, some: dict[str, Any], limit: Any, call: What) -> Result:
-        m = dataclasses.replace(m, **some)
-        if counts:
-            return count(r, m, call, limit)[0]
+    Its last argument is their rules as bits (`rules.word`).
+
+    Args:
+      shape: rules of this structure (`rules.structure`).
+      counts: whether the calls are `countable()`.
+      differ: fields of the machine that are stacked.
+      mesh: devices that share the configurations.
+    """
+
+    def many(
+        m: Machine, some: dict[str, Any], limits: Any, call: What, bits: Any
+    ) -> Result:
+        r = as_data(shape, bits)
+
+        def one(given: tuple[dict[str, Any], Any]) -> Result:
+            some, limit = given
+            here = dataclasses.replace(m, **some)
+            if counts:
+                return count(r, here, call, limit)[0]
+            return played(r, here, call, limit)[1]
+
         # Branches and loops of unequal length: one configuration after the other.
-        return migrate.run(m, *call, limit, r)[1]
+        each = jax.vmap(one) if counts else functools.partial(jax.lax.map, one)
+        return each((some, limits))
 
-    def many(m: Machine, some: dict[str, Any], limits: Any, call: What) -> Result:
-        if counts:
-            return jax.vmap(lambda s, x: one(m, s, x, call))(some, limits)
-        return jax.lax.map(lambda s: one(m, s[0], s[1], call), (some, limits))
-
-    return jitted(many, mesh, dealt=(1, 2), arguments=4)
+    return jitted(many, mesh, dealt=(1, 2), arguments=5)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int32
 from jaxmig import events, migrate, pte, xla
 from jaxmig.events import Events
 from jaxmig.machine import PMD_PAGES, Cpus, Machine
-from jaxmig.rules import Rules
+from jaxmig.rules import Rules, as_data
 from jaxmig.sweep.counts import What, count
 
 SLOTS: Final = 64  # calls that one program has room for
@@ -52,17 +52,22 @@ def jitted(
 
 
 @functools.cache
-def program_of(r: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
+def program_of(shape: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
     """The jitted program of `n` calls of the same list on SLOTS sets of CPUs.
 
-    `counts`: whether they are `countable()`.
+    Its last argument is their rules as bits (`rules.word`).
+
+    Args:
+      shape: rules of this structure (`rules.structure`).
+      counts: whether the calls are `countable()`.
+      mesh: devices that share the sets.
     """
 
     def many(
         m: Machine, heads: Any, size: Any, node: Any, cpu: Any, limits: Any,
-        stack: Cpus, n: Any,
+        stack: Cpus, n: Any, bits: Any,
     ) -> Found:  # fmt: skip
-        call = (heads, size, node, cpu)
+        r, call = as_data(shape, bits), (heads, size, node, cpu)
         if counts:
             return _counted(r, m, call, limits, stack)
         slots = limits.shape[0]
@@ -70,7 +75,7 @@ def program_of(r: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
             n = n - jax.lax.axis_index(mesh.axis_names[0]) * slots
         return _played(r, m, call, limits, stack, jnp.clip(n, 0, slots))
 
-    return jitted(many, mesh, dealt=(5, 6), arguments=8)
+    return jitted(many, mesh, dealt=(5, 6), arguments=9)
 
 
 def _counted(r: Rules, m: Machine, call: What, limits: Array, stack: Cpus) -> Found:
@@ -90,7 +95,7 @@ def _played(
     def one(i: Any, out: Found) -> Found:
         cpus = jax.tree.map(lambda a: a[i], stack)
         start = dataclasses.replace(m, cpus=cpus)
-        after, result = migrate.run(start, *call, limits[i], r)
+        after, result = played(r, start, call, limits[i])
         # Looking at the page tables keeps the compiler from leaving them out.
         new = (result.events, result.failed, result.error, mapped(after))
         return jax.tree.map(lambda a, x: a.at[i].set(x), out, new)
@@ -100,6 +105,17 @@ def _played(
     slots = limits.shape[0]
     cleared = jax.tree.map(lambda a: jnp.zeros((slots, *a.shape), a.dtype), blank)
     return jax.lax.fori_loop(0, n, one, cleared)
+
+
+def played(
+    r: Rules, m: Machine, call: What, limit: Index
+) -> tuple[Machine, migrate.Result]:
+    """The call on the machine, as part of a loop over configurations.
+
+    Inside one XLA finds arguments constant or results unused, which `xla.whole` forbids.
+    """
+    with xla.tricks(on=False):
+        return migrate.run(m, *call, limit, r)
 
 
 def mapped(m: Machine) -> Int32[Array, " nodes"]:
