@@ -1,10 +1,11 @@
 """How many bytes does a batched call move for a page, and how fast may a GPU be?
 
-Bytes are those of XLA's cost analysis of one compiled chunk.  That counts a whole array
-where rows are picked from it, so two machines of different size are compiled, what grows
-with the machine is left out, and the rows that a page picks are added.  The floor is
-what has to be read and written whoever does it.  A memory's bandwidth over these bytes
-is the speed that no run can pass; what a device needs to start its kernels comes on top.
+Bytes are those of XLA's cost analysis of a compiled window, which counts a whole array
+where rows are picked from it, and one trip of a loop that nobody goes through.  So two
+windows of different width are compiled for one machine: the wider one's bytes less the
+other's, and the rows that a page picks.  The floor is what has to be read and written
+whoever does it.  A memory's bandwidth over these bytes is the speed that no run can pass;
+what a device needs to start its kernels comes on top.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from jaxmig import events
 from jaxmig.machine import PAGE_BYTES, Machine
 from jaxmig.migrate import limit_of
 from jaxmig.phases import flush
-from jaxmig.policy import batched
+from jaxmig.policy.batches import cut
 from jaxmig.policy.call import Call, List, no_stats
+from jaxmig.policy.chunk import Carry, migrate_window
 from jaxmig.policy.folio import Where
+from jaxmig.policy.run import open_window
 from jaxmig.rules import rules
 
 ROW, ENTRY, SLOT = 16, 8, 4  # bytes of Machine.frame, .pte and .free
@@ -36,39 +39,41 @@ PICKED: Final = (ROW + ENTRY + SLOT) + (4 * ROW + 2 * ENTRY + SLOT)
 DEVICES: Final = {"A100 80GB SXM": 2039, "H100 SXM": 3350, "H200 SXM": 4800}
 
 
-def chunk(
+def window(
     m: Machine, folios: jax.Array, size: jax.Array, limit: jax.Array, width: int
 ) -> Any:
-    """The first chunk of a batched call."""
+    """The first window of a batched call."""
+    r, none = rules("6.3"), jnp.int32(0)
     k = Call(
         m=m,
         ev=events.none(m.cpus.lazy.shape[0]),
         todo=List(folios, size),
         stats=no_stats(),
-        error=jnp.int32(0),
-        remaining=jnp.int32(0),
+        error=none,
+        remaining=none,
+        in_order=none,
     )
-    no = jnp.asarray(False)
-    c = batched.Carry(k, flush.nothing_owed(m.cpus), no, no)
-    at = Where(cpu=jnp.int32(0), node=jnp.int32(1))
-    run = batched.migrate_chunk
-    return run(rules("6.3"), c, jnp.int32(0), at, limit, size, width)
+    c = Carry(k, flush.nothing_owed(m.cpus), none, none, jnp.asarray(False))
+    w, place = open_window(m, folios, none, size, width)
+    batches = cut(r, w, none, limit)
+    at = Where(cpu=none, node=jnp.int32(1))
+    return migrate_window(r, c, w, (batches, place), at)
 
 
 def counted(pages: int, width: int, cpus: int) -> float:
-    """Bytes of one chunk on a machine of so many pages, by XLA's count."""
+    """Bytes of one window on a machine of so many pages, by XLA's count."""
     m = Task(pages, content=False, cpus=cpus).machine()
     size = jnp.int32(pages)
     args = (m, heads(m.pte, m.geometry.ptes), size, limit_of(512))
-    program = jax.jit(functools.partial(chunk, width=width), donate_argnums=0)
+    program = jax.jit(functools.partial(window, width=width), donate_argnums=0)
     analysis: Any = program.lower(*args).compile().cost_analysis()
     return float(analysis["bytes accessed"])
 
 
 def per_page(width: int, cpus: int) -> float:
     """Bytes a page, metadata only."""
-    small, large = (counted(n * width, width, cpus) for n in (1, 2))
-    return (2 * small - large) / width + PICKED
+    small, large = (counted(2 * width, n * width, cpus) for n in (1, 2))
+    return (large - small) / width + PICKED
 
 
 def rows(width: int, cpus: int) -> list[timing.Row]:
@@ -92,9 +97,9 @@ def rows(width: int, cpus: int) -> list[timing.Row]:
 def main() -> int:
     """Print and perhaps keep the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--chunk", type=int, default=1 << 14, help="pages")
+    parser.add_argument("--chunk", type=int, default=1 << 14, help="pages a window")
     parser.add_argument("--cpus", type=int, default=128)
-    parser.add_argument("--quick", action="store_true", help="a small chunk")
+    parser.add_argument("--quick", action="store_true", help="a small window")
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
     found = rows(1 << 12 if args.quick else args.chunk, args.cpus)

@@ -1,9 +1,9 @@
 """What do many configurations of one call cost beside as many single calls?
 
 64 configurations (batch limit x CPU mask), counted by `sweep.count_many` in one
-compilation, beside 64 warm calls of the compiled engine; a serial release is played in
-a loop (`lax.map`).  Then 10,000 configurations in chunks of 64, and those of `jaxmig
-sweep` with their prices.  Counts are compared, all of them.
+compilation, beside 64 warm calls of the compiled engine, batched and serial.  Then
+10,000 configurations in chunks of 64, and those of `jaxmig sweep` with their prices.
+Counts are compared, all of them.
 """
 
 import argparse

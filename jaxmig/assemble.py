@@ -63,9 +63,7 @@ def geometry_of(
     if per_node * hw.nodes >= NOWHERE:
         raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
     hugetlb = bool(((f.flags & frame.KIND) == frame.HUGETLB).any())
-    return Geometry(
-        hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb
-    )
+    return Geometry(hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb)
 
 
 def place(

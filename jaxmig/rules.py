@@ -136,8 +136,10 @@ def rules(
 
 def word(r: Rules) -> np.int32 | Int32[Array, ""]:
     """The flags as bits of one number.  A rule of one's own is not in it."""
-    flags = [getattr(r, name) for name in FLAGS]
-    return sum(on.astype(np.int32) << np.int32(i) for i, on in enumerate(flags))
+    bits: Any = np.int32(0)
+    for i, name in enumerate(FLAGS):
+        bits |= getattr(r, name).astype(np.int32) << np.int32(i)
+    return bits
 
 
 def from_word(bits: np.int32 | Int32[Array, ""], defers: Defers | None = None) -> Rules:

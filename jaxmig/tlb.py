@@ -81,9 +81,7 @@ def should_defer(rules: Rules, cpus: Cpus, cpu: Index) -> Bool[Array, " mms"]:
     return jnp.where(rules.broadcasts, rules.arm64_defers, held)
 
 
-def defers_entry(
-    rules: Rules, bits: Int32[Array, "*lanes"]
-) -> Bool[Array, "*lanes"]:
+def defers_entry(rules: Rules, bits: Int32[Array, "*lanes"]) -> Bool[Array, "*lanes"]:
     """Whether an entry's flush can be put off at all; a PMD's never is.
 
     Before 6.5 also that of a PTE which no TLB can hold.

@@ -9,6 +9,7 @@ Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrat
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -89,7 +90,9 @@ def _of(number: Callable[[int], int], g: Geometry, pool: Index) -> Index:
     return found
 
 
-def take_many(m: Machine, node: Index, w: Window, wanted: Mask) -> tuple[Machine, Lanes]:
+def take_many(
+    m: Machine, node: Index, w: Window, wanted: Mask
+) -> tuple[Machine, Lanes]:
     """A folio on `node` for each of those that are wanted; there must be enough.
 
     Args:
@@ -99,22 +102,29 @@ def take_many(m: Machine, node: Index, w: Window, wanted: Mask) -> tuple[Machine
     """
     g = m.geometry
     dst = jnp.full_like(w.head, NOWHERE)
+    counts = []
     for pool, mine in pools(g, w, wanted):
         (count,) = lanes.totals(mine)
-
-        def pop(mine: Mask = mine, pool: int = pool) -> Lanes:
-            top = m.top[node, pool]
-            slot = _slot(g, node, jnp.int32(pool), top - 1 - lanes.rank(mine))
-            frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
-            return jnp.where(mine, frames, NOWHERE)
-
+        counts.append(count)
+        pop = functools.partial(_pop, m, node, pool, mine)
         if pool == 0 and not w.large:
             dst = pop()
         else:
-            dst = jnp.minimum(dst, jax.lax.cond(count > 0, pop, lambda d=dst: d))
-        m = dataclasses.replace(m, top=m.top.at[node, pool].add(-count))
+            found = jax.lax.cond(count > 0, pop, lambda: jnp.full_like(w.head, NOWHERE))
+            dst = jnp.minimum(dst, found)
+    spare = (0,) * (len(g.orders) - len(counts))
+    taken = jnp.stack([*counts, *map(jnp.int32, spare)])
+    m = dataclasses.replace(m, top=m.top.at[node].add(-taken))
     (pages,) = lanes.totals(jnp.where(wanted, _counted(w), 0))
     return reserve(m, node, pages), dst
+
+
+def _pop(m: Machine, node: Index, pool: int, mine: Mask) -> Lanes:
+    """Head frames from the top of a stack."""
+    top = m.top[node, pool]
+    slot = _slot(m.geometry, node, jnp.int32(pool), top - 1 - lanes.rank(mine))
+    frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
+    return jnp.where(mine, frames, NOWHERE)
 
 
 def pools(g: Geometry, w: Window, folios: Mask) -> list[tuple[int, Mask]]:

@@ -31,8 +31,6 @@ class Known:
     row: Int32[Array, "lanes 4"]
     # Of the only entry; None where chains are walked.
     words: Int32[Array, "lanes 2"] | None
-    dirty: Mask | None = None  # each page's folio, once it is unmapped
-    maps: Lanes | None = None  # entries of each head's folio that were taken
 
 
 def chunk() -> int:

@@ -16,19 +16,24 @@ from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
-from jaxmig.phases.window import Window
+from jaxmig.phases.unmap import Held
 
 
 @jax.named_scope("remove_migration_ptes")
 def remap(
-    m: Machine, w: Window, page: Lanes, pages: tuple[Mask, Mask], known: Known
+    m: Machine,
+    page: Lanes,
+    pages: tuple[Mask, Mask],
+    known: Known,
+    held: Held,
 ) -> Machine:
     """Map pages wherever a migration entry stands for them, and unlock their folios.
 
     Args:
       page: int32[lanes], the frame where each page of the window is now.
       pages: those that were unmapped, and heads that refused to be.
-      known: what `unmap` left.
+      known: their rows and entries, as they are.
+      held: what unmapping made of the rows.
     """
     row, (unmapped, refused) = known.row, pages
     # Kind and owner stand in every row, whether the folio is dirty in its head's.
@@ -39,7 +44,7 @@ def remap(
         m, entry, count = c
         here = entry != NOWHERE
         old, following = lanes.entry_or(known.words, m, entry)
-        word = pte.from_migration(old[:, pte.BITS], anon, known.dirty)
+        word = pte.from_migration(old[:, pte.BITS], anon, held.dirty)
         new = lanes.columns(page, word)
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
         return m, following, count + here
@@ -48,7 +53,7 @@ def remap(
     start = (m, first, jnp.zeros_like(first))
     m, _, count = lanes.along_chains(m.geometry.shared, write, start)
     new = lanes.columns(
-        row[:, REFCOUNT] + known.maps,
+        row[:, REFCOUNT] + jnp.where(unmapped, held.maps, 0),
         row[:, MAPCOUNT] + count,
         flags & ~(frame.LOCKED | frame.UNMAPPED | frame.FLUSHED),
         row[:, frame.RMAP],

@@ -68,7 +68,7 @@ def unmap(
     changed = where | refused
     new = _rows(w, row, pages, held)
     m = dataclasses.replace(m, frame=lanes.scatter(m.frame, w.page, changed, new))
-    return m, Known(new, words, held.dirty, jnp.where(where, held.maps, 0))
+    return m, Known(new, words)
 
 
 def _rows(
@@ -77,7 +77,9 @@ def _rows(
     where, refused = pages
     state = frame.LOCKED | jnp.where(held.maps > 0, frame.UNMAPPED, 0)
     state |= jnp.where(held.dirty, frame.DIRTY, 0)
-    state = jnp.where(where & w.is_head, state, 0) | jnp.where(refused, frame.FLUSHED, 0)
+    state = jnp.where(where & w.is_head, state, 0) | jnp.where(
+        refused, frame.FLUSHED, 0
+    )
     taken = jnp.where(where, held.maps + held.lost, 0)
 
     def rows() -> Int32[Array, "lanes 4"]:

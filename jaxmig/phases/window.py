@@ -6,7 +6,6 @@ are base pages, both are the same lanes and nothing is looked up.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +99,7 @@ def flat(
     there = head != NOWHERE
     count = lanes.totals(there)[0] if count is None else count
     skipped = jnp.asarray(skipped, jnp.int32)
-    return Window(
-        head, row, head, row, lane, lane, there, count, skipped, large=False
-    )
+    return Window(head, row, head, row, lane, lane, there, count, skipped, large=False)
 
 
 def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:

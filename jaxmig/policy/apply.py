@@ -32,6 +32,7 @@ from jaxmig.policy.plan import Left, Pages, Plan
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
+
 @pytree
 class Batch:
     """Folios on their way: a window of them, whatever batches they belong to."""
@@ -107,7 +108,7 @@ def remap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     m = copypage.switch(m, w.page, b.page, b.known.row, pages.gone)
     m = _follow_drivers(m, b)
     now = jnp.where(b.page == NOWHERE, w.page, b.page)
-    m = remapping.remap(m, w, now, (pages.unmapped, pages.refused), b.known)
+    m = remapping.remap(m, now, (pages.unmapped, pages.refused), b.known, b.held)
     m = _zap(m, b.found, pages.gone)
     m = alloc.give_many(m, w, xla.after(w.head, b.dst), p.moved | p.gone)
     return m, b

@@ -139,7 +139,9 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
     early = ~at_once & ~second & r.begins_async
     unforced = (at_once | (~second & ~early)) & (n < UNFORCED)
     no = jnp.asarray(False)
-    st = hurdles.Stage(batch=no, sleeps=~early & r.may_sleep, posted=no, force=~unforced)
+    st = hurdles.Stage(
+        batch=no, sleeps=~early & r.may_sleep, posted=no, force=~unforced
+    )
     left, marks = cond.unpack_words(c.words)
     going = (c.ends & OVER) == 0
     held = jnp.where(moving & ~movable, f.maps, 0)

@@ -18,8 +18,8 @@ from jaxmig.frame import FLAGS, REFCOUNT
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
-from jaxmig.policy import outcomes as oc
 from jaxmig.phases.window import Window
+from jaxmig.policy import outcomes as oc
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
@@ -111,9 +111,7 @@ def of_pages(w: Window, p: Plan, batch: Lanes) -> Pages:
     )
 
 
-def plan(
-    r: Rules, m: Machine, w: Window, maps: Lanes, passes: int = oc.PASSES
-) -> Plan:
+def plan(r: Rules, m: Machine, w: Window, maps: Lanes, passes: int = oc.PASSES) -> Plan:
     """Outcomes of a window's folios over all stages and passes.
 
     Args:
@@ -160,27 +158,31 @@ def _odd_ones(
 
     lane_of, kept = jax.lax.cond(n > 0, pick, nothing)
 
-    def group(c: tuple[Int32[Array, ""], tuple]) -> tuple[Int32[Array, ""], tuple]:
-        i, (counts, ends, lost, left) = c
+    def group(c: tuple[Int32[Array, ""], Plan]) -> tuple[Int32[Array, ""], Plan]:
+        i, found = c
         # Slices clamp: the last group may work out again what the one before did.
         lane, states = (
             jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
         )
         row, there = lanes.rows(w.row, lane), lane != NOWHERE
-        words = tuple(states[:, n] for n in range(cond.WORDS))
         # Whoever is nobody is found freed, and takes no trip of its own.
         refs = jnp.where(there, row[:, REFCOUNT], 0)
-        f = oc.Folios(row[:, FLAGS], refs, lanes.rows(maps, lane), words)  # type: ignore[arg-type]
+        a, b, c_, marks = (states[:, n] for n in range(cond.WORDS))
+        f = oc.Folios(row[:, FLAGS], refs, lanes.rows(maps, lane), (a, b, c_, marks))
         o = oc.outcomes(r, f, passes)
         counts, ends, lost = (
             lanes.scatter(old, lane, there, new)
-            for old, new in ((counts, o.counts), (ends, o.ends), (lost, refs - o.refs))
+            for old, new in (
+                (found.counts, o.counts),
+                (found.ends, o.ends),
+                (found.lost, refs - o.refs),
+            )
         )
-        return i + 1, (counts, ends, lost, _leave(left, i * width, o))
+        return i + 1, Plan(counts, ends, lost, _leave(found.left, i * width, o))
 
-    found = (*plain, jnp.zeros_like(maps), _nothing_left(m, lane_of))
+    found = Plan(*plain, jnp.zeros_like(maps), _nothing_left(m, lane_of))
     start = (jnp.int32(0), found)
-    return Plan(*jax.lax.while_loop(lambda c: c[0] * width < n, group, start)[1])
+    return jax.lax.while_loop(lambda c: c[0] * width < n, group, start)[1]
 
 
 def _group(count: int) -> int:

@@ -177,7 +177,9 @@ def hugetlb_first(r: Rules, k: Call) -> tuple[Call, Index]:
     (count,) = lanes.totals(huge)
 
     def sort() -> Lanes:
-        place = jnp.where(huge, lanes.running(huge), count + lanes.running(live & ~huge))
+        place = jnp.where(
+            huge, lanes.running(huge), count + lanes.running(live & ~huge)
+        )
         place = jnp.where(live, place - 1, NOWHERE)
         return lanes.scattered(place, todo.folios, todo.folios)
 
@@ -371,9 +373,7 @@ def _in_order(j: Job, c: Carry) -> Carry:
     # That form keeps generations as it goes: those of the windows come first.
     ev = flush.count_immediate(r, c.k.ev, c.owed, c.k.m.cpus, cpu)
     k = c.k.set(ev=ev, m=flush.catch_up(r, c.k.m, c.owed, cpu))
-    owed = dataclasses.replace(
-        flush.nothing_owed(k.m.cpus), emptied=c.owed.emptied
-    )
+    owed = dataclasses.replace(flush.nothing_owed(k.m.cpus), emptied=c.owed.emptied)
     # If memory may end, the passes of all folios of a serial call take turns.
     end = j.size
     if not r.batched:
@@ -393,9 +393,7 @@ def _end(j: Job, c: Carry) -> Call:
     owed, ev = c.owed, k.ev
     if r.batched:
         current = (owed.caught_up > owed.deferred)[None]
-        ev, owed = flush.close(
-            r, ev, owed, k.m.cpus, cpu, owed.open[None], current
-        )
+        ev, owed = flush.close(r, ev, owed, k.m.cpus, cpu, owed.open[None], current)
         ev = ev.add(batches=(c.open > 0) & (k.error != ENOMEM))
     ev = flush.count_immediate(r, ev, owed, k.m.cpus, cpu)
     m = flush.catch_up(r, k.m, owed, cpu)

@@ -25,8 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, log
-from jaxmig.frame import FLAGS
+from jaxmig import log
 from jaxmig.phases import lanes
 from jaxmig.phases.copypage import copy_folios, no_copies
 from jaxmig.policy import passes, state as reg
@@ -68,9 +67,7 @@ def migrate_stepwise(
         jnp.asarray(n, jnp.int32) for n in (stretch.first, stretch.huge, stretch.passes)
     )
     begin = jnp.maximum(first, huge)
-    q = Queue(
-        k.todo.folios, k.todo.size, begin, begin, limit, passes_, stretch.once
-    )
+    q = Queue(k.todo.folios, k.todo.size, begin, begin, limit, passes_, stretch.once)
     st = reg.begin(k)
     x, st = _start(c, q, st, first, huge)
     memory = k.m.memory
