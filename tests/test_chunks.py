@@ -1,13 +1,24 @@
 """Lists of any length: where chunks and copy steps end changes nothing."""
 
+import dataclasses
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig.migrate import program
+from jaxmig import frame
+from jaxmig.machine import Machine
+from jaxmig.migrate import Result, program
 from jaxmig.phases.lanes import CHUNK
-from jaxmig.rules import rules
+from jaxmig.rules import rules, structure, word
+
+# Around the limits of batches, of windows and of the classes that lists are padded to.
+LENGTHS = [1, 511, 512, 513, *range(65535, 65542), 99991, 131071]
+MOST = 1 << 17
+LIMIT = 512
 
 
 @pytest.mark.parametrize("pages", [1, 127, 1000, CHUNK + 1, CHUNK + 3000])
@@ -55,8 +66,110 @@ def test_a_wide_chunk_gives_every_page_the_same_frame(home):
     old = np.random.default_rng(2).permutation(np.asarray(state.pte[:size, 0]))
     numbers = (jnp.int32(n) for n in (size, 1, 0))
     args = (state, jnp.asarray(old), *numbers, jnp.int32(512))
+    r = rules("6.3")
     narrow, wide = (
-        program(rules("6.3"), False, True, chunk)(*args) for chunk in (None, 1 << 16)
+        program(structure(r), False, True, chunk)(*args, word(r))
+        for chunk in (None, 1 << 16)
     )
     for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stock:
+    """A machine from whose folios lists of any length are made."""
+
+    m: Machine
+    base: np.ndarray  # heads, by order
+    mid: np.ndarray
+    huge: np.ndarray
+
+    def list_of(self, pages: int, huge: int, mid: int) -> np.ndarray:
+        """So many base pages, in whose middle a THP stands, and a folio at the end."""
+        middle = pages // 2
+        parts = (
+            self.base[:middle],
+            self.huge[:huge],
+            self.base[middle:pages],
+            self.mid[:mid],
+        )
+        return np.concatenate(parts)
+
+
+@functools.cache
+def stock(large: bool) -> Stock:
+    """Metadata only: contents would take a gigabyte."""
+    b = jaxmig.Builder(nodes=2, cpus=3, tlb=(16, 2), huge_tlb=(16, 2))
+    app = b.process("app", running=[1, 2])
+    b.mmap(app, MOST)
+    if large:
+        b.mmap(app, 16, order=4)
+        b.mmap(app, 512, order=9)
+    m = b.build(content=False)
+    heads = jaxmig.folios_on(m, 0)
+    order = np.asarray(m.frame)[heads, frame.FLAGS] & frame.ORDER
+    return Stock(m, *(heads[order == n] for n in (0, 4, 9)))
+
+
+def requests(orders: Sequence[int], kernel: str) -> int:
+    """Flush requests of a list: a PTE each, or one a batch that has any; a PMD each."""
+    leaves = sum(order == 9 for order in orders)
+    if kernel == "6.2":
+        return leaves + sum(1 << order for order in orders if order != 9)
+    rounds = held = 0
+    pending = False
+    for order in orders:
+        held += 1 << order
+        pending |= order != 9
+        if held >= LIMIT:
+            rounds, held, pending = rounds + pending, 0, False
+    return leaves + rounds + pending
+
+
+def check(result: Result, m: Machine, orders: Sequence[int], kernel: str) -> None:
+    """All pages of a list have moved, each to a frame of its own."""
+    pages = sum(1 << order for order in orders)
+    assert result.ret == 0
+    assert int(result.in_order) in (0, len(orders))
+    assert result.vmstat["pgmigrate_success"] == pages
+    assert result.vmstat["thp_migration_success"] == sum(o == 9 for o in orders)
+    asked = requests(orders, kernel)
+    assert result.vmstat["nr_tlb_remote_flush"] == asked
+    assert result.vmstat["nr_tlb_remote_flush_received"] == 2 * asked
+    # What has moved is in use on node 1, and free on node 0.
+    used = (np.asarray(m.frame)[:, frame.FLAGS] & frame.KIND) != 0
+    assert used[m.geometry.frames_per_node :].sum() == pages
+
+
+@pytest.mark.parametrize("pages", LENGTHS)
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+@pytest.mark.parametrize(
+    ("large", "huge", "mid"),
+    [
+        pytest.param(False, 0, 0, id="base pages"),
+        pytest.param(True, 0, 0, id="base pages where there are others"),
+        pytest.param(True, 1, 0, id="and a THP"),
+        pytest.param(True, 1, 1, id="a THP and 64 KiB"),
+    ],
+)
+def test_lists_of_any_length_are_counted_right(pages, kernel, large, huge, mid) -> None:
+    s = stock(large)
+    heads = s.list_of(pages, huge, mid)
+    orders = [0] * (pages // 2) + [9] * huge + [0] * (pages - pages // 2) + [4] * mid
+    m, result = jaxmig.migrate_pages(s.m, heads, 1, kernel=kernel, batch=LIMIT)
+    check(result, m, orders, kernel)
+
+
+@pytest.mark.parametrize("kernel", ["6.3", pytest.param("6.2", marks=pytest.mark.slow)])
+def test_lists_inside_a_program_of_a_user_are_counted_right(kernel: str) -> None:
+    # No tricks there: sums, batches and outcomes take their other forms.
+    s, pages = stock(True), 65536
+    heads = s.list_of(pages, 1, 0)
+    orders = [0] * (pages // 2) + [9] + [0] * (pages // 2)
+
+    @jax.jit
+    def mine(m: Machine, heads: jax.Array) -> tuple[Machine, Result]:
+        return jaxmig.migrate_pages(m, heads, 1, kernel=kernel, batch=LIMIT)
+
+    m, result = mine(s.m, jnp.asarray(heads))
+    check(result, m, orders, kernel)

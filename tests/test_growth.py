@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import jaxmig
 import pytest
 from jaxmig import migrate, uniform, xla
-from jaxmig.rules import rules
+from jaxmig.releases import RELEASES
+from jaxmig.rules import MODES, rules
 
 KERNELS = ["6.2", "6.3"]
 SHORT = {"int32": "s32", "uint32": "u32", "bool": "pred"}
@@ -101,10 +102,11 @@ def test_no_array_is_copied_where_folios_are_large():
     # Given away or not, what a loop changes it changes in place.
     inside = text[: text.index("\nENTRY ")]
     assert copied(inside, args[0], 1 << 12) == []
-    # Contents of each size go in a loop of their own, as much at a time as a cache holds.
+    # Contents of each size go in a loop of their own, as much at a time as a cache holds,
+    # where folios go one by one; those of a window, of base pages or not, in one.
     memory = re.escape(f"u32[{args[0].memory.shape[0]},1024]")
     loops = re.findall(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)
-    assert len(loops) == len(args[0].geometry.orders) == 3
+    assert len(loops) == len(args[0].geometry.orders) + 2 == 5
     assert "u32[512,1024]" not in text
 
 
@@ -114,15 +116,16 @@ def test_no_array_is_copied_where_a_call_keeps_a_log():
     assert copied(text, args[0], 1 << 12) == []
 
 
-def test_one_program_serves_all_releases_where_folios_are_large():
-    args = some_large()
-    migrate.executable(rules("6.18"), False, *args)
+def test_releases_of_a_kind_share_a_program():
+    # Serial, batched, and as posted; releases, modes and reasons are data.
+    args = uniform_call(2048)
     before = xla.compilations()
-    modes = [(k, m) for k in ("6.1", "v4", "6.3", "6.18") for m in ("sync", "async")]
-    for kernel, mode in modes:
-        migrate.executable(rules(kernel, mode), False, *args)
-        migrate.executable(rules(kernel, mode, "longterm_pin", "arm64"), False, *args)
-    assert xla.compilations() == before
+    for name, release in RELEASES.items():
+        for mode in MODES:
+            migrate.executable(rules(name, mode), False, *args)
+            migrate.executable(rules(name, mode, "longterm_pin"), False, *args)
+        assert release.name == name
+    assert xla.compilations() - before <= 3
 
 
 def test_serial_is_a_loop_with_a_trip_a_folio():

@@ -135,7 +135,7 @@ def check_cut(kernel: str, w: Window, held: int, limit: int, large: bool) -> Non
     for compiled in cuts(kernel, large):
         c = compiled(w, jnp.int32(held), jnp.int32(limit))
         # A full batch that nothing follows may be closed already, or still be open.
-        full = not large and crossing and left == limit
+        full = not large and crossing and left >= limit
         want = (closed + 1, 0) if full and int(c.open) == 0 else (closed, left)
         assert (int(c.closed), int(c.open)) == want
         assert np.asarray(c.batch)[there].tolist() == batch
@@ -206,15 +206,15 @@ def folios(count: int, seed: int) -> oc.Folios:
     fields = []
     for _ in cond.STATES:
         looks = rng.choice([1, 2, 3, 9, 30, cond.UNTIL_WAITED], count)
-        fields.append(np.where(rng.random(count) < 0.15, looks, 0))
+        fields.append(np.where(rng.random(count) < 0.2, looks, 0))
     extra = np.where(fields[cond.EXTRA_REF] > 0, rng.integers(1, 4, count), 0)
     pins = np.where((fields[cond.PINNED] > 0) & (rng.random(count) < 0.8), 1, 0)
     marks = extra << cond.EXTRA_SHIFT | pins * cond.PIN_HELD
     for state in (cond.LOCKED, cond.WRITEBACK, cond.BUFFERS_LOCKED):
-        endless = (fields[state] == cond.UNTIL_WAITED) & (rng.random(count) < 0.2)
+        endless = (fields[state] == cond.UNTIL_WAITED) & (rng.random(count) < 0.6)
         marks = marks | np.where(endless, cond.forever(state), 0)
     for mark in (cond.FREED, cond.RELEASED):
-        marks = marks | np.where(rng.random(count) < 0.05, mark, 0)
+        marks = marks | np.where(rng.random(count) < 0.3, mark, 0)
     maps = rng.integers(0, 3, count)
     refs = maps + frame.cache_refs(flags) + extra + rng.integers(0, 2, count)
     refs = np.where(rng.random(count) < 0.1, 0, refs)
@@ -245,15 +245,15 @@ def test_outcomes_are_the_same_without_tricks(
 ) -> None:
     seen = np.zeros(5, bool)
     for kernel in kernels:
-        for mode in ("sync", "async", "sync_light"):
+        for i, mode in enumerate(("sync", "async", "sync_light")):
             bits = jnp.asarray(word(rules(kernel, mode)))
-            f = folios(count, seed=count)
+            f = folios(count, seed=count + i)
             a, b = (compiled(bits, f) for compiled in decided(kernel, passes))
             equal(a, b)
             ends = np.asarray(a.ends)
             seen |= [(ends & (1 << i)).any() for i in range(5)]
-    # Folios have moved, were freed, released, slept on; some just stayed.
-    assert seen.all()
+    # Folios moved, were freed, released and slept on, which no first pass does.
+    assert seen.tolist() == [True, True, True, True, passes > 1]
 
 
 @pytest.mark.parametrize("kernel", ["6.2", "6.3", "6.6", "6.12", "6.18", "v4"])

@@ -81,21 +81,30 @@ def lay(
     return Table(m, src, entries)
 
 
-def rows_of(t: Table, m: Machine) -> Int32[Array, "lanes columns"]:
-    """Rows of the pages' old frames in `m`, conditions behind them if there are any."""
-    return _rows(t, m, slice(0, t.src.shape[0]))
+def rows_of(t: Table, m: Machine, marked: Mask) -> Int32[Array, "lanes columns"]:
+    """Rows of the pages' old frames in `m`, conditions behind them if there are any.
+
+    `marked`: pages whose frames get the mark of `tlbs.py`.
+    """
+    mark = jnp.where(marked, frame.FLUSHED, 0)
+    return _rows(t, m, slice(0, t.src.shape[0]), mark)
 
 
 def moved_rows(t: Table, m: Machine) -> Int32[Array, "lanes columns"]:
     """Rows of the frames that were taken, in the order of the taking."""
-    return _rows(t, m, slice(t.src.shape[0], None))
+    return _rows(t, m, slice(t.src.shape[0], None), jnp.zeros_like(t.src))
 
 
-def _rows(t: Table, m: Machine, which: slice) -> Int32[Array, "lanes columns"]:
+def _rows(
+    t: Table, m: Machine, which: slice, mark: Lanes
+) -> Int32[Array, "lanes columns"]:
     row = m.frame[which]
     # A chain keeps its first entry wherever its head goes.
-    lane = row[:, frame.RMAP]
-    real = row.at[:, frame.RMAP].set(_pick(t.entries[0], lane))
+    first = _pick(t.entries[0], row[:, frame.RMAP])
+    refs, maps, flags = (
+        row[:, i] for i in (frame.REFCOUNT, frame.MAPCOUNT, frame.FLAGS)
+    )
+    real = lanes.columns(refs, maps, flags | mark, first)
     if m.conditions is None:
         return real
     return jnp.concatenate([real, m.conditions[which]], axis=1)

@@ -20,7 +20,7 @@ from jaxmig import frame, pte, tlb, xla
 from jaxmig.machine import NOWHERE, Cpus, Machine
 from jaxmig.phases import flush, lanes
 from jaxmig.phases.flush import Asked, Owed
-from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.lanes import Lanes
 from jaxmig.rules import Rules
 from jaxmig.shard.state import Plan
 
@@ -93,13 +93,6 @@ def catch_up(
     return dataclasses.replace(
         m, tlb=kept_tlb, huge_tlb=small.huge_tlb, cpus=small.cpus
     )
-
-
-def mark(m: Machine, put_back: Mask) -> Machine:
-    """Mark the first frames of a machine where their entries were put back."""
-    count = put_back.shape[0]
-    flags = m.frame[:count, frame.FLAGS] | jnp.where(put_back, frame.FLUSHED, 0)
-    return dataclasses.replace(m, frame=m.frame.at[:count, frame.FLAGS].set(flags))
 
 
 def unmark(m: Machine, some: Flag) -> Machine:

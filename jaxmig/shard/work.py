@@ -111,7 +111,7 @@ def work(j: Job, c: Carry) -> Carry:
     flushed = asked.pending | (asked.one > 0) | (asked.whole > 0)
     put_back = stay & (pages.unmapped | pages.refused)
     put_back &= tlbs.some_drop_pages(r, m.cpus, flushed, c.owed.emptied)
-    m = _clear(j, m, t, tlbs.mark(done, put_back), dst, p.moved)
+    m = _clear(j, m, t, done, dst, (p.moved, put_back))
     # The stack has been read: frames must not come back before that.
     back = jnp.where((outcomes & FREES) != 0, xla.after(s.src, dst), NOWHERE)
     place = c.start % j.sizes.chunk + jnp.arange(s.src.shape[0])
@@ -192,14 +192,23 @@ def _allocate(
 
 
 def _clear(
-    j: Job, m: Machine, t: table.Table, done: Machine, dst: Lanes, takes: Mask
+    j: Job,
+    m: Machine,
+    t: table.Table,
+    done: Machine,
+    dst: Lanes,
+    pages: tuple[Mask, Mask],
 ) -> Machine:
-    """From the table back to where everything is kept, contents included."""
+    """From the table back to where everything is kept, contents included.
+
+    `pages`: those that take a frame, and those whose entries were put back.
+    """
     d, box = j.plan.frames, j.sizes.box
+    takes, put_back = pages
     m = contents.move(d, j.axis, m, t.src, dst, takes)
     taken = table.taken_in_order(dst, takes)
     here = t.src != NOWHERE
-    m = _write_rows(m, d.local(t.src, here), here, table.rows_of(t, done))
+    m = _write_rows(m, d.local(t.src, here), here, table.rows_of(t, done, put_back))
     m = post.send(
         d,
         j.axis,
