@@ -12,7 +12,6 @@ from jax import export
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 from jaxmig import machines, migrate
 from jaxmig.access import Shape, Stream
-from jaxmig.policy.folio import Where
 from jaxmig.rules import rules, structure, word
 from jaxmig.shard import call as shard_call
 from jaxmig.shard.state import DEALT, plan_of
@@ -65,33 +64,44 @@ def call(m: jaxmig.Machine) -> tuple[Any, ...]:
     return m, jnp.zeros(PAGES, jnp.int32), *numbers, migrate.limit_of(512)
 
 
-# Which kernel serves which machine: see migrate.run().
+# Windows alone where it is known that nothing couples two batches; a serial call on base
+# pages without conditions has a loop of its own on CPUs.
 KERNELS = [
-    pytest.param("6.2", "base", False, id="serial_pages"),
-    pytest.param("6.2", "conditions", False, id="serial"),
-    pytest.param("6.2", "large", False, id="serial large"),
+    pytest.param("6.2", "base", True, id="serial"),
+    pytest.param("6.2", "conditions", False, id="serial conditions, and in order"),
+    pytest.param("6.2", "large", False, id="serial large, and in order"),
     pytest.param("6.3", "base", True, id="batched"),
-    pytest.param("6.3", "base", False, id="batched, then stepwise"),
+    pytest.param("6.3", "base", False, id="batched, and in order"),
     pytest.param("6.12", "shared", True, id="batched shared"),
     pytest.param("6.3", "conditions", True, id="batched conditions"),
-    pytest.param("6.18", "large", False, id="stepwise large"),
-    pytest.param("v4", "conditions", False, id="stepwise posted"),
+    pytest.param("6.3", "large", True, id="batched large"),
+    pytest.param("6.18", "large", False, id="batched large, and in order"),
+    pytest.param("v4", "conditions", False, id="as posted, and in order"),
 ]
 
 
 @pytest.mark.parametrize(("kernel", "what", "safe"), KERNELS)
 def test_kernels_lower(kernel, what, safe):
     m = machine(what)
-    jitted = migrate.program(rules(kernel), True, safe).jitted()
-    check(module(jitted, *call(m)), donated=len(jax.tree.leaves(m)))
+    r = rules(kernel)
+    jitted = migrate.program(structure(r), True, safe).jitted()
+    check(module(jitted, *call(m), word(r)), donated=len(jax.tree.leaves(m)))
 
 
+def test_calls_in_order_lower():
+    """Those that write a log."""
+    m, r = machine("large"), rules("6.12")
+    jitted = migrate.program(structure(r), True, log=64).jitted()
+    check(module(jitted, *call(m), word(r)), donated=len(jax.tree.leaves(m)))
+
+
+@pytest.mark.parametrize("what", ["base", "large"])
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
-def test_calls_that_stop_half_way_lower(kernel):
-    m, heads, size, node, cpu, limit = call(machine("base"))
-    where = Where(cpu=cpu, node=node)
-    jitted = migrate.inside(rules(kernel), "flush", kernel == "6.3").jitted()
-    check(module(jitted, m, heads, size, where, limit, jnp.int32(1)), donated=0)
+def test_calls_that_stop_half_way_lower(kernel, what):
+    r = rules(kernel)
+    jitted = migrate.inside(structure(r), "flush").jitted()
+    args = (*call(machine(what)), jnp.int32(1), word(r))
+    check(module(jitted, *args), donated=0)
 
 
 @pytest.mark.parametrize("counts", [True, False])

@@ -67,7 +67,7 @@ class Stretch:
     start: Index
     end: Index
     src: Lanes  # of all of it, NOWHERE behind its end
-    place: Int32[Array, " room"]  # where in the window this shard's pages are
+    place: Int32[Array, " room"]  # where in the stretch this shard's pages are
 
     @property
     def mine(self) -> Lanes:
