@@ -321,8 +321,10 @@ def migrate_pages(
     args: Any = (state, heads, size, *numbers, limit_of(batch))
     if stop is not None:
         _check_stop(stop, log)
-        number = jnp.asarray(stop[0], jnp.int32)
-        return inside(structure(r), stop[1])(*args, number, word(r))
+        where = (stop[0], list(PHASES).index(stop[1]))
+        numbers = (jnp.asarray(x, jnp.int32) for x in where)
+        safe = uncoupled(r, state, size, node)
+        return inside(structure(r), safe)(*args, *numbers, word(r))
     if _traced(args):
         # Inside somebody's jit or vmap: part of his program, compiled as he says.
         safe = uncoupled(r, state, size, node)
@@ -342,10 +344,10 @@ def _check_stop(stop: tuple[int, str], log: int) -> None:
 
 
 @functools.cache
-def inside(shape: Rules, phase: str) -> xla.Program:
-    """The program of a call that stops in a batch after `phase`.
+def inside(shape: Rules, safe: bool) -> xla.Program:
+    """The program of a call that stops in a batch after a phase.
 
-    Its last arguments are the number of the batch and the rules as bits.
+    Its last arguments are the numbers of both and the rules as bits.
     """
 
     def stopped(
@@ -356,10 +358,12 @@ def inside(shape: Rules, phase: str) -> xla.Program:
         cpu: Index,
         limit: Index,
         batch: Index,
+        phase: Index,
         bits: Index,
     ) -> tuple[Machine, Result]:
         k, at = _begin(m, folios, size, node, cpu, 0)
-        k, m = migrate_until(as_data(shape, bits), k, at, limit, batch, phase)
+        r = as_data(shape, bits)
+        k, m = migrate_until(r, k, at, limit, batch, phase, safe)
         return m, result_of(k)
 
     return xla.Program(stopped)

@@ -193,10 +193,14 @@ def count_immediate(
     return jax.lax.fori_loop(0, one.shape[0], one_mm, ev)
 
 
-def _reached(c: Cpus, moved: Bool[Array, " mms"]) -> Bool[Array, " cpus"]:
-    """CPUs that run an address space of which something is flushed; lazy ones not."""
+def _reached(rules: Rules, c: Cpus, moved: Bool[Array, " mms"]) -> Bool[Array, " cpus"]:
+    """CPUs that run an address space of which something is flushed; lazy ones not.
+
+    Only those in its mask are told, unless by an INVLPGB.
+    """
     loaded = jnp.clip(c.mm, 0, c.mask.shape[0] - 1)
-    return moved[loaded] & (c.mm != NOWHERE) & ~c.lazy
+    told = c.mask[loaded, jnp.arange(loaded.shape[0])] | rules.invlpgb
+    return moved[loaded] & (c.mm != NOWHERE) & ~c.lazy & told
 
 
 def _behind(c: Cpus) -> Bool[Array, " cpus"]:
@@ -222,10 +226,10 @@ def _told(
     rules: Rules, c: Cpus, asked: Asked, moved: Bool[Array, " mms"]
 ) -> tuple[Bool[Array, " cpus"], Bool[Array, " cpus"]]:
     """CPUs that drop everything, and those that drop single pages."""
-    reached = _reached(c, moved)
+    reached = _reached(rules, c, moved)
     told = (c.mask & asked.pending[:, None]).any(axis=0)
     told |= asked.pending.any() & rules.invlpgb
-    whole = _reached(c, asked.whole > 0)
+    whole = _reached(rules, c, asked.whole > 0)
     full = reached & (told | whole | _behind(c))
     return full, reached & ~full
 
@@ -247,7 +251,7 @@ def catch_up(rules: Rules, m: Machine, owed: Owed, cpu: Index) -> Machine:
     moved = (owed.rounds > 0) | (owed.one > 0) | (owed.whole > 0)
     myself = jnp.arange(c.lazy.shape[0]) == cpu
     loaded = jnp.clip(c.mm, 0, mms - 1)
-    reached = _reached(c, moved)
+    reached = _reached(rules, c, moved)
     # Generations only ever tell whether a CPU is behind: one step stands for many.
     gen = c.mm_gen + moved
     cpus = dataclasses.replace(

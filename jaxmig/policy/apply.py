@@ -8,8 +8,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, pte, xla
 from jaxmig.frame import FLAGS, RMAP
@@ -31,6 +32,9 @@ from jaxmig.policy.look import Mapped, Seen
 from jaxmig.policy.plan import Left, Pages, Plan
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
+
+
+Index = Int32[Array, ""]
 
 
 @pytree
@@ -123,12 +127,15 @@ PHASES: Final[dict[str, Phase]] = {
 }
 
 
-def apply(r: Rules, m: Machine, b: Batch, upto: str) -> Machine:
-    """The phases, up to and with the one that is named."""
-    for name, phase in PHASES.items():
-        m, b = phase(r, m, b)
-        if name == upto:
-            break
+def apply(r: Rules, m: Machine, b: Batch, upto: Index | None = None) -> Machine:
+    """The phases; all of them, or up to and with the one of a number."""
+    for number, phase in enumerate(PHASES.values()):
+        done, b = phase(r, m, b)
+        if upto is None:
+            m = done
+        else:
+            stops = number > upto
+            m = jax.tree.map(lambda new, old: jnp.where(stops, old, new), done, m)
     return m
 
 

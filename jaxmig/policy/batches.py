@@ -41,9 +41,11 @@ def cut(r: Rules, w: Window, open_pages: Index, limit: Index) -> Cut:
 
     def by_division() -> tuple[Array, ...]:
         lane = jnp.arange(w.head.shape[0], dtype=jnp.int32)
-        place = jnp.maximum(lane - w.skipped, 0) + open_pages
-        whole = (open_pages + w.count) // limit
-        left = open_pages + w.count - whole * limit
+        # As posted, a folio larger than the limit leaves a batch open that is over it.
+        held = jnp.minimum(open_pages, limit)
+        place = jnp.maximum(lane - w.skipped, 0) + held
+        whole = (held + w.count) // limit
+        left = held + w.count - whole * limit
         return lanes.numbers(place, limit), whole, left
 
     def one_by_one() -> tuple[Array, ...]:
@@ -119,6 +121,7 @@ def _by_jumps(
     after = jnp.minimum(after, count)
     if r.crossing_opens_next:
         begun = jnp.searchsorted(upto, limit - open_pages, side="right")
+        begun = jnp.maximum(begun, w.skipped)
     else:
         begun = jnp.searchsorted(upto, limit - open_pages, side="left") + 1
     some = open_pages > 0

@@ -60,14 +60,14 @@ def migrate_window(
     batches: tuple[Cut, Index],
     at: Where,
     passes: int = oc.PASSES,
-    upto: str = "remap",
+    upto: Index | None = None,
 ) -> Carry:
     """The four phases on the folios of a window, all of its batches at once.
 
     Args:
       batches: where they end, and the place in the list of the window's first lane.
       passes: of a stage at most; 1: what the first pass of all does.
-      upto: the last phase that is done.
+      upto: the number of the last phase that is done; None: all are.
     """
     k, m = c.k, c.k.m
     put_off = tlb.should_defer(r, m.cpus, at.cpu)

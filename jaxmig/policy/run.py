@@ -83,14 +83,21 @@ def migrate_lanes(
 
 
 def migrate_until(
-    r: Rules, k: Call, at: Where, limit: Index, batch: Index, phase: str
+    r: Rules,
+    k: Call,
+    at: Where,
+    limit: Index,
+    batch: Index,
+    phase: Index,
+    safe: bool = False,
 ) -> tuple[Call, Machine]:
     """The call up to a phase of one of its batches (up to 6.2: of one of its folios).
 
     Args:
       batch: its number.
-      phase: one of unmap, flush, copy, remap: the last that the batch goes through, with
-        the folios that its first pass takes; the others are untouched.
+      phase: the number of the last phase that the batch goes through, with the folios
+        that its first pass takes; the others are untouched.
+      safe: the caller knows that nothing couples two batches.
     Returns:
       The call after the batches before it, and the machine inside this one.
     """
@@ -99,7 +106,7 @@ def migrate_until(
     before = k.set(todo=dataclasses.replace(k.todo, size=first))
     # A serial call is in its first pass then.
     passes = oc.PASSES if r.batched else 1
-    before = migrate_lanes(r, before, at, limit, passes=passes)
+    before = migrate_lanes(r, before, at, limit, safe=safe, passes=passes)
     m, width = before.m, width_of(k, k.todo.folios.shape[0])
     w, place = open_window(m, _with_room(k, width).todo.folios, first, end, width)
     w = w.only(w.there & ~_may_split(r, m, w) & ~_short(at, m, w))
