@@ -33,7 +33,6 @@ from jaxmig.policy.plan import Left, Pages, Plan
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
-
 Index = Int32[Array, ""]
 
 
@@ -131,12 +130,12 @@ def apply(r: Rules, m: Machine, b: Batch, upto: Index | None = None) -> Machine:
     """The phases; all of them, or up to and with the one of a number."""
     for number, phase in enumerate(PHASES.values()):
         done, b = phase(r, m, b)
-        if upto is None:
-            m = done
-        else:
-            stops = number > upto
-            m = jax.tree.map(lambda new, old: jnp.where(stops, old, new), done, m)
+        m = done if upto is None else _chosen(number <= upto, done, m)
     return m
+
+
+def _chosen(pred: Bool[Array, ""], new: Machine, old: Machine) -> Machine:
+    return jax.tree.map(lambda x, y: jnp.where(pred, x, y), new, old)
 
 
 def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:
