@@ -26,9 +26,9 @@ import timing
 from engine import jaxmig
 from jax import export
 from jaxmig import check, frame
-from jaxmig.migrate import executable, limit_of, listed, never_short, program
+from jaxmig.migrate import executable, limit_of, listed, program, uncoupled
 from jaxmig.releases import RELEASES, release
-from jaxmig.rules import rules
+from jaxmig.rules import rules, structure, word
 
 KERNELS: Final = ("6.3", "6.2")
 BATCH: Final = 512  # base pages
@@ -243,8 +243,9 @@ def operations(pages: int) -> list[timing.Row]:
     for what, layout in (("base pages", Layout()), ("all together", ALL)):
         m = layout.machine(pages)
         args, r = arguments(m, spread(m)), rules("6.3")
-        jitted = program(r, True, never_short(r, m, *args[2:4])).jitted()
-        text = export.export(jitted, platforms=("cuda",))(*args).mlir_module()
+        safe = uncoupled(r, m, *args[2:4])
+        jitted = program(structure(r), True, safe).jitted()
+        text = export.export(jitted, platforms=("cuda",))(*args, word(r)).mlir_module()
         counts = inlined(text)
         rows.append({"CUDA, 6.3": what} | {name: counts[name] for name in COUNTED})
     return rows
