@@ -146,8 +146,9 @@ def whole(f: Callable[..., T], *args: Any) -> T:
 
     `f` must be a loop over slices: XLA splits operations on long arrays among threads
     and then calls the function with too few arguments.  It must not scatter, and what
-    it returns must depend on every argument: XLA ends the process over one that its
-    simplifications leave unused.  Where no marks are made this is `f(*args)`.
+    it returns must depend on every argument, of which none may be a constant: XLA ends
+    the process over one that its simplifications leave unused.  Where no marks are made
+    this is `f(*args)`.
     """
     if not marks():
         return f(*args)

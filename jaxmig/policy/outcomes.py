@@ -97,8 +97,8 @@ def outcomes(r: Rules, folios: Folios, passes: int = PASSES) -> Outcomes:
     # Elsewhere each operation of a loop is started on its own.
     width = min(SLICE, count) if xla.marks() else count
 
-    # One argument, which XLA cannot find unused: see `xla.whole`.
-    bits = word(r)
+    # One argument, which XLA can neither fold nor find unused: see `xla.whole`.
+    bits = xla.after(jnp.asarray(word(r)), folios.flags)
 
     def some(i: Array, found: Outcomes, folios: Folios, bits: Array) -> Outcomes:
         here = jax.tree.map(
@@ -117,7 +117,7 @@ def outcomes(r: Rules, folios: Folios, passes: int = PASSES) -> Outcomes:
         trips = count // width
         return jax.lax.fori_loop(0, trips, lambda i, c: some(i, c, folios, bits), found)
 
-    return xla.whole(loop, folios, jnp.asarray(bits))
+    return xla.whole(loop, folios, bits)
 
 
 def _attempts(r: Rules, f: Folios, passes: int) -> Outcomes:

@@ -195,20 +195,26 @@ def migrate_serial_pages(
     if rules.broadcasts:
         told = told | True
     lanes = jax.vmap(lambda c: tlb.lanes_of(c, m.tlb))(told)
-    none = jnp.zeros(cpus.mask.shape[0], jnp.int32)
-    reg = jnp.concatenate([jnp.zeros(REGISTERS, jnp.int32), m.top[:, 0], m.nfree])
-    arrays = (m.frame, m.memory, m.pte, m.tlb.entry, m.free)
-    t = Trip(*arrays, k.todo.folios, reg, none)
-    t = xla.whole(
-        functools.partial(_passes, m.geometry, passes), t, k.todo.size, at, lanes
-    )
+    arrays = (m.frame, m.memory, m.pte, m.tlb.entry, m.free, k.todo.folios)
+    stacks = jnp.concatenate([m.top[:, 0], m.nfree])
+    all_passes = functools.partial(_passes, m.geometry, passes)
+    t = xla.whole(all_passes, arrays, stacks, k.todo.size, at, lanes)
     return _book(rules, k, t, at)
 
 
 def _passes(
-    g: Geometry, passes: int, t: Trip, size: Index, at: Where, lanes: Array
+    g: Geometry,
+    passes: int,
+    arrays: tuple[Any, ...],
+    stacks: Int32[Array, " numbers"],
+    size: Index,
+    at: Where,
+    lanes: Array,
 ) -> Trip:
     """All passes, until nothing is left or memory ends."""
+    # Constants are made here: XLA would take one that is an argument for unused.
+    reg = jnp.concatenate([jnp.zeros(REGISTERS, jnp.int32), stacks])
+    t = Trip(*arrays, reg, jnp.zeros(lanes.shape[0], jnp.int32))
 
     def go_on(c: tuple[Trip, Index, Index]) -> Array:
         t, size, n = c
