@@ -214,7 +214,9 @@ def _passes(
     """All passes, until nothing is left or memory ends."""
     # Constants are made here: XLA would take one that is an argument for unused.
     reg = jnp.concatenate([jnp.zeros(REGISTERS, jnp.int32), stacks])
-    t = Trip(*arrays, reg, jnp.zeros(lanes.shape[0], jnp.int32))
+    rows, memory, entries, tags, free, todo = arrays
+    none = jnp.zeros(lanes.shape[0], jnp.int32)
+    t = Trip(rows, memory, entries, tags, free, todo, reg, none)
 
     def go_on(c: tuple[Trip, Index, Index]) -> Array:
         t, size, n = c
