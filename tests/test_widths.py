@@ -292,9 +292,7 @@ def test_folios_of_every_size_some_shared_or_held(choice: list[Program]) -> None
 
 @pytest.mark.parametrize("choice", LARGE)
 def test_folios_of_every_size_that_nobody_shares(choice: list[Program]) -> None:
-    # A processor works serial calls on such pages one by one, in a loop of their own.
-    loop = choice[0].kernel in ("6.1", "6.2")
-    play(choice, bare, 40, windows=0.0 if loop else 0.4)
+    play(choice, bare, 40, windows=0.4)
 
 
 @pytest.mark.slow
