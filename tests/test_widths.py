@@ -8,6 +8,7 @@ the same.  Frames need not have the same numbers: machines are compared as pictu
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -254,6 +255,7 @@ def play(
     tally.check(windows)
 
 
+MANY = int(os.environ.get("JAXMIG_EXAMPLES", "0"))
 QUICK = [
     pytest.param(SERIAL, id="serial"),
     pytest.param(BATCHED, id="batched"),
@@ -295,13 +297,13 @@ def test_folios_of_every_size_that_nobody_shares(choice: list[Program]) -> None:
     play(choice, bare, 40, windows=0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not MANY, reason="JAXMIG_EXAMPLES says how many to play")
 @pytest.mark.parametrize(
     "choice", [p.values[0] for p in QUICK + LARGE], ids=lambda c: f"{c[0]}"
 )
 @pytest.mark.parametrize("make", [rich, bare])
 def test_many_more(choice: list[Program], make: Callable[[Example], Document]) -> None:
-    play(choice, make, 300)
+    play(choice, make, MANY)
 
 
 @pytest.mark.parametrize(("kernel", "wasted"), [("6.2", 0), ("6.3", 2)])
