@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig import conditions as cond, frame, xla
 from jaxmig.policy import hurdles
-from jaxmig.policy.folio import EAGAIN, FAILED, SLEEPS, SUCCESS, UNMAPPED
+from jaxmig.policy.folio import EAGAIN, ENOMEM, FAILED, SLEEPS, SUCCESS, UNMAPPED
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules, from_word, word
 
@@ -178,6 +178,8 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
         | jnp.where(~moving & u.freed, OVER | FREED, 0)
         | jnp.where(rc == SLEEPS, OVER | ASLEEP, 0)
         | jnp.where(ended & ~follows, OVER, 0)
+        # Whose memory ends is no affair of lanes (`run.py` keeps such batches away).
+        | jnp.where(rc == ENOMEM, OVER, 0)
     )
     unmapped = ~moving & (rc == UNMAPPED)
     # Who is moved with the others of a batch begins at the first of the move passes.
