@@ -332,9 +332,9 @@ def test_folios_in_order_are_copied_alike_without_tricks() -> None:
     for k, (order, count) in enumerate(zip(orders, counts, strict=True)):
         start, size = m.geometry.pool_start(k), 1 << order
         blocks = np.random.default_rng(k).permutation(m.geometry.pool_blocks[k])
-        heads = start + blocks[: 2 * count].reshape(count, 2) * size
+        heads = start + blocks[:count] * size
         # A node has as few large folios as fit: these go to the other one.
-        heads = np.stack([heads[:, 0], heads[:, 0] + m.geometry.frames_per_node], 1)
+        heads = np.stack([heads, heads + m.geometry.frames_per_node], axis=1)
         pairs[k * room : k * room + count] = heads
         for src, dst in heads:
             want[dst : dst + size] = want[src : src + size]
