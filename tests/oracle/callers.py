@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from . import compaction, damon, demotion, hints, offline, softoffline
 from .folio import Refused
-from .isolate import isolate
+from .isolate import isolate, putback
 from .job import Job
 from .kernel import EBUSY, ENOMEM, Kernel
 from .world import Process
@@ -27,7 +27,10 @@ def longterm_pin(job: Job) -> None:
     Reading: GUP unshares KSM and forked pages first, so those stay where they are.
     """
     pages = [p.folio for p in job.pages if p.folio.kind not in ("ksm", "cow")]
-    job.send([folio for folio in pages if isolate(folio)])
+    folios = [folio for folio in pages if isolate(folio)]
+    job.send(folios)
+    # Whatever the result, what is left on the list goes back.
+    putback(folios)
 
 
 # Name: who lists, and the mode and reason of its calls.

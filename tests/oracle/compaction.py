@@ -192,9 +192,10 @@ def alloc_contig_range(job: Job) -> None:
     pages = list(job.pages)
     while pages:
         folios = _isolate_range(job, pages)
-        rc = ENOMEM if folios is None else _try_range(job, folios)
-        job.count(rc)
-        if rc:
+        if folios is None:
+            job.count(ENOMEM)
+            return
+        if folios and not _try_range(job, folios):
             return
 
 
@@ -233,19 +234,22 @@ def _contiguous(job: Job, folio: Folio) -> bool:
     return isolate(folio)
 
 
-def _try_range(job: Job, folios: list[Folio]) -> int:
-    """Up to five calls for what is left; clean file pages go before each."""
-    if not folios:
-        return 0
+def _try_range(job: Job, folios: list[Folio]) -> bool:
+    """Up to five calls for what is left; clean file pages go before each.
+
+    True if the list got empty: up to 6.6 a result of 0 does not say so.
+    """
     rc = 0
     for _ in range(TRIES):
         reclaim_clean_pages_from_list(job.k, folios)
         # Even an empty list is a call.
         rc = job.migrate(folios, job.request())
-        if rc <= 0:
+        if rc == ENOMEM or not folios:
             break
         # The list was never put back in between.
         for folio in folios:
             folio.isolated = True
-    putback(folios if rc else [])
-    return rc
+    job.count(rc)
+    putback(folios)
+    job.busy = job.busy or bool(folios)
+    return not folios

@@ -19,6 +19,9 @@ def hint_faults(job: Job) -> None:
         # Reading: the caller implies the hint, in this process's entries alone.
         for entry in entries:
             entry.hint = True
+            # The scan, long before, has flushed what it made inaccessible.
+            for cpu in job.k.world.cpus:
+                cpu.drop_range(entry.process, entry.vpn, entry.nr)
         if _worth_moving(job, page.folio, entries[0]) and isolate(page.folio):
             job.send([page.folio])
         # Moved or not, the fault leaves an ordinary entry.
