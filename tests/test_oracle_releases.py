@@ -72,6 +72,57 @@ def test_gigantic_pages_are_folios_of_their_own():
     assert counts(run("6.12", document({"caller": "compaction"}, region)))[0] == 0
 
 
+# Shared PMDs -----------------------------------------------------------------
+
+THP = {"process": ["a", "b"], "size": "2m", "folio": "2m"}
+
+
+@pytest.mark.parametrize(("kernel", "lists"), [("6.15", 512), ("6.17", 511)])
+def test_soft_offline_splits_one_pmd_a_try(kernel, lists):
+    """The first page's try reaches one PMD and is given up; the second page's works."""
+    record = run(kernel, document({"caller": "soft_offline"}, THP))
+    assert counts(record) == (lists, lists, 0)
+    assert record["caller_errno"] == (None if lists == 512 else "EBUSY")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "thps", "flushes"), [("6.15", 0, 3), ("6.17", 1, 3)]
+)
+def test_a_partially_mapped_folio_that_two_processes_map(kernel, thps, flushes):
+    """Split before all else, or, as only one PMD is reached, migrated whole.
+
+    6.15: two PMDs and the pieces.  6.17: the PMD of the failed split, then the other
+    one, then what was put off of the first process.
+    """
+    record = run(
+        kernel, document({"mode": "async"}, {**THP, "state": "partially_mapped"})
+    )
+    vmstat = record["vmstat"]
+    assert vmstat["pgmigrate_success"] == 512
+    assert vmstat["thp_migration_success"] == thps
+    assert vmstat["nr_tlb_remote_flush"] == flushes
+
+
+@pytest.mark.parametrize(("kernel", "ret"), [("6.16", 512), ("6.18", 1)])
+def test_a_thp_whose_pmd_was_split_counts_by_ptes(kernel, ret):
+    """The first call fails for want of memory and leaves PTEs to the first process."""
+    doc = document(MIGRATE, {**THP, "state": "huge_dst_unavailable"})
+
+    def isolate(world, call):
+        for folio in {id(e.folio): e.folio for e in entries(world)}.values():
+            folio.isolated = True
+
+    def entries(world):
+        return list(world.processes["a"].entries.values())
+
+    doc["call"].append(dict(doc["call"][0]))
+    if kernel == "6.18":
+        doc["condition"] = []
+        doc["call"][0] = {**doc["call"][0], "from": "2"}
+    records = play(doc, kernel, after=isolate).records
+    assert records[1]["ret"] == ret
+
+
 # Poison, zeros -------------------------------------------------------------------
 
 
