@@ -128,7 +128,8 @@ def _isolate_block(zone: Zone) -> list[Folio]:
         if total >= CLUSTER and not zone.whole:
             zone.at = min(low, end)
             return found[::-1]
-    zone.at = end
+    # A block that gave something ends the scan, pages behind it or not.
+    zone.at = min(max(low, limit), end) if step and found else end
     return found[::-1]
 
 
