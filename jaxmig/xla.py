@@ -32,6 +32,12 @@ T = TypeVar("T")
 TESTED: Final = ("0.10.2",)
 WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are such
+# A program whose arrays are all short runs for less time than it takes to optimize it.
+SHORT: Final = 1 << 15  # rows
+QUICK_OPTIONS: Final = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+}
 _OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
 # jax 0.6 can only mark all that is traced inside, which is too much.
 _CAN_MARK: Final = "x" in inspect.signature(set_xla_metadata).parameters
@@ -98,28 +104,36 @@ class Program:
             self.compiled[key] = self._compile(args)
         return self.compiled[key]
 
-    def jitted(self, on: bool = True) -> Any:
-        """The function under `jax.jit`, traced with the tricks or without."""
+    def jitted(self, on: bool = True, short: bool = False) -> Any:
+        """The function under `jax.jit`, traced with the tricks or without.
+
+        `short`: all its arrays are.
+        """
 
         # A function of its own each time: JAX would give back what it traced before.
         def traced(*args: Any) -> Any:
             with tricks(on):
                 return self.function(*args)
 
-        cpu = on and known() and jax.default_backend() == "cpu"
+        options: dict[str, Any] = {}
+        if known() and jax.default_backend() == "cpu":
+            options |= CPU_OPTIONS if on else {}
+            options |= QUICK_OPTIONS if short else {}
         return jax.jit(
             traced,
             donate_argnums=(0,) if self.donate else (),
-            compiler_options=CPU_OPTIONS if cpu else {},
+            compiler_options=options,
         )
 
     def _compile(self, args: tuple[Any, ...]) -> Any:
+        shapes = [jnp.shape(x) for x in jax.tree.leaves(args)]
+        short = max((shape[0] for shape in shapes if shape), default=0) <= SHORT
         try:
-            return self.jitted().lower(*args).compile()
+            return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
             if "INTERNAL" not in str(error) or not known():
                 raise
-            return self.jitted(on=False).lower(*args).compile()
+            return self.jitted(on=False, short=short).lower(*args).compile()
 
 
 def _kind(x: Any) -> tuple[Any, ...]:

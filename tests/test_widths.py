@@ -93,7 +93,9 @@ WHERE = st.builds(
 )
 # Shared pages and something that may stand in the way, of which nothing is left.
 RICH: Document = {
-    "region": [{"process": ["c", "d"], "name": "rich", "size": "4k", "folio": "4k"}],
+    "region": [
+        {"process": ["a", "c", "d"], "name": "rich", "size": "4k", "folio": "4k"}
+    ],
     "condition": [
         {"region": "rich", "pages": [0], "state": "locked", "until": "attempt:1"}
     ],
@@ -110,6 +112,8 @@ HUGETLB: Document = {
     ],
     "condition": [{"region": "pool", "pages": "all", "state": "untouched"}],
 }
+# A page of the process that is migrated: no list is empty.
+ONE: Document = {"process": ["a"], "name": "one", "size": "4k", "folio": "4k"}
 # Of a machine without conditions; what only several processes can have becomes theirs.
 KINDS = {kind: kind for kind in ("shmem", "file", "swapcache")}
 ANYWHERE: Document = {"syscall": "kernel", "process": "a", "from": "0-2", "to": "0-2"}
@@ -138,7 +142,7 @@ def bare(e: Example) -> Document:
     """Machines without either, and without drivers' pages and hugetlb pools."""
     regions = [
         {**r, "process": r["process"][:1], "kind": KINDS.get(r.get("kind"), "anon")}
-        for r in migratable(e)
+        for r in [*migratable(e), ONE]
     ]
     frameless = [c for c in e.document["condition"] if c["state"] == "untouched"]
     document = {**e.document, "region": regions, "condition": frameless}

@@ -11,6 +11,7 @@ Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrat
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 Slots = Int32[Array, " slots"]
 Tops = Int32[Array, "nodes orders"]
+C = TypeVar("C")
 
 
 def pool_of(g: Geometry, order: Index) -> Index:
@@ -100,39 +102,44 @@ def take_many(
     Returns:
       The machine; int32[lanes], head frames, NOWHERE where none is wanted.
     """
-    g = m.geometry
-    dst = jnp.full_like(w.head, NOWHERE)
-    counts = []
-    for pool, mine in pools(g, w, wanted):
+    nothing = jnp.full_like(w.head, NOWHERE)
+
+    def take(pool: Index, c: tuple[Tops, Lanes]) -> tuple[Tops, Lanes]:
+        top, dst = c
+        mine = of_pool(m.geometry, w, wanted, pool)
         (count,) = lanes.totals(mine)
-        counts.append(count)
-        pop = functools.partial(_pop, m, node, pool, mine)
-        if pool == 0 and not w.large:
-            dst = pop()
-        else:
-            found = jax.lax.cond(count > 0, pop, lambda: jnp.full_like(w.head, NOWHERE))
-            dst = jnp.minimum(dst, found)
-    spare = (0,) * (len(g.orders) - len(counts))
-    taken = jnp.stack([*counts, *map(jnp.int32, spare)])
-    m = dataclasses.replace(m, top=m.top.at[node].add(-taken))
+        pop = functools.partial(_pop, m, top, node, pool, mine)
+        found = jax.lax.cond(count > 0, pop, lambda: nothing) if w.large else pop()
+        return top.at[node, pool].add(-count), jnp.minimum(dst, found)
+
+    top, dst = each_pool(m.geometry, w, take, (m.top, nothing))
+    m = dataclasses.replace(m, top=top)
     (pages,) = lanes.totals(jnp.where(wanted, _counted(w), 0))
     return reserve(m, node, pages), dst
 
 
-def _pop(m: Machine, node: Index, pool: int, mine: Mask) -> Lanes:
+def _pop(m: Machine, tops: Tops, node: Index, pool: Index, mine: Mask) -> Lanes:
     """Head frames from the top of a stack."""
-    top = m.top[node, pool]
-    slot = _slot(m.geometry, node, jnp.int32(pool), top - 1 - lanes.rank(mine))
+    slot = _slot(m.geometry, node, pool, tops[node, pool] - 1 - lanes.rank(mine))
     frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
     return jnp.where(mine, frames, NOWHERE)
 
 
-def pools(g: Geometry, w: Window, folios: Mask) -> list[tuple[int, Mask]]:
-    """The folios of each pool."""
+def each_pool(g: Geometry, w: Window, step: Callable[[Index, C], C], start: C) -> C:
+    """`step` for every pool that a window's folios may come from, one after another.
+
+    A loop, so that a program does not grow with the number of orders.
+    """
     if not w.large:
-        return [(0, folios)]
-    order = frame.order(w.flags)
-    return [(k, folios & (order == o)) for k, o in enumerate(g.orders)]
+        return step(jnp.int32(0), start)
+    return jax.lax.fori_loop(0, len(g.orders), step, start)
+
+
+def of_pool(g: Geometry, w: Window, folios: Mask, pool: Index) -> Mask:
+    """The folios of one pool."""
+    if not w.large:
+        return folios
+    return folios & (frame.order(w.flags) == _of(lambda k: g.orders[k], g, pool))
 
 
 def _counted(w: Window) -> Lanes:
@@ -152,30 +159,35 @@ def give_many(m: Machine, w: Window, head: Lanes, freed: Mask) -> Machine:
     """
     g = m.geometry
     home = head // np.int32(g.frames_per_node)
-    of_node = [freed & (home == n) for n in range(g.nodes)]
     counted = _counted(w)
-    counts = lanes.totals(*of_node, *(jnp.where(x, counted, 0) for x in of_node))
-    for node, mine, count in zip(range(g.nodes), of_node, counts, strict=False):
 
-        def push(m: Machine, mine: Mask = mine, node: int = node) -> Machine:
-            for pool, some in pools(g, w, mine):
-                m = _push(m, node, pool, head, some)
-            return m
+    def give(node: Index, c: tuple[Slots, Tops, Array]) -> tuple[Slots, Tops, Array]:
+        mine = freed & (home == node)
+        count, pages = lanes.totals(mine, jnp.where(mine, counted, 0))
 
-        m = xla.when(count > 0, push, m)
-    return dataclasses.replace(m, nfree=m.nfree + jnp.stack(counts[g.nodes :]))
+        def push(pool: Index, c: tuple[Slots, Tops]) -> tuple[Slots, Tops]:
+            return _push(g, c, node, pool, head, of_pool(g, w, mine, pool))
+
+        free, top = xla.when(count > 0, lambda c: each_pool(g, w, push, c), c[:2])
+        return free, top, c[2].at[node].add(pages)
+
+    free, top, nfree = jax.lax.fori_loop(0, g.nodes, give, (m.free, m.top, m.nfree))
+    return dataclasses.replace(m, free=free, top=top, nfree=nfree)
 
 
-def _push(m: Machine, node: int, pool: int, head: Lanes, mine: Mask) -> Machine:
-    g = m.geometry
+def _push(
+    g: Geometry,
+    c: tuple[Slots, Tops],
+    node: Index,
+    pool: Index,
+    head: Lanes,
+    mine: Mask,
+) -> tuple[Slots, Tops]:
+    free, top = c
     if len(g.orders) > 1:
         offset = head - node * g.frames_per_node
-        mine &= (offset >= g.pool_start(pool)) & (offset < g.pool_start(pool + 1))
-    top = m.top[node, pool]
-    slot = _slot(g, jnp.int32(node), jnp.int32(pool), top + lanes.rank(mine))
+        mine &= offset >= _of(g.pool_start, g, pool)
+        mine &= offset < _of(lambda k: g.pool_start(k + 1), g, pool)
+    slot = _slot(g, node, pool, top[node, pool] + lanes.rank(mine))
     (count,) = lanes.totals(mine)
-    return dataclasses.replace(
-        m,
-        free=lanes.scatter(m.free, slot, mine, head),
-        top=m.top.at[node, pool].add(count),
-    )
+    return lanes.scatter(free, slot, mine, head), top.at[node, pool].add(count)

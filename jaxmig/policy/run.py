@@ -224,6 +224,8 @@ def _next(j: Job, c: Carry, width: int) -> Carry:
 
     if m.geometry.orders == (0,):
         c = of_base_pages(c)
+    elif width < CHUNK:
+        c = of_others(c)
     else:
         # Each kind of window has a form of its own: base pages need not pay for others.
         is_flat = found.is_flat
@@ -298,17 +300,19 @@ def _crowded(at: Where, m: Machine, w: Window) -> Mask:
 
     That can only be where folios are moved to the node on which they are.
     """
-    pools = alloc.pools(m.geometry, w, w.there)
     free = m.top[at.node]
     few = jnp.minimum(blocks_in_use(m), w.count) <= free
 
-    def by_rank() -> Mask:
-        none = w.there & False
-        for pool, mine in pools:
-            none |= mine & (lanes.running(mine) > free[pool])
-        return none
+    none = w.there & False
 
-    return jax.lax.cond(few.all(), lambda: w.there & False, by_rank)
+    def beyond(pool: Index, found: Mask) -> Mask:
+        mine = alloc.of_pool(m.geometry, w, w.there, pool)
+        return found | mine & (lanes.running(mine) > free[pool])
+
+    def by_rank() -> Mask:
+        return alloc.each_pool(m.geometry, w, beyond, none)
+
+    return jax.lax.cond(few.all(), lambda: none, by_rank)
 
 
 def blocks_in_use(m: Machine) -> Int32[Array, " orders"]:
