@@ -1,0 +1,77 @@
+"""Rows of releases, the names that ask for them, and rules that files cannot show."""
+
+import re
+
+import pytest
+from jaxmig import RELEASES, releases
+from jaxmig.releases import BOTH, LATEST, expand, release
+from jaxmig.scenario import ScenarioError, loads
+
+NUMBERED = [name for name in RELEASES if name != "v4"]
+
+
+def test_numbered_releases_stand_in_the_order_of_time() -> None:
+    # 6.18 is a stable release, later than 6.18.0.
+    versions = [tuple(map(int, name.split("."))) for name in NUMBERED]
+    swapped = versions.index((6, 18, 0))
+    versions[swapped : swapped + 2] = versions[swapped : swapped + 2][::-1]
+    assert versions == sorted(versions)
+    assert len(versions) == 22
+    assert list(RELEASES)[-1] == LATEST
+
+
+def test_every_row_says_where_it_is_from() -> None:
+    inferred = [n for n, r in RELEASES.items() if r.source.startswith("inferred")]
+    assert inferred == ["6.15", "6.16", "6.18.0", "7.2", "7.3"]
+    assert all(
+        re.match("read|inferred|the posting", r.source) for r in RELEASES.values()
+    )
+    assert all(r.name == name for name, r in RELEASES.items())
+
+
+def test_lists_of_releases() -> None:
+    assert expand(["both"]) == BOTH == ("6.2", "6.3")
+    assert expand(["latest", "7.3", "6.3", "both"]) == ("7.3", "6.3", "6.2")
+    assert expand(["6.1-latest"]) == tuple(NUMBERED)
+    assert expand(["6.8-6.12", "v4"]) == ("6.8", "6.10", "6.12", "v4")
+    assert expand(["6.18-6.18"]) == ("6.18",)
+    assert release("latest") is RELEASES["7.3"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("6.9", "nobody has read it; 6.8 counts alike"),
+        ("6.11", "6.10 counts alike"),
+        ("6.99", "not modelled; one of 6.1"),
+        ("7.0-6.3", "write 6.3-7.0"),
+        ("6.3-v4", "'v4'"),
+        ("6.9-7.0", "'6.9'"),
+        ("", "not modelled"),
+    ],
+)
+def test_what_names_no_release_is_refused(word: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        expand([word])
+    with pytest.raises(ScenarioError, match=":1: kernel"):
+        loads(f'kernel = ["6.3", "{word}"]')
+
+
+def test_scenario_files_take_the_same_words() -> None:
+    given = loads('kernel = ["6.16-6.18", "latest"]').kernels
+    assert given == ("6.16", "6.17", "6.18.0", "6.18", "7.3")
+
+
+def test_a_release_differs_from_the_one_before_in_what_its_row_says() -> None:
+    def on(name: str) -> set[str]:
+        row = vars(RELEASES[name])
+        return {key for key, value in row.items() if value is True}
+
+    assert on("6.4") - on("6.3") == {"checks_pte_accessible"}
+    assert on("6.13") == on("6.12")
+    assert on("6.14") - on("6.13") == {"keeps_mask"}
+    assert on("6.15") - on("6.14") == {"pieces_ascend", "invlpgb"}
+    assert "counts_unisolated_ptes" in on("6.16") - on("6.15")
+    assert on("6.18.0") - on("6.17") == {"moves_freed_driver_pages"}
+    assert on("7.1") == on("7.2") == on("7.3")
+    assert set(releases.UNREAD).isdisjoint(RELEASES)
