@@ -34,6 +34,8 @@ class Entries:
     folio: Int64[np.ndarray, " entries"]
     page: Int32[np.ndarray, " entries"]  # base page within the folio
     bits: Int32[np.ndarray, " entries"]
+    # Their turn among the entries of a folio, if it is not their own order.
+    turn: Int32[np.ndarray, " entries"] | None = None
 
 
 @dataclasses.dataclass
@@ -92,7 +94,10 @@ def place(
 
 
 def chains(
-    frames: int, of: Int64[np.ndarray, " entries"], live: np.ndarray
+    frames: int,
+    of: Int64[np.ndarray, " entries"],
+    live: np.ndarray,
+    turn: Int32[np.ndarray, " entries"] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """First entry of each frame, next entry of each entry, whether any is shared.
 
@@ -101,6 +106,8 @@ def chains(
     first = np.full(frames, NOWHERE, np.int32)
     following = np.full(of.shape[0], NOWHERE, np.int32)
     entries = np.flatnonzero(live)
+    if turn is not None:
+        entries = entries[np.argsort(turn[entries], kind="stable")]
     # Written backwards, so that the lowest entry of a shared frame wins.
     first[of[entries[::-1]]] = entries[::-1]
     late = first[of[entries]] != entries
@@ -143,7 +150,10 @@ def assemble(
     g = geometry_of(hw, f, n_ptes, shared, splits, headroom)
     head, free, top = place(g, f, seed)
     mapped = np.where(live, head[folio] + page, 0) if live.any() else folio * 0
-    first, following, _ = chains(g.frames, mapped, live)
+    turn = pmds.turn
+    if turn is not None:
+        turn = np.concatenate([np.zeros(n_ptes, np.int32), turn])
+    first, following, _ = chains(g.frames, mapped, live, turn)
     if left is not None and marks is not None:
         f.flags[(left != 0).any(axis=1) | (marks != 0)] |= frame.CONDITIONED
     rows = _frame_rows(g, f, head, counts, mapped, live, first)
@@ -172,10 +182,12 @@ def assemble(
 def _padded(e: Entries, size: int) -> Entries:
     """Entries up to `size`, the new ones of address space 0 and empty."""
     more = (0, size - e.folio.shape[0])
+    turn = None if e.turn is None else np.pad(e.turn, more)
     return Entries(
         np.pad(e.folio, more, constant_values=-1),
         np.pad(e.page, more),
         np.pad(e.bits, more),
+        turn,
     )
 
 

@@ -300,6 +300,7 @@ def _entries(
     small: list[list[np.ndarray]] = [[], [], []]
     large: list[list[np.ndarray]] = [[], [], []]
     table: list[np.ndarray] = []
+    turns: list[np.ndarray] = []
     n_pte = n_pmd = 0
     for p in processes:
         for r in regions:
@@ -318,11 +319,16 @@ def _entries(
                 leaf = np.where(zero, bits & pte.STAYS, bits)
                 _append(large, folio[first], sub[first], leaf[first])
                 table.append((r.first_pte[p.number] + first).astype(np.int32))
+                # The rmap walk goes by the region's list.
+                turns.append(np.full(r.folios, r.processes.index(p), np.int32))
                 folio = np.full(r.pages, -1)
                 bits = np.where(zero, bits, bits & pte.STAYS)
             _append(small, folio, sub, bits)
     pmd_table = np.concatenate(table) if table else np.zeros(0, np.int32)
-    return _join(small), _join(large), pmd_table
+    leaves = _join(large)
+    if turns:
+        leaves.turn = np.concatenate(turns)
+    return _join(small), leaves, pmd_table
 
 
 def _mark(

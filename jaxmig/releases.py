@@ -44,6 +44,11 @@ class Release:
     split_flushes_batch: bool = False
     # folios queued as partially mapped are split before anything else is tried
     splits_partially_mapped: bool = False
+    # 60fbb14396d5: a split's walk ends with the first PMD leaf that it splits, so that a
+    # THP of several processes loses one leaf a try
+    splits_one_shared_pmd: bool = False
+    # 8a8ca142a488: the destination is queued as partially mapped if the source was
+    requeues_deferred: bool = False
     # try_split_folio() only tries the lock in ASYNC
     split_trylocks: bool = False
     # __split_unmapped_folio(): pieces enter the list ascending
@@ -99,7 +104,13 @@ _V615 = _next(
     pieces_ascend=True,
     invlpgb=True,
 )
-_V616 = _next(_V615, "6.16", "inferred: as 6.17", counts_unisolated_ptes=True)
+_V616 = _next(
+    _V615,
+    "6.16",
+    "inferred: as 6.17",
+    counts_unisolated_ptes=True,
+    splits_one_shared_pmd=True,
+)
 _V617 = _next(_V616, "6.17")
 _V6180 = _next(
     _V617,
@@ -107,10 +118,16 @@ _V6180 = _next(
     "inferred: 6.18.33 without what 6.17 and 6.19 lack",
     moves_freed_driver_pages=True,
 )
-_V618 = _next(_V6180, "6.18", "read: 6.18.33")
+_V618 = _next(
+    _V6180,
+    "6.18",
+    "read: 6.18.33",
+    splits_one_shared_pmd=False,
+    requeues_deferred=True,
+)
 _V619 = _next(_V6180, "6.19", "read: 6.19.9")
-_V70 = _next(_V619, "7.0")
-_V71 = _next(_V70, "7.1", "read: 7.1.3")
+_V70 = _next(_V619, "7.0", splits_one_shared_pmd=False)
+_V71 = _next(_V70, "7.1", "read: 7.1.3", requeues_deferred=True)
 _V72 = _next(_V71, "7.2", "inferred: 7.1 and a tree after 7.3-rc5 agree")
 _V73 = _next(_V72, "7.3", _V72.source)
 

@@ -53,6 +53,8 @@ class Rules:
     counts_nr_split: Flag
     split_flushes_batch: Flag
     splits_partially_mapped: Flag
+    splits_one_shared_pmd: Flag
+    requeues_deferred: Flag
     split_trylocks: Flag
     pieces_ascend: Flag
     moves_freed_driver_pages: Flag

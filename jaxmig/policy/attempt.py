@@ -33,6 +33,7 @@ class Plan:
     moved: Flag
     undone: Flag
     divided: Flag  # split
+    halved: Flag  # only its first PMD leaf was
 
     @property
     def gone(self) -> Flag:
