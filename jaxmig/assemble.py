@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int32, Int64
+from jaxtyping import Array, Bool, Int32, Int64, UInt32
 
 from jaxmig import conditions as cond, contents, frame, pte
 from jaxmig.buckets import BASE_PAGES, LARGE, bucket
@@ -25,6 +25,10 @@ class Folios:
     node: Int32[np.ndarray, " folios"]
     flags: Int32[np.ndarray, " folios"]  # kind and bits of frame.py, without the order
     extra_refs: Int32[np.ndarray, " folios"]
+    # Flags of single pages: folios, their pages, and a bit of frame.py.
+    marks: list[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], int]] = (
+        dataclasses.field(default_factory=list)
+    )
 
 
 @dataclasses.dataclass
@@ -164,7 +168,7 @@ def assemble(
     nfree = [total if n is None else n for n in limits]
     return Machine(
         frame=jnp.array(rows),
-        memory=contents.fresh(g.frames) if content else None,
+        memory=_contents(rows) if content else None,
         pte=jnp.array(np.stack([word, bits], axis=1)),
         rmap_next=jnp.array(following),
         pmd_table=jnp.asarray(np.resize(np.append(pmd_table, 0), pmds.folio.shape[0])),
@@ -233,7 +237,16 @@ def _frame_rows(
         rows[tails, frame.FLAGS] = np.repeat(
             rows[big, frame.FLAGS] | frame.TAIL, (1 << order) - 1
         )
+    for folio, page, bit in f.marks:
+        rows[head[folio] + page, frame.FLAGS] |= bit
     return rows
+
+
+def _contents(rows: np.ndarray) -> UInt32[Array, "frames 1024"]:
+    """Contents that tell every page from every other, or nothing but zeros."""
+    memory = contents.fresh(rows.shape[0])
+    zero = np.flatnonzero(rows[:, frame.FLAGS] & frame.ZERO)
+    return memory.at[zero].set(0) if zero.size else memory
 
 
 def _cpus(hw: Hardware) -> Cpus:

@@ -30,6 +30,8 @@ KINDS: Final = {
 PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
 # States of an entry rather than of what it maps.
 ENTRY_STATES: Final = ("untouched", "zero_page", "prot_none")
+# And of a page itself, whatever folio it is of.
+PAGE_STATES: Final = {"zero": frame.ZERO}
 FOREVER: Final = ("forever",)
 
 
@@ -113,6 +115,7 @@ class Builder:
         self.regions: list[Region] = []
         self._conditions: list[_Condition] = []
         self._marks: dict[int, list[tuple[str, np.ndarray]]] = {}
+        self._page_marks: list[tuple[Region, np.ndarray, int]] = []
         self._next = FIRST_ADDRESS
         self.splits = False  # room for the pieces of every large folio
 
@@ -193,6 +196,9 @@ class Builder:
             whole = _whole_folios(index, region.order)
             self._marks.setdefault(id(region), []).append((state, whole))
             return
+        if state in PAGE_STATES:
+            self._page_marks.append((region, index, PAGE_STATES[state]))
+            return
         left = cond.UNTIL_WAITED if isinstance(until, str) else until - 1
         endless = until == "forever"
         # Every page of a larger folio named is one more reference, but one state.
@@ -210,6 +216,9 @@ class Builder:
         f = _folios(self.regions)
         ptes, pmds, table = _entries(self.regions, self.processes, self._marks)
         left, marks = _states(self.regions, self._conditions, f)
+        for r, index, bit in self._page_marks:
+            page = index & ((1 << r.order) - 1)
+            f.marks.append((r.first_folio + (index >> r.order), page, bit))
         hw = Hardware(
             self.nodes,
             *_masks(self),

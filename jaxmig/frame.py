@@ -36,6 +36,7 @@ SPLIT_QUEUED: Final = 1 << 15  # partially mapped, to be split
 EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
 FLUSHED: Final = 1 << 17  # scratch: flushed and put back during this call
 CONDITIONED: Final = 1 << 18  # Machine.conditions may say something about it
+ZERO: Final = 1 << 19  # of each page: it holds nothing but zeros
 PMD_ORDER: Final = 9
 
 Flags = Any  # int32[lanes], of JAX or of numpy

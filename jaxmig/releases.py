@@ -49,6 +49,13 @@ class Release:
     splits_one_shared_pmd: bool = False
     # 8a8ca142a488: the destination is queued as partially mapped if the source was
     requeues_deferred: bool = False
+    # b1f202060afe: pieces of an anonymous folio that hold nothing but zeros are mapped to
+    # the shared zero page
+    zero_pieces: bool = False
+    # a split of a file's folio flushes what no TLB can hold, too
+    unmap_flushes_hints: bool = False
+    # and all PTEs of a folio at once
+    unmaps_file_runs: bool = False
     # try_split_folio() only tries the lock in ASYNC
     split_trylocks: bool = False
     # __split_unmapped_folio(): pieces enter the list ascending
@@ -94,7 +101,7 @@ _V67 = _next(
 )
 _V68 = _next(_V67, "6.8", split_flushes_batch=True)
 _V610 = _next(_V68, "6.10", splits_partially_mapped=True, weighs_interleave=True)
-_V612 = _next(_V610, "6.12", split_trylocks=True, walks_folios=True)
+_V612 = _next(_V610, "6.12", split_trylocks=True, walks_folios=True, zero_pieces=True)
 _V613 = _next(_V612, "6.13")
 _V614 = _next(_V613, "6.14", keeps_mask=True)
 _V615 = _next(
@@ -103,6 +110,7 @@ _V615 = _next(
     "inferred: 6.14 has neither, 6.17 has both",
     pieces_ascend=True,
     invlpgb=True,
+    unmap_flushes_hints=True,
 )
 _V616 = _next(
     _V615,
@@ -126,7 +134,7 @@ _V618 = _next(
     requeues_deferred=True,
 )
 _V619 = _next(_V6180, "6.19", "read: 6.19.9")
-_V70 = _next(_V619, "7.0", splits_one_shared_pmd=False)
+_V70 = _next(_V619, "7.0", splits_one_shared_pmd=False, unmaps_file_runs=True)
 _V71 = _next(_V70, "7.1", "read: 7.1.3", requeues_deferred=True)
 _V72 = _next(_V71, "7.2", "inferred: 7.1 and a tree after 7.3-rc5 agree")
 _V73 = _next(_V72, "7.3", _V72.source)

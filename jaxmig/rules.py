@@ -55,6 +55,9 @@ class Rules:
     splits_partially_mapped: Flag
     splits_one_shared_pmd: Flag
     requeues_deferred: Flag
+    zero_pieces: Flag
+    unmap_flushes_hints: Flag
+    unmaps_file_runs: Flag
     split_trylocks: Flag
     pieces_ascend: Flag
     moves_freed_driver_pages: Flag

@@ -21,6 +21,7 @@ from jaxmig.rules import Flag, Rules
 
 CpuSet = Bool[Array, " cpus"]
 Index = Int32[Array, ""]
+CEILING = 33  # tlb_single_page_flush_ceiling: more pages are a flush of everything
 GLOBAL_ASID_CPUS = 4  # an mm active on so many CPUs gets a global ASID (INVLPGB)
 
 
@@ -145,19 +146,21 @@ def flush_entry(
     rules: Rules,
     t: Cached,
     ev: Events,
-    entry: Index,
     mm: Index,
     cpu: Index,
     pmd: Flag,
     one_op: Flag,
+    run: Index,
     live: Flag,
 ) -> tuple[Cached, Events, CpuSet]:
     """ptep_clear_flush() of one entry, if `live`; also the CPUs that drop it alone.
 
-    `one_op` is false for a THP's PMD: 512 pages are over the ceiling of 33, so every
+    `one_op` is false for a THP's PMD: 512 pages are over the ceiling, so every
     CPU flushes everything; a hugetlb entry is one invalidation of its own stride.
-    A broadcast (TLBI) reaches every CPU, and counts nothing but itself.
+    `run`: base pages that are flushed together.  A broadcast (TLBI) reaches every CPU,
+    and counts nothing but itself.
     """
+    one_op &= run <= CEILING
     c, asks, sends = t.cpus, live & ~rules.broadcasts, live & rules.broadcasts
     rest = others(c, mm, cpu)
     myself, loaded = jnp.arange(rest.shape[0]) == cpu, c.mm == mm
@@ -179,15 +182,15 @@ def flush_entry(
     )
     cpus = leave(rules, cpus, cpu, leaves)
     lost = t.lost | (told & ~single) | (myself & leaves)
-    pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, 1), log.ALL)
-    own = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))
+    pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, run), log.ALL)
+    own = jnp.where(local_one, run, jnp.where(local, log.ALL, log.NONE))
     asked = jnp.where(requested, pages, log.NONE)
     ev = ev.note(log.FLUSH, mm, asked, own, 0, when=requested | local)
     ev = ev.note_cpus(ipis, told & ~single, told & single, requested)
     sent = ipis.sum()
     ev = ev.add(
         nr_tlb_remote_flush=requested,
-        nr_tlb_local_flush_one=local_one,
+        nr_tlb_local_flush_one=jnp.where(local_one, run, 0),
         nr_tlb_local_flush_all=local & ~local_one,
         flushes_immediate=requested | sends,
         flushes_immediate_lazy=requested & (sent == 0),

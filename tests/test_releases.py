@@ -70,7 +70,8 @@ def test_a_release_differs_from_the_one_before_in_what_its_row_says() -> None:
     assert on("6.4") - on("6.3") == {"checks_pte_accessible"}
     assert on("6.13") == on("6.12")
     assert on("6.14") - on("6.13") == {"keeps_mask"}
-    assert on("6.15") - on("6.14") == {"pieces_ascend", "invlpgb"}
+    new = {"pieces_ascend", "invlpgb", "unmap_flushes_hints"}
+    assert on("6.15") - on("6.14") == new
     assert on("6.16") - on("6.15") == {
         "counts_unisolated_ptes",
         "splits_one_shared_pmd",
@@ -78,5 +79,6 @@ def test_a_release_differs_from_the_one_before_in_what_its_row_says() -> None:
     assert on("6.18.0") - on("6.17") == {"moves_freed_driver_pages"}
     assert on("6.18") - on("6.18.0") == {"requeues_deferred"}
     assert on("6.19") - on("7.0") == {"splits_one_shared_pmd"}
+    assert on("7.0") - on("6.19") == {"unmaps_file_runs"}
     assert on("7.1") == on("7.2") == on("7.3")
     assert set(releases.UNREAD).isdisjoint(RELEASES)

@@ -70,7 +70,7 @@ def test_rules_say_what_their_names_mean() -> None:
     for kernel, mode, reason, arch, memalloc in SETTINGS:
         r, row = rules(kernel, mode, reason, arch, memalloc), RELEASES[kernel]
         shared = [name for name in FLAGS if hasattr(row, name) and name != "invlpgb"]
-        assert len(shared) == 17
+        assert len(shared) == 20
         for name in shared:
             assert getattr(r, name) == getattr(row, name)
         assert r.asynchronous == (mode == "async")

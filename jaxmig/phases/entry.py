@@ -46,6 +46,7 @@ class Walk:
     cpu: Index
     pmd_table: Int32[Array, " pmds"]  # first PTE under each PMD leaf
     leaves: Index  # SPLIT: PMD leaves that are split at most
+    zeros: Flag  # SPLIT: pieces of zeros become the zero page
     first: Index | None  # page whose chain comes first, see `rmap_walk`
 
     @property
@@ -101,19 +102,25 @@ def _clear_flush(
     hugetlb = frame.kind(w.flags) == frame.HUGETLB
     # pmdp_invalidate() flushes even what no TLB can hold.
     held = pte.accessible(at.bits) | (pmd & ~hugetlb)
+    by_unmap = (w.action == SPLIT) & ~w.stays
+    held |= by_unmap & rules.unmap_flushes_hints
     clears = w.takes & at.here
     put_off = w.batch & ~pmd & tlb.should_defer(rules, t.cpus, w.cpu)[mm]
     owed = clears & put_off & tlb.defers_entry(rules, at.bits)
     t = dataclasses.replace(t, cpus=tlb.defer(rules, t.cpus, mm, owed))
-    now = clears & held & ~put_off
+    # A run of PTEs is flushed once, with its first.
+    run = by_unmap & ~pmd & ~put_off & rules.unmaps_file_runs
+    rest = run & (at.page > 0)
+    pages = jnp.where(run, jnp.int32(1) << frame.order(w.flags), 1)
+    now = clears & held & ~put_off & ~rest
     # A TLBI goes out at once, only the wait for its end is put off; and who zaps or
     # repoints an entry has flushed it, which is not this call's affair.
     others = (w.action == ZAP) | (w.action == REPOINT)
-    silent = (owed & rules.broadcasts) | (others & at.here)
+    silent = (owed & rules.broadcasts) | ((others | rest) & at.here)
 
     def flush(c: tuple[Cached, Events]) -> tuple[Cached, Events]:
         t, ev, alone = tlb.flush_entry(
-            rules, *c, at.entry, mm, w.cpu, pmd, ~pmd | hugetlb, now
+            rules, *c, mm, w.cpu, pmd, ~pmd | hugetlb, pages, now
         )
         told = alone | silent
         return tlb.drop_entry(t, at.entry, pmd, told, len(g.orders) > 1), ev
@@ -136,11 +143,14 @@ def _becomes(w: Walk, at: Visit) -> tuple[Index, Index]:
         jnp.where(splits, waits, bits), jnp.where(splits, w.stays, anon), own
     )
     keeps = splits & w.stays & ~pte.has(bits, pte.HUGE)
+    empty = keeps & w.zeros & frame.has(at.flags, frame.ZERO)
+    keeps &= ~empty
     unmaps = w.action == UNMAP
     zapped = (w.action == ZAP) | (splits & ~keeps)
     word = jnp.where(unmaps & ~w.refuses, waits, bits)
     word = jnp.where(remaps | keeps, back, jnp.where(zapped, pte.empty(bits), word))
     moved = remaps | (w.action == REPOINT)
+    word = jnp.where(empty, pte.zero(bits), word)
     pfn = jnp.where(moved, w.head + at.page, jnp.where(zapped, NOWHERE, at.pfn))
     return jnp.where(at.here, pfn, at.pfn), jnp.where(at.here, word, bits)
 
@@ -192,7 +202,11 @@ def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit) -> Mapped:
         e, f, tail = table + j, w.head + j, j > 0
         row, bits = xla.read(j, lambda: (rows[f], entries[e, pte.BITS]))
         new = (word & ~pte.STAYS) | pte.empty(bits)
-        entries = xla.put(entries, e, jnp.stack([f, new]))
+        # Such a piece's chain and count are dropped with the folio's (`split.py`).
+        empty = w.zeros & frame.has(row[frame.FLAGS], frame.ZERO)
+        new = jnp.where(empty, pte.zero(bits), new)
+        pfn = jnp.where(empty, NOWHERE, f)
+        entries = xla.put(entries, e, jnp.stack([pfn, new]))
         then, linked = jnp.where(tail, row[RMAP], at.following), ~tail & behind
         following = xla.put(following, e, then)
         if g.shared:

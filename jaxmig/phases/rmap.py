@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig import xla
 from jaxmig.events import Events
-from jaxmig.frame import MAPCOUNT, RMAP
+from jaxmig.frame import FLAGS, MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
 from jaxmig.pte import BITS, PFN
 from jaxmig.pytree import pytree
@@ -50,6 +50,7 @@ class Visit:
     bits: Index  # the entry's second word
     page: Index  # which base page of the folio it maps
     mapcount: Index  # of that page
+    flags: Index  # that page's own
     following: Index  # the entry behind it in the chain
 
 
@@ -88,14 +89,15 @@ def rmap_walk(
     def step(c: tuple[Mapped, Index, Index, Flag]) -> tuple:
         m, page, entry, _ = c
         here, where, then = entry != NOWHERE, frame_of(page), frame_of(page + 1)
-        old, following, count, front = _look(g, m, where, then, entry)
+        old, following, row, front = _look(g, m, where, then, entry)
         at = Visit(
             here=here,
             entry=jnp.where(here, entry, 0),
             pfn=old[PFN],
             bits=old[BITS],
             page=where - head,
-            mapcount=count,
+            mapcount=row[MAPCOUNT],
+            flags=row[FLAGS],
             following=following,
         )
         m, more = visit(m, at)
@@ -112,13 +114,13 @@ def rmap_walk(
 def _look(
     g: Geometry, m: Mapped, page: Index, then: Index, entry: Index
 ) -> tuple[Array, ...]:
-    """An entry, the next of its chain, its page's count, the next page's first entry."""
+    """An entry, the next of its chain, its page's row, the next page's first entry."""
     safe = jnp.where(entry == NOWHERE, 0, entry)
 
     def reads() -> tuple[Array, ...]:
         last = g.frames - 1
         following = m.rmap_next[safe] if g.shared else jnp.int32(NOWHERE)
         first = m.frame[jnp.minimum(then, last), RMAP]
-        return m.pte[safe], following, m.frame[page, MAPCOUNT], first
+        return m.pte[safe], following, m.frame[page], first
 
     return xla.read(page, reads)

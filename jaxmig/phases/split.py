@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, pte, xla
-from jaxmig.frame import MAPCOUNT, RMAP
+from jaxmig.frame import FLAGS, MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
 from jaxmig.rules import Rules
 
@@ -57,19 +57,34 @@ def loses_one_leaf(rules: Rules, flags: Index, leaves: Index) -> Flag:
     return rules.splits_one_shared_pmd & frame.is_anon(flags) & (leaves > 1)
 
 
-def piece_rows(rows: Rows, head: Index, flags: Index, pages: Index) -> Rows:
+def maps_zeros(rules: Rules, flags: Index) -> Flag:
+    """Whether pieces of zeros are mapped to the zero page: try_to_map_unused_to_zeropage().
+
+    Who locks memory wants pages of his own.
+    """
+    locked = frame.has(flags, frame.MLOCKED)
+    return rules.zero_pieces & frame.is_anon(flags) & ~locked
+
+
+def piece_rows(
+    rows: Rows, head: Index, flags: Index, pages: Index, zeros: Flag
+) -> Rows:
     """Rows of the pieces: base pages with the references their mappings give them.
 
-    `flags`: the folio's, `pages` 0: nothing happens.
+    `flags`: the folio's, `pages` 0: nothing happens.  `zeros`: see `maps_zeros`.
     """
     stays = frame.is_anon(flags)
-    bits = flags & ~(frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED)
-    cached = frame.cache_refs(bits)
+    gone = frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED
+    folio = flags & ~(gone | frame.ZERO)
+    cached = frame.cache_refs(folio)
 
     def piece(j: Index, rows: Rows) -> Rows:
         old = xla.read(j, lambda: rows[head + j])
-        maps = jnp.where(stays, old[MAPCOUNT], 0)
-        chain = jnp.where(stays, old[RMAP], NOWHERE)
+        own = old[FLAGS] & frame.ZERO
+        mapped = stays & ~(zeros & (own != 0))
+        maps = jnp.where(mapped, old[MAPCOUNT], 0)
+        chain = jnp.where(mapped, old[RMAP], NOWHERE)
+        bits = folio | own
         return xla.put(rows, head + j, jnp.stack([maps + cached, maps, bits, chain]))
 
     return jax.lax.fori_loop(0, pages, piece, rows)

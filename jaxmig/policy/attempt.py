@@ -34,6 +34,7 @@ class Plan:
     undone: Flag
     divided: Flag  # split
     halved: Flag  # only its first PMD leaf was
+    zeros: Flag  # and its pieces of zeros are mapped to the zero page
 
     @property
     def gone(self) -> Flag:

@@ -19,7 +19,13 @@ from jaxmig.phases import alloc, entry as entries
 from jaxmig.phases.copypage import free_folio, move_rows
 from jaxmig.phases.entry import Walk, walk
 from jaxmig.phases.rmap import Mapped, walked_pages
-from jaxmig.phases.split import leaves_of, loses_one_leaf, mappings, piece_rows
+from jaxmig.phases.split import (
+    leaves_of,
+    loses_one_leaf,
+    mappings,
+    maps_zeros,
+    piece_rows,
+)
 from jaxmig.policy import hurdles
 from jaxmig.policy.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, Plan
 from jaxmig.policy.folio import EAGAIN, FAILED, SUCCESS, UNMAPPED, drains
@@ -83,6 +89,7 @@ def _decide(
         undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
         divided=divides & done,
         halved=halved,
+        zeros=divides & done & maps_zeros(c.rules, f.flags),
     )
     return _wear_out(s, f, looks, mapped), p
 
@@ -172,7 +179,8 @@ def _walk(
     # PTEs first: those that a leaf becomes are not visited.
     first = jnp.minimum(pages - 1, 1) if c.g.shares_pmds else None
     if first is not None:
-        first = jnp.where(action == entries.SPLIT, first, 0)
+        whole = frame.order(f.flags) == frame.PMD_ORDER
+        first = jnp.where((action == entries.SPLIT) & whole, first, 0)
     w = Walk(
         action=action,
         head=base,
@@ -183,6 +191,7 @@ def _walk(
         cpu=c.at.cpu,
         pmd_table=c.pmd_table,
         leaves=jnp.where(p.halved, 1, NOWHERE),
+        zeros=p.zeros,
         first=first,
     )
     none = jnp.int32(0)
@@ -224,7 +233,7 @@ def _divide(c: Context, s: State, f: Folio, p: Plan, seen: Mapped) -> State:
     cached, ev = tlb.flush_batch(c.rules, s.cached, s.ev, c.at.cpu, late)
     flags = f.flags | jnp.where(seen.dirty, frame.DIRTY, 0)
     pages = jnp.where(p.divided, f.pages, 0)
-    rows = piece_rows(s.frame, f.head, flags, pages)
+    rows = piece_rows(s.frame, f.head, flags, pages, p.zeros)
     return s.set(frame=rows, cached=cached, ev=ev)
 
 

@@ -16,6 +16,7 @@ from jaxmig.scenario.words import (
     FIRST_ADDRESS,
     FRAMELESS,
     KINDS,
+    LASTING,
     STATES,
     size_text,
 )
@@ -141,6 +142,8 @@ def parse_conditions(
             raise table.error("region", f"no region has this name; {remedy}")
         pages = _pages(table, known[name].n_pages)
         state = table.word("state", STATES)
+        if state in LASTING and "until" in table:
+            raise table.error("until", f"{state} does not pass; drop this line")
         conditions.append(ConditionSpec(name, pages, state, _until(table)))
     return tuple(conditions)
 

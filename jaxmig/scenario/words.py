@@ -27,7 +27,9 @@ STATES = [
     "zero_page",
     "untouched",
     "huge_dst_unavailable",
+    "zero",
 ]
+LASTING = ("zero",)  # states that do not pass
 FRAMELESS = ("untouched", "zero_page")  # states of a page that has no frame of its own
 SYSCALLS = ["migrate_pages", "move_pages", "mbind", "kernel"]
 MODES = ["async", "sync_light", "sync"]
