@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig import events, log as logs, xla
+from jaxmig import events, log as logs, tlb, xla
 from jaxmig.buckets import BASE_PAGES, LONG_LIST, bucket
 from jaxmig.events import Events
 from jaxmig.machine import Machine
@@ -187,8 +187,10 @@ def uncoupled(r: Rules, m: Machine, size: Any, node: Any) -> bool:
 
     False while tracing: the numbers are not known then.
     """
-    known = (m.nfree, m.top, size, node)
+    known = (m.nfree, m.top, m.cpus.mask, size, node)
     if can_couple(r, m) or any(isinstance(x, jax.core.Tracer) for x in known):
+        return False
+    if tlb.has_strays(r, m.cpus):
         return False
     g, free = m.geometry, int(np.asarray(m.nfree)[int(node)])
     most = int(size) << g.orders[-1]

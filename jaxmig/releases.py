@@ -72,7 +72,8 @@ class Release:
     counts_unisolated_ptes: bool = False
     # a driver's page is never taken for freed, whatever its references are
     moves_freed_driver_pages: bool = False
-    # 209954cbc7d0: a CPU that stops using an address space stays in its mask
+    # 209954cbc7d0: a CPU that stops using an address space stays in its mask, until a
+    # flush of that address space finds it there
     keeps_mask: bool = False
     # mbind() knows MPOL_WEIGHTED_INTERLEAVE
     weighs_interleave: bool = False

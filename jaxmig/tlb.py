@@ -11,6 +11,7 @@ arch/x86/mm/tlb.c; arch/arm64/include/asm/tlbflush.h, Linux 6.3 and 6.6.
 import dataclasses
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import log, pte, xla
@@ -100,6 +101,23 @@ def defer(rules: Rules, cpus: Cpus, mm: Index, when: Flag) -> Cpus:
     )
 
 
+def strays(rules: Rules, c: Cpus) -> Bool[Array, "mms cpus"]:
+    """CPUs that stand in a mask and run something else.
+
+    The next flush of that address space interrupts them once and takes them off the mask
+    (should_flush_tlb(), flush_tlb_func(): TLB_REMOTE_WRONG_CPU); flushes of a batch, which
+    are of no address space, only interrupt them.
+    """
+    loaded = c.mm[None] == np.arange(c.mask.shape[0])[:, None]
+    return c.mask & ~loaded & ~c.lazy & rules.keeps_mask
+
+
+def has_strays(rules: Rules, c: Cpus) -> bool:
+    """Whether there are any.  Host only: what is known of CPUs comes from the device."""
+    host = {name: np.asarray(getattr(c, name)) for name in ("mask", "lazy", "mm")}
+    return bool(strays(rules, dataclasses.replace(c, **host)).any())
+
+
 def lanes_of(cpus: CpuSet, tlb: Tlb) -> Bool[Array, " cpus*ways"]:
     """One flag a CPU, spread over the slots of a set."""
     return _spread(cpus, tlb.entry)
@@ -171,14 +189,18 @@ def flush_entry(
     leaves = ~rest.any() & c.lazy[cpu] & loaded[cpu] & asks
     counted = ~rules.invlpgb | ((loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS)
     counted &= asks
-    requested, ipis = rest.any() & counted, hit & counted
+    trimmed = strays(rules, c)[mm] & ~myself & counted
+    requested, ipis = rest.any() & counted, (hit & counted) | trimmed
     gen = c.mm_gen[mm] + 1
     single = (c.gen + 1 == gen) & one_op
     local = self_set.any() & counted
     local_one = (self_set & single).any() & counted
     here = jnp.arange(c.mm_gen.shape[0]) == mm
     cpus = dataclasses.replace(
-        c, mm_gen=c.mm_gen + (here & asks), gen=jnp.where(told, gen, c.gen)
+        c,
+        mask=c.mask & ~(here[:, None] & trimmed),
+        mm_gen=c.mm_gen + (here & asks),
+        gen=jnp.where(told, gen, c.gen),
     )
     cpus = leave(rules, cpus, cpu, leaves)
     lost = t.lost | (told & ~single) | (myself & leaves)

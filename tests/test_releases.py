@@ -1,12 +1,17 @@
 """Rows of releases, the names that ask for them, and rules that files cannot show."""
 
 import re
+from pathlib import Path
 
 import pytest
 from jaxmig import RELEASES, releases
+from jaxmig.player import play
 from jaxmig.releases import BOTH, LATEST, expand, release
-from jaxmig.scenario import ScenarioError, loads
+from jaxmig.report import tracefs
+from jaxmig.report.timed import Traced
+from jaxmig.scenario import ScenarioError, load, loads
 
+SCENARIOS = Path(__file__).parent / "scenarios"
 NUMBERED = [name for name in RELEASES if name != "v4"]
 
 
@@ -82,3 +87,16 @@ def test_a_release_differs_from_the_one_before_in_what_its_row_says() -> None:
     assert on("7.0") - on("6.19") == {"unmaps_file_runs"}
     assert on("7.1") == on("7.2") == on("7.3")
     assert set(releases.UNREAD).isdisjoint(RELEASES)
+
+
+def test_traces_name_a_cpu_that_a_flush_takes_off_the_mask() -> None:
+    traced: list[Traced] = []
+    scenario = load(SCENARIOS / "mask_trimmed.toml")
+    play(scenario, kernels=["7.3"], trace=traced.append, logs=True)
+    lines = [line for line in tracefs.text(traced) if "[000]" in line]
+    told = [
+        line.split("tlb_flush: ")[1].strip() for line in lines if "tlb_flush" in line
+    ]
+    # In the first call CPU 0 has nobody to tell.
+    wrong = "pages:0 reason:remote wrong CPU (5)"
+    assert told == ["pages:0 reason:remote shootdown (1)", wrong]

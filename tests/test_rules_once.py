@@ -19,6 +19,7 @@ KINDS: Final = {
 }
 # What two functions ask, and why.
 TWICE: Final = {
+    "keeps_mask": "who leaves stays in the mask, and a later flush finds him there",
     "split_flushes_batch": "the walk puts its flushes off, and the split sends them",
 }
 
