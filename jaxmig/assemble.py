@@ -69,7 +69,10 @@ def geometry_of(
     if per_node * hw.nodes >= NOWHERE:
         raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
     hugetlb = bool(((f.flags & frame.KIND) == frame.HUGETLB).any())
-    return Geometry(hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb)
+    poisoned = any(bit == frame.POISONED and len(at) for at, _, bit in f.marks)
+    return Geometry(
+        hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb, poisoned
+    )
 
 
 def place(
@@ -239,6 +242,8 @@ def _frame_rows(
         )
     for folio, page, bit in f.marks:
         rows[head[folio] + page, frame.FLAGS] |= bit
+        if bit == frame.POISONED:
+            rows[head[folio], frame.FLAGS] |= frame.HURT
     return rows
 
 

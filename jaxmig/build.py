@@ -31,7 +31,7 @@ PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
 # States of an entry rather than of what it maps.
 ENTRY_STATES: Final = ("untouched", "zero_page", "prot_none")
 # And of a page itself, whatever folio it is of.
-PAGE_STATES: Final = {"zero": frame.ZERO}
+PAGE_STATES: Final = {"zero": frame.ZERO, "poisoned": frame.POISONED}
 FOREVER: Final = ("forever",)
 
 

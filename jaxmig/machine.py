@@ -44,6 +44,7 @@ class Geometry:
     shared: bool  # some frame has more than one mapping
     headroom: bool = False  # a node can be source and destination of one call
     hugetlb: bool = False  # some folios may be hugetlb's
+    poisoned: bool = False  # some pages cannot be read
 
     @property
     def frames(self) -> int:

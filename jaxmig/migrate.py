@@ -26,6 +26,7 @@ from jaxmig.policy.run import (
 )
 from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.pytree import pytree
+from jaxmig.releases import release
 from jaxmig.rules import Rules, as_data, rules, structure, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
@@ -254,6 +255,14 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
     return Executable(compiled, bits)
 
 
+def check_poison(kernel: str, m: Machine) -> None:
+    """Raise ValueError where a release would not survive the copy of a page."""
+    if m.geometry.poisoned and not release(kernel).survives_poison:
+        raise ValueError(
+            f"kernel {kernel!r}: a page is poisoned, which no release before 6.12 survives"
+        )
+
+
 def listed(folios: Any) -> tuple[Any, int]:
     """A list of folios in a room of its class, and its length.
 
@@ -315,6 +324,7 @@ def migrate_pages(
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
+    check_poison(kernel, state)
     if isinstance(node, int | np.integer) and not 0 <= node < state.geometry.nodes:
         raise ValueError(f"node {node}: the machine has {state.geometry.nodes} nodes")
     heads, length = listed(folios)

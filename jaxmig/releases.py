@@ -77,6 +77,10 @@ class Release:
     keeps_mask: bool = False
     # mbind() knows MPOL_WEIGHTED_INTERLEAVE
     weighs_interleave: bool = False
+    # 060913999d7a: what cannot be read ends as -EHWPOISON; before, nobody survives it
+    survives_poison: bool = False
+    # folio_maybe_mapped_shared(): of a large folio exactly whether two processes map it
+    knows_sharers: bool = False
     # x86 sends INVLPGB instead of interrupts where the CPU has it
     invlpgb: bool = False
     # Instead of should_defer_flush(); for rows of one's own.
@@ -102,7 +106,14 @@ _V67 = _next(
 )
 _V68 = _next(_V67, "6.8", split_flushes_batch=True)
 _V610 = _next(_V68, "6.10", splits_partially_mapped=True, weighs_interleave=True)
-_V612 = _next(_V610, "6.12", split_trylocks=True, walks_folios=True, zero_pieces=True)
+_V612 = _next(
+    _V610,
+    "6.12",
+    split_trylocks=True,
+    walks_folios=True,
+    zero_pieces=True,
+    survives_poison=True,
+)
 _V613 = _next(_V612, "6.13")
 _V614 = _next(_V613, "6.14", keeps_mask=True)
 _V615 = _next(
@@ -112,6 +123,7 @@ _V615 = _next(
     pieces_ascend=True,
     invlpgb=True,
     unmap_flushes_hints=True,
+    knows_sharers=True,
 )
 _V616 = _next(
     _V615,

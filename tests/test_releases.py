@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from jaxmig import RELEASES, releases
+from jaxmig import RELEASES, Builder, folios_on, migrate_pages, releases
 from jaxmig.player import play
 from jaxmig.releases import BOTH, LATEST, expand, release
 from jaxmig.report import tracefs
@@ -75,7 +75,7 @@ def test_a_release_differs_from_the_one_before_in_what_its_row_says() -> None:
     assert on("6.4") - on("6.3") == {"checks_pte_accessible"}
     assert on("6.13") == on("6.12")
     assert on("6.14") - on("6.13") == {"keeps_mask"}
-    new = {"pieces_ascend", "invlpgb", "unmap_flushes_hints"}
+    new = {"pieces_ascend", "invlpgb", "unmap_flushes_hints", "knows_sharers"}
     assert on("6.15") - on("6.14") == new
     assert on("6.16") - on("6.15") == {
         "counts_unisolated_ptes",
@@ -100,3 +100,20 @@ def test_traces_name_a_cpu_that_a_flush_takes_off_the_mask() -> None:
     # In the first call CPU 0 has nobody to tell.
     wrong = "pages:0 reason:remote wrong CPU (5)"
     assert told == ["pages:0 reason:remote shootdown (1)", wrong]
+
+
+def test_releases_that_poison_ends_are_refused() -> None:
+    scenario = load(SCENARIOS / "poisoned.toml")
+    with pytest.raises(ScenarioError, match=r"no release before 6\.12 survives"):
+        play(scenario, kernels=["6.10"])
+    b = Builder(nodes=2, cpus=2)
+    b.condition(b.mmap(b.process("p"), 8), "poisoned", [3])
+    m = b.build(content=False)
+    with pytest.raises(ValueError, match="a page is poisoned"):
+        migrate_pages(m, folios_on(m, node=0), 1, kernel="6.3")
+
+
+def test_what_does_not_pass_takes_no_time() -> None:
+    text = (SCENARIOS / "poisoned.toml").read_text()
+    with pytest.raises(ScenarioError, match="poisoned does not pass; drop this line"):
+        loads(text.replace('"poisoned"', '"poisoned"\nuntil = "waited"'))

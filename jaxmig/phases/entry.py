@@ -143,7 +143,7 @@ def _becomes(w: Walk, at: Visit) -> tuple[Index, Index]:
         jnp.where(splits, waits, bits), jnp.where(splits, w.stays, anon), own
     )
     keeps = splits & w.stays & ~pte.has(bits, pte.HUGE)
-    empty = keeps & w.zeros & frame.has(at.flags, frame.ZERO)
+    empty = keeps & w.zeros & frame.is_empty(at.flags)
     keeps &= ~empty
     unmaps = w.action == UNMAP
     zapped = (w.action == ZAP) | (splits & ~keeps)
@@ -203,7 +203,7 @@ def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit) -> Mapped:
         row, bits = xla.read(j, lambda: (rows[f], entries[e, pte.BITS]))
         new = (word & ~pte.STAYS) | pte.empty(bits)
         # Such a piece's chain and count are dropped with the folio's (`split.py`).
-        empty = w.zeros & frame.has(row[frame.FLAGS], frame.ZERO)
+        empty = w.zeros & frame.is_empty(row[frame.FLAGS])
         new = jnp.where(empty, pte.zero(bits), new)
         pfn = jnp.where(empty, NOWHERE, f)
         entries = xla.put(entries, e, jnp.stack([pfn, new]))

@@ -75,13 +75,14 @@ def piece_rows(
     """
     stays = frame.is_anon(flags)
     gone = frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED
-    folio = flags & ~(gone | frame.ZERO)
+    folio = flags & ~(gone | frame.ZERO | frame.POISONED | frame.HURT)
     cached = frame.cache_refs(folio)
 
     def piece(j: Index, rows: Rows) -> Rows:
         old = xla.read(j, lambda: rows[head + j])
-        own = old[FLAGS] & frame.ZERO
-        mapped = stays & ~(zeros & (own != 0))
+        own = old[FLAGS] & (frame.ZERO | frame.POISONED)
+        own |= jnp.where(frame.has(own, frame.POISONED), frame.HURT, 0)
+        mapped = stays & ~(zeros & frame.is_empty(own))
         maps = jnp.where(mapped, old[MAPCOUNT], 0)
         chain = jnp.where(mapped, old[RMAP], NOWHERE)
         bits = folio | own

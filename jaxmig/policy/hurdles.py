@@ -217,6 +217,9 @@ def move_look(st: Stage, f: Held, left: tuple[Index, ...], marks: Index) -> Look
     hugetlb = frame.kind(flags) == frame.HUGETLB
     buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
     t = t.look_at(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
+    # folio_mc_copy(): -EHWPOISON.
+    lost = t.going & frame.has(flags, frame.HURT)
+    t = t.set(rc=jnp.where(lost, FAILED, t.rc))
     return Look(t.left, t.marks, refs, t.rc)
 
 

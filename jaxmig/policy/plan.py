@@ -128,7 +128,7 @@ def plan(r: Rules, m: Machine, w: Window, maps: Lanes, passes: int = oc.PASSES) 
 def _in_nobodys_way(row: Int32[Array, "lanes 4"], maps: Lanes) -> Mask:
     """Folios that move at the first try: known by their rows alone."""
     flags, refs = row[:, FLAGS], row[:, REFCOUNT]
-    odd = frame.has(flags, frame.CONDITIONED)
+    odd = frame.has(flags, frame.CONDITIONED | frame.HURT)
     odd |= frame.kind(flags) == frame.MOVABLE_OPS
     return ~odd & (refs > 0) & (refs == maps + frame.cache_refs(flags))
 

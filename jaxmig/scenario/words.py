@@ -28,8 +28,9 @@ STATES = [
     "untouched",
     "huge_dst_unavailable",
     "zero",
+    "poisoned",
 ]
-LASTING = ("zero",)  # states that do not pass
+LASTING = ("zero", "poisoned")  # states that do not pass
 FRAMELESS = ("untouched", "zero_page")  # states of a page that has no frame of its own
 SYSCALLS = ["migrate_pages", "move_pages", "mbind", "kernel"]
 MODES = ["async", "sync_light", "sync"]

@@ -20,6 +20,7 @@ from jaxmig.machine import Machine
 from jaxmig.migrate import (
     NR_MAX_BATCHED_MIGRATION,
     Result,
+    check_poison,
     executable,
     limit_of,
     listed,
@@ -137,6 +138,10 @@ class Session:
         """
         if len(folios) == 0:
             return 0
+        try:
+            check_poison(self.kernel, self.state)
+        except ValueError as error:
+            raise NotModelled(str(error)) from None
         whole = self._large(folios)
         state, home = self.state, node
         if not 0 <= node < self.nodes:
