@@ -4,12 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from jaxmig import RELEASES, Builder, folios_on, migrate_pages, releases
+from jaxmig import RELEASES, Builder, folios_on, migrate_pages, releases, syscalls
 from jaxmig.player import play
 from jaxmig.releases import BOTH, LATEST, expand, release
 from jaxmig.report import tracefs
 from jaxmig.report.timed import Traced
 from jaxmig.scenario import ScenarioError, load, loads
+from jaxmig.syscalls import Area, Session, Space
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 NUMBERED = [name for name in RELEASES if name != "v4"]
@@ -117,3 +118,45 @@ def test_what_does_not_pass_takes_no_time() -> None:
     text = (SCENARIOS / "poisoned.toml").read_text()
     with pytest.raises(ScenarioError, match="poisoned does not pass; drop this line"):
         loads(text.replace('"poisoned"', '"poisoned"\nuntil = "waited"'))
+
+
+def twice(kernel: str, folios: int) -> int:
+    """What migrate_pages(2) returns where a process maps folios of 16 KiB twice."""
+    b = Builder(nodes=2, cpus=4, tlb=(1, 1), huge_tlb=(1, 1))
+    p = b.process("p", running=[1])
+    r = b.mmap(p, 4 * folios, order=2, kind="file", mapped_twice=True)
+    m = b.build(content=False)
+    areas = [
+        Area(4 * folios * i, 4 * folios, at[p.number], anonymous=False, again=i > 0)
+        for i, at in enumerate((r.first_pte, r.again_pte))
+    ]
+    s = Session(m, kernel)
+    ret = syscalls.migrate_pages(s, Space(areas), frozenset({0}), frozenset({1}))
+    assert s.counts["pgmigrate_success"] == 4 * folios
+    return ret
+
+
+@pytest.mark.parametrize(
+    ("kernel", "returned"),
+    [("6.6", 0), ("6.8", 3), ("6.15", 3), ("6.16", 8), ("7.3", 8)],
+)
+def test_a_second_area_finds_isolated_folios(kernel: str, returned: int) -> None:
+    # From 6.16 on each of their PTEs counts, but not those of the last that was isolated.
+    assert twice(kernel, 3) == returned
+
+
+@pytest.mark.parametrize(("kernel", "returned"), [("6.6", 0), ("6.7", 10), ("7.3", 10)])
+def test_migration_entries_count_as_failures(kernel: str, returned: int) -> None:
+    # kernel-spec-7x 15.3 no. 11: another call is under way, on another node at that.
+    b = Builder(nodes=2, cpus=4, tlb=(1, 1), huge_tlb=(1, 1))
+    p = b.process("p", running=[1])
+    regions = [b.mmap(p, 10, node) for node in (0, 1)]
+    m = b.build(content=False)
+    inside, _ = migrate_pages(
+        m, folios_on(m, node=1), 0, kernel=kernel, stop=(0, "unmap")
+    )
+    areas = [Area(r.start >> 12, 10, r.first_pte[p.number]) for r in regions]
+    s = Session(inside, kernel)
+    ret = syscalls.migrate_pages(s, Space(areas), frozenset({0}), frozenset({1}))
+    assert ret == returned
+    assert s.counts["pgmigrate_success"] == 10

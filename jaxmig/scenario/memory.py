@@ -17,6 +17,7 @@ from jaxmig.scenario.words import (
     FRAMELESS,
     KINDS,
     LASTING,
+    MAPPED_TWICE,
     STATES,
     size_text,
 )
@@ -27,6 +28,7 @@ _FLAGS = {
     "migratable": True,
     "private": False,
     "prot_none": False,
+    "mapped_twice": False,
 }
 REGION_KEYS = ("process", "name", "size", "folio", "kind", "node", *_FLAGS)
 CONDITION_KEYS = ("region", "pages", "state", "until")
@@ -78,6 +80,9 @@ def _region(
         # Read as MAP_PRIVATE, this would quietly hang buffers on anonymous memory.
         problem = f"it means buffers, and {kind} pages have none; drop it"
         raise table.error("private", f'{problem}, or use kind = "file"')
+    if flags["mapped_twice"] and kind not in MAPPED_TWICE:
+        problem = f"no process maps {kind} pages twice; drop it"
+        raise table.error("mapped_twice", f'{problem}, or use kind = "shmem"')
     return RegionSpec(
         processes=_mappers(table, processes),
         name=table.text("name"),

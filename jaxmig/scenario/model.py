@@ -67,6 +67,7 @@ class RegionSpec:
     migratable: bool = True
     private: bool = False
     prot_none: bool = False
+    mapped_twice: bool = False  # by each process, the second time right behind
 
     @property
     def n_pages(self) -> int:
@@ -84,8 +85,8 @@ class RegionSpec:
 
     @property
     def end(self) -> int:
-        """The first address behind the region."""
-        return self.start + self.size
+        """The first address behind the region and its second mapping, if it has one."""
+        return self.start + self.size * (1 + self.mapped_twice)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Scenario:
         """The `pages` array of `call`, one address an element."""
         if isinstance(call.pages, str):
             region = self.region(call.pages)
-            return range(region.start, region.end, BASE_PAGE)
+            return range(region.start, region.start + region.size, BASE_PAGE)
         return tuple(self.address(page) for page in call.pages or ())
 
     def error(self, where: Where, value: str | None, problem: str) -> ScenarioError:

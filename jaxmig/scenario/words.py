@@ -31,6 +31,7 @@ STATES = [
     "poisoned",
 ]
 LASTING = ("zero", "poisoned")  # states that do not pass
+MAPPED_TWICE = ("shmem", "file")  # kinds that one process can map twice
 FRAMELESS = ("untouched", "zero_page")  # states of a page that has no frame of its own
 SYSCALLS = ["migrate_pages", "move_pages", "mbind", "kernel"]
 MODES = ["async", "sync_light", "sync"]
