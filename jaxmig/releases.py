@@ -87,9 +87,9 @@ class Release:
     defers: Defers | None = None
 
 
-def _next(row: Release, name: str, source: str = "", **switches: bool) -> Release:
+def _next(row: Release, name: str, source: str = "read", **switches: Any) -> Release:
     """The row of a later release: as `row`, but for the switches given."""
-    return dataclasses.replace(row, name=name, source=source or "read", **switches)
+    return dataclasses.replace(row, name=name, source=source, **switches)
 
 
 _V62 = Release("6.2", batched=False)

@@ -9,6 +9,7 @@ arch/x86/mm/tlb.c; arch/arm64/include/asm/tlbflush.h, Linux 6.3 and 6.6.
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -114,7 +115,8 @@ def strays(rules: Rules, c: Cpus) -> Bool[Array, "mms cpus"]:
 
 def has_strays(rules: Rules, c: Cpus) -> bool:
     """Whether there are any.  Host only: what is known of CPUs comes from the device."""
-    host = {name: np.asarray(getattr(c, name)) for name in ("mask", "lazy", "mm")}
+    names = ("mask", "lazy", "mm")
+    host: dict[str, Any] = {name: np.asarray(getattr(c, name)) for name in names}
     return bool(strays(rules, dataclasses.replace(c, **host)).any())
 
 
