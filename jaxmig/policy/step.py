@@ -28,7 +28,14 @@ from jaxmig.phases.split import (
 )
 from jaxmig.policy import hurdles
 from jaxmig.policy.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, Plan
-from jaxmig.policy.folio import EAGAIN, FAILED, SUCCESS, UNMAPPED, drains
+from jaxmig.policy.folio import (
+    EAGAIN,
+    FAILED,
+    SUCCESS,
+    UNMAPPED,
+    drains,
+    split_first,
+)
 from jaxmig.policy.hurdles import Stage
 from jaxmig.policy.state import HELD, Context, State
 
@@ -219,7 +226,9 @@ def _settle(
     flags |= jnp.where(p.taken, frame.LOCKED, 0)
     flags |= jnp.where((act == UNMAP) & seen.dirty, frame.DIRTY, 0)
     flags &= ~jnp.where(mapped, frame.LOCKED | frame.UNMAPPED, 0)
-    flags &= ~jnp.where(p.moved & ~c.rules.requeues_deferred, frame.SPLIT_QUEUED, 0)
+    # Only those whose split has failed are asked again whether they are queued.
+    forgets = p.moved & split_first(c.rules, f.flags) & ~c.rules.requeues_deferred
+    flags &= ~jnp.where(forgets, frame.SPLIT_QUEUED, 0)
     column = jnp.arange(frame.COLUMNS)
     row = jnp.where(column == REFCOUNT, refs, jnp.where(column == FLAGS, flags, row))
     return s.set(frame=xla.put(s.frame, base, row))
