@@ -39,6 +39,7 @@ CONDITIONED: Final = 1 << 18  # Machine.conditions may say something about it
 ZERO: Final = 1 << 19  # of each page: it holds nothing but zeros
 POISONED: Final = 1 << 20  # of each page: it cannot be read
 HURT: Final = 1 << 21  # of a folio's head: some page of it cannot
+COPIED: Final = 1 << 22  # by an engine, until the folio's references are looked at
 PMD_ORDER: Final = 9
 
 Flags = Any  # int32[lanes], of JAX or of numpy

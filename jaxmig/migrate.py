@@ -296,6 +296,7 @@ def migrate_pages(
     batch: Any = NR_MAX_BATCHED_MIGRATION,
     arch: str = "x86",
     memalloc: bool = False,
+    engine: bool = False,
     donate: bool = False,
     size: Any = None,
     stop: tuple[int, str] | None = None,
@@ -308,6 +309,7 @@ def migrate_pages(
       folios: int32[folios], head frames in list order.
       batch: base pages at which a batch is closed; 0: no limit.  Serial releases
         have no batches.
+      engine: a copy engine is registered, which only kernel "batch-copy" asks.
       size: how many of `folios` are on the list, so that lists padded to one length
         share a compilation; all if None.
       stop: (k, phase), phase one of unmap, flush, copy, remap: the state inside batch k
@@ -323,7 +325,7 @@ def migrate_pages(
         stop at an unknown phase or with a log.
     Source: migrate_pages() in mm/migrate.c.
     """
-    r = rules(kernel, mode, reason, arch, memalloc)
+    r = rules(kernel, mode, reason, arch, memalloc, engine)
     check_poison(kernel, state)
     if isinstance(node, int | np.integer) and not 0 <= node < state.geometry.nodes:
         raise ValueError(f"node {node}: the machine has {state.geometry.nodes} nodes")

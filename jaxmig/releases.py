@@ -81,6 +81,9 @@ class Release:
     survives_poison: bool = False
     # folio_maybe_mapped_shared(): of a large folio exactly whether two processes map it
     knows_sharers: bool = False
+    # RFC v6, "Accelerate page migration with batch copying and hardware offload": an engine
+    # copies the folios of a batch to which nobody else refers, and they are moved first
+    offloads: bool = False
     # x86 sends INVLPGB instead of interrupts where the CPU has it
     invlpgb: bool = False
     # Instead of should_defer_flush(); for rows of one's own.
@@ -159,6 +162,7 @@ RELEASES: Final[dict[str, Release]] = {
         Release("v4", "the posting", async_first=False, crossing_opens_next=True),
         *(_V63, _V64, _V65, _V66, _V67, _V68, _V610, _V612, _V613, _V614, _V615),
         *(_V616, _V617, _V6180, _V618, _V619, _V70, _V71, _V72, _V73),
+        _next(_V618, "batch-copy", "the posting, v6, on 6.18", offloads=True),
     )
 }
 BOTH: Final = ("6.2", "6.3")  # the last serial and the first batched release

@@ -16,6 +16,7 @@ KINDS: Final = {
     "crossing_opens_next": "the series as posted",
     "broadcasts": "arm64: no interrupts",
     "invlpgb": "AMD: no interrupts",
+    "offloads": "the posted copy engine: folios that it copies are a kind of their own",
 }
 # What two functions ask, and why.
 TWICE: Final = {

@@ -133,6 +133,9 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
     by_batch = (
         (f.kind != frame.MOVABLE_OPS) & (f.kind != frame.HUGETLB) & c.rules.batched
     )
+    copied = frame.has(f.flags, frame.COPIED)
+    lost = moves & copied & ~p.moved
+    wasted = jnp.where(c.rules.offloads, lost, p.undone & by_batch)
     return s.set(
         ev=s.ev.add(
             allocs=p.tried,
@@ -142,7 +145,9 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
             folios_moved=p.moved,
             pages_copied=jnp.where(p.moved & ~huge, f.pages, 0),
             pages_copied_huge=jnp.where(p.moved & huge, f.pages, 0),
-            copies_wasted=jnp.where(p.undone & by_batch, f.pages, 0),
+            copies_wasted=jnp.where(wasted, f.pages, 0),
+            copies_lost=lost,
+            pages_by_cpu=jnp.where(p.moved & ~copied & c.rules.offloads, f.pages, 0),
             lru_drains=p.moved & drains(c.rules, f.flags, mapped),
         )
     )
@@ -226,6 +231,10 @@ def _settle(
     flags |= jnp.where(p.taken, frame.LOCKED, 0)
     flags |= jnp.where((act == UNMAP) & seen.dirty, frame.DIRTY, 0)
     flags &= ~jnp.where(mapped, frame.LOCKED | frame.UNMAPPED, 0)
+    # The mark is read and cleared first of all.
+    other = (f.kind == frame.MOVABLE_OPS) | (f.kind == frame.HUGETLB)
+    takes = p.taken & ~other & (refs == frame.cache_refs(flags)) & c.rules.offloads
+    flags = jnp.where(takes, flags | frame.COPIED, flags & ~frame.COPIED)
     # Only those whose split has failed are asked again whether they are queued.
     forgets = p.moved & split_first(c.rules, f.flags) & ~c.rules.requeues_deferred
     flags &= ~jnp.where(forgets, frame.SPLIT_QUEUED, 0)

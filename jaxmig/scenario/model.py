@@ -28,6 +28,8 @@ class MachineSpec:
     cpus: int
     node_size: tuple[int, ...]
     free: tuple[tuple[int, int], ...] = ()
+    copy: str = "cpu"  # the copy engine: cpu, threads:N or dma:N
+    max_batch: int = 512  # base pages that close a batch; 0: no limit
 
     def node_of_cpu(self, cpu: int) -> int:
         """The node of a CPU: CPUs are spread evenly over the nodes, in order."""
