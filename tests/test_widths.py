@@ -27,7 +27,7 @@ from strategies import Document, Example, Program, examples
 from test_invariants_engine import warm
 
 MODES = ("sync", "async", "sync_light")
-SINCE = ("6.3", "6.5", "6.7", "6.12", "6.14", "6.17", "6.18", "7.3")
+SINCE = ("6.3", "6.5", "6.7", "6.12", "6.14", "6.17", "6.18", "7.3", "batch-copy")
 # One compiled program serves all of a line: what they differ in is its data.
 SERIAL = [Program(k, mode=mode) for k in ("6.1", "6.2") for mode in MODES]
 BATCHED = [Program(k, mode=mode) for k in SINCE for mode in MODES]
@@ -208,6 +208,7 @@ def compare(e: Example, document: Document, at: Where, tally: Tally) -> None:
         "arch": p.arch,
         "reason": REASONS.get(p.caller or "", "syscall_or_cpuset"),
         "memalloc": at.memalloc,
+        "engine": True,
     }
     padded = np.zeros(LIST, np.int32)
     padded[: heads.size] = heads
