@@ -7,7 +7,7 @@ They come from the parsers and tables themselves, so they cannot be out of date.
 import argparse
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from jaxmig import RELEASES, machines
@@ -63,14 +63,28 @@ def _option(action: argparse.Action) -> str:
 
 
 def releases() -> str:
-    """A column a switch, a row a release."""
-    fields = [f for f in dataclasses.fields(next(iter(RELEASES.values())))]
-    switches = [f.name for f in fields if f.name not in ("name", "defers")]
-    lines = [f"| switch | {' | '.join(RELEASES)} |", "|---" * (1 + len(RELEASES)) + "|"]
-    for name in switches:
-        marks = ["x" if getattr(r, name) else "" for r in RELEASES.values()]
-        lines.append(f"| `{name}` | {' | '.join(marks)} |")
+    """Where each row is from, then a row a switch: the releases that have it."""
+    lines = ["| release | row |", "|---|---|"]
+    lines += [f"| {name} | {r.source} |" for name, r in RELEASES.items()]
+    lines += ["", "| switch | releases |", "|---|---|"]
+    for field in dataclasses.fields(next(iter(RELEASES.values()))):
+        if field.name not in ("name", "source", "defers"):
+            having = [getattr(r, field.name) for r in RELEASES.values()]
+            lines.append(f"| `{field.name}` | {_spans(having)} |")
     return "\n".join(lines)
+
+
+def _spans(having: Sequence[bool]) -> str:
+    """The releases that have a switch, runs of them as ranges."""
+    spans: list[list[str]] = []
+    open_ = False
+    for name, has in zip(RELEASES, having, strict=True):
+        if has and not open_:
+            spans.append([])
+        if has:
+            spans[-1].append(name)
+        open_ = has
+    return ", ".join(s[0] if len(s) == 1 else f"{s[0]} - {s[-1]}" for s in spans)
 
 
 def schema() -> str:

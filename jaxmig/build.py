@@ -7,7 +7,7 @@ state = b.build()
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -27,9 +27,12 @@ KINDS: Final = {
     "movable_ops": frame.MOVABLE_OPS,
     "hugetlb": frame.HUGETLB,
 }
+SHARED_KINDS: Final = ("shmem", "file")  # what a process may map twice
 PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
 # States of an entry rather than of what it maps.
 ENTRY_STATES: Final = ("untouched", "zero_page", "prot_none")
+# And of a page itself, whatever folio it is of.
+PAGE_STATES: Final = {"zero": frame.ZERO, "poisoned": frame.POISONED}
 FOREVER: Final = ("forever",)
 
 
@@ -59,10 +62,14 @@ class Region:
     migratable: bool
     private: bool
     prot_none: bool
+    mapped_twice: bool = False  # each process maps it again, right behind
     first_folio: int = 0
     # Per process: number of the first PTE and, under PMD mappings, of the first leaf.
     first_pte: dict[int, int] = dataclasses.field(default_factory=dict)
     first_pmd: dict[int, int] = dataclasses.field(default_factory=dict)
+    # The same of the second mapping.
+    again_pte: dict[int, int] = dataclasses.field(default_factory=dict)
+    again_pmd: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def folios(self) -> int:
@@ -113,6 +120,7 @@ class Builder:
         self.regions: list[Region] = []
         self._conditions: list[_Condition] = []
         self._marks: dict[int, list[tuple[str, np.ndarray]]] = {}
+        self._page_marks: list[tuple[Region, np.ndarray, int]] = []
         self._next = FIRST_ADDRESS
         self.splits = False  # room for the pieces of every large folio
 
@@ -143,11 +151,15 @@ class Builder:
         migratable: bool = True,
         private: bool = False,
         prot_none: bool = False,
+        mapped_twice: bool = False,
     ) -> Region:
         """Map `pages` base pages on `node` into one process, or into several at once.
 
+        `mapped_twice`: each of them maps the pages a second time, right behind.
+
         Raises:
-          ValueError: for an unknown kind or node, or a size that folios do not fill.
+          ValueError: for an unknown kind or node, a size that folios do not fill, or a
+            second mapping of what only a file's pages can have.
         """
         owners = (processes,) if isinstance(processes, Process) else tuple(processes)
         if kind not in KINDS:
@@ -156,9 +168,13 @@ class Builder:
             raise ValueError(f"node {node}: the machine has {self.nodes}")
         if pages < 1 or pages % (1 << order) or not 0 <= order <= frame.PMD_ORDER:
             raise ValueError(f"{pages} pages: not a multiple of 2^{order}")
+        if mapped_twice and kind not in SHARED_KINDS:
+            raise ValueError(
+                f"mapped_twice: {kind} pages are not; shmem and file may be"
+            )
         size = 4096 << order
         start = -(-self._next // size) * size
-        self._next = start + pages * 4096
+        self._next = start + pages * 4096 * (1 + mapped_twice)
         region = Region(
             name or f"region{len(self.regions)}",
             owners,
@@ -172,6 +188,7 @@ class Builder:
             migratable,
             private,
             prot_none,
+            mapped_twice,
         )
         self.regions.append(region)
         return region
@@ -193,6 +210,9 @@ class Builder:
             whole = _whole_folios(index, region.order)
             self._marks.setdefault(id(region), []).append((state, whole))
             return
+        if state in PAGE_STATES:
+            self._page_marks.append((region, index, PAGE_STATES[state]))
+            return
         left = cond.UNTIL_WAITED if isinstance(until, str) else until - 1
         endless = until == "forever"
         # Every page of a larger folio named is one more reference, but one state.
@@ -210,6 +230,9 @@ class Builder:
         f = _folios(self.regions)
         ptes, pmds, table = _entries(self.regions, self.processes, self._marks)
         left, marks = _states(self.regions, self._conditions, f)
+        for r, index, bit in self._page_marks:
+            page = index & ((1 << r.order) - 1)
+            f.marks.append((r.first_folio + (index >> r.order), page, bit))
         hw = Hardware(
             self.nodes,
             *_masks(self),
@@ -300,29 +323,44 @@ def _entries(
     small: list[list[np.ndarray]] = [[], [], []]
     large: list[list[np.ndarray]] = [[], [], []]
     table: list[np.ndarray] = []
+    turns: list[np.ndarray] = []
     n_pte = n_pmd = 0
     for p in processes:
-        for r in regions:
-            if p not in r.processes:
-                continue
-            r.first_pte[p.number], n_pte = n_pte, n_pte + r.pages
+        for r, ptes_at, pmds_at in _mappings(p, regions):
+            ptes_at[p.number], n_pte = n_pte, n_pte + r.pages
             page = np.arange(r.pages)
             folio = r.first_folio + (page >> r.order)
             sub = (page & ((1 << r.order) - 1)).astype(np.int32)
             bits = np.full(r.pages, _bits(r, p), np.int32)
             _mark(folio, bits, marks.get(id(r), []))
             if r.by_pmd:
-                r.first_pmd[p.number], n_pmd = n_pmd, n_pmd + r.folios
+                pmds_at[p.number], n_pmd = n_pmd, n_pmd + r.folios
                 first = page[::PMD_PAGES]
                 zero = (bits & pte.ZERO_PAGE) != 0
                 leaf = np.where(zero, bits & pte.STAYS, bits)
                 _append(large, folio[first], sub[first], leaf[first])
-                table.append((r.first_pte[p.number] + first).astype(np.int32))
+                table.append((ptes_at[p.number] + first).astype(np.int32))
+                # The rmap walk goes by the region's list.
+                turns.append(np.full(r.folios, r.processes.index(p), np.int32))
                 folio = np.full(r.pages, -1)
                 bits = np.where(zero, bits, bits & pte.STAYS)
             _append(small, folio, sub, bits)
     pmd_table = np.concatenate(table) if table else np.zeros(0, np.int32)
-    return _join(small), _join(large), pmd_table
+    leaves = _join(large)
+    if turns:
+        leaves.turn = np.concatenate(turns)
+    return _join(small), leaves, pmd_table
+
+
+def _mappings(
+    p: Process, regions: list[Region]
+) -> Iterator[tuple[Region, dict[int, int], dict[int, int]]]:
+    """What a process maps, in address order: regions, and where their entries are kept."""
+    for r in regions:
+        if p in r.processes:
+            yield r, r.first_pte, r.first_pmd
+            if r.mapped_twice:
+                yield r, r.again_pte, r.again_pmd
 
 
 def _mark(

@@ -26,6 +26,8 @@ from jaxmig.machines.terms import PHASES, PRICED, Policy, Term, terms
 
 __all__ = ["PHASES", "PRICED", "Cost", "Policy", "Term", "price", "terms", "weights"]
 
+ENGINE: Final = "dma:"  # a copy engine as kernel batch-copy asks one
+MAX_CHANNELS: Final = 16
 # The first never exceeds the second, or the counts are not those of a call.
 _ORDER: Final = (
     ("flushes_immediate_lazy", "flushes_immediate"),
@@ -111,6 +113,22 @@ def price(
             if key.startswith("cost.")
         ),
     )
+
+
+def channels(copy: str, counts: Mapping[str, int], offloads: bool) -> str:
+    """The copy engine as the posted driver (dcbm) uses it: batch-copy's price.
+
+    No more channels than a batch has folios, on the average of a call, and 16 at most.
+    So 2 MiB folios, of which 512 base pages make a batch, have one channel each.
+
+    Args:
+      offloads: whether the release asks the engine at all.
+    """
+    if not (offloads and copy.startswith(ENGINE)):
+        return copy
+    folios = counts["allocs"] // max(counts["batches"], 1)
+    asked = int(copy.removeprefix(ENGINE))
+    return f"{ENGINE}{max(min(asked, folios, MAX_CHANNELS), 1)}"
 
 
 def weights(

@@ -60,7 +60,8 @@ class Donating(Session):
 
     def __init__(self, state: Machine, kernel: str, call: Call, arch: str) -> None:
         how = {"cpu": call.cpu, "batch": call.batch, "keep_logs": call.logs}
-        super().__init__(state, kernel, arch=arch, **how)
+        engine = call.copy.startswith(cost.ENGINE)
+        super().__init__(state, kernel, arch=arch, engine=engine, **how)
         self.requested = 0
 
     def migrate(self, folios: Heads, node: int, **how: Any) -> int:
@@ -123,7 +124,9 @@ def _one(
     tick(f"{kernel}: migrated")
     wrong = verify.mismatches(s.state, before) if setting.content else None
     tick(f"{kernel}: verified")
-    priced, policy = _price(s, profile, kernel, call.copy)
+    copy = cost.channels(call.copy, s.counts, release(kernel).offloads)
+    call = dataclasses.replace(call, copy=copy)
+    priced, policy = _price(s, profile, kernel, copy)
     after = syscalls.pages_by_node(s.view(), space, s.nodes)
     made = report.record(
         kernel=kernel,

@@ -12,7 +12,6 @@ import numpy as np
 
 from jaxmig import callers, cost, machines, syscalls
 from jaxmig.machine import Machine
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import release
 from jaxmig.report.records import Record, record
 from jaxmig.report.timed import FIRST_PID, Places, Traced, tasks
@@ -39,10 +38,10 @@ def play(
     scenario: Scenario,
     *,
     kernels: Sequence[str] | None = None,
-    batch: int = NR_MAX_BATCHED_MIGRATION,
+    batch: int | None = None,
     arch: machines.Arch | None = None,
     profile: machines.Profile | None = None,
-    copy: str = "cpu",
+    copy: str | None = None,
     content: bool = False,
     seed: int | None = None,
     trace: Callable[[Traced], None] | None = None,
@@ -53,10 +52,11 @@ def play(
 
     Args:
       kernels: instead of those that the scenario names.
-      batch: base pages that close a batch; 0: no limit.
+      batch: base pages that close a batch, instead of the file's; 0: no limit.
       arch: instead of the profile's.
       profile: instead of the one that the scenario names.
-      copy: the copy engine that is priced, "cpu", "threads:N" or "dma:N".
+      copy: the copy engine that is priced, "cpu", "threads:N" or "dma:N", instead of
+        the file's.
       content, seed: as for `build`.
       trace: told of each call what traces of it need.
       logs: whether that includes its log; calls are slower then.
@@ -67,6 +67,8 @@ def play(
       ValueError: for a release, architecture or copy engine that is not modelled.
     """
     p = profile or _profile(scenario)
+    batch = scenario.machine.max_batch if batch is None else batch
+    copy = scenario.machine.copy if copy is None else copy
     options = _Options(batch, arch, copy, p, trace, logs)
     fresh, layout = build(scenario, content=content, seed=seed)
     records: list[Record] = []
@@ -107,6 +109,7 @@ def _call(
         batch=options.batch,
         arch=arch,
         memory=layout.memory,
+        engine=options.copy.startswith(cost.ENGINE),
         keep_logs=options.logs,
     )
     try:
@@ -122,9 +125,9 @@ def _call(
     # Releases before 6.15 pay for interrupts on such a CPU too.
     if arch == "x86-invlpgb" and not release(kernel).invlpgb:
         arch = "x86"
-    priced = cost.price(
-        s.counts, options.profile, copy=options.copy, policy=policy, arch=arch
-    )
+    copy = cost.channels(options.copy, s.counts, release(kernel).offloads)
+    options = dataclasses.replace(options, copy=copy)
+    priced = cost.price(s.counts, options.profile, copy=copy, policy=policy, arch=arch)
     nodes = syscalls.pages_by_node(s.view(), layout.spaces[c.process], s.nodes)
     made = record(
         kernel=kernel,

@@ -54,9 +54,10 @@ def build(
     spaces = {
         name: Space(
             [
-                _area(m, spec_, r, p)
+                area
                 for spec_, r in zip(scenario.regions, regions, strict=True)
                 if name in spec_.processes
+                for area in _areas(m, spec_, r, p)
             ]
         )
         for name, p in owners.items()
@@ -79,6 +80,7 @@ def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
         migratable=r.migratable,
         private=r.private,
         prot_none=r.prot_none,
+        mapped_twice=r.mapped_twice,
     )
 
 
@@ -124,14 +126,24 @@ def _stays(scenario: Scenario) -> bool:
     return False
 
 
-def _area(m: Machine, spec: RegionSpec, r: Region, p: Process) -> Area:
-    pmd = r.first_pmd.get(p.number)
-    return Area(
-        start=r.start >> PAGE_SHIFT,
-        pages=r.pages,
-        first_pte=r.first_pte[p.number],
-        first_pmd=-1 if pmd is None else m.geometry.ptes + pmd,
-        migratable=r.migratable,
-        anonymous=spec.kind in ANONYMOUS,
-        hugetlb=spec.kind == "hugetlb",
-    )
+def _areas(m: Machine, spec: RegionSpec, r: Region, p: Process) -> list[Area]:
+    """A process's mapping of a region, or both of them."""
+    placed = [(r.first_pte, r.first_pmd)]
+    if r.mapped_twice:
+        placed.append((r.again_pte, r.again_pmd))
+    areas = []
+    for i, (ptes, pmds) in enumerate(placed):
+        pmd = pmds.get(p.number)
+        areas.append(
+            Area(
+                start=(r.start >> PAGE_SHIFT) + i * r.pages,
+                pages=r.pages,
+                first_pte=ptes[p.number],
+                first_pmd=-1 if pmd is None else m.geometry.ptes + pmd,
+                migratable=r.migratable,
+                anonymous=spec.kind in ANONYMOUS,
+                hugetlb=spec.kind == "hugetlb",
+                again=i > 0,
+            )
+        )
+    return areas

@@ -136,7 +136,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Documents of two files that play, with one that fails between them."""
     home = tmp_path_factory.mktemp("played")
     (home / "a.toml").write_text(SCENARIO)
-    (home / "bad.toml").write_text('kernel = "6.4"\n')
+    (home / "bad.toml").write_text('kernel = "6.9"\n')
     files = [str(home / f"{n}.toml") for n in ("a", "bad", "a")]
     out = home / "out.jsonl"
     assert cli.main(["run", *files, "--json", str(out)]) == 1

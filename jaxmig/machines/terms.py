@@ -26,8 +26,8 @@ PRICED: Final = (
     *("ptes_deferred", "flushes_immediate", "flushes_immediate_lazy"),
     *("flushes_batch", "flushes_batch_lazy", "ipis_immediate", "ipis_batch"),
     *("nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "moves", "folios_moved"),
-    *("pages_copied", "pages_copied_huge", "copies_wasted", "ptes_set", "pmds_set"),
-    "lru_drains",
+    *("pages_copied", "pages_copied_huge", "copies_wasted", "pages_by_cpu"),
+    *("ptes_set", "pmds_set", "lru_drains"),
 )
 PMD_PAGES: Final = 512
 
@@ -136,5 +136,7 @@ def _copies(p: Profile, copy: str, policy: Policy) -> list[Term]:
     return [
         Term("pages_copied", "copy", place, page),
         Term("copies_wasted", "copy", place, wasted),
+        # Counted as the engine's above; of folios below PMD size nearly always.
+        Term("pages_by_cpu", "copy", "copy", p["cost.copy_4k"] - page),
         Term("pages_copied_huge", "copy", place, p["cost.copy_2m"] / PMD_PAGES / huge),
     ]

@@ -16,6 +16,8 @@ from jaxmig.scenario.words import (
     FIRST_ADDRESS,
     FRAMELESS,
     KINDS,
+    LASTING,
+    MAPPED_TWICE,
     STATES,
     size_text,
 )
@@ -26,6 +28,7 @@ _FLAGS = {
     "migratable": True,
     "private": False,
     "prot_none": False,
+    "mapped_twice": False,
 }
 REGION_KEYS = ("process", "name", "size", "folio", "kind", "node", *_FLAGS)
 CONDITION_KEYS = ("region", "pages", "state", "until")
@@ -77,6 +80,9 @@ def _region(
         # Read as MAP_PRIVATE, this would quietly hang buffers on anonymous memory.
         problem = f"it means buffers, and {kind} pages have none; drop it"
         raise table.error("private", f'{problem}, or use kind = "file"')
+    if flags["mapped_twice"] and kind not in MAPPED_TWICE:
+        problem = f"no process maps {kind} pages twice; drop it"
+        raise table.error("mapped_twice", f'{problem}, or use kind = "shmem"')
     return RegionSpec(
         processes=_mappers(table, processes),
         name=table.text("name"),
@@ -141,6 +147,8 @@ def parse_conditions(
             raise table.error("region", f"no region has this name; {remedy}")
         pages = _pages(table, known[name].n_pages)
         state = table.word("state", STATES)
+        if state in LASTING and "until" in table:
+            raise table.error("until", f"{state} does not pass; drop this line")
         conditions.append(ConditionSpec(name, pages, state, _until(table)))
     return tuple(conditions)
 

@@ -28,6 +28,8 @@ class MachineSpec:
     cpus: int
     node_size: tuple[int, ...]
     free: tuple[tuple[int, int], ...] = ()
+    copy: str = "cpu"  # the copy engine: cpu, threads:N or dma:N
+    max_batch: int = 512  # base pages that close a batch; 0: no limit
 
     def node_of_cpu(self, cpu: int) -> int:
         """The node of a CPU: CPUs are spread evenly over the nodes, in order."""
@@ -67,6 +69,7 @@ class RegionSpec:
     migratable: bool = True
     private: bool = False
     prot_none: bool = False
+    mapped_twice: bool = False  # by each process, the second time right behind
 
     @property
     def n_pages(self) -> int:
@@ -84,8 +87,8 @@ class RegionSpec:
 
     @property
     def end(self) -> int:
-        """The first address behind the region."""
-        return self.start + self.size
+        """The first address behind the region and its second mapping, if it has one."""
+        return self.start + self.size * (1 + self.mapped_twice)
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ class Scenario:
         """The `pages` array of `call`, one address an element."""
         if isinstance(call.pages, str):
             region = self.region(call.pages)
-            return range(region.start, region.end, BASE_PAGE)
+            return range(region.start, region.start + region.size, BASE_PAGE)
         return tuple(self.address(page) for page in call.pages or ())
 
     def error(self, where: Where, value: str | None, problem: str) -> ScenarioError:

@@ -23,9 +23,9 @@ from jaxmig.syscalls.scan import (
     STRICT,
     Found,
     Queue,
-    mapped,
     on_nodes,
     order_of,
+    scan,
 )
 from jaxmig.syscalls.session import NotModelled, Session
 from jaxmig.syscalls.space import Area, Space
@@ -134,10 +134,11 @@ def _bind(
         low, high = max(first, a.start) - a.start, min(last - a.start, a.pages)
         if low >= high or not (a.migratable or flags & STRICT):
             continue
-        found = mapped(s.view(), a, low, high)
+        found, waiting = scan(s.view(), a, low, high)
         found = found.take(~on_nodes(found, p.wanted) if p.wanted else slice(None))
         if flags == STRICT and len(found.head):
             return -errno.EIO
+        queue.wait(waiting)
         ends = _queue(queue, a, found)
         # Interleaving counts from the object's start; anonymous memory is its own.
         offset = a.start if a.anonymous else 0
@@ -158,14 +159,14 @@ def _queue(queue: Queue, a: Area, found: Found) -> bool:
         return ends and len(found.head) > 0
     if ends:
         # The second PTE of a large folio finds it isolated, and counts as stuck.
-        free = queue.view.on_lru(found.head) & found.once()
+        free = queue.isolates(found.head, a.again) & found.once()
         stuck = queue.wants(found) & ~free
         if stuck.any():
             block = (a.start + found.page) // PMD_PAGES
-            queue.add(found.take(block <= block[stuck.argmax()]))
+            queue.add(found.take(block <= block[stuck.argmax()]), a.again)
             queue.failed += 1
             return True
-    queue.add(found)
+    queue.add(found, a.again)
     return False
 
 

@@ -20,6 +20,7 @@ from jaxmig.machine import Machine
 from jaxmig.migrate import (
     NR_MAX_BATCHED_MIGRATION,
     Result,
+    check_poison,
     executable,
     limit_of,
     listed,
@@ -52,6 +53,7 @@ class Session:
     Attributes:
       state: the machine as the lists migrated so far have left it.
       memory: nodes that have memory (N_MEMORY).
+      engine: whether a copy engine is registered.
       counts: sums of the counters of events.py.
       ipis: shootdown interrupts each CPU took.
       compile_s: seconds that went into compilation, not into the call.
@@ -68,10 +70,11 @@ class Session:
         batch: int = NR_MAX_BATCHED_MIGRATION,
         arch: str = "x86",
         memory: frozenset[int] | None = None,
+        engine: bool = False,
         keep_logs: bool = False,
     ) -> None:
         self.state, self.kernel, self.cpu = state, kernel, cpu
-        self.batch, self.arch = batch, arch
+        self.batch, self.arch, self.engine = batch, arch, engine
         self.nodes = state.geometry.nodes
         self.memory = frozenset(range(self.nodes)) if memory is None else memory
         self.counts = dict.fromkeys(COUNTERS, 0)
@@ -137,6 +140,10 @@ class Session:
         """
         if len(folios) == 0:
             return 0
+        try:
+            check_poison(self.kernel, self.state)
+        except ValueError as error:
+            raise NotModelled(str(error)) from None
         whole = self._large(folios)
         state, home = self.state, node
         if not 0 <= node < self.nodes:
@@ -169,7 +176,8 @@ class Session:
         if not (large and reason in ("numa_misplaced", "longterm_pin")):
             reason = "syscall_or_cpuset"
         waits = mode != "async"
-        return rules(self.kernel, mode, reason, self.arch, memalloc and waits)
+        memalloc = memalloc and waits
+        return rules(self.kernel, mode, reason, self.arch, memalloc, self.engine)
 
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
