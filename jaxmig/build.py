@@ -59,6 +59,7 @@ class Region:
     migratable: bool
     private: bool
     prot_none: bool
+    shared: bool = True
     first_folio: int = 0
     # Per process: number of the first PTE and, under PMD mappings, of the first leaf.
     first_pte: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -143,8 +144,12 @@ class Builder:
         migratable: bool = True,
         private: bool = False,
         prot_none: bool = False,
+        shared: bool = True,
     ) -> Region:
         """Map `pages` base pages on `node` into one process, or into several at once.
+
+        Args:
+          shared: of a file: MAP_SHARED, so that stores go to the file's pages.
 
         Raises:
           ValueError: for an unknown kind or node, or a size that folios do not fill.
@@ -172,6 +177,7 @@ class Builder:
             migratable,
             private,
             prot_none,
+            shared,
         )
         self.regions.append(region)
         return region
@@ -273,6 +279,7 @@ def _bits(r: Region, p: Process) -> int:
     if r.exclusive:
         bits |= pte.EXCLUSIVE
     direct = r.exclusive or r.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    direct &= r.shared
     if r.writable and direct and not r.prot_none:
         bits |= pte.WRITE
     if r.writable and r.kind != "file":
@@ -367,9 +374,18 @@ def _states(
 def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None:
     folios = c.region.first_folio + c.folios
     unique, times = np.unique(folios, return_counts=True)
-    flag = {"freed": cond.FREED, "released": cond.RELEASED, "isolated": cond.ISOLATED}
+    flag = {
+        "young": cond.YOUNG,
+        "freed": cond.FREED,
+        "released": cond.RELEASED,
+        "isolated": cond.ISOLATED,
+    }
     if c.state in flag:
         marks[unique] |= flag[c.state] if c.left else 0
+    elif c.state == "dirty":
+        # PG_dirty; memory of other kinds is as dirty as its kind.
+        dirty = c.left and c.region.kind == "file"
+        f.flags[unique] |= frame.DIRTY if dirty else 0
     elif c.state == "partially_mapped":
         f.flags[unique] |= frame.SPLIT_QUEUED if c.left else 0
     else:

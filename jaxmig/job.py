@@ -101,7 +101,10 @@ def run(
       tick: told what was done, STEPS times a kernel.
     Raises:
       SleepsForever: where Linux would wait for something that never ends.
+      NoSuchCaller: for a kernel that does not have the caller.
     """
+    for kernel in kernels:
+        callers.check(call.caller or "kernel", kernel)
     return [_one(target, setting, profile, kernel, call, tick) for kernel in kernels]
 
 

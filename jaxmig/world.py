@@ -79,6 +79,7 @@ def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
         migratable=r.migratable,
         private=r.private,
         prot_none=r.prot_none,
+        shared=r.shared,
     )
 
 
@@ -134,4 +135,8 @@ def _area(m: Machine, spec: RegionSpec, r: Region, p: Process) -> Area:
         migratable=r.migratable,
         anonymous=spec.kind in ANONYMOUS,
         hugetlb=spec.kind == "hugetlb",
+        writable=spec.writable,
+        accessible=not spec.prot_none,
+        executable=spec.exec,
+        shared=spec.kind not in ANONYMOUS and spec.shared,
     )

@@ -6,7 +6,10 @@ from jaxmig.scenario.model import MachineSpec, ProcessSpec
 from jaxmig.scenario.table import Table
 from jaxmig.scenario.words import MAX_CPUS, MAX_MEMORY, MAX_NODES, size_text
 
-MACHINE_KEYS = ("profile", "nodes", "cpus", "node_size", "free")
+MACHINE_KEYS = (
+    *("profile", "nodes", "cpus", "node_size", "free"),
+    *("lru_gen", "compact_unevictable"),
+)
 PROCESS_KEYS = ("name", "running", "lazy")
 
 # What a profile's name means is known elsewhere; this asks for its number of CPUs, and
@@ -36,7 +39,17 @@ def parse_machine(
     too_many = f"a machine has at least one CPU and at most {MAX_CPUS}"
     cpus = table.integer("cpus", cpus, 1, MAX_CPUS, too_many)
     node_size = _node_size(table, nodes, regions_size)
-    return MachineSpec(profile, nodes, cpus, node_size, _free(table, node_size))
+    what = "vm.compact_unevictable_allowed is 0 or 1"
+    unevictable = table.integer("compact_unevictable", 1, 0, 1, what)
+    return MachineSpec(
+        profile,
+        nodes,
+        cpus,
+        node_size,
+        _free(table, node_size),
+        lru_gen=table.boolean("lru_gen", False),
+        compact_unevictable=bool(unevictable),
+    )
 
 
 def _profile(table: Table, profile: str, profile_cpus: ProfileCpus | None) -> int:

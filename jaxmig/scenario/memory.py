@@ -26,6 +26,8 @@ _FLAGS = {
     "migratable": True,
     "private": False,
     "prot_none": False,
+    "shared": True,
+    "exec": False,
 }
 REGION_KEYS = ("process", "name", "size", "folio", "kind", "node", *_FLAGS)
 CONDITION_KEYS = ("region", "pages", "state", "until")
@@ -77,6 +79,9 @@ def _region(
         # Read as MAP_PRIVATE, this would quietly hang buffers on anonymous memory.
         problem = f"it means buffers, and {kind} pages have none; drop it"
         raise table.error("private", f'{problem}, or use kind = "file"')
+    if not flags["shared"] and kind != "file":
+        problem = f"only a file may be mapped privately or not, and this is {kind}"
+        raise table.error("shared", f'{problem}; drop it, or use kind = "file"')
     return RegionSpec(
         processes=_mappers(table, processes),
         name=table.text("name"),

@@ -28,6 +28,10 @@ class Area:
     migratable: bool = True
     anonymous: bool = True  # vma_is_anonymous()
     hugetlb: bool = False
+    writable: bool = True  # VM_WRITE
+    accessible: bool = True  # vma_is_accessible(): not PROT_NONE
+    executable: bool = False  # VM_EXEC
+    shared: bool = False  # VM_SHARED
 
 
 class Space:
@@ -70,13 +74,14 @@ class View:
     pte: Int32[np.ndarray, "entries 2"]
     marks: Int32[np.ndarray, " frames"] | None  # of the conditions
     geometry: Geometry
+    conditions: Int32[np.ndarray, "frames 4"] | None = None
 
     @staticmethod
     def of(m: Machine) -> "View":
         """What `m` looks like now."""
-        rows = m.conditions
-        marks = None if rows is None else cond.unpack(np.asarray(rows))[1]
-        return View(np.asarray(m.frame), np.asarray(m.pte), marks, m.geometry)
+        rows = None if m.conditions is None else np.asarray(m.conditions)
+        marks = None if rows is None else rows[:, cond.WORDS - 1]
+        return View(np.asarray(m.frame), np.asarray(m.pte), marks, m.geometry, rows)
 
     def mapped(self, entry: Pages) -> Bool[np.ndarray, " pages"]:
         """Entries behind which a folio stands."""
@@ -106,6 +111,16 @@ class View:
     def sharers(self, head: Heads) -> Int32[np.ndarray, " folios"]:
         """folio_estimated_sharers(): mappings of the first base page."""
         return self.frame[head, frame.MAPCOUNT]
+
+    def mappings(self, head: Heads) -> Int32[np.ndarray, " folios"]:
+        """folio_mapcount(): entries that map any page of each folio."""
+        count = self.frame[head, frame.MAPCOUNT]
+        order = frame.order(self.flags(head))
+        for o in self.geometry.orders[1:]:
+            mine = order == o
+            pages = head[mine][:, None] + np.arange(1 << o)
+            count[mine] = self.frame[pages, frame.MAPCOUNT].sum(axis=1)
+        return count
 
     def on_lru(self, head: Heads) -> Bool[np.ndarray, " folios"]:
         """Folios that folio_isolate_lru() or isolate_hugetlb() would take."""
