@@ -368,7 +368,9 @@ def _states(
     marks = np.zeros(f.order.shape[0], np.int32)
     for c in conditions:
         _apply(c, f, left, marks)
-    return left, marks
+    drivers = any(r.kind == "movable_ops" for r in regions)
+    # Some states are flags of the folio, which needs no conditions then.
+    return (left, marks) if drivers or left.any() or marks.any() else (None, None)
 
 
 def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None:

@@ -280,9 +280,9 @@ def _mbind(scenario: Scenario, s: Session, space: Space, c: CallSpec) -> int:
 def _check_callers(scenario: Scenario, kernels: Sequence[str]) -> None:
     """Refuse callers that a release lacks, before anything is played."""
     for number, c in enumerate(scenario.calls):
-        for kernel in kernels if c.caller else ():
+        for kernel in kernels:
             try:
-                callers.check(c.caller, kernel)
+                callers.check(c.caller or "kernel", kernel)
             except callers.NoSuchCaller as problem:
                 raise _no_caller(scenario, number, problem) from None
 

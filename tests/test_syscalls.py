@@ -200,7 +200,8 @@ to = "0"
     assert tight["vmstat"]["pgmigrate_fail"] == 511
     assert (tight["errno"], tight["caller_errno"]) == ("ENOMEM", "ENOMEM")
     (ample,) = play(loads(text.replace('"4k"', '"2m"')), kernels=["6.2"])
-    assert ample["vmstat"]["pgmigrate_success"] == 512
+    assert (ample["vmstat"]["pgmigrate_success"], ample["lists"]) == (512, 512)
+    assert ample["vmstat"]["thp_migration_split"] == 0
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ migrate_misplaced_page() and migrate_misplaced_folio() in mm/migrate.c, Linux 6.
 Not modelled: tiering, the rate limit of promotions, flushes of the scan.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -125,12 +127,8 @@ def _protect(s: Session, entries: np.ndarray) -> None:
 
 def _without(tlb: Tlb, entries: np.ndarray) -> Tlb:
     held = np.asarray(tlb.entry)
-    stale = np.isin(held, entries)
-    return (
-        replace(tlb, entry=jnp.asarray(np.where(stale, NOWHERE, held)))
-        if stale.any()
-        else tlb
-    )
+    kept = np.where(np.isin(held, entries), NOWHERE, held)
+    return dataclasses.replace(tlb, entry=jnp.asarray(kept))
 
 
 def _unprotect(s: Session, entries: np.ndarray) -> None:
