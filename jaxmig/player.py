@@ -4,7 +4,6 @@ load(path) --> build() --> for each kernel: call by call on one state --> RECORD
 """
 
 import dataclasses
-import errno as errnos
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -205,13 +204,7 @@ def _make(
         lru_gen=scenario.machine.lru_gen,
         compact_unevictable=scenario.machine.compact_unevictable,
     )
-    return done.ret, {
-        "caller": c.caller,
-        "caller_errno": errnos.errorcode[-done.error] if done.error else None,
-        "caller_error": done.error,
-        "lists": done.lists,
-        "reclaimed": done.reclaimed,
-    }
+    return done.ret, done.fields(c.caller)
 
 
 def _cpuset(s: Session, text: str | None) -> frozenset[int] | None:

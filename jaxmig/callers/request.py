@@ -1,6 +1,8 @@
 """What a caller is asked, and what came of it."""
 
 import dataclasses
+import errno as errnos
+from typing import Any
 
 from jaxmig.syscalls.session import Session
 from jaxmig.syscalls.space import Space
@@ -45,3 +47,13 @@ class Outcome:
     error: int
     lists: int
     reclaimed: int = 0
+
+    def fields(self, caller: str) -> dict[str, Any]:
+        """What a record says of a caller beside its counts."""
+        return {
+            "caller": caller,
+            "caller_errno": errnos.errorcode[-self.error] if self.error else None,
+            "caller_error": self.error,
+            "lists": self.lists,
+            "reclaimed": self.reclaimed,
+        }

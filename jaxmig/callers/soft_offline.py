@@ -11,7 +11,7 @@ import errno
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32
+from jaxtyping import Int32
 
 from jaxmig import conditions as cond, frame
 from jaxmig.callers.candidates import Candidates, isolable
@@ -93,7 +93,7 @@ class _Pages:
         """Lists of one folio each, whose frames are kept."""
         s, lists = self.s, self.lists
         c = Candidates.at(s.view(), heads)
-        nfree, done = s.state.nfree, s.counts["pgmigrate_success"]
+        nfree, done = np.array(s.state.nfree), s.counts["pgmigrate_success"]
         if len(heads) == 1:
             lists.one(heads)
         else:
@@ -112,7 +112,7 @@ def _drop(s: Session, frames: Heads) -> None:
 def _poison(
     s: Session,
     c: Candidates,
-    nfree: Int32[Array, " nodes"],
+    nfree: Int32[np.ndarray, " nodes"],
     moved: int,
     node: int,
 ) -> None:
@@ -123,7 +123,7 @@ def _poison(
     # Pages of the pool are not counted as free memory anyway.
     if moved == 0 or (c.kind == frame.HUGETLB).any():
         return
-    back = np.array(s.state.nfree - nfree)
+    back = np.asarray(s.state.nfree) - nfree
     # On the target, what came back is hidden by what was taken.
     back[node] = 0
     back[node] = moved - back.sum()
