@@ -34,7 +34,7 @@ def run(r: Request) -> Outcome:
     c = c.take(isolable(r.s, c))
     lists = Lists(r.s, r.node, r.mode, "contig_range")
     work = _Range(r, lists)
-    error = work.at_once(c) if _easy(lists, c) else work.list_by_list(c)
+    error = work.run(c)
     if error == 0 and len(c) < len(everything):
         # test_pages_isolated(): what was skipped is still there.
         error = -errno.EBUSY
@@ -50,18 +50,6 @@ def _wanted(r: Request, c: Candidates) -> Mask:
     return wanted
 
 
-def _easy(lists: Lists, c: Candidates) -> bool:
-    """Whether nothing can go wrong with any list."""
-    return bool(c.calm.all()) and lists.alike(c)
-
-
-def _listed(c: Candidates) -> tuple[Candidates, list[int]]:
-    """The folios in the order of the lists, and where those begin."""
-    ends = cuts(c.size, COMPACT_CLUSTER_MAX)
-    parts = [np.arange(a, b)[::-1] for a, b in itertools.pairwise(ends)]
-    return c.take(np.concatenate([np.zeros(0, np.int64), *parts])), ends
-
-
 class _Range:
     """The work on one range.
 
@@ -74,28 +62,37 @@ class _Range:
         self.r, self.lists = r, lists
         self.reclaimed = self.left = 0
 
-    def at_once(self, c: Candidates) -> int:
-        """All lists together."""
-        c, ends = _listed(c)
-        number = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
-        gone, pages = reclaim(self.r.s, c, number)
-        self.reclaimed += pages
-        rest = c.take(~gone)
-        lengths = np.bincount(number[~gone], minlength=len(ends) - 1)
-        calls = self.lists.calls + len(lengths)
-        # A list that reclaim has emptied is handed over all the same.
-        self.lists.each(rest, [0, *np.cumsum(lengths[lengths > 0]).tolist()])
-        self.lists.calls = calls
-        return 0
-
-    def list_by_list(self, c: Candidates) -> int:
+    def run(self, c: Candidates) -> int:
         """0, or what ended it."""
+        # Lists with which nothing can go wrong are worked together, whenever.
+        calm = c.calm & self.lists.roomy(c)
+        kept: list[np.ndarray] = []
+        error = 0
         for first, last in itertools.pairwise(cuts(c.size, COMPACT_CLUSTER_MAX)):
-            part = c.take(np.arange(first, last))
-            error = self._empty(hugetlb_last(downwards(part)).head)
+            part = np.arange(first, last)
+            if calm[first:last].all():
+                kept.append(part[::-1])
+                continue
+            error = self._empty(hugetlb_last(downwards(c.take(part))).head)
             if error:
-                return error
-        return 0
+                break
+        self._together(c, kept)
+        return error
+
+    def _together(self, c: Candidates, parts: list[np.ndarray]) -> None:
+        """Lists that are sure to be emptied."""
+        if not parts:
+            return
+        lists, s = self.lists, self.r.s
+        c = Candidates.at(s.view(), c.head[np.concatenate(parts)])
+        number = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+        gone, pages = reclaim(s, c, number)
+        self.reclaimed += pages
+        lengths = np.bincount(number[~gone], minlength=len(parts))
+        # A list that reclaim has emptied is handed over all the same.
+        calls = lists.calls + len(parts)
+        lists.each(c.take(~gone), [0, *np.cumsum(lengths[lengths > 0]).tolist()])
+        lists.calls = calls
 
     def _empty(self, heads: Heads) -> int:
         """The calls for one list."""

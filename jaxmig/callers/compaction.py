@@ -121,7 +121,7 @@ class _Scan:
         self.at = _block(int(c.vpn[0]), HUGE)  # migrate_pfn
         self.last = NOWHERE  # last_migrated_pfn
         # Lists of folios with which nothing can go wrong need not be made one by one.
-        self.calm = bool(c.calm[taken].all()) and lists.alike(c.take(taken))
+        self.calm = c.calm & lists.roomy(c.take(taken))
         self.kept: list[np.ndarray] = []
 
     def run(self) -> int:
@@ -190,7 +190,7 @@ class _Scan:
         return np.zeros(0, np.int64)
 
     def _migrate(self, rows: np.ndarray) -> int:
-        if self.calm:
+        if self.calm[rows].all():
             self.kept.append(rows)
             return 0
         return self.lists.one(downwards(self.c.take(rows)).head)

@@ -69,14 +69,19 @@ class Lists:
             self.one(c.head[first:last])
         return None
 
+    def roomy(self, c: Candidates) -> bool:
+        """Whether there is memory for all of these, so that their order does not matter.
+
+        Who reads a trace wants to see each call, and in its place.
+        """
+        return self.s.logs is None and self.s.free(self.node) >= int(c.size.sum())
+
     def alike(self, c: Candidates) -> bool:
         """Whether lists of these folios may be batches of one call.
 
         So it is where nothing can run out, split or abort.
         """
-        # Who reads a trace wants to see each call.
-        whole = self.s.logs is None and bool((c.order == 0).all())
-        return whole and self.s.free(self.node) >= len(c)
+        return bool((c.order == 0).all()) and self.roomy(c)
 
     def _alike(self, heads: Heads, ends: np.ndarray) -> None:
         """Lists of equal length in one call, with batches of that length."""
