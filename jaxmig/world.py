@@ -139,4 +139,5 @@ def _area(m: Machine, spec: RegionSpec, r: Region, p: Process) -> Area:
         accessible=not spec.prot_none,
         executable=spec.exec,
         shared=spec.kind not in ANONYMOUS and spec.shared,
+        file=spec.kind not in ANONYMOUS,
     )

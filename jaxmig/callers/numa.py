@@ -49,18 +49,9 @@ def run(r: Request) -> Outcome:
 
 def _scanned(r: Request, c: Candidates) -> Mask:
     """Folios whose entries get a hint."""
-    areas = r.space.areas
-    file, private, open_, hugetlb, readonly = (
-        np.asarray([f(a) for a in areas], bool)[c.area] if len(c) else c.area > 0
-        for f in (
-            lambda a: not a.anonymous,
-            lambda a: a.anonymous or not a.shared,
-            lambda a: a.accessible,
-            lambda a: a.hugetlb,
-            lambda a: not a.writable,
-        )
-    )
-    wanted = open_ & ~hugetlb & ~(file & readonly)
+    private = ~_of_area(r, c, "shared")
+    readonly = _of_area(r, c, "file") & ~_of_area(r, c, "writable")
+    wanted = _of_area(r, c, "accessible") & ~_of_area(r, c, "hugetlb") & ~readonly
     wanted &= ~np.isin(c.kind, (frame.KSM, frame.HUGETLB, frame.MOVABLE_OPS))
     wanted &= ~((c.kind == frame.FILE) & c.has(frame.DIRTY))
     by_pmd = _by_pmd(c)
@@ -82,12 +73,16 @@ def _scanned(r: Request, c: Candidates) -> Mask:
 def _worth_moving(r: Request, c: Candidates) -> Mask:
     """What the fault does not leave where it is."""
     shared = c.view.sharers(c.head) > 1
-    areas = r.space.areas
-    code = np.asarray([a.executable for a in areas], bool)[c.area] if areas else shared
+    code = _of_area(r, c, "executable")
     stays = code & shared & (c.kind == frame.FILE)
     if not since(r.s.kernel, "6.7"):
         stays |= _by_pmd(c) & shared
     return ~stays
+
+
+def _of_area(r: Request, c: Candidates, what: str) -> Mask:
+    """What is said of the area of each folio."""
+    return np.asarray([getattr(a, what) for a in r.space.areas], bool)[c.area]
 
 
 def _by_pmd(c: Candidates) -> Mask:

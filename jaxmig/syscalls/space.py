@@ -32,6 +32,7 @@ class Area:
     accessible: bool = True  # vma_is_accessible(): not PROT_NONE
     executable: bool = False  # VM_EXEC
     shared: bool = False  # VM_SHARED
+    file: bool = False  # vm_file: of a file or shmem, whatever its pages are by now
 
 
 class Space:
