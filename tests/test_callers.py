@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jaxmig import callers, pte
+from jaxmig.callers import lists
 from jaxmig.callers.candidates import Candidates
 from jaxmig.callers.releases import since
 from jaxmig.player import build, play
@@ -601,6 +602,26 @@ def test_only_files_are_mapped_privately() -> None:
 
 # Speed
 # -----
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+def test_lists_that_go_together_count_as_one_by_one(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = (("locked until attempt:4", [3, 70]), ("extra_ref", [40]))
+    asked = "compaction cma demotion numa_balancing soft_offline memory_offline"
+    texts = [scenario("shmem 400k 4k", caller=c, states=states) for c in asked.split()]
+    texts.append(
+        scenario("file 400k 4k", caller="cma", states=(("dirty", [1, 9, 50]),))
+    )
+    together = [made(text, kernel) for text in texts]
+    monkeypatch.setattr(lists.Lists, "roomy", lambda *_: False)
+    alone = [made(text, kernel) for text in texts]
+    said = ("ret", "lists", "reclaimed", "caller_error", "batches", "allocs", "vmstat")
+    said += ("ipis_per_cpu", "nodes_after")
+    for a, b in zip(together, alone, strict=True):
+        assert [a[k] for k in said] == [b[k] for k in said], a["caller"]
+    assert sum(a["lists"] for a in together) > 200
 
 
 def test_a_gigabyte_takes_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
