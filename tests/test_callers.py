@@ -600,6 +600,12 @@ def test_only_files_are_mapped_privately() -> None:
         loads(scenario("shmem 16k 4k shared=false", caller="cma"))
 
 
+def test_gigantic_pages_are_refused_by_name() -> None:
+    text = scenario("hugetlb 1g 1g", caller="cma").replace('"16m"', '"4g"')
+    with pytest.raises(ScenarioError, match="gigantic hugetlb pages are not modelled"):
+        loads(text)
+
+
 # Speed
 # -----
 

@@ -134,6 +134,16 @@ def test_areas_keep_what_maps_says_of_them() -> None:
     assert all(wanted.values())
 
 
+def test_gigantic_pages_are_refused_by_name() -> None:
+    huge = {"flags": np.full(4, flags(F.WRITABLE, F.HUGETLB))}
+    s = invented(4, order=np.full(4, 18, np.int8), **huge)
+    with pytest.raises(SnapshotError, match=r"4 base pages of gigantic hugetlb pages"):
+        targets.of_snapshot("x", s)
+    # A file may have folios as large, of which only pages are mapped.
+    file = invented(4, order=np.full(4, 18, np.int8), flags=np.full(4, flags(F.FILE)))
+    assert pages_on(targets.of_snapshot("x", file)) == [4, 0]
+
+
 def test_one_process_of_several_must_be_chosen(tmp_path: Path) -> None:
     s = invented(4)
     two = dataclasses.replace(

@@ -99,6 +99,9 @@ def _folio(table: Table, kind: str) -> int:
     if "folio" not in table:
         return _MAX_FOLIO if kind == "hugetlb" else BASE_PAGE
     folio = table.as_size(table.values["folio"], "folio")
+    if kind == "hugetlb" and folio > _MAX_FOLIO and folio & (folio - 1) == 0:
+        problem = "gigantic hugetlb pages are not modelled"
+        raise table.error("folio", f'{problem}; write folio = "2m", or leave it out')
     if folio & (folio - 1) or not BASE_PAGE <= folio <= _MAX_FOLIO:
         sizes = "4k, 8k, 16k and so on up to 2m"
         raise table.error("folio", f"no size that a folio has; choose from {sizes}")
