@@ -63,6 +63,7 @@ class Region:
     private: bool
     prot_none: bool
     mapped_twice: bool = False  # each process maps it again, right behind
+    shared: bool = True
     first_folio: int = 0
     # Per process: number of the first PTE and, under PMD mappings, of the first leaf.
     first_pte: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -152,10 +153,13 @@ class Builder:
         private: bool = False,
         prot_none: bool = False,
         mapped_twice: bool = False,
+        shared: bool = True,
     ) -> Region:
         """Map `pages` base pages on `node` into one process, or into several at once.
 
-        `mapped_twice`: each of them maps the pages a second time, right behind.
+        Args:
+          mapped_twice: each of them maps the pages a second time, right behind.
+          shared: of a file: MAP_SHARED, so that stores go to the file's pages.
 
         Raises:
           ValueError: for an unknown kind or node, a size that folios do not fill, or a
@@ -189,6 +193,7 @@ class Builder:
             private,
             prot_none,
             mapped_twice,
+            shared,
         )
         self.regions.append(region)
         return region
@@ -296,6 +301,7 @@ def _bits(r: Region, p: Process) -> int:
     if r.exclusive:
         bits |= pte.EXCLUSIVE
     direct = r.exclusive or r.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    direct &= r.shared
     if r.writable and direct and not r.prot_none:
         bits |= pte.WRITE
     if r.writable and r.kind != "file":
@@ -399,15 +405,26 @@ def _states(
     marks = np.zeros(f.order.shape[0], np.int32)
     for c in conditions:
         _apply(c, f, left, marks)
-    return left, marks
+    drivers = any(r.kind == "movable_ops" for r in regions)
+    # Some states are flags of the folio, which needs no conditions then.
+    return (left, marks) if drivers or left.any() or marks.any() else (None, None)
 
 
 def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None:
     folios = c.region.first_folio + c.folios
     unique, times = np.unique(folios, return_counts=True)
-    flag = {"freed": cond.FREED, "released": cond.RELEASED, "isolated": cond.ISOLATED}
+    flag = {
+        "young": cond.YOUNG,
+        "freed": cond.FREED,
+        "released": cond.RELEASED,
+        "isolated": cond.ISOLATED,
+    }
     if c.state in flag:
         marks[unique] |= flag[c.state] if c.left else 0
+    elif c.state == "dirty":
+        # PG_dirty; memory of other kinds is as dirty as its kind.
+        dirty = c.left and c.region.kind == "file"
+        f.flags[unique] |= frame.DIRTY if dirty else 0
     elif c.state == "partially_mapped":
         f.flags[unique] |= frame.SPLIT_QUEUED if c.left else 0
     else:

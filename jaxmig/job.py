@@ -102,7 +102,10 @@ def run(
       tick: told what was done, STEPS times a kernel.
     Raises:
       SleepsForever: where Linux would wait for something that never ends.
+      NoSuchCaller: for a kernel that does not have the caller.
     """
+    for kernel in kernels:
+        callers.check(call.caller or "kernel", kernel)
     return [_one(target, setting, profile, kernel, call, tick) for kernel in kernels]
 
 
@@ -120,7 +123,7 @@ def _one(
     tick(f"{kernel}: built")
     before = verify.frames(s.state)
     on_nodes = syscalls.pages_by_node(s.view(), space, s.nodes)
-    ret = _migrate(s, space, call)
+    ret, extra = _migrate(s, space, call)
     tick(f"{kernel}: migrated")
     wrong = verify.mismatches(s.state, before) if setting.content else None
     tick(f"{kernel}: verified")
@@ -141,6 +144,7 @@ def _one(
         compile_s=s.compile_s,
         requested=s.requested,
         contents_wrong=wrong,
+        **extra,
     )
     outcome = Outcome(
         record=made,
@@ -189,14 +193,19 @@ def _is_syscall(call: Call) -> bool:
     return call.caller is None and call.mode in (None, "sync")
 
 
-def _migrate(s: Session, space: syscalls.Space, call: Call) -> int:
+def _migrate(
+    s: Session, space: syscalls.Space, call: Call
+) -> tuple[int, dict[str, Any]]:
+    """What the call returns, and what its record says of a caller."""
     if _is_syscall(call):
-        return syscalls.migrate_pages(
+        ret = syscalls.migrate_pages(
             s, space, call.old, call.new, privileged=call.privileged
         )
+        return ret, {}
     caller = call.caller or "kernel"
     node = min(call.new)
-    return callers.call(s, space, call.old, node, caller=caller, mode=call.mode).ret
+    done = callers.call(s, space, call.old, node, caller=caller, mode=call.mode)
+    return done.ret, done.fields(caller) if call.caller else {}
 
 
 def _price(

@@ -4,7 +4,6 @@ load(path) --> build() --> for each kernel: call by call on one state --> RECORD
 """
 
 import dataclasses
-import errno as errnos
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -70,9 +69,10 @@ def play(
     batch = scenario.machine.max_batch if batch is None else batch
     copy = scenario.machine.copy if copy is None else copy
     options = _Options(batch, arch, copy, p, trace, logs)
+    kernels = kernels or scenario.kernels
+    _check_callers(scenario, kernels)
     fresh, layout = build(scenario, content=content, seed=seed)
     records: list[Record] = []
-    kernels = kernels or scenario.kernels
     share = 1 / max(len(kernels) * len(scenario.calls), 1)
     for kernel in kernels:
         state = fresh
@@ -116,6 +116,8 @@ def _call(
         ret, extra = _make(scenario, s, layout.spaces[c.process], c)
     except syscalls.SleepsForever:
         raise _endless(scenario, c, number) from None
+    except callers.NoSuchCaller as problem:
+        raise _no_caller(scenario, number, problem) from None
     except syscalls.NotModelled as problem:
         where = ("call", number, "syscall")
         raise scenario.error(
@@ -193,9 +195,19 @@ def _make(
     node = min(new, default=0)
     if c.caller is None:
         return callers.call(s, space, old, node, mode=c.mode).ret, {}
-    done = callers.call(s, space, old, node, caller=c.caller, mode=c.mode)
-    errno = errnos.errorcode[-done.error] if done.error else None
-    return done.ret, {"caller": c.caller, "caller_errno": errno, "lists": done.lists}
+    done = callers.call(
+        s,
+        space,
+        old,
+        node,
+        caller=c.caller,
+        mode=c.mode,
+        order=c.order,
+        direct=c.direct,
+        lru_gen=scenario.machine.lru_gen,
+        compact_unevictable=scenario.machine.compact_unevictable,
+    )
+    return done.ret, done.fields(c.caller)
 
 
 def _cpuset(s: Session, text: str | None) -> frozenset[int] | None:
@@ -259,6 +271,21 @@ def _mbind(scenario: Scenario, s: Session, space: Space, c: CallSpec) -> int:
         maxnode=c.maxnode,
         fault_at=c.fault_at,
     )
+
+
+def _check_callers(scenario: Scenario, kernels: Sequence[str]) -> None:
+    """Refuse callers that a release lacks, before anything is played."""
+    for number, c in enumerate(scenario.calls):
+        for kernel in kernels:
+            try:
+                callers.check(c.caller or "kernel", kernel)
+            except callers.NoSuchCaller as problem:
+                raise _no_caller(scenario, number, problem) from None
+
+
+def _no_caller(scenario: Scenario, number: int, problem: Exception) -> ScenarioError:
+    caller = scenario.calls[number].caller
+    return scenario.error(("call", number, "caller"), f'"{caller}"', str(problem))
 
 
 def _endless(scenario: Scenario, c: CallSpec, number: int) -> ScenarioError:

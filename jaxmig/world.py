@@ -81,6 +81,7 @@ def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
         private=r.private,
         prot_none=r.prot_none,
         mapped_twice=r.mapped_twice,
+        shared=r.shared,
     )
 
 
@@ -143,6 +144,11 @@ def _areas(m: Machine, spec: RegionSpec, r: Region, p: Process) -> list[Area]:
                 migratable=r.migratable,
                 anonymous=spec.kind in ANONYMOUS,
                 hugetlb=spec.kind == "hugetlb",
+                writable=spec.writable,
+                accessible=not spec.prot_none,
+                executable=spec.exec,
+                shared=spec.kind not in ANONYMOUS and spec.shared,
+                file=spec.kind not in ANONYMOUS,
                 again=i > 0,
             )
         )

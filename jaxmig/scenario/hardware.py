@@ -7,7 +7,10 @@ from jaxmig.scenario.model import MachineSpec, ProcessSpec
 from jaxmig.scenario.table import Table
 from jaxmig.scenario.words import MAX_CPUS, MAX_MEMORY, MAX_NODES, size_text
 
-MACHINE_KEYS = ("profile", "nodes", "cpus", "node_size", "free", "copy", "max_batch")
+MACHINE_KEYS = (
+    *("profile", "nodes", "cpus", "node_size", "free", "copy", "max_batch"),
+    *("lru_gen", "compact_unevictable"),
+)
 PROCESS_KEYS = ("name", "running", "lazy")
 
 # What a profile's name means is known elsewhere; this asks for its number of CPUs, and
@@ -40,6 +43,8 @@ def parse_machine(
     cpus = table.integer("cpus", cpus, 1, MAX_CPUS, too_many)
     node_size = _node_size(table, nodes, regions_size)
     limit = f"base pages that close a batch, 0 to {MAX_BATCH}; 0 means no limit"
+    what = "vm.compact_unevictable_allowed is 0 or 1"
+    unevictable = table.integer("compact_unevictable", 1, 0, 1, what)
     return MachineSpec(
         profile,
         nodes,
@@ -48,6 +53,8 @@ def parse_machine(
         _free(table, node_size),
         _copy(table),
         table.integer("max_batch", 512, 0, MAX_BATCH, limit),
+        lru_gen=table.boolean("lru_gen", False),
+        compact_unevictable=bool(unevictable),
     )
 
 

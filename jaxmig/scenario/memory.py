@@ -29,6 +29,8 @@ _FLAGS = {
     "private": False,
     "prot_none": False,
     "mapped_twice": False,
+    "shared": True,
+    "exec": False,
 }
 REGION_KEYS = ("process", "name", "size", "folio", "kind", "node", *_FLAGS)
 CONDITION_KEYS = ("region", "pages", "state", "until")
@@ -83,6 +85,9 @@ def _region(
     if flags["mapped_twice"] and kind not in MAPPED_TWICE:
         problem = f"no process maps {kind} pages twice; drop it"
         raise table.error("mapped_twice", f'{problem}, or use kind = "shmem"')
+    if not flags["shared"] and kind != "file":
+        problem = f"only a file may be mapped privately or not, and this is {kind}"
+        raise table.error("shared", f'{problem}; drop it, or use kind = "file"')
     return RegionSpec(
         processes=_mappers(table, processes),
         name=table.text("name"),
@@ -100,6 +105,9 @@ def _folio(table: Table, kind: str) -> int:
     if "folio" not in table:
         return _MAX_FOLIO if kind == "hugetlb" else BASE_PAGE
     folio = table.as_size(table.values["folio"], "folio")
+    if kind == "hugetlb" and folio > _MAX_FOLIO and folio & (folio - 1) == 0:
+        problem = "gigantic hugetlb pages are not modelled"
+        raise table.error("folio", f'{problem}; write folio = "2m", or leave it out')
     if folio & (folio - 1) or not BASE_PAGE <= folio <= _MAX_FOLIO:
         sizes = "4k, 8k, 16k and so on up to 2m"
         raise table.error("folio", f"no size that a folio has; choose from {sizes}")

@@ -21,7 +21,10 @@ Until = Literal["forever", "waited"] | tuple[Literal["attempt"], int]
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """The hardware; `node_size` in bytes by node, `free` as pairs of node and bytes."""
+    """The hardware; `node_size` in bytes by node, `free` as pairs of node and bytes.
+
+    `lru_gen` and `compact_unevictable` are settings of its kernel.
+    """
 
     profile: str
     nodes: int
@@ -30,6 +33,8 @@ class MachineSpec:
     free: tuple[tuple[int, int], ...] = ()
     copy: str = "cpu"  # the copy engine: cpu, threads:N or dma:N
     max_batch: int = 512  # base pages that close a batch; 0: no limit
+    lru_gen: bool = False
+    compact_unevictable: bool = True
 
     def node_of_cpu(self, cpu: int) -> int:
         """The node of a CPU: CPUs are spread evenly over the nodes, in order."""
@@ -54,7 +59,7 @@ class RegionSpec:
     """Pages of one kind at consecutive addresses, mapped by all of `processes`.
 
     `private` means buffers hang on the pages, as `[[region]] private = true` says; it
-    is not MAP_PRIVATE.
+    is not MAP_PRIVATE.  `shared` is that of a file's region: MAP_SHARED.
     """
 
     processes: tuple[str, ...]
@@ -70,6 +75,8 @@ class RegionSpec:
     private: bool = False
     prot_none: bool = False
     mapped_twice: bool = False  # by each process, the second time right behind
+    shared: bool = True
+    exec: bool = False
 
     @property
     def n_pages(self) -> int:
@@ -121,7 +128,8 @@ class CallSpec:
     `from_` and `to` are libnuma node strings.  `pages` names a region (every base page
     of it) or lists addresses; `nodes` is one node for all of them, or one a page, or,
     for mbind, a node string.  `flags` holds MPOL_MF_* bits.  mbind takes its range
-    either from `pages` or from `start` and `length`, in bytes.
+    either from `pages` or from `start` and `length`, in bytes.  `order` and `direct` are
+    compaction's.
     """
 
     syscall: str
@@ -131,6 +139,8 @@ class CallSpec:
     to: str | None = None
     mode: str | None = None
     caller: str | None = None
+    order: int | None = None
+    direct: bool | None = None
     pages: str | tuple[int | PageOf, ...] | None = None
     nodes: int | str | tuple[int, ...] | None = None
     flags: int | None = None

@@ -29,6 +29,8 @@ STATES = [
     "huge_dst_unavailable",
     "zero",
     "poisoned",
+    "dirty",
+    "young",
 ]
 LASTING = ("zero", "poisoned")  # states that do not pass
 MAPPED_TWICE = ("shmem", "file")  # kinds that one process can map twice
@@ -37,9 +39,10 @@ SYSCALLS = ["migrate_pages", "move_pages", "mbind", "kernel"]
 MODES = ["async", "sync_light", "sync"]
 
 # Who inside Linux calls migrate_pages(), with the mode it asks for.  Compaction uses
-# all three; async is that of direct compaction's first try.
+# all three: sync_light is kcompactd's, async that of an allocation's first try, sync that
+# of /proc/sys/vm/compact_memory.
 CALLER_MODES = {
-    "compaction": "async",
+    "compaction": "sync_light",
     "numa_balancing": "async",
     "demotion": "async",
     "memory_offline": "sync",
@@ -56,6 +59,8 @@ CALLER_REASONS = {
     "contig_range": "cma",
     "memory_failure": "soft_offline",
 }
+
+MAX_ORDER = 10  # MAX_PAGE_ORDER, of what compaction is asked for
 
 FLAGS = {"strict": 1, "move": 2, "move_all": 4}  # MPOL_MF_*
 POLICIES = [

@@ -30,6 +30,11 @@ class Area:
     anonymous: bool = True  # vma_is_anonymous()
     hugetlb: bool = False
     again: bool = False  # maps what another area of the process maps, too
+    writable: bool = True  # VM_WRITE
+    accessible: bool = True  # vma_is_accessible(): not PROT_NONE
+    executable: bool = False  # VM_EXEC
+    shared: bool = False  # VM_SHARED
+    file: bool = False  # vm_file: of a file or shmem, whatever its pages are by now
 
 
 class Space:
@@ -73,15 +78,16 @@ class View:
     pte: Int32[np.ndarray, "entries 2"]
     marks: Int32[np.ndarray, " frames"] | None  # of the conditions
     geometry: Geometry
+    conditions: Int32[np.ndarray, "frames 4"] | None = None
     following: Any = None  # Machine.rmap_next, which few ask for
 
     @staticmethod
     def of(m: Machine) -> "View":
         """What `m` looks like now."""
-        rows = m.conditions
-        marks = None if rows is None else cond.unpack(np.asarray(rows))[1]
+        rows = None if m.conditions is None else np.asarray(m.conditions)
+        marks = None if rows is None else rows[:, cond.WORDS - 1]
         frames, entries = np.asarray(m.frame), np.asarray(m.pte)
-        return View(frames, entries, marks, m.geometry, m.rmap_next)
+        return View(frames, entries, marks, m.geometry, rows, m.rmap_next)
 
     def mapped(self, entry: Pages) -> Bool[np.ndarray, " pages"]:
         """Entries behind which a folio stands."""
@@ -140,6 +146,16 @@ class View:
             two |= here & (mm != first)
             entry = np.where(here, following[at], NOWHERE)
         return two
+
+    def mappings(self, head: Heads) -> Int32[np.ndarray, " folios"]:
+        """folio_mapcount(): entries that map any page of each folio."""
+        count = self.frame[head, frame.MAPCOUNT]
+        order = frame.order(self.flags(head))
+        for o in self.geometry.orders[1:]:
+            mine = order == o
+            pages = head[mine][:, None] + np.arange(1 << o)
+            count[mine] = self.frame[pages, frame.MAPCOUNT].sum(axis=1)
+        return count
 
     def on_lru(self, head: Heads) -> Bool[np.ndarray, " folios"]:
         """Folios that folio_isolate_lru() or isolate_hugetlb() would take."""
