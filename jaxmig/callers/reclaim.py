@@ -118,9 +118,13 @@ def _drop(
         batch=jnp.asarray(True),
         cpu=cpu,
         pmd_table=m.pmd_table,
+        leaves=jnp.int32(NOWHERE),
+        zeros=jnp.asarray(False),
+        first=None,
     )
     none = jnp.int32(0)
-    seen = Mapped(m.frame, m.pte, m.rmap_next, cached, ev, none, none > 0)
+    arrays = (m.frame, m.pte, m.rmap_next, cached, ev)
+    seen = Mapped(*arrays, none, none > 0, none, jnp.int32(NOWHERE))
     seen = entries.walk(r, g, seen, walk)
     rows = _unmapped(seen.frame, head, seen.count, pages)
     rows = free_folio(rows, head, jnp.where(frees, pages, 0))
