@@ -206,6 +206,7 @@ def _make(
         direct=c.direct,
         lru_gen=scenario.machine.lru_gen,
         compact_unevictable=scenario.machine.compact_unevictable,
+        tier=frozenset(new),
     )
     return done.ret, done.fields(c.caller)
 

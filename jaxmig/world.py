@@ -120,11 +120,19 @@ def _stays(scenario: Scenario) -> bool:
     for c in scenario.calls:
         if c.syscall == "mbind":
             return True
+        if c.caller == "demotion" and _may_fill(scenario, c.to):
+            return True
         if c.syscall == "kernel":
             old, new = parse_nodes(c.from_, nodes), parse_nodes(c.to, nodes)
             if old & new:
                 return True
     return False
+
+
+def _may_fill(scenario: Scenario, to: str) -> bool:
+    """Whether a node may run full, so that folios go to another, or stay at home."""
+    node = min(parse_nodes(to, scenario.machine.nodes), default=0)
+    return _free(scenario)[node] < sum(r.n_pages for r in scenario.regions)
 
 
 def _areas(m: Machine, spec: RegionSpec, r: Region, p: Process) -> list[Area]:

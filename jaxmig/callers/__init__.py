@@ -93,6 +93,7 @@ def call(
     direct: bool | None = None,
     lru_gen: bool = False,
     compact_unevictable: bool = True,
+    tier: frozenset[int] = frozenset(),
 ) -> Outcome:
     """Let `caller` move what a process has on the nodes `old` to `node`.
 
@@ -101,11 +102,13 @@ def call(
         can), and whether an allocation waits for it; None: as the mode says.
       lru_gen: reclaim uses the multi-generational LRU.
       compact_unevictable: vm.compact_unevictable_allowed.
+      tier: of demotion: nodes that it may use instead when `node` is full.
     Raises:
       ValueError: for a caller that is not modelled.
       NoSuchCaller: for a release that does not have it.
       SleepsForever: where Linux would.
-      NotModelled: for soft offline of large folios into a node of theirs that runs full.
+      NotModelled: for soft offline of large folios into a node of theirs that runs
+        full, and for demotion to a node that runs full of what may fail there.
     """
     check(caller, s.kernel)
     c = CALLERS[caller]
@@ -119,5 +122,6 @@ def call(
         direct,
         lru_gen,
         compact_unevictable,
+        tier,
     )
     return c.run(request)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxmig.callers.candidates import Candidates, Numbers
 from jaxmig.syscalls.session import Session
 from jaxmig.syscalls.space import Heads
+from jaxmig.syscalls.spread import migrate_over
 
 
 def cuts(size: Numbers, pages: int) -> list[int]:
@@ -57,6 +58,14 @@ class Lists:
             memalloc=self.memalloc,
             batch=batch,
         )
+        return self._count(ret, lists)
+
+    def over(self, heads: Heads, nodes: Heads, room: int) -> int:
+        """One list whose folios go to nodes of their own, see `migrate_over`."""
+        how = {"mode": self.mode, "reason": self.reason, "memalloc": self.memalloc}
+        return self._count(migrate_over(self.s, heads, nodes, room, **how), 1)
+
+    def _count(self, ret: int, lists: int) -> int:
         self.calls += lists
         self.short, self.failed = min(self.short, ret), self.failed + max(ret, 0)
         return ret

@@ -15,6 +15,7 @@ class Request:
     Attributes:
       old, node: it works on the folios of `space` on the nodes `old`, and they go to
         `node`.
+      tier: of demotion: nodes that it may use instead when `node` is full.
       order, direct: of compaction: log2 of the pages that are asked for (-1: as many as
         can be had), and whether an allocation waits for it; None: as its mode says.
       lru_gen: reclaim uses the multi-generational LRU.
@@ -30,6 +31,7 @@ class Request:
     direct: bool | None = None
     lru_gen: bool = False
     compact_unevictable: bool = True
+    tier: frozenset[int] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
