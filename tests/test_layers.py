@@ -23,6 +23,7 @@ LAYERS = (
     ("phases",),
     ("build", "uniform"),
     ("assemble",),
+    ("arguments",),
     ("tlb",),
     ("contents", "conditions", "rules", "events", "log", "buckets"),
     ("machine", "releases"),
