@@ -149,6 +149,8 @@ def _convert(args: argparse.Namespace) -> int:
             else:
                 n = table.write(kept, lambda text: file.write(text.encode()))
     _left_out(args.trace, reading.notes)
+    for line in reading.assumed:
+        say(f"{args.trace}: assumed: {line}")
     print(f"{args.output}: {n:,} accesses from {reading.title}")
     return 0
 
