@@ -27,7 +27,7 @@ LAYERS = (
     ("tlb",),
     ("contents", "conditions", "rules", "events", "log", "buckets"),
     ("machine", "releases"),
-    ("pte", "frame", "xla", "pytree"),
+    ("pte", "frame", "xla", "pytree", "files", "terminal"),
 )
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

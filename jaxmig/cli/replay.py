@@ -9,6 +9,7 @@ from jaxmig.cli import options, output, replayed, runtime
 from jaxmig.cli.errors import Parser, Usage, say
 from jaxmig.cli.progress import amount
 from jaxmig.releases import BOTH
+from jaxmig.terminal import printable
 from jaxmig.traces import FORMATS, Reading, native, table
 from jaxmig.workloads import replay, trace
 
@@ -151,7 +152,7 @@ def _convert(args: argparse.Namespace) -> int:
     _left_out(args.trace, reading.notes)
     for line in reading.assumed:
         say(f"{args.trace}: assumed: {line}")
-    print(f"{args.output}: {n:,} accesses from {reading.title}")
+    print(printable(f"{args.output}: {n:,} accesses from {reading.title}"))
     return 0
 
 

@@ -88,4 +88,4 @@ def _odd(made: np.ndarray) -> np.ndarray:
     address = np.concatenate([made["load"], made["store"]], axis=1)
     hole = (address >= USER_END) & (address < KERNEL_START)
     # Branch bytes are 0 or 1: anything else is another format's file.
-    return (made["branch"] > 1).any(axis=1) | hole.any(axis=1)
+    return np.asarray((made["branch"] > 1).any(axis=1) | hole.any(axis=1))
