@@ -176,7 +176,9 @@ def check(target: Path) -> None:
     if not target.parent.is_dir():
         missing = f"no such directory {target.parent}"
         raise FileError(f"cannot be written: {missing}; create it first")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
+    where = target if target.exists() else target.parent
+    effective = os.access in os.supports_effective_ids
+    if not os.access(where, os.W_OK, effective_ids=effective):
         raise FileError("cannot be written: permission denied; choose another file")
 
 

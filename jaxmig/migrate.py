@@ -323,7 +323,7 @@ def migrate_pages(
         state,
         listed(folios)[0],
         *(jnp.asarray(x, jnp.int32) for x in (size, node, cpu)),
-        limit_of(batch),
+        limit_of(arguments.whole("batch", batch, 0)),
     )
     if stop is not None:
         numbers = (jnp.asarray(x, jnp.int32) for x in _stop(stop, log))
@@ -377,12 +377,8 @@ def inside(shape: Rules, safe: bool) -> xla.Program:
 
 
 def limit_of(batch: Any) -> Int32[Array, ""]:
-    """Base pages that close a batch, from an option where 0 means that none do.
-
-    Raises:
-      ValueError: for less than 0, or what is no whole number.
-    """
-    limit = jnp.asarray(arguments.whole("batch", batch, 0), jnp.int32)
+    """Base pages that close a batch, from an option where 0 means that none do."""
+    limit = jnp.asarray(batch, jnp.int32)
     return jnp.where(limit == 0, np.int32(NO_LIMIT), limit)
 
 

@@ -95,6 +95,9 @@ def read(path: Path, magic: str) -> dict[str, np.ndarray]:
       SnapshotError: for what is no .npz, or cut, or no array that belongs there.
     """
     try:
+        # zipfile looks for the end of a file, which a device may not have.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise _garbage(path)
         with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
             return _members(path, file, magic)
     except OSError as error:

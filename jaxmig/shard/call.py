@@ -65,7 +65,7 @@ def migrate_pages(
     plan = state.plan
     heads, n = _folios(state, folios, size)
     node, cpu = arguments.node(state.m, node), arguments.cpu(state.m, cpu)
-    limit = int(migrate.limit_of(batch))
+    limit = int(migrate.limit_of(arguments.whole("batch", batch, 0)))
     _check(kernel, r, state, n, node)
     room = max(heads.shape[0], 1)
     program = compiled(r, plan, room, donate)

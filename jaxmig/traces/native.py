@@ -5,6 +5,7 @@ more than one of them.
 """
 
 import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ MOST: Final = 1 << 22  # rows of a block
 def is_one(path: str) -> bool:
     """Whether a file is an .npz that holds a trace, of whatever version."""
     try:
+        # zipfile looks for the end of a file, which a device may not have.
+        if not os.path.isfile(path):
+            return False
         with zipfile.ZipFile(path) as file:
             return f"{MAGIC}.npy" in file.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
