@@ -63,13 +63,6 @@ class Donating(Session):
         super().__init__(state, kernel, arch=arch, **how)
         self.requested = 0
 
-    def migrate(self, folios: Heads, node: int, **how: Any) -> int:
-        """As of any session; a folio that two areas map is isolated once."""
-        first = np.unique(folios, return_index=True)[1]
-        if first.size < folios.size:
-            folios = folios[np.sort(first)]
-        return super().migrate(folios, node, **how)
-
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
     ) -> tuple[Machine, Result]:

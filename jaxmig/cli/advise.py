@@ -15,6 +15,7 @@ from jaxmig.rules import MODES
 from jaxmig.sweep import Grid, Row, Sweep
 from jaxmig.sweep.memory import Memory
 from jaxmig.syscalls import SleepsForever
+from jaxmig.terminal import printable
 
 EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
   jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
@@ -120,7 +121,9 @@ def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
     )
     before, _, after = assumed.partition("batch limit 512 pages; copy cpu; ")
     print(before + after)
-    print(f"Target: {memory.target.name}: {memory.target.description}\n")
+    print(
+        printable(f"Target: {memory.target.name}: {memory.target.description}") + "\n"
+    )
     for line in _answer(found):
         print(line)
     title = f"\nThe best limit of each ({found.tried} configurations tried):\n"

@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from jaxmig.cost import PHASES, PRICED
-from jaxmig.machines import Arch, Bound, Profile
+from jaxmig.machines import Arch, Bound, Profile, ProfileError
 from jaxmig.machines.terms import Policy, terms
 
 Name = tuple[str, str]  # of a machine and of a copy engine
+# Of one cell, so that sums of all of them stay within int64, as result files keep them.
+MOST_NS: Final = 1 << 59
 BOUNDS: Final[tuple[Bound, ...]] = ("value", "low", "high")
 
 
@@ -62,9 +64,15 @@ class Prices:
         self.weights: Float64[np.ndarray, "counters cells"] = np.hstack(columns)
 
     def of(self, counts: Mapping[str, int]) -> dict[Name, Price]:
-        """What the counted events cost on each machine."""
+        """What the counted events cost on each machine.
+
+        Raises:
+          ProfileError: more than int64 holds.
+        """
         vector = np.asarray([counts[name] for name in PRICED], np.float64)
-        ns = np.rint(vector @ self.weights).astype(np.int64)
+        exact = vector @ self.weights
+        _within(float(exact[np.abs(exact).argmax()]))
+        ns = np.rint(exact).astype(np.int64)
         return {name: self._price(name, ns, counts) for name in self.wanted}
 
     def _price(self, name: Name, ns: np.ndarray, counts: Mapping[str, int]) -> Price:
@@ -91,4 +99,16 @@ class Prices:
 def _stolen(counts: Mapping[str, int], profile: Profile) -> int:
     """Handler time on all interrupted CPUs together, ns."""
     page, full = profile["target.page"], profile["target.full"]
-    return round(page * counts["ipis_immediate"] + full * counts["ipis_batch"])
+    return round(_within(page * counts["ipis_immediate"] + full * counts["ipis_batch"]))
+
+
+def _within(ns: float) -> float:
+    """A time, if result files can hold it.
+
+    Raises:
+      ProfileError: it is beyond some 18 years.
+    """
+    if not -MOST_NS < ns < MOST_NS:
+        raise ProfileError(f"a modelled time of {ns:.3g} ns is more than the {MOST_NS:.3g} "
+                           "that results hold; lower the profile's costs")  # fmt: skip
+    return ns
