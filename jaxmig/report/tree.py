@@ -19,6 +19,7 @@ _BATCH = "migrate_pages/migrate_pages_batch"
 _UNMAP = f"{_BATCH}/migrate_folio_unmap"
 _MOVE = f"{_BATCH}/migrate_folio_move"
 _BATCHED: Final = {
+    "call": "migrate_pages/[the call itself]",
     "alloc": f"{_UNMAP}/alloc_migration_target",
     "lock": f"{_UNMAP}/[lock, isolation, LRU add]",
     "walk": f"{_UNMAP}/try_to_migrate/try_to_migrate_one",
@@ -28,12 +29,14 @@ _BATCHED: Final = {
     "engine": f"{_BATCH}/folios_mc_copy",
     "copy": f"{_MOVE}/move_to_new_folio/folio_copy",
     "switch": f"{_MOVE}/move_to_new_folio/folio_migrate_flags",
+    "cached": f"{_MOVE}/move_to_new_folio/[page cache]",
     "drain": f"{_MOVE}/lru_add_drain",
     "remap": f"{_MOVE}/remove_migration_ptes",
 }
 _ONE = "migrate_pages/unmap_and_move"
 _LOCKED = f"{_ONE}/__unmap_and_move"
 _SERIAL: Final = {
+    "call": "migrate_pages/[the call itself]",
     "alloc": f"{_ONE}/alloc_migration_target",
     "lock": f"{_LOCKED}/[lock, isolation, LRU add]",
     "walk": f"{_LOCKED}/try_to_migrate/try_to_migrate_one",
@@ -43,6 +46,7 @@ _SERIAL: Final = {
     "engine": f"{_ONE}/folios_mc_copy",
     "copy": f"{_LOCKED}/move_to_new_folio/migrate_folio/folio_copy",
     "switch": f"{_LOCKED}/move_to_new_folio/migrate_folio/folio_migrate_flags",
+    "cached": f"{_LOCKED}/move_to_new_folio/migrate_folio/[page cache]",
     "drain": f"{_LOCKED}/lru_add_drain",
     "remap": f"{_LOCKED}/remove_migration_ptes",
 }
