@@ -14,6 +14,7 @@ from jaxmig.report import (
     assumed_line,
     bold,
     call_tree,
+    causes_text,
     compare,
     document,
     error_document,
@@ -294,6 +295,19 @@ def test_trees_name_the_release_s_own_functions():
         "remove_migration_ptes",
         "try_to_unmap_flush",
     ]
+
+
+def test_what_makes_the_range_is_said():
+    counts = dict.fromkeys(PRICED, 0) | {"pages_copied": 9, "allocs": 9}
+    lines = causes_text(price(counts, XEON), XEON).splitlines()
+    assert lines[0].startswith("Range of 2,048 machines drawn")
+    assert "cost.copy_4k = 900 (384 .. 2,070 ns; assumed)" in lines[1]
+    assert "cost.alloc = 200 (116 .. 287 ns; published)" in lines[2]
+    shares = [float(line.split("%")[0]) for line in lines[1:]]
+    assert shares[0] > 90 > shares[1]
+    assert sum(shares) == pytest.approx(100, abs=0.02)
+    none = price(dict.fromkeys(PRICED, 0), XEON)
+    assert causes_text(none, XEON).startswith("No cost of xeon-2s")
 
 
 def test_full_local_flushes_stand_where_the_release_does_them():

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from jaxmig.cost import Cost
+from jaxmig.machines import Profile
+from jaxmig.machines.sampling import SAMPLES
 from jaxmig.report.units import duration
 
 _BATCH = "migrate_pages/migrate_pages_batch"
@@ -91,6 +93,21 @@ def tree_text(root: Node, least: float = 0.0) -> str:
         if percent >= least or depth == 0:
             indent = "  " * depth
             lines.append(f"{percent:6.2f} % {duration(ns):>9}  {indent}{name}")
+    return "\n".join(lines)
+
+
+def causes_text(cost: Cost, profile: Profile) -> str:
+    """What makes most of the range of a total: the costs, their ranges and shares."""
+    if not cost.causes:
+        return f"No cost of {profile.name} that was used has a range."
+    lines = [
+        f"Range of {SAMPLES:,} machines drawn from the ranges of {profile.name}'s costs; "
+        "most of it comes from:"
+    ]
+    for key, share in cost.causes:
+        n = profile.numbers[key]
+        ends = f"{n.low:,} .. {n.high:,} {n.unit}"
+        lines.append(f"{100 * share:6.2f} %  {key} = {n.value:,} ({ends}; {n.origin})")
     return "\n".join(lines)
 
 
