@@ -414,6 +414,16 @@ def test_any_measured_costs_make_a_profile(values: dict[str, float]) -> None:
     assert all(made.profile.numbers[k] == XEON.numbers[k] for k in left)
 
 
+def test_a_base_from_before_gains_what_was_measured() -> None:
+    old = {k: n for k, n in XEON.numbers.items() if k != "cost.walk_next"}
+    base = dataclasses.replace(XEON, numbers=old)
+    made = fit(base, [Measured("cost.walk_next", 99.0, "x")], "mine").profile
+    assert made["cost.walk_next"] == 99
+    assert not made.absent
+    with pytest.raises(CalibrationError, match="nothing was measured"):
+        fit(base, [Measured("cost.tlbi", 99.0, "x")], "mine")
+
+
 def test_several_reports_are_taken_together() -> None:
     rounds = [[Measured("cost.walk", ns, "x", ns - 1, ns + 1)] for ns in (100, 130, 90)]
     (m,) = together(rounds)

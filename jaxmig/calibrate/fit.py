@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from jaxmig.machines import Number, Profile
+from jaxmig.machines import SCHEMA, Number, Profile, required
 
 Tell = Callable[[str], None]
 # No larger than the second, or the profile would contradict itself.
@@ -69,9 +69,10 @@ def fit(base: Profile, measured: Iterable[Measured], title: str) -> Fit:
       CalibrationError: nothing that could be used was measured.
     """
     numbers, fitted = dict(base.numbers), dict[str, None]()
+    known = required(base.arch)
     for m in measured:
-        if m.key not in fitted and m.key in base.numbers:
-            numbers[m.key] = number(m.ns, m, base.numbers[m.key].unit)
+        if m.key not in fitted and m.key in known:
+            numbers[m.key] = number(m.ns, m, SCHEMA[m.key].unit)
             fitted[m.key] = None
     if not fitted:
         raise CalibrationError("nothing was measured that a profile has a number for")
