@@ -116,7 +116,7 @@ def _one(
     tick(f"{kernel}: migrated")
     wrong = verify.mismatches(s.state, before) if setting.content else None
     tick(f"{kernel}: verified")
-    priced, policy = _price(s, profile, kernel, call.copy)
+    priced, policy = _price(s, profile, kernel, call.copy, setting.seed)
     after = syscalls.pages_by_node(s.view(), space, s.nodes)
     made = report.record(
         kernel=kernel,
@@ -190,11 +190,12 @@ def _migrate(s: Session, space: syscalls.Space, call: Call) -> int:
 
 
 def _price(
-    s: Session, profile: Profile, kernel: str, copy: str
+    s: Session, profile: Profile, kernel: str, copy: str, seed: int
 ) -> tuple[cost.Cost, cost.Policy]:
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
     arch = _arch(profile, kernel)
-    return cost.price(s.counts, profile, copy=copy, policy=policy, arch=arch), policy
+    how = {"copy": copy, "policy": policy, "arch": arch, "seed": seed}
+    return cost.price(s.counts, profile, **how), policy
 
 
 def _arch(profile: Profile, kernel: str) -> Arch:

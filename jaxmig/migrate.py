@@ -175,6 +175,7 @@ def answer(
         thp_migration_fail=s.thp_failed,
         thp_migration_split=s.thp_split,
         nr_split=s.split,
+        calls=1,
     )
     # An empty list on return means success, whatever was counted as failed on the way.
     failed = jnp.where(remaining == 0, 0, s.failed)

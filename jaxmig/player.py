@@ -33,6 +33,7 @@ class _Options:
     profile: machines.Profile
     trace: Callable[[Traced], None] | None = None
     logs: bool = False
+    seed: int = 0
 
 
 def play(
@@ -67,7 +68,7 @@ def play(
       ValueError: for a release, architecture or copy engine that is not modelled.
     """
     p = profile or _profile(scenario)
-    options = _Options(batch, arch, copy, p, trace, logs)
+    options = _Options(batch, arch, copy, p, trace, logs, seed or 0)
     fresh, layout = build(scenario, content=content, seed=seed)
     records: list[Record] = []
     kernels = kernels or scenario.kernels
@@ -123,7 +124,12 @@ def _call(
     if arch == "x86-invlpgb" and not release(kernel).invlpgb:
         arch = "x86"
     priced = cost.price(
-        s.counts, options.profile, copy=options.copy, policy=policy, arch=arch
+        s.counts,
+        options.profile,
+        copy=options.copy,
+        policy=policy,
+        arch=arch,
+        seed=options.seed,
     )
     nodes = syscalls.pages_by_node(s.view(), layout.spaces[c.process], s.nodes)
     made = record(

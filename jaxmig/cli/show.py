@@ -49,6 +49,8 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     for o in outcomes:
         print(f"\nModelled time of {o.record['kernel']} ({o.record['policy']}):")
         print(report.tree_text(report.call_tree(o.cost)))
+        if args.explain_time:
+            print(report.causes_text(o.cost, asked.profile))
 
 
 def _about_picture(asked: Asked) -> str:

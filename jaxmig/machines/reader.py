@@ -23,7 +23,7 @@ from jaxmig.machines.profile import (
     ProfileError,
     RateTable,
 )
-from jaxmig.machines.schema import ARCHS, ENGINES, SCHEMA, SHAPE, required
+from jaxmig.machines.schema import ARCHS, ENGINES, LATER, SCHEMA, SHAPE, required
 from jaxmig.terminal import printable
 
 _WORKERS = re.compile(r"[0-9]{1,6}").fullmatch
@@ -100,7 +100,7 @@ def _numbers(
                 known = [k for k in SCHEMA if k in needed and k.startswith(section)]
                 _fail(where, key, f"unknown for {arch}; known are {_listed(known)}")
             numbers[key] = _number(raw, key, where)
-    missing = sorted(needed - numbers.keys())
+    missing = sorted(needed - numbers.keys() - LATER.keys())
     if missing:
         _fail(where, missing[0], f"missing; add it in {SCHEMA[missing[0]].unit}")
     return numbers
