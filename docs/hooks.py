@@ -102,10 +102,17 @@ def profiles() -> str:
     for name in machines.names():
         p = machines.load(name)
         lines = [f"### {name}", "", f"{p.title} ({p.arch}).", ""]
-        lines += ["| key | value | range | source |", "|---|---|---|---|"]
+        lines += ["| key | value | range | source | origin |"]
+        lines += ["|---|---|---|---|---|"]
         for key, n in p.numbers.items():
             ends = "" if n.low is None else f"{n.low:g} .. {n.high:g}"
-            cells = (f"`{key}`", f"{n.value:g} {n.unit}", ends, _cell(n.source))
+            cells = (
+                f"`{key}`",
+                f"{n.value:g} {n.unit}",
+                ends,
+                _cell(n.source),
+                n.origin,
+            )
             lines.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join([*lines, ""]))
     return "\n".join(parts)

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from jaxmig import conditions as cond, frame, pte
+from jaxmig import arguments, conditions as cond, frame, pte
 from jaxmig.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.machine import PMD_PAGES, Machine
 
@@ -33,7 +33,23 @@ PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
 ENTRY_STATES: Final = ("untouched", "zero_page", "prot_none")
 # And of a page itself, whatever folio it is of.
 PAGE_STATES: Final = {"zero": frame.ZERO, "poisoned": frame.POISONED}
-FOREVER: Final = ("forever",)
+MARK_STATES: Final = {
+    "young": cond.YOUNG,
+    "freed": cond.FREED,
+    "released": cond.RELEASED,
+    "isolated": cond.ISOLATED,
+}
+STATES: Final = (
+    *(*ENTRY_STATES, *PAGE_STATES, *cond.STATES, *MARK_STATES),
+    *("partially_mapped", "no_mapping", "dirty"),
+)
+# What the model can hold at once; all of it together must fit its int32 numbers.
+MOST_NODES: Final = 1024  # MAX_NUMNODES
+MOST_CPUS: Final = 1 << 16
+MOST_SETS: Final = 1 << 20
+MOST_WAYS: Final = 1 << 10
+MOST_PAGES: Final = 1 << 30
+MOST_REFS: Final = (1 << (31 - cond.EXTRA_SHIFT)) - 1
 
 
 @dataclasses.dataclass
@@ -113,26 +129,45 @@ class Builder:
         tlb: tuple[int, int] = (128, 12),
         huge_tlb: tuple[int, int] = (128, 12),
     ) -> None:
-        if nodes < 1 or cpus < 1:
-            raise ValueError(f"nodes={nodes}, cpus={cpus}: at least one of each")
-        self.nodes, self.cpus = nodes, cpus
-        self.free, self.tlb, self.huge_tlb = list(free), tlb, huge_tlb
+        """An empty machine.
+
+        Args:
+          free: base pages a node, None: as many as there is room for.
+          tlb, huge_tlb: sets and ways of a CPU's TLB, of 4 KiB and of 2 MiB entries.
+        Raises:
+          ValueError: for a number that is none, or out of range.
+        """
+        self.nodes = arguments.whole("nodes", nodes, 1, MOST_NODES)
+        self.cpus = arguments.whole("cpus", cpus, 1, MOST_CPUS)
+        self.free = _free(free, self.nodes)
+        self.tlb, self.huge_tlb = _ways("tlb", tlb), _ways("huge_tlb", huge_tlb)
         self.processes: list[Process] = []
         self.regions: list[Region] = []
         self._conditions: list[_Condition] = []
         self._marks: dict[int, list[tuple[str, np.ndarray]]] = {}
         self._page_marks: list[tuple[Region, np.ndarray, int]] = []
+        self._refs: dict[int, np.ndarray] = {}  # extra ones, by folio of a region
         self._next = FIRST_ADDRESS
         self.splits = False  # room for the pieces of every large folio
 
     def process(
         self, name: str, running: Iterable[int] = (), lazy: Iterable[int] = ()
     ) -> Process:
-        """A process; `running` and `lazy` CPUs are in its mm_cpumask."""
-        p = Process(name, len(self.processes), tuple(running), tuple(lazy))
-        bad = [c for c in p.running + p.lazy if not 0 <= c < self.cpus]
-        if bad:
-            raise ValueError(f"process {name}: CPU {bad[0]} of {self.cpus}")
+        """A process; `running` and `lazy` CPUs are in its mm_cpumask.
+
+        Raises:
+          ValueError: for a CPU that the machine has not, or that is named twice.
+        """
+        where, last = f"process {name}: CPU", self.cpus - 1
+        p = Process(
+            name,
+            len(self.processes),
+            tuple(arguments.whole(where, c, 0, last) for c in running),
+            tuple(arguments.whole(where, c, 0, last) for c in lazy),
+        )
+        twice = sorted(p.running + p.lazy)
+        if len(set(twice)) < len(twice):
+            raise ValueError(f"process {name}: a CPU is named twice: {twice}")
         if p.number >= pte.MAX_MM:
             raise ValueError(f"process {name}: at most {pte.MAX_MM} processes")
         self.processes.append(p)
@@ -162,15 +197,17 @@ class Builder:
           shared: of a file: MAP_SHARED, so that stores go to the file's pages.
 
         Raises:
-          ValueError: for an unknown kind or node, a size that folios do not fill, or a
-            second mapping of what only a file's pages can have.
+          ValueError: for an unknown kind or node, a size that folios do not fill, a
+            second mapping of what only a file's pages can have, and for processes that
+            are none, another builder's, or named twice.
         """
         owners = (processes,) if isinstance(processes, Process) else tuple(processes)
-        if kind not in KINDS:
-            raise ValueError(f"kind {kind!r}: one of {' '.join(KINDS)}")
-        if not 0 <= node < self.nodes:
-            raise ValueError(f"node {node}: the machine has {self.nodes}")
-        if pages < 1 or pages % (1 << order) or not 0 <= order <= frame.PMD_ORDER:
+        self._check_owners(owners)
+        arguments.one_of("kind", kind, KINDS)
+        node = arguments.whole("node", node, 0, self.nodes - 1)
+        order = arguments.whole("order", order, 0, frame.PMD_ORDER)
+        pages = arguments.whole("pages", pages, 1, MOST_PAGES)
+        if pages % (1 << order):
             raise ValueError(f"{pages} pages: not a multiple of 2^{order}")
         if mapped_twice and kind not in SHARED_KINDS:
             raise ValueError(
@@ -198,6 +235,13 @@ class Builder:
         self.regions.append(region)
         return region
 
+    def _check_owners(self, owners: tuple[Process, ...]) -> None:
+        for p in owners:
+            if not any(p is mine for mine in self.processes):
+                raise ValueError(f"process {p!r:.40}: none of this machine")
+        if not owners or len({p.number for p in owners}) < len(owners):
+            raise ValueError("processes: give at least one, and each once")
+
     def condition(
         self,
         region: Region,
@@ -208,9 +252,25 @@ class Builder:
         """Put `state` in the way of some base pages of a region (None: of all).
 
         `until`: "forever", "waited" (until somebody sleeps on it), or n: gone when the
-        kernel looks for the n-th time.
+        kernel looks for the n-th time, n at most 255.
+
+        Raises:
+          ValueError: for another builder's region, an unknown state or end, and pages
+            that the region has not.
         """
+        if not any(region is mine for mine in self.regions):
+            raise ValueError(f"region {region!r:.40}: none of this machine")
+        arguments.one_of("state", state, STATES)
+        if isinstance(until, str):
+            arguments.one_of("until", until, ("forever", "waited"))
+        else:
+            until = arguments.whole("until", until, 1, cond.UNTIL_WAITED)
         index = _indices(range(region.pages) if pages is None else pages)
+        outside = (index < 0) | (index >= region.pages)
+        if outside.any():
+            page = index[int(outside.argmax())]
+            raise ValueError(f"page {page} of {region.name}: must be 0 to "
+                             f"{region.pages - 1}")  # fmt: skip
         if state in ENTRY_STATES:
             whole = _whole_folios(index, region.order)
             self._marks.setdefault(id(region), []).append((state, whole))
@@ -222,7 +282,17 @@ class Builder:
         endless = until == "forever"
         # Every page of a larger folio named is one more reference, but one state.
         folios = index >> region.order
+        if state == "extra_ref":
+            self._count_refs(region, folios)
         self._conditions.append(_Condition(region, folios, state, left, endless))
+
+    def _count_refs(self, region: Region, folios: np.ndarray) -> None:
+        none = np.zeros(region.folios, np.int64)
+        held = self._refs.setdefault(id(region), none)
+        np.add.at(held, folios, 1)
+        if held.max(initial=0) > MOST_REFS:
+            raise ValueError(f"extra_ref: {held.max()} references to a folio of "
+                             f"{region.name}: at most {MOST_REFS}")  # fmt: skip
 
     def build(
         self,
@@ -258,6 +328,24 @@ class Builder:
             seed=seed,
             content=content,
         )
+
+
+def _free(free: Sequence[int | None], nodes: int) -> list[int | None]:
+    """Limits of nodes, as many as there are at most."""
+    arguments.whole("free: its length", len(free), 0, nodes)
+    return [
+        None if n is None else arguments.whole(f"free[{i}]", n, 0)
+        for i, n in enumerate(free)
+    ]
+
+
+def _ways(name: str, size: Sequence[int]) -> tuple[int, int]:
+    if len(size) != 2:
+        raise ValueError(f"{name} {size!r:.40}: give (sets, ways)")
+    return (
+        arguments.whole(f"{name}: sets", size[0], 1, MOST_SETS),
+        arguments.whole(f"{name}: ways", size[1], 1, MOST_WAYS),
+    )
 
 
 def _masks(b: Builder) -> tuple[np.ndarray, np.ndarray]:
@@ -312,7 +400,10 @@ def _bits(r: Region, p: Process) -> int:
 def _indices(pages: Iterable[int]) -> np.ndarray:
     if isinstance(pages, range):
         return np.arange(pages.start, pages.stop, pages.step)
-    return np.asarray(list(pages), np.int64)
+    index = np.asarray(list(pages))
+    if index.size and (index.dtype.kind not in "iu" or index.ndim != 1):
+        raise ValueError(f"pages {index[0]!r:.40}: give whole numbers, or None for all")
+    return index.astype(np.int64)
 
 
 def _whole_folios(index: np.ndarray, order: int) -> np.ndarray:
@@ -413,14 +504,8 @@ def _states(
 def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None:
     folios = c.region.first_folio + c.folios
     unique, times = np.unique(folios, return_counts=True)
-    flag = {
-        "young": cond.YOUNG,
-        "freed": cond.FREED,
-        "released": cond.RELEASED,
-        "isolated": cond.ISOLATED,
-    }
-    if c.state in flag:
-        marks[unique] |= flag[c.state] if c.left else 0
+    if c.state in MARK_STATES:
+        marks[unique] |= MARK_STATES[c.state] if c.left else 0
     elif c.state == "dirty":
         # PG_dirty; memory of other kinds is as dirty as its kind.
         dirty = c.left and c.region.kind == "file"

@@ -1,7 +1,8 @@
 """Events times a machine profile is time: what a call costs the migrating CPU.
 
-Everything is linear in the counters, so a table of counts is priced as one matrix
-product with `weights()`; `machines/terms.py` says what each counter costs.  Some
+Everything is linear in the counters and in what `derived()` makes of those of a whole
+call, so a table of counts is priced as one matrix product with `weights()`;
+`machines/terms.py` says what each counter costs.  Some
 weights are negative; no phase is, since lazy requests are requests, deferred entries
 are entries and so on, and `price()` refuses counts that break such rules.
 
@@ -13,16 +14,19 @@ Where a phase's border is a matter of taste:
 Time that interrupted CPUs lose in their handlers is not the migrating CPU's: it is
 `Cost.stolen` and in no phase.
 
-Not modelled: contention of the memory bus, frequency scaling, folio sizes between 4 KiB
-and 2 MiB (such folios are copied at the 4 KiB price).
+Contention is in it where it was measured: a shootdown's time grows with the CPUs that
+answer, and is a virtual machine's own.  Not modelled: contention of the memory bus and
+of locks, frequency scaling, folio sizes between 4 KiB and 2 MiB (such folios are copied
+at the 4 KiB price).
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
-from jaxmig.machines import Arch, Bound, Profile
-from jaxmig.machines.terms import PHASES, PRICED, Policy, Term, terms
+from jaxmig.machines import Arch, Profile
+from jaxmig.machines.sampling import is_ranged, ranges
+from jaxmig.machines.terms import DERIVED, PHASES, PRICED, Policy, Term, derived, terms
 
 __all__ = ["PHASES", "PRICED", "Cost", "Policy", "Term", "price", "terms", "weights"]
 
@@ -41,7 +45,9 @@ _ORDER: Final = (
 class Cost:
     """Modelled time of a call, whole ns; the six phases sum to `total` exactly.
 
-    `low` and `high` bound the total as far as the profile's numbers have ranges.
+    `low` and `high` are the 80 % range of the total and `median` its middle, sampled from
+    the ranges of the profile's numbers; `causes` names the numbers that make most of it,
+    with their shares.
     `stolen` is what all interrupted CPUs together spent in their handlers.  `places`
     has the total again by place in the code; `report.tree` draws the call tree from it.
     """
@@ -58,6 +64,8 @@ class Cost:
     stolen: int
     places: Mapping[str, int]
     policy: Policy
+    median: int = 0
+    causes: tuple[tuple[str, float], ...] = ()
     ranged: bool = True  # whether any cost of the profile has a range
 
     @property
@@ -67,7 +75,7 @@ class Cost:
 
     @property
     def time_ns_range(self) -> list[int] | None:
-        """[low, high] of the total; None where the profile has no ranges."""
+        """[low, high], the 80 % range; None where the profile has no ranges."""
         return [self.low, self.high] if self.ranged else None
 
 
@@ -78,6 +86,7 @@ def price(
     copy: str = "cpu",
     policy: Policy = "batched",
     arch: Arch | None = None,
+    seed: int = 0,
 ) -> Cost:
     """What the counted events cost on the machine.
 
@@ -87,31 +96,31 @@ def price(
         with the serial policy, which has no batch, the CPU copies whatever is asked.
       policy: whether there is a batch, for its gain, its copy and the call tree.
       arch: instead of the profile's, say "x86" for a kernel without INVLPGB.
+      seed: of the machines that are drawn for the range.
     Raises:
       ValueError: a counter missing or negative, or counts that contradict each other.
       ProfileError: a copy engine that the machine does not have.
     """
     arch = arch or profile.arch
     _check(counts, arch)
+    counts = derived(counts, profile)
     cells = _cells(counts, terms(profile, copy, policy, arch, "value"))
     phases = dict.fromkeys(PHASES, 0)
     for (phase, _), ns in cells.items():
         phases[phase] += ns
-    bounds: tuple[Bound, Bound] = ("low", "high")
-    ends = [_cells(counts, terms(profile, copy, policy, arch, b)) for b in bounds]
+    total = sum(phases.values())
+    span = ranges(profile, copy, policy, arch, seed).of(counts)
     return Cost(
-        total=sum(phases.values()),
+        total=total,
         **phases,
-        low=sum(ends[0].values()),
-        high=sum(ends[1].values()),
+        low=min(span.low, total),
+        high=max(span.high, total),
+        median=span.median,
+        causes=span.causes,
         stolen=_stolen(counts, profile) if arch == "x86" else 0,
         places=_by_place(cells),
         policy=policy,
-        ranged=any(
-            n.low is not None
-            for key, n in profile.numbers.items()
-            if key.startswith("cost.")
-        ),
+        ranged=is_ranged(profile),
     )
 
 
@@ -137,17 +146,14 @@ def weights(
     copy: str = "cpu",
     policy: Policy = "batched",
     arch: Arch | None = None,
-    bound: Bound = "value",
 ) -> dict[str, dict[str, float]]:
     """Counter to phase to ns: `price()` as a matrix, every counter and phase present.
 
-    Args:
-      bound: "low" and "high" give the ends of the range instead.
     Raises:
       ProfileError: a copy engine that the machine does not have.
     """
-    table = {counter: dict.fromkeys(PHASES, 0.0) for counter in PRICED}
-    for term in terms(profile, copy, policy, arch or profile.arch, bound):
+    table = {counter: dict.fromkeys(PHASES, 0.0) for counter in (*PRICED, *DERIVED)}
+    for term in terms(profile, copy, policy, arch or profile.arch, "value"):
         table[term.counter][term.phase] += term.ns
     return table
 

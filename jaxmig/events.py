@@ -52,6 +52,7 @@ WORK: Final = (
     "ipis_batch",
     "moves",  # move attempts: the reference check
     "folios_moved",  # mapping switches
+    "folios_cached",  # of folios_moved, of the page cache: shmem and files
     "pages_copied",  # base pages copied as folios below PMD size
     "pages_copied_huge",  # base pages copied as PMD-sized folios
     "copies_wasted",  # base pages copied for a folio that then failed (copy engines)
@@ -59,10 +60,11 @@ WORK: Final = (
     "ptes_set",  # remove_migration_pte() runs on a PTE, moved or put back
     "pmds_set",
     "lru_drains",  # lru_add_drain() calls
+    "calls",  # migrate_pages() of one list
 )
 COUNTERS: Final = VMSTAT + CALL + WORK
 # What a log notes by itself; the others are known only when a call ends.
-_AT_END: Final = "pgmigrate_fail thp_migration_fail thp_migration_split nr_split"
+_AT_END: Final = "pgmigrate_fail thp_migration_fail thp_migration_split nr_split calls"
 LOGGED: Final = tuple(n for n in COUNTERS if n not in _AT_END.split())
 _INDEX: Final = {name: i for i, name in enumerate(COUNTERS)}
 

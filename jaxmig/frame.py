@@ -62,6 +62,12 @@ def is_anon(flags: Flags) -> Mask:
     return (k == ANON) | (k == SWAPCACHE) | (k == KSM)
 
 
+def in_page_cache(flags: Flags) -> Mask:
+    """Whether the folio belongs to a file, one of shmem included."""
+    k = kind(flags)
+    return (k == SHMEM) | (k == FILE)
+
+
 def on_stack(flags: Flags) -> Mask:
     """Whether the walk would skip a stack in use by exec(): anonymous, but not KSM."""
     k = kind(flags)

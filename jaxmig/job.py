@@ -64,13 +64,6 @@ class Donating(Session):
         super().__init__(state, kernel, arch=arch, engine=engine, **how)
         self.requested = 0
 
-    def migrate(self, folios: Heads, node: int, **how: Any) -> int:
-        """As of any session; a folio that two areas map is isolated once."""
-        first = np.unique(folios, return_index=True)[1]
-        if first.size < folios.size:
-            folios = folios[np.sort(first)]
-        return super().migrate(folios, node, **how)
-
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
     ) -> tuple[Machine, Result]:
@@ -129,7 +122,7 @@ def _one(
     tick(f"{kernel}: verified")
     copy = cost.channels(call.copy, s.counts, release(kernel).offloads)
     call = dataclasses.replace(call, copy=copy)
-    priced, policy = _price(s, profile, kernel, copy)
+    priced, policy = _price(s, profile, kernel, copy, setting.seed)
     after = syscalls.pages_by_node(s.view(), space, s.nodes)
     made = report.record(
         kernel=kernel,
@@ -209,11 +202,12 @@ def _migrate(
 
 
 def _price(
-    s: Session, profile: Profile, kernel: str, copy: str
+    s: Session, profile: Profile, kernel: str, copy: str, seed: int
 ) -> tuple[cost.Cost, cost.Policy]:
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
     arch = _arch(profile, kernel)
-    return cost.price(s.counts, profile, copy=copy, policy=policy, arch=arch), policy
+    how = {"copy": copy, "policy": policy, "arch": arch, "seed": seed}
+    return cost.price(s.counts, profile, **how), policy
 
 
 def _arch(profile: Profile, kernel: str) -> Arch:

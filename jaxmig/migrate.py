@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig import events, log as logs, tlb, xla
+from jaxmig import arguments, events, log as logs, tlb, xla
 from jaxmig.buckets import BASE_PAGES, LONG_LIST, bucket
 from jaxmig.events import Events
 from jaxmig.machine import Machine
@@ -30,6 +30,7 @@ from jaxmig.releases import release
 from jaxmig.rules import Rules, as_data, rules, structure, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
+MOST_ROWS: Final = 1 << 25  # of a log
 Index = Int32[Array, ""]
 
 
@@ -175,6 +176,7 @@ def answer(
         thp_migration_fail=s.thp_failed,
         thp_migration_split=s.thp_split,
         nr_split=s.split,
+        calls=1,
     )
     # An empty list on return means success, whatever was counted as failed on the way.
     failed = jnp.where(remaining == 0, 0, s.failed)
@@ -320,23 +322,26 @@ def migrate_pages(
       The machine after the call and what the call returned and counted; with `stop`,
       what it counted up to the end of batch k - 1.
     Raises:
-      ValueError: for a release, mode, reason or architecture that is not modelled, for a
-        node that the machine has not (where it is known already, not traced), and for a
-        stop at an unknown phase or with a log.
+      ValueError: for a release, mode, reason or architecture that is not modelled, for
+        folios that do not exist, are free, tails or listed twice, for numbers that are
+        none or out of range, and for a stop at an unknown phase or with a log.  What is
+        traced is held within its range instead; whether traced folios are in use, heads
+        and listed once is not checked.
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc, engine)
     check_poison(kernel, state)
-    if isinstance(node, int | np.integer) and not 0 <= node < state.geometry.nodes:
-        raise ValueError(f"node {node}: the machine has {state.geometry.nodes} nodes")
-    heads, length = listed(folios)
-    size = jnp.asarray(length if size is None else size, jnp.int32)
-    numbers = (jnp.asarray(x, jnp.int32) for x in (node, cpu))
-    args: Any = (state, heads, size, *numbers, limit_of(batch))
+    folios, size = arguments.folios(state, folios, size)
+    node, cpu = arguments.node(state, node), arguments.cpu(state, cpu)
+    log = arguments.whole("log", log, 0, MOST_ROWS)
+    args: Any = (
+        state,
+        listed(folios)[0],
+        *(jnp.asarray(x, jnp.int32) for x in (size, node, cpu)),
+        limit_of(arguments.whole("batch", batch, 0)),
+    )
     if stop is not None:
-        _check_stop(stop, log)
-        where = (stop[0], list(PHASES).index(stop[1]))
-        numbers = (jnp.asarray(x, jnp.int32) for x in where)
+        numbers = (jnp.asarray(x, jnp.int32) for x in _stop(stop, log))
         safe = uncoupled(r, state, size, node)
         return inside(structure(r), safe)(*args, *numbers, word(r))
     if _traced(args):
@@ -350,11 +355,14 @@ def _traced(args: Any) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))
 
 
-def _check_stop(stop: tuple[int, str], log: int) -> None:
+def _stop(stop: Any, log: int) -> tuple[Any, int]:
+    """The batch and the number of the phase at which a call stops."""
     if log:
         raise ValueError("stop: a call that stops half-way keeps no log")
-    if stop[1] not in PHASES:
-        raise ValueError(f"stop after {stop[1]!r}: one of {' '.join(PHASES)}")
+    if not isinstance(stop, tuple) or len(stop) != 2:
+        raise ValueError(f"stop {stop!r:.40}: give (batch, phase)")
+    phase = arguments.one_of("stop: phase", stop[1], PHASES)
+    return arguments.whole("stop: batch", stop[0], 0), list(PHASES).index(phase)
 
 
 @functools.cache

@@ -31,6 +31,7 @@ class _Options:
     profile: machines.Profile
     trace: Callable[[Traced], None] | None = None
     logs: bool = False
+    seed: int = 0
 
 
 def play(
@@ -68,7 +69,7 @@ def play(
     p = profile or _profile(scenario)
     batch = scenario.machine.max_batch if batch is None else batch
     copy = scenario.machine.copy if copy is None else copy
-    options = _Options(batch, arch, copy, p, trace, logs)
+    options = _Options(batch, arch, copy, p, trace, logs, seed or 0)
     kernels = kernels or scenario.kernels
     _check_callers(scenario, kernels)
     fresh, layout = build(scenario, content=content, seed=seed)
@@ -129,7 +130,14 @@ def _call(
         arch = "x86"
     copy = cost.channels(options.copy, s.counts, release(kernel).offloads)
     options = dataclasses.replace(options, copy=copy)
-    priced = cost.price(s.counts, options.profile, copy=copy, policy=policy, arch=arch)
+    priced = cost.price(
+        s.counts,
+        options.profile,
+        copy=copy,
+        policy=policy,
+        arch=arch,
+        seed=options.seed,
+    )
     nodes = syscalls.pages_by_node(s.view(), layout.spaces[c.process], s.nodes)
     made = record(
         kernel=kernel,

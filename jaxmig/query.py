@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int32
 
-from jaxmig import frame, pte
+from jaxmig import arguments, frame, pte
 from jaxmig.machine import PMD_PAGES, Machine
 
 
@@ -11,7 +11,11 @@ def folios_on(state: Machine, node: int) -> Int32[np.ndarray, " folios"]:
     """Head frames of the folios mapped on a node, each once, in order of the entries.
 
     Entries are in address order process by process, PMD leaves after PTEs.
+
+    Raises:
+      ValueError: for a node that the machine has not.
     """
+    node = arguments.node(state, node)
     words = np.asarray(state.pte)
     bits = words[:, pte.BITS]
     mapped = (bits & (pte.PRESENT | pte.ZERO_PAGE)) == pte.PRESENT

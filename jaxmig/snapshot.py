@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmig.procfs import capture, infer, npz
+from jaxmig.procfs import capture, infer, npz, schema
 from jaxmig.procfs.columns import (
     I8,
     I16,
@@ -124,9 +124,19 @@ class Snapshot(Table):
         yield "not on the LRU (kpageflags)", self.has(PageFlag.OFF_LRU)
 
     def save(self, path: str | Path) -> None:
-        """Writes an .npz, whole or not at all. Raises SnapshotError."""
-        arrays = {MAGIC: np.array(FORMAT_VERSION)} | npz.flatten(self)
-        npz.write(Path(path), arrays)
+        """Writes an .npz, whole or not at all.
+
+        Raises:
+          SnapshotError: it cannot be written, or holds what could not be read back.
+        """
+        arrays = npz.flatten(self)
+        try:
+            for name, array in arrays.items():
+                schema.check_shape(name, array.dtype, array.shape)
+            schema.check(arrays)
+        except ValueError as error:
+            raise SnapshotError(f"{path}: cannot be kept: {error}") from None
+        npz.write(Path(path), {MAGIC: np.array(FORMAT_VERSION)} | arrays)
 
 
 def take(
@@ -175,9 +185,9 @@ def load(path: str | Path) -> Snapshot:
     Raises SnapshotError for garbage, a cut file, another format or inconsistent rows.
     """
     path = Path(path)
-    arrays = npz.read(path)
-    version = arrays.get(MAGIC)
-    if version is None or version.shape != () or version.dtype.kind not in "iu":
+    arrays = npz.read(path, MAGIC)
+    version = arrays.pop(MAGIC)
+    if version.shape != () or version.dtype.kind not in "iu":
         raise SnapshotError(f"{path}: an .npz file, but not a snapshot of jaxmig")
     if version != FORMAT_VERSION:
         advice = "update jaxmig" if version > FORMAT_VERSION else "take it again"
@@ -185,39 +195,14 @@ def load(path: str | Path) -> Snapshot:
             f"{path}: snapshot format {version}, this jaxmig reads {FORMAT_VERSION}; "
             f"{advice}"
         )
+    lacking = [name for name in schema.FIELDS if name not in arrays]
+    if lacking:
+        raise npz.damaged(path, f"without {', '.join(lacking)[:80]}")
     try:
-        snapshot = npz.rebuild(Snapshot, arrays)
-        _check(snapshot)
-    except (KeyError, ValueError, IndexError) as error:
-        raise SnapshotError(
-            f"{path}: a damaged snapshot ({error}); take it again"
-        ) from error
-    return snapshot
-
-
-def _check(s: Snapshot) -> None:
-    """Raises ValueError unless lengths agree and every index points at a row."""
-    for rows, table in ((len(s), s), (len(s.areas), s.areas)):
-        for field in dataclasses.fields(table):
-            value = getattr(table, field.name)
-            if isinstance(value, Table | int) or field.name == "missing":
-                continue
-            if len(value) != rows:
-                raise ValueError(f"{field.name} has {len(value)} rows, not {rows}")
-    p = s.processes
-    if not len(p.pid) == len(p.rss) == len(p.statm) == len(p.comm):
-        raise ValueError("the columns of the processes differ in length")
-    indices = (
-        (s.process, len(p)),
-        (s.area, len(s.areas)),
-        (s.areas.process, len(p)),
-        (p.thread_process, len(p)),
-    )
-    for index, rows in indices:
-        if len(index) and not (index.min() >= 0 and index.max() < rows):
-            raise ValueError("a row points outside its table")
-    if s.page_size < 1 or s.page_size & (s.page_size - 1):
-        raise ValueError("page_size is no power of two")
+        schema.check(arrays)
+    except ValueError as error:
+        raise npz.damaged(path, str(error)) from None
+    return npz.rebuild(Snapshot, arrays)
 
 
 def _sources(

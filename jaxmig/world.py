@@ -34,6 +34,8 @@ def build(
     Args:
       content: whether frames hold their 4 KiB.
       seed: frames are in random order on their nodes if there is one.
+    Raises:
+      ScenarioError: for more references to a folio than the model counts.
     """
     spec = scenario.machine
     # Translations are counted elsewhere: a call's counts do not depend on them.
@@ -42,11 +44,15 @@ def build(
     )
     owners = {p.name: b.process(p.name, p.running, p.lazy) for p in scenario.processes}
     regions = [_map(b, r, owners) for r in scenario.regions]
-    for c in scenario.conditions:
+    for i, c in enumerate(scenario.conditions):
         r = scenario.region(c.region)
         until = c.until if isinstance(c.until, str) else c.until[1]
         region = regions[scenario.regions.index(r)]
-        b.condition(region, c.state, c.indices(r.n_pages), until)
+        try:
+            b.condition(region, c.state, c.indices(r.n_pages), until)
+        except ValueError as error:
+            where = ("condition", i, "pages")
+            raise scenario.error(where, None, f"{error}; name fewer") from None
     _fill_processes(b)
     large = [r for r in scenario.regions if r.folio_order]
     b.splits = any(r.kind != "hugetlb" for r in large)
@@ -129,7 +135,7 @@ def _stays(scenario: Scenario) -> bool:
     return False
 
 
-def _may_fill(scenario: Scenario, to: str) -> bool:
+def _may_fill(scenario: Scenario, to: str | None) -> bool:
     """Whether a node may run full, so that folios go to another, or stay at home."""
     node = min(parse_nodes(to, scenario.machine.nodes), default=0)
     return _free(scenario)[node] < sum(r.n_pages for r in scenario.regions)

@@ -13,11 +13,12 @@ in TESTED, and a compilation that fails is done again without.  Inside somebody'
 `jax.jit` there are no marks.
 """
 
+import collections
 import contextlib
 import contextvars
 import inspect
+import math
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -33,7 +34,7 @@ TESTED: Final = ("0.10.2",)
 WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are such
 # A program whose arrays are all short runs for less time than it takes to optimize it.
-SHORT: Final = 1 << 15  # rows
+SHORT: Final = 1 << 16  # rows
 QUICK_OPTIONS: Final = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
@@ -64,32 +65,29 @@ def marks() -> bool:
     return _tricks.get()
 
 
-_programs: "weakref.WeakSet[Program]" = weakref.WeakSet()
+# The compiled programs that are kept, by function and arguments, least recently used
+# first.  Each takes some ten megabytes, and some of the mappings that a process may have.
+KEPT: Final = 64
+_kept: dict[tuple["Program", Any], Any] = {}
+_made = collections.Counter[str]()
 
 
 def compilations() -> int:
-    """How many programs this process keeps."""
-    return sum(len(program.compiled) for program in _programs)
+    """How many programs this process has compiled."""
+    return _made["programs"]
 
 
 def forget() -> None:
     """Give all compiled programs back."""
-    for program in _programs:
-        program.compiled.clear()
+    _kept.clear()
 
 
 class Program:
-    """A function that jaxmig compiles itself, ahead of time, once a shape.
-
-    Attributes:
-      compiled: by structure, shapes, types and places of the arguments.
-    """
+    """A function that jaxmig compiles itself, ahead of time, once a shape."""
 
     def __init__(self, function: Callable[..., Any], donate: bool = False) -> None:
         """`donate`: the first argument is given away."""
         self.function, self.donate = function, donate
-        self.compiled: dict[Any, Any] = {}
-        _programs.add(self)
 
     def __call__(self, *args: Any) -> Any:
         """The function's value; part of somebody's program while he traces."""
@@ -99,10 +97,17 @@ class Program:
 
     def executable(self, *args: Any) -> Any:
         """The compiled function for arguments like these, compiled where it is new."""
-        key = (jax.tree.structure(args), tuple(map(_kind, jax.tree.leaves(args))))
-        if key not in self.compiled:
-            self.compiled[key] = self._compile(args)
-        return self.compiled[key]
+        kinds = tuple(map(_kind, jax.tree.leaves(args)))
+        key = self, (jax.tree.structure(args), kinds)
+        found = _kept.pop(key, None)
+        if found is None:
+            found = self._compile(args)
+            _made["programs"] += 1
+        _kept[key] = found
+        while len(_kept) > KEPT:
+            # Whoever still holds it may use it; a lookup compiles it anew.
+            _kept.pop(next(iter(_kept)), None)
+        return found
 
     def jitted(self, on: bool = True, short: bool = False) -> Any:
         """The function under `jax.jit`, traced with the tricks or without.
@@ -126,8 +131,7 @@ class Program:
         )
 
     def _compile(self, args: tuple[Any, ...]) -> Any:
-        shapes = [jnp.shape(x) for x in jax.tree.leaves(args)]
-        short = max((shape[0] for shape in shapes if shape), default=0) <= SHORT
+        short = max(map(_rows, jax.tree.leaves(args)), default=0) <= SHORT
         try:
             return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -139,6 +143,11 @@ class Program:
 def _kind(x: Any) -> tuple[Any, ...]:
     where = x.sharding if isinstance(x, jax.Array) else None
     return jnp.shape(x), jnp.result_type(x), where
+
+
+def _rows(x: Any) -> int:
+    shape = jnp.shape(x)
+    return math.prod(shape[:-1] if len(shape) > 1 else shape)
 
 
 def compile_loops_whole() -> None:

@@ -111,14 +111,14 @@ def one_round(program: Program, number: int, count: int) -> tuple[int, str]:
 def play(task: Task) -> dict[str, Any]:
     """All examples of a task; the row of the journal."""
     start, cpu = time.perf_counter(), time.process_time()
-    played, failures = 0, []
+    played, failures, before = 0, [], xla.compilations()
     PLAYED.clear()
     for number, done in enumerate(range(0, task.count, ROUND)):
         count = min(ROUND, task.count - done)
         more, failure = one_round(task.program, task.first + number, count)
         played += more
         failures += [failure] if failure else []
-    compiled = xla.compilations()
+    compiled = xla.compilations() - before
     xla.forget()
 
     return {

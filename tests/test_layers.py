@@ -23,10 +23,11 @@ LAYERS = (
     ("phases",),
     ("build", "uniform"),
     ("assemble",),
+    ("arguments",),
     ("tlb",),
     ("contents", "conditions", "rules", "events", "log", "buckets"),
     ("machine", "releases"),
-    ("pte", "frame", "xla", "pytree"),
+    ("pte", "frame", "xla", "pytree", "files", "terminal"),
 )
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

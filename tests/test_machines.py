@@ -10,6 +10,7 @@ from pathlib import Path
 import jaxmig.machines
 import pytest
 from jaxmig.machines import SCHEMA, ProfileError, dumps, load, names, required
+from jaxmig.report import assumed_line, machine_text
 
 MACHINES = [
     "arm64-2n128c",
@@ -18,7 +19,9 @@ MACHINES = [
     "xeon-8s",
     "zen3-2s",
     "zen3-2s-invlpgb",
+    "zen4-vm",
 ]
+NEW = ("cache", "call", "cached", "copy_beyond", "walk_next", "remap_next")
 SMALL = 'base = "xeon-2s"\ntitle = "mine"\n'
 
 
@@ -60,6 +63,31 @@ def test_profiles_hold_exactly_what_their_architecture_needs(name):
     assert profile.dvfs is False
     assert profile.running <= profile.cpus
     assert hash(profile) == hash(load(name))
+
+
+def test_a_guest_s_shootdown_is_a_kind_of_its_own():
+    guest, server = load("zen4-vm"), load("xeon-2s")
+    assert 10_000 <= guest["cost.flush_first"] <= 16_000
+    assert guest["cost.flush_first"] > 5 * server["cost.flush_first"]
+    assert guest["target.page"] > 20 * server["target.page"]
+    counts = guest.origins("cost.")
+    assert counts == {"measured": 15, "published": 0, "assumed": 7}
+    assert sum(server.origins("cost.").values()) == sum(counts.values()) == 22
+
+
+def test_a_file_from_before_says_what_it_lacks(tmp_path, capsys):
+    text = dumps(load("xeon-2s"))
+    old = [x for x in text.splitlines() if x.split(" =")[0] not in NEW]
+    assert len(old) == len(text.splitlines()) - len(NEW)
+    profile = load(write(tmp_path, "\n".join(old)))
+    assert {key.split(".")[1] for key in profile.absent} == set(NEW)
+    assert profile["cost.walk_next"] == profile["cost.walk"] == 250
+    assert profile["cost.call"] == profile["machine.cache"] == 0
+    assert load(write(tmp_path, dumps(profile))) == profile
+    line = assumed_line(profile, running=[1])
+    assert "not in the profile, so nothing: machine.cache, cost.call" in line
+    assert "not in" not in assumed_line(load("xeon-2s"), running=[1])
+    assert "taken as cost.walk" in machine_text(profile)
 
 
 def test_default_costs():
@@ -268,6 +296,8 @@ def test_profiles_load_from_a_zipped_wheel(tmp_path):
     wheel = tmp_path / "jaxmig.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("jaxmig/__init__.py", "")
+        for name in ("files.py", "terminal.py"):
+            archive.write(package.parent / name, f"jaxmig/{name}")
         for file in package.iterdir():
             if file.suffix in (".py", ".toml"):
                 archive.write(file, f"jaxmig/machines/{file.name}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxmig import machines
 from jaxmig.player import play
 from jaxmig.scenario import load
 from oracle import play as play_oracle
@@ -83,3 +84,58 @@ def test_scenario_on_the_oracle(file: Path) -> None:
         for record, told in outcomes:
             record["caller_errno"] = errno.errorcode[-told] if told < 0 else None
         compare(file, kernel, made.records)
+
+
+TWO_KINDS = """
+[machine]
+cpus = 2
+node_size = "128k"
+free = {{ 1 = "{free}k" }}
+[[process]]
+name = "one"
+running = [1]
+[[process]]
+name = "two"
+[[region]]
+process = "one"
+name = "heap"
+size = "20k"
+[[region]]
+process = "one"
+name = "text"
+size = "12k"
+kind = "file"
+[[region]]
+process = "two"
+name = "shm"
+size = "16k"
+kind = "shmem"
+[[call]]
+syscall = "migrate_pages"
+process = "one"
+from = "0"
+to = "1"
+[[call]]
+syscall = "migrate_pages"
+process = "two"
+from = "0"
+to = "1"
+"""
+
+
+@pytest.mark.parametrize(
+    ("kernel", "free", "cached"),
+    [("6.2", 64, [3, 4]), ("6.18", 36, [3, 1])],
+)
+def test_folios_of_the_page_cache_and_calls_are_counted(
+    tmp_path: Path, kernel: str, free: int, cached: list[int]
+) -> None:
+    """In every form of the engine: the last call runs out of memory, one by one."""
+    file = tmp_path / "two.toml"
+    file.write_text(TWO_KINDS.format(free=free))
+    profile = machines.load("xeon-2s")
+    nothing = dict.fromkeys(profile.values("cost."), 0)
+    priced = profile.replace(nothing | {"cost.cached": 1, "cost.call": 1000})
+    made = play(load(file), kernels=[kernel], profile=priced)
+    assert [r["time_ns"]["total"] for r in made] == [1000 + n for n in cached]
+    assert [r["time_ns"]["other"] for r in made] == [1000 + n for n in cached]

@@ -14,6 +14,7 @@ from jaxmig.report import (
     assumed_line,
     bold,
     call_tree,
+    causes_text,
     compare,
     document,
     error_document,
@@ -162,28 +163,29 @@ def test_reductions_are_never_rounded_up():
 COMPARED = """\
 Assumed: here
 
-                                 6.2 serial         6.3 batched
------------------------  ------------------  ------------------
-result                                    0                   0
-pages moved                           1,024               1,024
-pages failed                              0                   0
-flush requests                        1,024                   2
-IPIs                                  2,048                   4
-IPI reduction                             -             99.80 %
-modelled time                       4.43 ms             2.34 ms
-modelled time, range     2.43 ms .. 7.82 ms  1.11 ms .. 4.84 ms
-modelled time, alloc                 205 us              205 us
-modelled time, unmap                 256 us              256 us
-modelled time, flush                2.13 ms             34.9 us
-modelled time, copy                  922 us              922 us
-modelled time, remap                 154 us              154 us
-modelled time, other                 768 us              768 us
-modelled pages/s                      231 k               438 k
-modelled pages/s, range      131 k .. 421 k      212 k .. 920 k
-speed-up                                  -               1.90x
-taken from other CPUs                614 us                2 us
-this computer: run                  12.5 ms             12.5 ms
-this computer: compile                1.5 s                   -"""
+                                      6.2 serial        6.3 batched
+----------------------------  ------------------  -----------------
+result                                         0                  0
+pages moved                                1,024              1,024
+pages failed                                   0                  0
+flush requests                             1,024                  2
+IPIs                                       2,048                  4
+IPI reduction                                  -            99.80 %
+modelled time                            4.43 ms            2.34 ms
+modelled time, median                    4.57 ms            2.46 ms
+modelled time, 80 % range     3.66 ms .. 5.66 ms  1.76 ms .. 3.4 ms
+modelled time, alloc                      205 us             205 us
+modelled time, unmap                      256 us             256 us
+modelled time, flush                     2.13 ms            34.9 us
+modelled time, copy                       922 us             922 us
+modelled time, remap                      154 us             154 us
+modelled time, other                      768 us             768 us
+modelled pages/s                           231 k              438 k
+modelled pages/s, 80 % range      181 k .. 280 k     301 k .. 583 k
+speed-up                                       -              1.90x
+taken from other CPUs                     614 us               2 us
+this computer: run                       12.5 ms            12.5 ms
+this computer: compile                     1.5 s                  -"""
 
 
 def test_compared_text():
@@ -195,8 +197,15 @@ def test_modelled_numbers_of_the_golden_text_by_hand():
     # 2,250 ns a page; 2,080 ns a shootdown of two CPUs; 30 ns to defer one.
     assert made("6.2")["time_ns"]["total"] == 1024 * (2250 + 2080)
     assert made("6.3")["time_ns"]["total"] == 1024 * (2250 + 30) + 2 * 2080
-    # The same with every number at its low and at its high end.
-    assert made("6.2")["time_ns_range"] == [1024 * (1075 + 1300), 1024 * (4657 + 2980)]
+    # Within every number at its low and at its high end, and far from both.
+    low, high = made("6.2")["time_ns_range"]
+    assert 1.2 * 1024 * (1075 + 1300) < low < high < 1024 * (4657 + 2980) / 1.2
+    assert low < made("6.2")["time_ns_median"] < high
+    causes = made("6.2")["time_ns_causes"]
+    assert causes[0]["cost"] == "cost.copy_4k"
+    assert sorted((c["percent"] for c in causes), reverse=True) == [
+        c["percent"] for c in causes
+    ]
 
 
 def test_failed_calls_and_empty_ones_compare():
@@ -220,7 +229,7 @@ def test_assumptions_in_one_line():
     assert line == (
         "Assumed: xeon-2s (x86, 2 nodes, 12 CPUs); target on CPUs 1-3,9, lazy on none; "
         "CPU 0 migrates; batch limit none; copy cpu; contents not carried; "
-        "12 of 17 costs are guesses (jaxmig machines)"
+        "costs: 0 measured, 5 published, 17 assumed (jaxmig machines)"
     )
 
 
@@ -286,6 +295,19 @@ def test_trees_name_the_release_s_own_functions():
         "remove_migration_ptes",
         "try_to_unmap_flush",
     ]
+
+
+def test_what_makes_the_range_is_said():
+    counts = dict.fromkeys(PRICED, 0) | {"pages_copied": 9, "allocs": 9}
+    lines = causes_text(price(counts, XEON), XEON).splitlines()
+    assert lines[0].startswith("Range of 2,048 machines drawn")
+    assert "cost.copy_4k = 900 (384 .. 2,070 ns; assumed)" in lines[1]
+    assert "cost.alloc = 200 (116 .. 287 ns; published)" in lines[2]
+    shares = [float(line.split("%")[0]) for line in lines[1:]]
+    assert shares[0] > 90 > shares[1]
+    assert sum(shares) == pytest.approx(100, abs=0.02)
+    none = price(dict.fromkeys(PRICED, 0), XEON)
+    assert causes_text(none, XEON).startswith("No cost of xeon-2s")
 
 
 def test_full_local_flushes_stand_where_the_release_does_them():

@@ -1,11 +1,12 @@
 """Published figures: every row's contract, and what arm64's flushes alone explain."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
-from jaxmig.reproduce import Row, headline, rows
+from jaxmig.reproduce import Row, distinct, figures, headline, rows, summary
 from jaxmig.reproduce.arm64 import arm64
-from jaxmig.reproduce.calls import garg, ziyan
+from jaxmig.reproduce.calls import garg, garg_later, ziyan
 
 KEYS = {
     *("id", "what", "published_before", "published_after", "published_change_percent"),
@@ -20,7 +21,7 @@ def by_kernel(name: str) -> dict[str, Row]:
 
 def test_contract() -> None:
     """Keys, ids, inputs and sources of the quick rows."""
-    found = [r.record() for r in (*arm64(), *garg(), *ziyan())]
+    found = [r.record() for r in (*arm64(), *garg(), *garg_later(), *ziyan())]
     for r in found:
         assert r.keys() >= KEYS
         assert r["inputs"]
@@ -34,10 +35,18 @@ def test_contract() -> None:
         "ziyan-move_pages",
     }
     assert sum(r["id"] == "garg-move_pages" for r in found) == 44
+    # Tables that another table's costs predict, and CPU copies that were timed alone.
     free = {"arm64-kunpeng-pmbench", "arm64-memhog", "arm64-memhog-hypothesis"}
+    free |= {"garg-move_pages-v4", "garg-move_pages-v5"}
     for r in found:
         after = r["id"] == "arm64-memhog-profile" and r["published_before"] is None
-        assert r["fitted"] == (r["id"] not in free and not after), r["what"]
+        alone = r["id"] == "ziyan-move_pages" and "copied" not in r["what"]
+        alone &= "IOAT" not in r["what"]
+        assert r["fitted"] == (r["id"] not in free and not after | alone), r["what"]
+        assert r["fitted"] in (r["fitted_before"], r["fitted_after"])
+    hog = next(r for r in found if r["id"] == "arm64-memhog")
+    assert (hog["fitted_before"], hog["fitted_after"]) == (True, False)
+    assert sum(r["id"].startswith("garg-move_pages-v") for r in found) == 36
 
 
 def test_arm64_memhog() -> None:
@@ -66,6 +75,56 @@ def test_profiles() -> None:
     assert move["v4"].published_after == pytest.approx(87.7, abs=0.05)
     assert move["v4"].predicted_after == pytest.approx(52.5, abs=0.1)
     assert move["6.6"].predicted_after == pytest.approx(71.4, abs=0.1)
+
+
+def test_one_line_a_published_figure() -> None:
+    """No figure and no prediction twice; what is open is an interval."""
+    quick = [*arm64(), *garg(), *garg_later(), *ziyan()]
+    once = distinct(quick)
+    same = [(r.published, r.predicted_before, r.predicted_after, r.what) for r in once]
+    assert len(set(same)) == len(same) < len(quick)
+    hogs = [
+        r for r in once if r.id.startswith("arm64-memhog") and "profile" not in r.id
+    ]
+    assert [r.kernel for r in hogs] == ["v4, 6.3", "6.6"]
+    found = figures(once)
+    assert len(found) == 108
+    hog = found[0]
+    assert (hog.low, hog.high) == pytest.approx((1.516, 2.06), abs=0.005)
+    assert not hog.inside
+    assert hog.errors == pytest.approx((30.6, 77.5), abs=0.3)
+    assert hog.kernels == ("v4", "6.3", "6.6")
+    moved = [f for f in found if "move_to_new_folio" in f.what]
+    assert [(f.inside, f.within(25), f.within(26)) for f in moved] == [
+        (True, False, True)
+    ]
+    assert [f.record()["inside"] for f in moved] == [True]
+
+
+def test_an_unknown_input_is_an_interval() -> None:
+    """Two runs of one published change, by CPUs and by set: one figure, inside."""
+    base = Row(
+        "intel-pmbench-rate", "pages: pmbench -j 1", None, None, 291.7, 100.0, 177.6,
+        "pages/s", "v4", ("x",), "y", extra={"cpus": 1, "setsize_mib": 128},
+    )  # fmt: skip
+    more = dataclasses.replace(
+        base,
+        id="intel-pmbench-rate-2048m",
+        what="pages: pmbench -j 31",
+        predicted_after=545.3,
+        extra={"cpus": 31, "setsize_mib": 2048},
+    )
+    (f,) = figures(distinct([base, more, base]))
+    assert (f.low, f.high, f.published) == pytest.approx((77.6, 445.3, 291.7))
+    assert f.inside
+    assert not f.within(25)
+    assert (f.unit, f.unknown) == ("%", "1 to 31 running CPUs")
+    assert f.what == "pages: pmbench -j"
+    assert summary([f]) == (
+        "1 published figures: of 1 predicted from other sources 0 within 10 %, "
+        "0 within 25 %, 1 inside a wider interval; of 0 fitted to their own table "
+        "0 within 10 %, 0 within 25 %"
+    )
 
 
 def readme_table() -> list[list[str]]:

@@ -1,26 +1,37 @@
 """A machine profile from a user's own measurements.
 
-    perf.py     a `perf report --stdio` of a migration: shares of its time by function
+    report.py   `perf report --stdio` as text, of any layout
+    names.py    what the kernel's functions are part of
+    perf.py     a report of a migration: shares of its time by function
     vmstat.py   /proc/vmstat before and after one, and how long it took
-    measure.py  copies, page walks and wake-ups timed on this machine
+    measure.py  system calls, copies and wake-ups timed on this machine, unprivileged
+    micro.py    from those timings to costs
+    combine.py  reports and timings together
     fit.py      from measured ns to a profile
 
-A measurement replaces numbers of a profile that is taken as a base.  Where it gives one
-figure for several numbers they keep their proportions; every number says what it was
-taken from, and how far it may be off as far as the measurement tells.
+A measurement replaces the numbers of a base profile that it tells, and no others; every
+number says what it was taken from, and how far it may be off as far as the measurements
+tell.  What they leave open is said.
 """
 
-from jaxmig.calibrate.fit import CalibrationError, Fit, Measured, fit
-from jaxmig.calibrate.measure import measure
-from jaxmig.calibrate.perf import from_perf
+from jaxmig.calibrate.combine import combined
+from jaxmig.calibrate.fit import CalibrationError, Fit, Measured, fit, together
+from jaxmig.calibrate.micro import from_micro, read
+from jaxmig.calibrate.perf import Run, from_perf
+from jaxmig.calibrate.report import is_report
 from jaxmig.calibrate.vmstat import from_vmstat
 
 __all__ = [
     "CalibrationError",
     "Fit",
     "Measured",
+    "Run",
+    "combined",
     "fit",
+    "from_micro",
     "from_perf",
     "from_vmstat",
-    "measure",
+    "is_report",
+    "read",
+    "together",
 ]

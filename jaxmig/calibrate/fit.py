@@ -2,23 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from jaxmig.machines import Number, Profile
+from jaxmig.machines import SCHEMA, Number, Profile, required
 
-# Shares of a call's time that a measurement can tell, and the numbers behind each.
-GROUPS: Final = {
-    "alloc": ("cost.alloc",),
-    "bookkeeping": ("cost.bookkeeping",),
-    "walk": ("cost.walk",),
-    "remap": ("cost.remap",),
-    # The reference check is part of the switch and keeps its share of it.
-    "switch": ("cost.switch", "cost.move_check"),
-    "copy": ("cost.copy_4k",),
-}
-SOFTWARE: Final = ("alloc", "bookkeeping", "walk", "remap", "switch", "copy")
+Tell = Callable[[str], None]
+# No larger than the second, or the profile would contradict itself.
+PARTS: Final = (("cost.move_check", "cost.switch"),)
 
 
 class CalibrationError(ValueError):
@@ -27,12 +20,12 @@ class CalibrationError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One figure: ns of a group, or of one number of a profile.
+    """One number of a profile as it was measured, ns.
 
     `low` and `high` bound it; both are None where the measurement does not say.
     """
 
-    group: str
+    key: str
     ns: float
     source: str
     low: float | None = None
@@ -47,66 +40,68 @@ class Fit:
     keys: tuple[str, ...]
 
 
-def flush_keys(profile: Profile) -> tuple[str, ...]:
-    """The numbers of one shootdown that is waited for."""
-    return {
-        "x86": ("cost.flush_first", "cost.flush_next"),
-        "x86-invlpgb": ("cost.broadcast", "cost.broadcast_all"),
-        "arm64": ("cost.tlbi", "cost.dsb"),
-    }[profile.arch]
+def together(several: Sequence[Sequence[Measured]]) -> list[Measured]:
+    """Several measurements of the same: the median, and the range that all of them span.
+
+    A single measurement keeps its own range, which knows nothing of other rounds.
+    """
+    by_key: dict[str, list[Measured]] = {}
+    for m in (m for measured in several for m in measured):
+        by_key.setdefault(m.key, []).append(m)
+    return [_one(found) for found in by_key.values()]
 
 
-def expected(profile: Profile, group: str, running: int) -> float:
-    """ns of a group in the base, a page or a shootdown of `running` other CPUs."""
-    if group != "flush":
-        return float(profile[GROUPS[group][0]])
-    first, second = flush_keys(profile)
-    if profile.arch == "x86":
-        return profile[first] + profile[second] * (running - 1)
-    broadcast = profile.arch == "x86-invlpgb"
-    return float(profile[first] if broadcast else profile[first] + profile[second])
+def _one(found: list[Measured]) -> Measured:
+    if len(found) == 1:
+        return found[0]
+    ends = [end for m in found for end in (m.low, m.ns, m.high) if end is not None]
+    words = f"{found[0].source}; median of {len(found)}"
+    middle = statistics.median(m.ns for m in found)
+    return Measured(found[0].key, middle, words, min(ends), max(ends))
 
 
-def fit(
-    base: Profile, measured: Iterable[Measured], title: str, running: int = 1
-) -> Fit:
-    """The base with the measured numbers in their place.
+def fit(base: Profile, measured: Iterable[Measured], title: str) -> Fit:
+    """The base with the measured numbers in their place; nothing else is changed.
 
-    Args:
-      running: CPUs that a measured shootdown interrupted.
+    The first measurement of a number counts.  A part of a number that was measured
+    smaller shrinks to it.
     Raises:
       CalibrationError: nothing that could be used was measured.
     """
     numbers, fitted = dict(base.numbers), dict[str, None]()
+    known = required(base.arch)
     for m in measured:
-        keys = flush_keys(base) if m.group == "flush" else GROUPS.get(m.group)
-        if keys is None:
-            numbers[m.group] = number(m.ns, m, base.numbers[m.group].unit)
-            fitted[m.group] = None
-            continue
-        before = expected(base, m.group, running)
-        for key in keys:
-            old = base.numbers[key]
-            # A base of nothing has no proportions to keep.
-            ns = old.value * m.ns / before if before else m.ns / len(keys)
-            numbers[key] = number(ns, m, old.unit)
-            fitted[key] = None
+        if m.key not in fitted and m.key in known:
+            numbers[m.key] = number(m.ns, m, SCHEMA[m.key].unit)
+            fitted[m.key] = None
     if not fitted:
         raise CalibrationError("nothing was measured that a profile has a number for")
+    for part, whole in PARTS:
+        numbers[part] = _within(numbers[part], numbers[whole])
     made = dataclasses.replace(
         base, title=title, numbers=MappingProxyType(numbers), name="calibrated"
     )
     return Fit(made, tuple(fitted))
 
 
+def _within(part: Number, whole: Number) -> Number:
+    ends = [
+        min(part.at(b), whole.at("low" if whole.low is not None else "value"))
+        for b in ("low", "value", "high")
+    ]
+    if part.low is None:
+        return dataclasses.replace(part, value=ends[1])
+    return dataclasses.replace(part, low=ends[0], value=ends[1], high=ends[2])
+
+
 def number(ns: float, m: Measured, unit: str) -> Number:
     """A fitted number with its range, in as many digits as mean anything."""
-    value = _digits(ns)
+    value, source = _digits(ns), f"measured, {m.source}"
     if m.low is None or m.high is None or not m.ns:
-        return Number(value, unit, m.source)
+        return Number(value, unit, source)
     low, high = (_digits(ns * end / m.ns) for end in (m.low, m.high))
     # Rounding must not push the value out of its range.
-    return Number(value, unit, m.source, min(low, value), max(high, value))
+    return Number(value, unit, source, min(low, value), max(high, value))
 
 
 def _digits(ns: float) -> int | float:

@@ -1,156 +1,325 @@
-"""What this machine takes: copying a page, walking a page table, waking a thread.
+"""Timings of this machine, unprivileged and in some seconds: rows for `micro.py`.
 
-Each is timed several times; the number is the median and the range what was seen.  None
-crosses memory nodes on its own: bind the command with `numactl` to measure that.
+The migrating side is this thread on a CPU of its own; other CPUs of its node spin, one,
+two, four ..., then one of another node.  Two rounds show what differs between them.
+What cannot be measured here is said.
+
+    mprotect_rw_to_r             1, 33, 34 and more pages lose the right to write
+    copy4k_*                     4 KiB from and to memory, in order and not, and cached
+    fault_anon_zero_page_read    the first read of a page
+    page_walk                    a load from another page, less one from the next line
+    target_loss                  gaps in a spinning thread's clock, by mprotect of n pages
+    futex_round_trip             there and back between two pinned threads
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
-import platform
+import re
+import resource
 import statistics
-import subprocess
-import sys
-import tempfile
+import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmig.calibrate.fit import Measured
+from jaxmig.calibrate.fit import Tell
+from jaxmig.calibrate.probe import Probe, address
 from jaxmig.machine import PAGE_BYTES
 
-TIMES: Final = 7
-PAGES: Final = 1 << 15  # 128 MiB: more than any cache
+BATCHES: Final = 101
+CALLS: Final = 16  # of a batch
+PROTECTED: Final = (1, 8, 33, 34, 128)
+MOST_SPINNING: Final = 8
+AREA: Final = 1 << 15  # pages: 128 MiB, more than most caches
+COPIED: Final = AREA // BATCHES  # pages of a batch, each copied once
 CHASED: Final = 1 << 13  # pages: more than a TLB holds; their lines fit a cache
-LINE: Final = 64 // 4  # words
-STEPS: Final = 1 << 18
-TRIPS: Final = 2000
-FUTEX: Final = {"x86_64": 202, "aarch64": 98}  # number of the system call
-
-# The other side of the ping-pong: waits for an odd word, makes it even, and so on.
-_PARTNER: Final = """
-import ctypes, mmap, os, sys
-file, trips, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-fd = os.open(file, os.O_RDWR)
-area = mmap.mmap(fd, 4096)
-word = ctypes.c_uint32.from_buffer(area)
-call, at = ctypes.CDLL(None).syscall, ctypes.addressof(word)
-for i in range(trips):
-    while word.value == 2 * i:
-        call(number, ctypes.c_void_p(at), 0, 2 * i, None)
-    word.value = 2 * i + 2
-    call(number, ctypes.c_void_p(at), 1, 1)
-"""
+GAPS: Final = 1 << 16
+GAP_NS: Final = 150.0  # shorter are no interrupts
+LONGEST_NS: Final = 50_000.0  # longer are other threads
+TRIPS: Final = 20
+WAKES: Final = 1000  # batches of so many trips
+ANSWERED: Final = 0.8  # of the CPUs, or of a batch's time
+FEWEST: Final = 8  # batches that make a row
+PATIENCE_S: Final = 1.5  # for a row, on a busy machine
+Row = dict[str, Any]
+_NODES: Final = Path("/sys/devices/system/node")
 
 
-def measure() -> list[Measured]:
-    """Everything that can be measured here; what cannot is left out."""
-    where = f"measured on {platform.node() or 'this machine'}"
-    made = [_several("copy", copy_ns, f"{where}: copies of random 4 KiB pages")]
-    near, far = chase_ns(1), chase_ns(PAGE_BYTES // 64)
-    walk = [b - a for a, b in zip(near, far, strict=True)]
-    if statistics.median(walk) > 0:
-        words = f"{where}: a load from another page less one from the next line"
-        made.append(_spread("access.walk", walk, words))
-    trips = wake_ns()
-    if trips:
-        words = f"{where}: half a futex round trip between two processes"
-        made.append(_spread("access.wake", [ns / 2 for ns in trips], words))
-    return made
+def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
+    """Rows as `--measure -o FILE.json` writes them.
+
+    Raises:
+      CalibrationError: not x86-64 Linux, or no memory that may be executed.
+    """
+    probe = Probe()
+    near, far = places()
+    if not near[1:] and far is None:
+        tell(
+            "one CPU may be used: nobody could be interrupted or woken; shootdowns, "
+            "targets and wake-ups are the base's"
+        )
+    elif far is None:
+        tell("one node: shootdowns and copies stay on it")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {near[0]})
+    try:
+        others = [near[1:], near[1:]]
+        doc: dict[str, Any] = {
+            name: _round(probe, cpus, None)
+            for name, cpus in zip(("micro", "micro_second_run"), others, strict=True)
+        }
+        if far is not None:
+            doc["micro_other_node"] = _round(probe, [far], far)
+        answering = near[1] if near[1:] else far
+        doc["target_and_futex"] = (
+            []
+            if answering is None
+            else [*_losses(probe, answering), *_wake(probe, answering)]
+        )
+    finally:
+        os.sched_setaffinity(0, before)
+    return doc
 
 
-def copy_ns() -> float:
-    """One 4 KiB page to another place, in a run of pages in random order."""
-    source = np.ones((PAGES, PAGE_BYTES), np.uint8)
-    target = np.zeros_like(source)
-    order = np.random.default_rng(0).permutation(PAGES)
-    start = time.perf_counter_ns()
-    # One C memcpy a row: the loop around it costs nothing beside 4 KiB.
-    np.take(source, order, axis=0, out=target, mode="clip")
-    return (time.perf_counter_ns() - start) / PAGES
+def places() -> tuple[list[int], int | None]:
+    """The CPUs of a node that may be used, and one of another; the largest node first."""
+    allowed = os.sched_getaffinity(0)
+    by_node = [
+        sorted(allowed & _cpus(path.read_text()))
+        for path in sorted(_NODES.glob("node[0-9]*/cpulist"))
+    ]
+    nodes = sorted((cpus for cpus in by_node if cpus), key=len, reverse=True)
+    if not nodes:
+        return sorted(allowed), None
+    return nodes[0], nodes[1][0] if len(nodes) > 1 else None
 
 
-def chase_ns(apart: int) -> list[float]:
-    """A load whose address the load before gave, in lines `apart` lines apart."""
-    words = CHASED * apart * LINE
-    area = mmap.mmap(-1, words * 4)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        area.madvise(mmap.MADV_NOHUGEPAGE)
-    memory = np.frombuffer(area, np.int32)
-    order = np.random.default_rng(1).permutation(CHASED).astype(np.int64)
-    # Another line in each page, or all would fall into one set of the cache.
-    at = order * apart * LINE + order % apart * LINE
-    memory[at] = np.roll(at, -1).astype(np.int32)
-    chain = jnp.asarray(memory)
-
-    @jax.jit
-    def chase(chain: jax.Array, i: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, STEPS, lambda _, i: chain[i], i)
-
-    i = jax.block_until_ready(chase(chain, jnp.int32(at[0])))
-    found = []
-    for _ in range(TIMES):
-        start = time.perf_counter_ns()
-        i = jax.block_until_ready(chase(chain, i))
-        found.append((time.perf_counter_ns() - start) / STEPS)
+def _cpus(text: str) -> set[int]:
+    """`0-3,8` as numbers."""
+    found: set[int] = set()
+    for first, last in re.findall(r"(\d+)(?:-(\d+))?", text):
+        found |= set(range(int(first), int(last or first) + 1))
     return found
 
 
-def wake_ns() -> list[float]:
-    """A futex wake to another process and one back; empty where there are none."""
-    number = FUTEX.get(platform.machine())
-    if number is None or sys.platform != "linux":
-        return []
-    with tempfile.NamedTemporaryFile(dir="/dev/shm" if _shm() else None) as file:
-        file.truncate(PAGE_BYTES)
-        area = mmap.mmap(file.fileno(), PAGE_BYTES)
-        word = ctypes.c_uint32.from_buffer(area)
-        trips = TIMES * TRIPS
-        arguments = [file.name, str(trips), str(number)]
-        partner = subprocess.Popen([sys.executable, "-c", _PARTNER, *arguments])
-        try:
-            found = _ping(word, number, partner)
-        finally:
-            partner.kill()
-            partner.wait()
-        del word
-        return found
+def _round(
+    probe: Probe, others: Sequence[int], far: int | None
+) -> dict[str, list[Row]]:
+    made = {"remote=0": [*_protect(probe), *_memory(probe, far)]}
+    counts = [k for k in (1, 2, 4, MOST_SPINNING) if k <= len(others)]
+    for k in counts:
+        with _spinning(probe, others[:k]):
+            made[f"remote={k}"] = _protect(probe, k)
+    return made
 
 
-def _ping(word: ctypes.c_uint32, number: int, partner: subprocess.Popen) -> list[float]:
-    call, at = ctypes.CDLL(None).syscall, ctypes.c_void_p(ctypes.addressof(word))
-    patience = _Timespec(1, 0)
-    found: list[float] = []
-    for k in range(TIMES):
-        start = time.perf_counter_ns()
-        for i in range(k * TRIPS, (k + 1) * TRIPS):
-            word.value = 2 * i + 1
-            call(number, at, 1, 1)
-            while word.value == 2 * i + 1:
-                if partner.poll() is not None:
-                    return []
-                call(number, at, 0, 2 * i + 1, ctypes.byref(patience))
-        found.append((time.perf_counter_ns() - start) / TRIPS)
-    return found[1:]  # the first waits for the partner to start
+@contextlib.contextmanager
+def _spinning(
+    probe: Probe, cpus: Sequence[int], gaps: Any = None
+) -> Iterator[ctypes.c_uint64]:
+    """A thread of this process on each CPU until the end; the last notes its gaps."""
+    stop, seen = ctypes.c_uint64(0), ctypes.c_uint64(0)
+    ready = threading.Barrier(len(cpus) + 1)
+
+    def run(cpu: int, room: int) -> None:
+        os.sched_setaffinity(threading.get_native_id(), {cpu})
+        least = round(GAP_NS / probe.ns_per_tick)
+        ready.wait()
+        at = ctypes.addressof(gaps) if room else 0
+        seen.value = max(
+            seen.value, probe.spin(ctypes.addressof(stop), at, room, least)
+        )
+
+    room = 0 if gaps is None else len(gaps)
+    threads = [threading.Thread(target=run, args=(cpu, room)) for cpu in cpus]
+    for thread in threads:
+        thread.start()
+    try:
+        ready.wait()
+        yield seen
+    finally:
+        stop.value = 1
+        for thread in threads:
+            thread.join()
 
 
-class _Timespec(ctypes.Structure):
-    _fields_ = (("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long))
+def _protect(probe: Probe, spinning: int = 0) -> list[Row]:
+    """Calls that interrupt as many CPUs as spin; one where nobody may count counts, too.
+
+    On a busy machine a thread that should spin is not always on its CPU: batches in which
+    fewer answered, or in which this thread was put aside, are taken again for a while.
+    """
+    made = []
+    area = _area(max(PROTECTED))
+    for n in PROTECTED:
+        tried: list[tuple[float, float]] = []
+        least, end = ANSWERED * spinning, time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and len(_answered(tried, least)) < BATCHES:
+            before, late = interrupts(), _put_aside()
+            ticks = probe.protect(address(area), n, CALLS) / CALLS
+            after = interrupts()
+            ipis = spinning if before is None or after is None else after - before
+            if _put_aside() == late:
+                tried.append((ipis / CALLS if before is not None else ipis, ticks))
+        good = _answered(tried, least)
+        if len(good) >= FEWEST:
+            made.append(_row("mprotect_rw_to_r", n, [t for _, t in good], probe))
+            made[-1]["tlb_ipis_per_call"] = statistics.median(n for n, _ in good)
+    return made
 
 
-def _shm() -> bool:
-    return os.access("/dev/shm", os.W_OK)
+def _answered(
+    tried: Sequence[tuple[float, float]], least: float
+) -> list[tuple[float, float]]:
+    """Batches whose every call was answered; giving the right back may be another."""
+    if not least:
+        return [(n, ticks) for n, ticks in tried if n < 1 - ANSWERED]
+    both = any(n >= 2 * least for n, _ in tried)
+    return [(n, ticks) for n, ticks in tried if n >= (2 if both else 1) * least]
 
 
-def _several(group: str, once: Callable[[], float], source: str) -> Measured:
-    return _spread(group, [once() for _ in range(TIMES)], source)
+def _put_aside() -> int:
+    """How often this thread had to leave its CPU to another."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
-def _spread(group: str, found: list[float], source: str) -> Measured:
-    middle = statistics.median(found)
-    ends = max(min(found), 0.0), max(found)
-    return Measured(group, middle, f"{source}, {len(found)} runs", *ends)
+def _delay(thread: int) -> int:
+    """ns that a thread of this process could have run and did not; 0 if not counted."""
+    try:
+        text = Path(f"/proc/self/task/{thread}/schedstat").read_text()
+    except OSError:
+        return 0
+    return int(text.split()[1])
+
+
+def _memory(probe: Probe, far: int | None) -> list[Row]:
+    """Copies, faults and page walks; to memory of CPU `far`'s node if there is one."""
+    source, target = _area(AREA), _area(AREA)
+    to, from_ = address(target), address(source)
+    here = os.sched_getaffinity(0)
+    for at, cpus in ((from_, here), (to, here if far is None else {far})):
+        os.sched_setaffinity(0, cpus)
+        ctypes.memset(at, 1, AREA * PAGE_BYTES)  # the node that writes first has it
+    os.sched_setaffinity(0, here)
+    starts = [i * COPIED * PAGE_BYTES for i in range(BATCHES)]
+    cold = [probe.copy(to + s, from_ + s, COPIED) / COPIED for s in starts]
+    warm = [min(probe.copy(to, from_, 1) for _ in range(CALLS)) for _ in range(BATCHES)]
+    pages = np.random.default_rng(0).permutation(AREA)[: BATCHES * CALLS] * PAGE_BYTES
+    alone = [
+        statistics.fmean(probe.copy(to + int(p), from_ + int(p), 1) for p in some)
+        for some in pages.reshape(BATCHES, CALLS)
+    ]
+    rows = [
+        _row("copy4k_sequential_cold", 0, cold, probe),
+        _row("copy4k_random_cold", 0, alone, probe),
+        _row("copy4k_warm", 0, warm, probe),
+        _row("fault_anon_zero_page_read", 512, _faults(probe), probe),
+    ]
+    near, apart = _chase(probe, from_, 1), _chase(probe, from_, PAGE_BYTES // 64)
+    walk = [max(b - a, 0.0) for a, b in zip(near, apart, strict=True)]
+    return [*rows, _row("page_walk", CHASED, walk, probe)]
+
+
+def _faults(probe: Probe) -> list[float]:
+    found = []
+    for _ in range(BATCHES):
+        area = _area(512)
+        found.append(probe.touch(address(area), 512) / 512)
+    return found
+
+
+def _chase(probe: Probe, at: int, apart: int) -> list[float]:
+    """Ticks of a load whose address the load before gave, `apart` lines apart."""
+    words = (ctypes.c_uint64 * (CHASED * apart * 8)).from_address(at)
+    memory = np.ctypeslib.as_array(words)
+    order = np.random.default_rng(1).permutation(CHASED).astype(np.int64)
+    # Another line in each page, or all would fall into one set of the cache.
+    places = (order * apart + order % apart) * 8
+    memory[places] = at + np.roll(places, -1).astype(np.uint64) * np.uint64(8)
+    start = at + int(places[0]) * 8
+    probe.chase(start, CHASED)
+    return [probe.chase(start, CHASED) / CHASED for _ in range(BATCHES)]
+
+
+def _losses(probe: Probe, cpu: int) -> list[Row]:
+    """What a CPU that runs the process loses to each interrupt."""
+    made = []
+    area = _area(34)
+    for n in (1, 34):
+        gaps = (ctypes.c_uint64 * GAPS)()
+        before = interrupts()
+        with _spinning(probe, [cpu], gaps) as seen:
+            for _ in range(BATCHES):
+                probe.protect(address(area), n, CALLS)
+        after = interrupts()
+        ns = np.asarray(gaps[: seen.value], float) * probe.ns_per_tick
+        ns = ns[ns < LONGEST_NS]
+        ipis = None if before is None or after is None else after - before
+        if len(ns) and (ipis is None or len(ns) * 4 >= ipis):
+            cuts = {"p10": 10, "p25": 25, "median": 50, "p75": 75, "p90": 90}
+            named = {
+                f"gap_ns_{k}": float(np.percentile(ns, p)) for k, p in cuts.items()
+            }
+            row = {"what": "target_loss", "pages": n, "ipis": ipis, "gaps": len(ns)}
+            made.append(row | named)
+    return made
+
+
+def _wake(probe: Probe, cpu: int) -> list[Row]:
+    """Two threads, each asleep until the other has answered."""
+    word = ctypes.c_uint32(0)
+    at = ctypes.addressof(word)
+
+    def answer() -> None:
+        os.sched_setaffinity(threading.get_native_id(), {cpu})
+        probe.ping(at, 1, TRIPS * WAKES)
+
+    other = threading.Thread(target=answer)
+    other.start()
+    both = threading.get_native_id(), other.native_id or 0
+    good = []
+    for _ in range(WAKES):
+        before = sum(map(_delay, both))
+        ticks = probe.ping(at, 0, TRIPS)
+        late = sum(map(_delay, both)) - before
+        # What threads waited behind others tells how busy the machine is.
+        if late < (1 - ANSWERED) * ticks * probe.ns_per_tick:
+            good.append(ticks / TRIPS)
+    other.join()
+    return [_row("futex_round_trip", 0, good, probe)] if len(good) >= FEWEST else []
+
+
+def interrupts() -> int | None:
+    """TLB shootdowns that all CPUs took so far; None where nobody may know."""
+    try:
+        text = Path("/proc/interrupts").read_text()
+    except OSError:
+        return None
+    row = re.search(r"^\s*TLB:((?:\s+\d+)+)", text, re.MULTILINE)
+    return sum(map(int, row[1].split())) if row else None
+
+
+def _area(pages: int) -> mmap.mmap:
+    area = mmap.mmap(
+        -1, pages * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    return area
+
+
+def _row(what: str, n: int, ticks: Sequence[float], probe: Probe) -> Row:
+    ns = np.asarray(ticks) * probe.ns_per_tick
+    return {
+        "what": what,
+        "n": n,
+        "batches": len(ns),
+        "min_ns": float(ns.min()),
+        "p10_ns": float(np.percentile(ns, 10)),
+        "median_ns": float(np.median(ns)),
+        "p90_ns": float(np.percentile(ns, 90)),
+    }

@@ -1,165 +1,260 @@
-"""Shares of time by function, from `perf report --stdio` of a migration.
+"""Costs from `perf report --stdio` of a migration, flat or with children.
 
     perf record -g -- migratepages PID 0 1
     perf report --stdio --no-children -g none \\
         --parent '^migrate_pages$' -x --percentage relative > FILE   (or --children)
 
-A flat report gives each function's own time: functions are sorted into groups by name.
-A report with children gives the time below each function: the groups are differences,
-as ptep_clear_flush() is part of try_to_migrate().
+Functions are sorted into groups by name (`names.py`).  With children the two walks of
+the reverse map are told apart by what is below them; in a flat report what serves both
+is shared out.  What a report leaves open is said, and stays the base's.
 """
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from typing import Final
 
-from jaxmig.calibrate.fit import CalibrationError, Measured
+from jaxmig.calibrate import report as reports
+from jaxmig.calibrate.fit import CalibrationError, Measured, Tell
+from jaxmig.calibrate.names import group_of, grouped
+from jaxmig.calibrate.report import Report
 from jaxmig.machines import Profile
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
+from jaxmig.releases import release
 from jaxmig.report.units import duration
 
-_LINE: Final = re.compile(
-    r"^\s*(\d{1,3}\.\d+)%(?:\s+(\d{1,3}\.\d+)%)?\s+\S.*?\[[k.]\]\s+(\S+)"
-)
-_SAMPLES: Final = re.compile(r"^# Samples: ([0-9.]+)([KM]?)", re.MULTILINE)
-_CHILDREN: Final = re.compile(r"^#\s+Children\s+Self", re.MULTILINE)
-_UNITS: Final = {"": 1, "K": 1e3, "M": 1e6}
-# Beginnings of names, the first group that fits.
-OWN: Final = {
-    "flush": (
-        *("ptep_clear_flush", "flush_tlb", "native_flush_tlb", "__flush_tlb"),
-        *("smp_call_function", "on_each_cpu", "arch_tlbbatch", "try_to_unmap_flush"),
-        *("llist_add_batch", "native_send_call_func", "x2apic_send_IPI"),
-        "native_write_msr",  # how an x2APIC sends
-    ),
-    "copy": (
-        *("copy_page", "copy_highpage", "folio_copy", "copy_mc", "__pi_copy_page"),
-        "folio_mc_copy",
-    ),
-    "remap": ("remove_migration_pte",),
-    "walk": ("try_to_migrate", "page_vma_mapped_walk", "rmap_walk", "folio_lock_anon"),
-    "switch": (
-        *("folio_migrate", "__folio_migrate_mapping", "migrate_folio_extra"),
-        *("__buffer_migrate_folio", "mem_cgroup_migrate"),
-    ),
-    "alloc": (
-        *("alloc_migration_target", "__alloc_pages", "__folio_alloc", "rmqueue"),
-        *("get_page_from_freelist", "free_unref", "free_pcppages"),
-        *("__free_frozen_pages", "free_frozen_page", "compaction_alloc"),
-        "isolate_freepages",
-    ),
-}
+# Percentages that sum to at least this are of migrate_pages(), but for lines cut off.
+RELATIVE: Final = 90.0
+# Less of the flushing than this is interrupts of something else.
+STRAY: Final = 0.05
+DIRECT: Final = ("alloc", "bookkeeping", "walk", "walk_next", "remap", "remap_next")
+COSTS: Final = {g: f"cost.{g}" for g in (*DIRECT, "switch")} | {"copy": "cost.copy_4k"}
+TLB: Final = ("shootdown", "local", "defer")
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """Percent by function: of its own, and with what it calls if `children`."""
+class Run:
+    """The migration that was profiled.
 
-    percent: Mapping[str, float]
-    children: bool
-    samples: int | None
-
-
-def parse(text: str) -> Report:
-    """What a report says.
-
-    Raises:
-      CalibrationError: it holds no line of one.
+    Attributes:
+      elapsed_ns: of all that the percentages are of.
+      flushes: that interrupted another CPU; None: as the release's arithmetic has it.
+      targets: CPUs that one of them interrupted; None: not said.
+      share: of `elapsed_ns` that migrate_pages() took; None: as the report tells.
+      limit: base pages of a batch, 0: all.
     """
-    percent: dict[str, float] = {}
-    children = bool(_CHILDREN.search(text))
-    for line in text.splitlines():
-        found = _LINE.match(line)
-        if found:
-            name = found[3]
-            percent[name] = percent.get(name, 0.0) + float(found[1])
-    if not percent:
-        raise CalibrationError(
-            "no line of `perf report --stdio`; give such a report, or two /proc/vmstat"
-        )
-    count = _SAMPLES.search(text)
-    samples = round(float(count[1]) * _UNITS[count[2]]) if count else None
-    return Report(percent, children, samples)
+
+    pages: int
+    elapsed_ns: int
+    kernel: str | None = None
+    flushes: int | None = None
+    targets: int | None = None
+    share: float | None = None
+    limit: int = NR_MAX_BATCHED_MIGRATION
 
 
 def from_perf(
-    text: str, source: str, base: Profile, pages: int, elapsed_ns: int
+    text: str, source: str, base: Profile, run: Run, tell: Tell = lambda line: None
 ) -> list[Measured]:
-    """What the report of a migration of `pages` in `elapsed_ns` tells.
+    """What the report of one migration tells.
 
     Raises:
-      CalibrationError: no report, or none of a migration.
+      CalibrationError: no report, none of a migration, or one that contradicts `run`.
     """
-    report = parse(text)
-    shares = below(report.percent) if report.children else own(report.percent)
-    if not {"copy", "flush", "walk"} & shares.keys():
+    r = reports.parse(text, tell)
+    percent, whole = shares(r)
+    if not percent.keys() & {"copy", "walk", *TLB}:
         raise CalibrationError("no function of migrate_pages() in it; profile the call")
-    rest = 100.0 - sum(shares.values())
-    lock, alloc = base["cost.bookkeeping"], base["cost.alloc"]
-    if "alloc" not in shares and lock + alloc:
-        # Nobody named the allocation: it keeps its part of what is left.
-        shares["alloc"] = rest * alloc / (lock + alloc)
-        rest -= shares["alloc"]
-    shares["bookkeeping"] = max(rest, 0.0)
-    batched = any(n.startswith("migrate_pages_batch") for n in report.percent)
-    made = []
-    for group, percent in shares.items():
-        if percent <= 0:
-            continue
-        per = pages
-        if group == "flush" and batched:
-            per = -(-pages // NR_MAX_BATCHED_MIGRATION)
-        words = f"{percent:.2f} % of {duration(elapsed_ns)} for {pages:,} pages"
-        ns = percent / 100 * elapsed_ns / per
-        error = _error(percent / 100, report.samples)
-        low, high = ns * (1 - error), ns * (1 + error)
-        made.append(Measured(group, ns, f"{source}: {words}", low, high))
-    return made
+    scale = _scale(r, whole, run, tell) / 100
+    ns = {group: p * scale * run.elapsed_ns for group, p in percent.items()}
+    made = {COSTS[g]: (percent[g], ns[g] / run.pages) for g in COSTS if percent.get(g)}
+    flushed = _flushing(base, r, ns, percent, run, tell)
+    made |= {key: (part, each) for key, (part, each) in flushed.items() if each > 0}
+    words = f"of {duration(run.elapsed_ns)} for {run.pages:,} pages"
+    found = []
+    for key, (part, each) in made.items():
+        error = _error(part * scale, r.samples)
+        ends = each * (1 - error), each * (1 + error)
+        found.append(Measured(key, each, f"{source}: {part:.2f} % {words}", *ends))
+    return found
 
 
-def own(percent: Mapping[str, float]) -> dict[str, float]:
-    """Groups of a flat report."""
-    shares: dict[str, float] = {}
-    for name, share in percent.items():
-        for group, beginnings in OWN.items():
-            if name.startswith(beginnings):
-                shares[group] = shares.get(group, 0.0) + share
-                break
-    return shares
+def shares(r: Report) -> tuple[dict[str, float], float]:
+    """Percent by group, and of migrate_pages() as a whole.
+
+    `walk` and `remap` are of a folio's first mapping, `walk_next` and `remap_next` the
+    part of them that each further mapping repeats.
+    """
+    found = grouped(r.own)
+    unknown = found.pop("unknown", 0.0)
+    both = [found.pop(f"walk_{what}", 0.0) for what in ("mapping", "folio")]
+    first, back = found.get("walk", 0.0), found.get("remap", 0.0)
+    part = first / (first + back) if first + back else 0.5
+    for name, mine, own in (("walk", part, first), ("remap", 1 - part, back)):
+        each = own + mine * both[0]
+        found |= {name: each + mine * both[1], f"{name}_next": each}
+    if r.filtered:
+        whole = sum(r.own.values())
+        if r.below is not None:
+            whole = max(whole, r.below.get("migrate_pages", 0.0))
+        found["bookkeeping"] = found.get("bookkeeping", 0.0) + unknown
+    else:
+        whole = sum(found[g] for g in found if not g.endswith("_next"))
+    if r.below is not None:
+        whole = _directions(r, found, whole)
+    return {group: share for group, share in found.items() if share > 0}, whole
 
 
-def below(percent: Mapping[str, float]) -> dict[str, float]:
-    """Groups of a report with children, as far as its functions tell them apart."""
+def _directions(r: Report, found: dict[str, float], whole: float) -> float:
+    """Both walks by what is below them; what is left of the call is bookkeeping."""
+    below = r.below or {}
 
     def first(*names: str) -> float:
-        return next((percent[n] for n in names if n in percent), 0.0)
+        return next((below[n] for n in names if n in below), 0.0)
 
-    clear, batch = first("ptep_clear_flush"), first("try_to_unmap_flush")
+    clear = first("ptep_clear_flush")
     unmap = first("try_to_migrate", "try_to_migrate_one")
-    back = first("remove_migration_ptes", "remove_migration_pte")
-    if not back:
-        # Both directions walk the reverse map; what is not the one is the other.
-        back = max(first("rmap_walk_anon", "rmap_walk") - unmap, 0.0)
-    shares = {
-        "flush": clear + batch,
-        "walk": max(unmap - clear, 0.0),
-        "copy": first("folio_copy", "folio_mc_copy", "copy_highpage", "copy_page"),
-        "switch": first("folio_migrate_flags")
-        + first("folio_migrate_mapping", "__folio_migrate_mapping"),
-        "remap": back,
-        "alloc": first(
-            *("alloc_migration_target", "compaction_alloc"),
-            *("__alloc_pages", "__folio_alloc"),
-        ),
-    }
-    return {group: share for group, share in shares.items() if share}
+    walks = first("rmap_walk_anon") + first("rmap_walk_file", "__rmap_walk_file")
+    back = first("remove_migration_ptes") or max(
+        (walks or first("rmap_walk")) - unmap, 0
+    )
+    if not unmap:
+        return whole
+    found["walk"] = max(unmap - clear, 0.0)
+    one = max(first("try_to_migrate_one") - clear, 0.0)
+    found["walk_next"] = one or found["walk"]
+    if back:
+        found["remap"] = back
+        found["remap_next"] = min(first("remove_migration_pte") or back, back)
+    else:
+        found["remap"] = found["remap_next"] = first("remove_migration_pte")
+    top = below.get("migrate_pages", 0.0)
+    if not r.filtered:
+        # The rest of `migratepages` is isolation; of a whole system it is not.
+        whole = 100.0 if not top or top >= RELATIVE else top
+    known = {g for g in found if not g.endswith("_next")} - {"bookkeeping"}
+    found["bookkeeping"] = max(whole - sum(found[g] for g in known), 0.0)
+    return whole
+
+
+def _scale(r: Report, whole: float, run: Run, tell: Tell) -> float:
+    """By what percentages are to be multiplied to be percent of the elapsed time."""
+    if run.share is not None:
+        return 100 * run.share / whole
+    if r.filtered and whole >= RELATIVE:
+        tell(
+            "percentages are of migrate_pages(): so must --elapsed be, taken without "
+            "perf; if it is not, give --share"
+        )
+        return 100 / whole
+    if r.filtered:
+        tell(
+            f"percentages are of all samples: migrate_pages() took {whole:.2f} % of it"
+        )
+    elif whole < RELATIVE:
+        tell(
+            f"{100 - whole:.2f} % of the time are no functions of a migration: left out"
+        )
+    return 1.0
+
+
+def _flushing(
+    base: Profile,
+    r: Report,
+    ns: Mapping[str, float],
+    percent: Mapping[str, float],
+    run: Run,
+    tell: Tell,
+) -> dict[str, tuple[float, float]]:
+    """TLB work as (percent, ns each) by number: shootdowns apart from local flushes."""
+    batched = _batched(r, run)
+    total = sum(ns.get(g, 0.0) for g in TLB)
+    part = sum(percent.get(g, 0.0) for g in TLB)
+    if not total:
+        return {}
+    flushes = run.flushes
+    if flushes is None:
+        flushes = -(-run.pages // (run.limit or run.pages)) if batched else run.pages
+    if base.arch == "arm64":
+        kernel = run.kernel or ("6.18" if batched else "6.2")
+        deferred = batched and release(kernel).arm64_defers
+        waits = flushes if deferred else run.pages
+        usual = base["cost.tlbi"] * run.pages + base["cost.dsb"] * waits
+        keys = ("cost.tlbi", "cost.dsb")
+        # One figure for both: they keep their proportions.
+        return {k: (part, base[k] * total / usual) for k in keys} if usual else {}
+    if base.arch == "x86-invlpgb":
+        key = "cost.broadcast_all" if batched else "cost.broadcast"
+        return {key: (part, total / max(flushes, 1))}
+    return _by_interrupts(base, r, ns, percent, (run, flushes), tell)
+
+
+def _by_interrupts(
+    base: Profile,
+    r: Report,
+    ns: Mapping[str, float],
+    percent: Mapping[str, float],
+    how: tuple[Run, int],
+    tell: Tell,
+) -> dict[str, tuple[float, float]]:
+    run, flushes = how
+    sent, alone = ns.get("shootdown", 0.0), ns.get("local", 0.0)
+    stray = sent < STRAY * (sent + alone)
+    if run.flushes == 0 and not stray:
+        names = [n for n in r.own if group_of(n) == "shootdown"]
+        share = percent["shootdown"]
+        raise CalibrationError(
+            f"--flushes 0, but {share:.2f} % of it wait for other CPUs "
+            f"({', '.join(names[:3])}); count the flushes that interrupted one"
+        )
+    found = {}
+    if stray:
+        if run.flushes:
+            tell("no function of a shootdown in it: cost.flush_first stays the base's")
+        alone, sent = alone + sent, 0.0
+    if sent and flushes:
+        found |= _first_and_next(base, percent["shootdown"], sent / flushes, run, tell)
+    if alone:
+        found["cost.local_page"] = (percent.get("local", 0.0), alone / run.pages)
+    if ns.get("defer"):
+        found["cost.defer"] = (percent["defer"], ns["defer"] / run.pages)
+    return found
+
+
+def _first_and_next(
+    base: Profile, part: float, each: float, run: Run, tell: Tell
+) -> dict[str, tuple[float, float]]:
+    """A shootdown's two numbers; one CPU says nothing of a second."""
+    first, more = base["cost.flush_first"], base["cost.flush_next"]
+    if run.targets is None:
+        tell(
+            "a flush is taken to interrupt one CPU; if it were more, give --targets. "
+            "cost.flush_next is the base's"
+        )
+    if run.targets is None or run.targets == 1:
+        return {"cost.flush_first": (part, each)}
+    usual = first + more * (run.targets - 1)
+    keys = {"cost.flush_first": first, "cost.flush_next": more}
+    return {key: (part, ns * each / usual) for key, ns in keys.items()}
+
+
+def _batched(r: Report, run: Run) -> bool:
+    """Whether the kernel batches, by its functions and by what was said."""
+    seen = None
+    if "migrate_pages_batch" in r.own:
+        seen = True
+    elif "unmap_and_move" in r.own or "__unmap_and_move" in r.own:
+        seen = False
+    said = None if run.kernel is None else release(run.kernel).batched
+    if seen is not None and said is not None and seen != said:
+        name = "migrate_pages_batch" if seen else "unmap_and_move"
+        raise CalibrationError(f"{name}() is no function of Linux {run.kernel}")
+    return bool(seen if said is None else said)
 
 
 def _error(share: float, samples: int | None) -> float:
     """Relative uncertainty: two standard deviations of sampling, and of rounding."""
     rounding = 0.00005 / share
-    if not samples:
-        return rounding
+    if not samples or share >= 1:
+        return min(rounding, 1.0)
     return min(1.0, 2 * math.sqrt((1 - share) / (share * samples)) + rounding)

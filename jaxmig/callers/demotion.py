@@ -47,7 +47,7 @@ def run(r: Request) -> Outcome:
         lists.each(c, edges)
     else:
         for first, last in itertools.pairwise(edges):
-            _demote(r, lists, c.take(slice(first, last)))
+            _demote(r, lists, c.take(np.arange(first, last)))
     return Outcome(lists.ret, 0, lists.calls)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from fractions import Fraction
 
 from jaxmig import __version__, machines, report
 from jaxmig.advise import Advice, advise, engines
@@ -15,13 +16,15 @@ from jaxmig.rules import MODES
 from jaxmig.sweep import Grid, Row, Sweep
 from jaxmig.sweep.memory import Memory
 from jaxmig.syscalls import SleepsForever
+from jaxmig.terminal import printable
 
 EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
   jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
 """
 HEADERS = ("kernel", "mode", "copy", "batch limit", "pages/s", "p50", "p99", "longest")
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|ms|s)")
-_NS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
+_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+_LONGEST = 10**18  # ns: 31 years
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -50,9 +53,11 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 def duration(text: str) -> int:
     """A time with its unit, as whole ns."""
     found = _DURATION.fullmatch(text)
-    if not found or float(found[1]) == 0:
+    # Digits as they stand: a float would lose the last of a long run's.
+    ns = round(Fraction(found[1]) * _NS[found[2]]) if found and len(text) < 64 else 0
+    if not 0 < ns <= _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; give one like 200us")
-    return round(float(found[1]) * _NS[found[2]])
+    return ns
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,7 +125,9 @@ def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
     )
     before, _, after = assumed.partition("batch limit 512 pages; copy cpu; ")
     print(before + after)
-    print(f"Target: {memory.target.name}: {memory.target.description}\n")
+    print(
+        printable(f"Target: {memory.target.name}: {memory.target.description}") + "\n"
+    )
     for line in _answer(found):
         print(line)
     title = f"\nThe best limit of each ({found.tried} configurations tried):\n"

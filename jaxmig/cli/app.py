@@ -1,6 +1,7 @@
 """From the arguments to a command, and from what goes wrong to an exit code.
 
-0 success, 1 failure of what was asked, 2 wrong usage, 130 interrupted.
+0 success, 1 failure of what was asked, 2 wrong usage, 130 interrupted; 129 and 143 the
+terminal closed, terminated.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from jax.errors import JaxRuntimeError
 
-from jaxmig import __version__
+from jaxmig import __version__, files
 from jaxmig.cli import (
     advise,
     calibrate,
@@ -24,7 +25,6 @@ from jaxmig.cli import (
     memhog,
     migratepages,
     migspeed,
-    output,
     play,
     pmbench,
     replay,
@@ -64,6 +64,11 @@ KNOWN = (
     TraceError,
     TimetableError,
 )
+ENDS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "the terminal closed",
+}
 EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and batched
   jaxmig COMMAND --help                the options of a command, with an example
 """
@@ -92,11 +97,14 @@ def main(argv: Sequence[str], alone: bool) -> int:
 
     `alone`: the process is the command's, with its signals and its streams.
     """
-    if not alone:
-        return _main(argv)
-    _make_streams_safe()
-    with interruptible():
-        return _main(argv)
+    try:
+        if not alone:
+            return _main(argv)
+        _make_streams_safe()
+        with interruptible():
+            return _main(argv)
+    finally:
+        files.drop()
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -161,7 +169,7 @@ def _make_streams_safe() -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C ends the program at once, also while compiled code runs.
+    """Ctrl-C and kill end the program at once, also while compiled code runs.
 
     Python would see the signal only after that code returns, minutes later at worst;
     the C-level handler writes to a pipe immediately, and a thread waits there.
@@ -171,17 +179,20 @@ def interruptible() -> Iterator[None]:
 
     def watch() -> None:
         while got := os.read(reader, 1):
-            if got[0] == signal.SIGINT:
-                os.write(2, b"\njaxmig: interrupted\n")
-                output.drop_drafts()
-                os._exit(130)
+            if got[0] in ENDS:
+                os.write(2, f"\njaxmig: {ENDS[got[0]]}\n".encode())
+                files.drop()
+                os._exit(128 + got[0])
 
-    old = signal.signal(signal.SIGINT, lambda *_: None)
+    # Who ignores a signal (nohup) goes on doing so.
+    caught = [s for s in ENDS if signal.getsignal(s) != signal.SIG_IGN]
+    old = {s: signal.signal(s, lambda *_: None) for s in caught}
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
         os.close(writer)

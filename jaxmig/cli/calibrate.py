@@ -1,25 +1,23 @@
 """`jaxmig calibrate`: a machine profile from measurements of one's own."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
-from jaxmig import machines
-from jaxmig.calibrate import (
-    CalibrationError,
-    Measured,
-    fit,
-    from_perf,
-    from_vmstat,
-    measure,
-)
-from jaxmig.cli import options, output, runtime
+from jaxmig import calibrate, machines
+from jaxmig.calibrate import CalibrationError, Measured, Run
+from jaxmig.cli import options, output
 from jaxmig.cli.advise import duration
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.machines import reader
+from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 
 EXAMPLES = """  jaxmig calibrate perf.txt --pages 262144 --elapsed 2.068s -o mine.toml
+  jaxmig calibrate run1.txt run2.txt --pages 16384 --elapsed 37ms,41ms -o mine.toml
   jaxmig calibrate before.vmstat after.vmstat --elapsed 2.068s -o mine.toml
-  jaxmig calibrate --measure -o mine.toml
+  jaxmig calibrate --measure -o rows.json
+  jaxmig calibrate perf.txt --pages 262144 --elapsed 2s --micro rows.json -o mine.toml
   jaxmig migratepages memhog:1g 0 1 --machine mine.toml
 """
 
@@ -32,12 +30,26 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "files",
         nargs="*",
         metavar="FILE",
-        help="a `perf report --stdio` of migratepages, or two copies of /proc/vmstat",
+        help="`perf report --stdio` of a migration, one or several of the same, or two "
+        "copies of /proc/vmstat (with /proc/interrupts behind it, if you like)",
     )
-    text = "time copies, page walks and futex wake-ups on this machine"
+    text = "time mprotect, copies and wake-ups on this machine; needs no privilege"
     parser.add_argument("--measure", action="store_true", help=text)
     parser.add_argument(
-        "--elapsed", type=duration, metavar="TIME", help="of the migration, like 2.068s"
+        "--micro", metavar="FILE.json", help="timings that --measure -o FILE.json wrote"
+    )
+    parser.add_argument(
+        "--elapsed",
+        type=_durations,
+        metavar="TIME",
+        help="what the percentages are of, without perf, like 2.068s; one for each "
+        "report or one for all",
+    )
+    parser.add_argument(
+        "--share",
+        type=_share,
+        metavar="S",
+        help="part of the elapsed time that migrate_pages() took (as the report tells)",
     )
     parser.add_argument(
         "--pages",
@@ -46,11 +58,33 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="base pages that the profiled migration moved",
     )
     parser.add_argument(
-        "--running",
+        "--kernel",
+        type=_kernel,
+        metavar="K",
+        help="release that was measured (as its functions tell)",
+    )
+    parser.add_argument(
+        "--flushes",
+        type=options.whole("flushes", 0, options.MAX_INT),
+        metavar="N",
+        help="flushes of the whole run that interrupted another CPU (those that the "
+        "release makes of so many pages)",
+    )
+    parser.add_argument(
+        "--targets",
         type=options.whole("CPUs", 1, options.MAX_CPUS),
         metavar="N",
-        help="CPUs that a shootdown interrupted (the base's)",
+        help="CPUs that one of them interrupted (1, and cost.flush_next is left alone)",
     )
+    parser.add_argument(
+        "--batch",
+        type=options.whole("base pages", 0, options.MAX_INT),
+        default=NR_MAX_BATCHED_MIGRATION,
+        metavar="PAGES",
+        help=f"base pages of a batch; 0: no limit ({NR_MAX_BATCHED_MIGRATION})",
+    )
+    # Elsewhere --running is a list of CPUs, and this was a count.
+    parser.add_argument("--running", help=argparse.SUPPRESS)
     parser.add_argument(
         "--base",
         type=options.machine,
@@ -60,29 +94,30 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("--title", help="of the profile")
     parser.add_argument(
-        "-o", "--output", default="-", metavar="FILE.toml", help="(standard output)"
+        "-o",
+        "--output",
+        default="-",
+        metavar="FILE",
+        help="FILE.toml; with --measure alone also FILE.json, for --micro "
+        "(standard output)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Read or measure, fit, write."""
-    if not args.output.endswith(".toml") and args.output != "-":
-        raise Usage(f"{args.output}: name a .toml file, as --machine will want it")
-    if bool(args.files) == args.measure:
-        raise Usage("give measurements in files, or --measure, one of the two")
+    _check(args)
     output.check(args.output)
     base = machines.load(args.base)
-    running = args.running or base.running
     try:
-        if args.measure:
-            runtime.prepare()
-            measured = measure()
-        else:
-            measured = _read(args, base, running)
-        title = args.title or f"{base.title}, calibrated"
-        found = fit(base, measured, title, running)
+        doc = _timings(args)
+        if args.output.endswith(".json"):
+            output.write(args.output, json.dumps(doc, indent=1) + "\n")
+            return 0
+        measured = _measured(args, base, doc)
+        found = calibrate.fit(base, measured, args.title or f"{base.title}, calibrated")
     except CalibrationError as error:
-        raise Failure(f"{', '.join(args.files)}: {error}") from None
+        names = [*args.files, *([args.micro] if args.micro else [])]
+        raise Failure(f"{', '.join(names) or '--measure'}: {error}") from None
     text = machines.dumps(found.profile)
     # What the file says must be what --machine accepts.
     reader.parse(text, "calibrated", args.output, machines.load)
@@ -94,21 +129,97 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(
-    args: argparse.Namespace, base: machines.Profile, running: int
+def _check(args: argparse.Namespace) -> None:
+    if args.running is not None:
+        raise Usage("--running is a list of CPUs elsewhere; give --targets N here")
+    if not (args.files or args.measure or args.micro):
+        raise Usage("give measurements: files, --micro FILE.json or --measure")
+    if args.measure and args.micro:
+        raise Usage("--measure makes what --micro reads: give one of the two")
+    raw = args.measure and not args.files
+    if args.output.endswith(".json") and not raw:
+        raise Usage(f"{args.output}: only --measure alone writes timings; name a .toml")
+    if not args.output.endswith((".toml", ".json")) and args.output != "-":
+        raise Usage(f"{args.output}: name a .toml file, as --machine will want it")
+
+
+def _timings(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Rows of the micro-benchmark, if there are any."""
+    if args.micro:
+        return calibrate.read(_text(args.micro))
+    if args.measure:
+        from jaxmig.calibrate.measure import measure
+
+        return measure(say)
+    return None
+
+
+def _measured(
+    args: argparse.Namespace, base: machines.Profile, doc: dict[str, Any] | None
 ) -> list[Measured]:
+    timed: list[Measured] = []
+    if doc is not None:
+        name = Path(args.micro).name if args.micro else "--measure"
+        timed = calibrate.from_micro(doc, name, base)
+    reported = _read(args, base) if args.files else []
+    return calibrate.combined(base, reported, timed, args.pages, say)
+
+
+def _read(args: argparse.Namespace, base: machines.Profile) -> list[Measured]:
     texts = [_text(name) for name in args.files]
     if args.elapsed is None:
         raise Usage("--elapsed: how long did the migration take?")
-    names = " and ".join(Path(name).name for name in args.files)
-    if len(texts) == 2:
-        before, after = texts
-        return from_vmstat(before, after, names, base, args.elapsed, running)
-    if len(texts) != 1:
-        raise Usage(f"{len(texts)} files; give one perf report or two vmstat files")
+    names = [Path(name).name for name in args.files]
+    how = {"kernel": args.kernel, "flushes": args.flushes, "targets": args.targets}
+    how |= {"share": args.share, "limit": args.batch}
+    if len(texts) == 2 and not any(map(calibrate.is_report, texts)):
+        whole = Run(args.pages or 0, _one_each(args, 1)[0], **how)
+        where = " and ".join(names)
+        return calibrate.from_vmstat(texts[0], texts[1], where, base, whole, say)
     if args.pages is None:
         raise Usage("--pages: how many base pages did the migration move?")
-    return from_perf(texts[0], names, base, args.pages, args.elapsed)
+    found = [
+        calibrate.from_perf(text, name, base, Run(args.pages, ns, **how), say)
+        for text, name, ns in zip(
+            texts, names, _one_each(args, len(texts)), strict=True
+        )
+    ]
+    if len(found) == 1:
+        say(
+            "one report: its ranges are sampling errors alone; several show what "
+            "differs between rounds"
+        )
+    return calibrate.together(found)
+
+
+def _one_each(args: argparse.Namespace, files: int) -> list[int]:
+    times: list[int] = args.elapsed
+    if len(times) not in (1, files):
+        raise Usage(
+            f"--elapsed: {len(times)} times for {files} files; one each, or one"
+        )
+    return times * files if len(times) == 1 else times
+
+
+def _durations(text: str) -> list[int]:
+    return [duration(part) for part in text.split(",")]
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give one like 0.77")
+    return share
+
+
+def _kernel(text: str) -> str:
+    found = options.kernels(text)
+    if len(found) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} names several; give one release")
+    return found[0]
 
 
 def _text(name: str) -> str:

@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import NoReturn
 
+from jaxmig.terminal import message as one_line
+
 
 class Failure(Exception):
     """What was asked cannot be done; the text says what, where and what to do."""
@@ -25,11 +27,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave with 2."""
-        one = " ".join(message.split())
-        print(f"{self.prog}: {one}; see `{self.prog} --help`", file=sys.stderr)
+        say(f"{self.prog}: {' '.join(message.split())}; see `{self.prog} --help`")
         raise SystemExit(2)
 
 
 def say(line: str) -> None:
-    """A warning or an error on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """A warning or an error on stderr: one line, whatever is in it."""
+    print(one_line(line), file=sys.stderr, flush=True)

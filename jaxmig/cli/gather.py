@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmig.cli import output
 from jaxmig.cli.errors import Failure, Usage
 
 
@@ -31,4 +32,5 @@ def exchange(parts: list[Path], process: int) -> None:
     if process == 0:
         for i, path in enumerate(parts):
             if i:
-                path.write_bytes(everything[i, : int(sizes[i])].tobytes())
+                with output.drafted(str(path)) as file:
+                    file.write(everything[i, : int(sizes[i])].tobytes())

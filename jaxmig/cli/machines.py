@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _plain(p: machines.Profile) -> dict[str, Any]:
     numbers = {
-        key: {"value": n.value, "unit": n.unit, "source": n.source}
+        key: {"value": n.value, "unit": n.unit, "origin": n.origin}
+        | {"source": n.source}
         | ({} if n.low is None else {"low": n.low, "high": n.high})
         for key, n in p.numbers.items()
     }

@@ -34,6 +34,11 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         action="store_true",
         help="without CAP_SYS_NICE: pages mapped more than once stay",
     )
+    parser.add_argument(
+        "--explain-time",
+        action="store_true",
+        help="say which costs make most of the range of the modelled time",
+    )
     options.add_machine(parser)
     shape.add_memory(parser)
     options.add_call(parser)

@@ -1,41 +1,41 @@
 """Files and standard output: checked before the work starts, written whole after it."""
 
 import contextlib
-import os
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from jaxmig import files
 from jaxmig.cli.errors import Failure, Usage
 
-_DRAFTS: Final[set[Path]] = set()  # files that are being written piece by piece
+_ODD: Final = "backslashreplace"  # for bytes of a name that are no letters
 
 
-_ODD = "backslashreplace"  # for bytes of a name that are no letters
+def check(*names: str | None, private: bool = False) -> None:
+    """Takes the files that will be written, before hours of work.
 
-
-def check(*names: str | None) -> None:
-    """Raises Failure for a file that could not be written, before hours of work.
-
-    Raises Usage if standard output is asked for twice.
+    Args:
+      private: only the owner may read them.
+    Raises:
+      Failure: one that could not be written, or that another process writes.
+      Usage: one, or standard output, is named twice.
     """
     if sum(name == "-" for name in names) > 1:
         raise Usage("--json - and --csv - both claim standard output")
     for name in names:
         if name is None or name == "-":
             continue
-        path = Path(name)
         if not name:
             raise Failure("a file name is empty; name a file, or - where that is said")
-        if path.is_dir():
-            raise Failure(f"{name}: is a directory; name a file in it")
-        if not path.parent.is_dir():
-            raise Failure(f"{name}: no such directory {path.parent}; create it first")
-        where = path if path.exists() else path.parent
-        if not os.access(where, os.W_OK):
-            raise Failure(f"{name}: cannot be written; choose another file")
+        with _named(name):
+            files.claim(name, private)
+
+
+def able(name: str) -> None:
+    """Raises Failure for a file that could not be written; whose it is, others say."""
+    with _named(name):
+        files.check(Path(name))
 
 
 def write(name: str, text: str) -> None:
@@ -43,21 +43,8 @@ def write(name: str, text: str) -> None:
     if name == "-":
         sys.stdout.write(text)
         return
-    path = Path(name)
-    try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            path.write_text(text, "utf-8", _ODD)  # a pipe or a device stays what it is
-            return
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            draft.write_text(text, "utf-8", _ODD)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        line = f"{name}: cannot be written: {reason}; choose another file"
-        raise Failure(line) from error
+    with drafted(name) as file:
+        file.write(text.encode("utf-8", _ODD))
 
 
 @contextlib.contextmanager
@@ -67,31 +54,16 @@ def drafted(name: str) -> Iterator[IO[bytes]]:
     Raises:
       Failure: it cannot be written.
     """
-    path = Path(name)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    _DRAFTS.add(draft)
+    with _named(name), files.written(name) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
     try:
-        with draft.open("wb") as file:
-            yield file
-        draft.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        line = f"{name}: cannot be written: {reason}; choose another file"
-        raise Failure(line) from error
-    finally:
-        _drop(draft)
-
-
-def drop_drafts() -> None:
-    """What an interrupt leaves half written."""
-    for draft in list(_DRAFTS):
-        _drop(draft)
-
-
-def _drop(draft: Path) -> None:
-    _DRAFTS.discard(draft)
-    with contextlib.suppress(OSError):
-        draft.unlink(missing_ok=True)
+        yield
+    except files.FileError as error:
+        raise Failure(f"{name}: {error}") from None
 
 
 def alone(*names: str | None) -> bool:

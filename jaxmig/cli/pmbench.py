@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 
 from jaxmig import machines, stalls
-from jaxmig.cli import options, pictures, pmargs, runtime
+from jaxmig.cli import options, output, pictures, pmargs, runtime
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.releases import BOTH
@@ -144,7 +144,8 @@ def run(args: argparse.Namespace) -> int:
         ]
         print("\n".join(lines))
         if kernel in files:
-            files[kernel].write_bytes(pmxml.document(r, profile))
+            with output.drafted(str(files[kernel])) as file:
+                file.write(pmxml.document(r, profile))
     if args.migrate is not None:
         print(_summary(results, profile))
     return 0

@@ -9,6 +9,7 @@ from jaxmig.cli import options, output, replayed, runtime
 from jaxmig.cli.errors import Parser, Usage, say
 from jaxmig.cli.progress import amount
 from jaxmig.releases import BOTH
+from jaxmig.terminal import printable
 from jaxmig.traces import FORMATS, Reading, native, table
 from jaxmig.workloads import replay, trace
 
@@ -149,7 +150,9 @@ def _convert(args: argparse.Namespace) -> int:
             else:
                 n = table.write(kept, lambda text: file.write(text.encode()))
     _left_out(args.trace, reading.notes)
-    print(f"{args.output}: {n:,} accesses from {reading.title}")
+    for line in reading.assumed:
+        say(f"{args.trace}: assumed: {line}")
+    print(printable(f"{args.output}: {n:,} accesses from {reading.title}"))
     return 0
 
 

@@ -11,6 +11,7 @@ from jaxmig import __version__, machines, report
 from jaxmig.cli import output
 from jaxmig.releases import release
 from jaxmig.report.units import count, duration, rate
+from jaxmig.terminal import printable
 from jaxmig.workloads.replay import Replayed
 from jaxmig.workloads.trace import Trace
 
@@ -50,7 +51,7 @@ def show(
     print(
         f"Assumed: {profile.name}; batch limit {args.batch} pages; copy {args.copy}; {gap}"
     )
-    print(f"Trace: {t.path}: {describe(t)}\n")
+    print(printable(f"Trace: {t.path}: {describe(t)}") + "\n")
     width = report.terminal_width(sys.stdout)
     print(report.table(HEADERS, [_cells(r) for r in rows], args.table, width))
 

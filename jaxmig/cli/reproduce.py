@@ -12,7 +12,7 @@ from jaxmig.cli.progress import progress
 EXAMPLES = """  jaxmig reproduce
   jaxmig reproduce --json rows.json
 """
-HEADERS = ("id", "what", "unit", "published", "predicted", "change", "error", "kernel")
+HEADERS = ("id", "what", "unit", "published", "predicted", "error", "open", "kernel")
 
 
 def add(commands: "argparse._SubParsersAction[Parser]") -> None:
@@ -34,34 +34,39 @@ def run(args: argparse.Namespace) -> int:
     runtime.prepare()
     with progress(len(reproduce.RUNNING) + 1, "reproduce") as tick:
         rows = list(reproduce.rows(tick))
+    rows = reproduce.distinct(rows)
+    figures = reproduce.figures(rows)
     if args.json:
         made = {"rows": [row.record() for row in rows]}
+        made |= {"figures": [f.record() for f in figures]}
+        made |= {"summary": reproduce.summary(figures)}
         output.write(args.json, report.to_json(made, indent=1) + "\n")
         if output.alone(args.json):
             return 0
-    cells = [_cells(row) for row in rows]
+    cells = [_cells(f) for f in figures]
     width = report.terminal_width(sys.stdout)
     brief = reproduce.headline(rows)
     print(report.table(reproduce.HEADERS, brief, args.table, width))
     print()
     print(report.table(HEADERS, cells, args.table, width))
     print()
+    print(reproduce.summary(figures))
     print("\n".join(_notes(rows, args.inputs)))
     return 0
 
 
-def _cells(r: reproduce.Row) -> list[str]:
-    change = f"{_percent(r.published_change)} / {_percent(r.predicted_change)}"
-    mark = " (fitted)" if r.fitted else ""
+def _cells(f: reproduce.Figure) -> list[str]:
+    ends = dict.fromkeys(_figure(x) for x in (f.low, f.high))
+    errors = dict.fromkeys(_percent(x) for x in f.errors)
     return [
-        r.id + mark,
-        r.what,
-        r.unit,
-        f"{_figure(r.published_before)} -> {_figure(r.published_after)}",
-        f"{_figure(r.predicted_before)} -> {_figure(r.predicted_after)}",
-        change,
-        _percent(r.error),
-        r.kernel,
+        f.id + (" (fitted)" if f.fitted else ""),
+        f.what,
+        f.unit,
+        _figure(f.published),
+        " .. ".join(ends) + (", inside" if f.inside and len(ends) > 1 else ""),
+        " .. ".join(errors),
+        f.unknown,
+        ", ".join(f.kernels),
     ]
 
 
@@ -75,7 +80,7 @@ def _percent(x: float | None) -> str:
 
 def _notes(rows: list[reproduce.Row], inputs: bool) -> list[str]:
     """Formula and remaining interrupts, causes, sources; each said once."""
-    lines = ["change: published / predicted; fitted: used a number of the same table"]
+    lines = ["fitted: used a number of the same table; open: what was not published"]
     for r in rows:
         e = r.extra
         if "formula_change_percent" in e:

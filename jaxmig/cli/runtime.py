@@ -1,13 +1,14 @@
 """JAX as a command wants it: quiet, and with compiled programs kept between runs.
 
 JAXMIG_NO_CACHE=1 keeps nothing; JAX_COMPILATION_CACHE_DIR, JAX's own variable, names
-another place.
+another place.  A folder of another user's, or one that others may write, is not used.
 """
 
 import hashlib
 import logging
 import os
 import platform
+import stat
 import warnings
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import jax
 import jaxlib
 
 from jaxmig import xla
+from jaxmig.cli.errors import say
 
 
 def prepare() -> None:
@@ -31,15 +33,31 @@ def prepare() -> None:
     # A cache in a home directory that disappears must not end a command.
     jax.config.update("jax_raise_persistent_cache_errors", False)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation")
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        directory = cache_directory()
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    directory = Path(given) if given else cache_directory()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        doubt = _doubt(directory) or ("" if given else _doubt(directory.parent))
+    except OSError as error:
+        doubt = error.strerror or str(error)
+    if doubt:
+        # Whoever writes there says what this process runs.
+        say(f"{directory}: compiled programs are not kept: {doubt}")
+        jax.config.update("jax_compilation_cache_dir", None)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _doubt(directory: Path) -> str:
+    """Why compiled programs in a folder are not to be trusted; nothing if they are."""
+    about = directory.stat()
+    if about.st_uid != os.geteuid():
+        return "it is another user's"
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "others may write there; chmod go-w"
+    return ""
 
 
 def cache_directory() -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxmig import __version__, job, machines, report
 from jaxmig.cli import output, pictures, traces
 from jaxmig.targets import Setting, Target
+from jaxmig.terminal import printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     for o in outcomes:
         print(f"\nModelled time of {o.record['kernel']} ({o.record['policy']}):")
         print(report.tree_text(report.call_tree(o.cost)))
+        if args.explain_time:
+            print(report.causes_text(o.cost, asked.profile))
 
 
 def _about_picture(asked: Asked) -> str:
@@ -70,7 +73,7 @@ def _assumed(asked: Asked) -> str:
         copy=call.copy,
         content=s.content,
     )
-    return f"{line}\nTarget: {target.name}: {target.description}"
+    return f"{line}\n{printable(f'Target: {target.name}: {target.description}')}"
 
 
 def _document(asked: Asked, records: list[report.records.Record]) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def _remarks(asked: Asked, outcomes: list[job.Outcome]) -> list[str]:
     lines += [f"Assumed: {line}." for line in target.assumed]
     if cpu in asked.setting.running:
         lines.append(f"CPU {cpu} migrates and runs the target: no IPI goes to it.")
-    return lines
+    return [printable(line) for line in lines]
 
 
 def _verified(outcomes: list[job.Outcome]) -> str:

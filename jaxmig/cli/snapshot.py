@@ -8,6 +8,7 @@ from jaxmig.cli.errors import Parser, Usage
 from jaxmig.cli.output import check
 from jaxmig.cli.progress import amount
 from jaxmig.procfs import list_pids
+from jaxmig.terminal import printable
 
 EXAMPLES = """  jaxmig snapshot 4711 -o app.npz
   jaxmig snapshot --all -o machine.npz      as root: shared pages are seen by their PFN
@@ -33,15 +34,15 @@ def run(args: argparse.Namespace) -> int:
         raise Usage("name a PID, or all of them with --all")
     if not args.output.endswith(".npz"):
         raise Usage(f"-o {args.output}: the name of a snapshot ends in .npz")
-    check(args.output)
+    check(args.output, private=True)
     taken = _everything() if args.all else snapshot.take(*args.pid)
     taken.save(args.output)
     named.say_laid_out("jaxmig snapshot", taken.laid_out)
-    print(f"{args.output}: {describe(taken)}")
+    print(printable(f"{args.output}: {describe(taken)}"))
     for why, pages in taken.unmovable():
-        print(f"may not move: {pages:,} pages: {why}")
+        print(f"may not move: {pages:,} pages: {printable(why)}")
     for line in taken.missing:
-        print(f"not known: {line}")
+        print(f"not known: {printable(line)}")
     return 0
 
 
@@ -54,7 +55,8 @@ def describe(taken: snapshot.Snapshot) -> str:
     """How much there is of whom."""
     n = len(taken.processes)
     if n == 1:
-        who = f"PID {taken.processes.pid[0]} ({taken.processes.comm[0]})"
+        name = printable(taken.processes.comm[0])
+        who = f"PID {taken.processes.pid[0]} ({name})"
     else:
         who = f"{n} processes"
     pages = int(taken.rss_pages.sum())

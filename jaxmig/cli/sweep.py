@@ -53,7 +53,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_files(args: argparse.Namespace, path: Path | None) -> None:
-    output.check(args.output)
     pictures.check(args.plot)
     if path is None:
         if args.resume or args.overwrite or args.processes > 1:
@@ -68,6 +67,10 @@ def _check_files(args: argparse.Namespace, path: Path | None) -> None:
     if args.resume and args.target.isdigit():
         advice = f"take `jaxmig snapshot {args.target} -o FILE.npz` and sweep that"
         raise Usage(f"--resume: a running process changes; {advice}")
+    if args.processes == 1 and path.suffix == ".parquet":
+        output.check(args.output)
+    else:
+        output.able(args.output)
     if path.suffix == ".parquet":
         try:
             journal.check_parquet()

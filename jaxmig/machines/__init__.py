@@ -8,6 +8,7 @@ between which bounds.
 from importlib import resources
 from pathlib import Path
 
+from jaxmig import files
 from jaxmig.machines.profile import (
     ASSUMED,
     Arch,
@@ -41,8 +42,8 @@ __all__ = [
 def names() -> list[str]:
     """The profiles that come with the package, sorted."""
     # importlib.resources, not __file__: the package may sit in a zipped wheel.
-    files = [entry.name for entry in resources.files(__name__).iterdir()]
-    return sorted(f.removesuffix(".toml") for f in files if f.endswith(".toml"))
+    entries = [entry.name for entry in resources.files(__name__).iterdir()]
+    return sorted(f.removesuffix(".toml") for f in entries if f.endswith(".toml"))
 
 
 def load(name_or_path: str | Path) -> Profile:
@@ -72,8 +73,7 @@ def _load(name_or_path: str | Path, above: tuple[str, ...]) -> Profile:
         known = ", ".join(names())
         raise ProfileError(f"{where}: no such machine; use a .toml file or {known}")
     try:
-        text = Path(where).read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise ProfileError(f"{where}: {reason}; give a readable .toml file") from error
+        text = files.text(where)
+    except files.FileError as error:
+        raise ProfileError(f"{where}: {error}; give a readable .toml file") from error
     return parse(text, Path(where).stem, where, base)

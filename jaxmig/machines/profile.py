@@ -13,9 +13,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from jaxmig.machines.schema import LATER, required
+
 Arch = Literal["x86", "x86-invlpgb", "arm64"]
 Bound = Literal["value", "low", "high"]
 ASSUMED = "assumed"
+MEASURED = "measured"
+Origin = Literal["measured", "published", "assumed"]
 
 
 class ProfileError(ValueError):
@@ -40,6 +44,13 @@ class Number:
     def assumed(self) -> bool:
         """True if nobody published the number."""
         return self.source.startswith(ASSUMED)
+
+    @property
+    def origin(self) -> Origin:
+        """Whether it was measured for jaxmig, published by others, or assumed."""
+        if self.assumed:
+            return "assumed"
+        return "measured" if self.source.startswith(MEASURED) else "published"
 
     def at(self, bound: Bound) -> int | float:
         """The number itself, or one end of its range (itself where it has none)."""
@@ -121,7 +132,15 @@ class Profile:
         return hash((self.name, self.arch, tuple(sorted(self.values().items()))))
 
     def __getitem__(self, key: str) -> int | float:
-        return self.numbers[key].value
+        if key in self.numbers or key not in LATER:
+            return self.numbers[key].value
+        other = LATER[key]
+        return self.numbers[other].value if other else 0
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Keys that its file leaves out since it is older: they add nothing."""
+        return tuple(k for k in LATER if k in required(self.arch) - self.numbers.keys())
 
     @property
     def cpus(self) -> int:
@@ -152,6 +171,14 @@ class Profile:
         """Key to value, of one section or of all."""
         items = self.numbers.items()
         return {k: n.value for k, n in items if k.startswith(section)}
+
+    def origins(self, section: str = "") -> dict[Origin, int]:
+        """How many numbers of a section, or of all, have each origin."""
+        found: dict[Origin, int] = {"measured": 0, "published": 0, "assumed": 0}
+        for key, number in self.numbers.items():
+            if key.startswith(section):
+                found[number.origin] += 1
+        return found
 
     def at(self, bound: Bound) -> "Profile":
         """The profile at the cheap ("low") or dear ("high") end of every range."""

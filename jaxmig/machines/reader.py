@@ -7,11 +7,12 @@ profile of another architecture does not need is dropped from the base, not refu
 
 import json
 import math
-import tomllib
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn, cast
 
+from jaxmig import files
 from jaxmig.machines.profile import (
     ASSUMED,
     Arch,
@@ -22,8 +23,11 @@ from jaxmig.machines.profile import (
     ProfileError,
     RateTable,
 )
-from jaxmig.machines.schema import ARCHS, ENGINES, SCHEMA, SHAPE, required
+from jaxmig.machines.schema import ARCHS, ENGINES, LATER, SCHEMA, SHAPE, required
+from jaxmig.terminal import printable
 
+_WORKERS = re.compile(r"[0-9]{1,6}").fullmatch
+MOST = 10**9  # a second an event, in ns; nothing takes longer
 _TOP = frozenset({"title", "arch", "base", "dvfs", "engine"})
 _SECTIONS = frozenset(key.split(".")[0] for key in SCHEMA)
 _NUMBER = frozenset({"value", "unit", "source", "low", "high"})
@@ -41,9 +45,9 @@ def parse(text: str, name: str, where: str, base: Callable[[str], Profile]) -> P
         an assumed one without a range, a value outside its range.
     """
     try:
-        doc = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        _fail(where, "not TOML", str(error))
+        doc = files.toml(text)
+    except files.FileError as error:
+        raise ProfileError(f"{where}: {error}") from None
     for key in doc.keys() - _TOP - _SECTIONS:
         _fail(where, key, f"unknown key; known are {_listed(_TOP | _SECTIONS)}")
     parent = base(_text(doc, "base", where)) if "base" in doc else None
@@ -96,7 +100,7 @@ def _numbers(
                 known = [k for k in SCHEMA if k in needed and k.startswith(section)]
                 _fail(where, key, f"unknown for {arch}; known are {_listed(known)}")
             numbers[key] = _number(raw, key, where)
-    missing = sorted(needed - numbers.keys())
+    missing = sorted(needed - numbers.keys() - LATER.keys())
     if missing:
         _fail(where, missing[0], f"missing; add it in {SCHEMA[missing[0]].unit}")
     return numbers
@@ -128,11 +132,19 @@ def _amount(raw: Mapping[str, Any], part: str, where: str, key: str) -> int | fl
     value = raw.get(part)
     if isinstance(value, bool) or not isinstance(value, int | float):
         _fail(where, f"{key}.{part}", "missing or not a number")
-    if not math.isfinite(value) or value < 0:
-        _fail(where, f"{key}.{part}", f"{value}: give a finite number >= 0")
+    if not 0 <= value < math.inf:
+        _fail(where, f"{key}.{part}", f"{_short(value)}: give a finite number >= 0")
+    if value > MOST:
+        _fail(where, f"{key}.{part}", f"{_short(value)}: give at most {MOST:,}")
     if key in SHAPE and (not isinstance(value, int) or value < 1):
         _fail(where, f"{key}.{part}", f"{value}: give a whole number >= 1")
     return value
+
+
+def _short(value: int | float) -> str:
+    """A number in a message, where one of hundreds of digits must not stand."""
+    long = isinstance(value, int) and value.bit_length() > 64
+    return f"a number of {value.bit_length()} bits" if long else f"{value:g}"
 
 
 def _engines(
@@ -163,7 +175,7 @@ def _table(raw: Any, key: str, where: str) -> RateTable:
     if _text(raw, "unit", where, key) != "GB/s":
         _fail(where, f"{key}.unit", "give the rates in 'GB/s'")
     rates = raw["rates"]
-    if not isinstance(rates, dict) or not rates or not all(n.isdigit() for n in rates):
+    if not isinstance(rates, dict) or not rates or not all(map(_WORKERS, rates)):
         _fail(where, f"{key}.rates", "write { 1 = …, 2 = … }, GB/s by workers")
     table = RateTable(
         baseline=_amount(raw, "baseline", where, key),
@@ -198,6 +210,8 @@ def _text(raw: Mapping[str, Any], part: str, where: str, key: str = "") -> str:
     value = raw.get(part)
     if not isinstance(value, str) or not value.strip():
         _fail(where, f"{key}.{part}" if key else part, "missing or not a text; add it")
+    if not value.isprintable():
+        _fail(where, f"{key}.{part}" if key else part, "has control characters")
     return value
 
 
@@ -227,4 +241,4 @@ def _listed(names: Any) -> str:
 
 
 def _fail(where: str, key: str, problem: str) -> NoReturn:
-    raise ProfileError(f"{where}: {key}: {problem}")
+    raise ProfileError(f"{where}: {printable(key[:80])}: {problem}")

@@ -26,23 +26,33 @@ SHAPE: Final = {
     "machine.cpus": Key("CPUs", "CPUs of the machine"),
     "machine.nodes": Key("nodes", "memory nodes"),
     "machine.running": Key("CPUs", "CPUs that run the target by default"),
+    "machine.cache": Key("pages", "4 KiB pages that the largest cache holds"),
     "tlb.sets": Key("sets", "4 KiB TLB of a CPU"),
     "tlb.ways": Key("ways", "4 KiB TLB of a CPU"),
     "tlb.huge_sets": Key("sets", "2 MiB TLB of a CPU"),
     "tlb.huge_ways": Key("ways", "2 MiB TLB of a CPU"),
 }
 COSTS: Final = {
+    "cost.call": Key("ns", "a migrate_pages() call itself, whatever its list"),
     "cost.alloc": Key("ns", "one destination folio: allocator and free list"),
     "cost.alloc_page": Key("ns", "each base page of it, on top"),
     "cost.bookkeeping": Key("ns", "an attempt's lock, isolation, LRU add, statistics"),
-    "cost.walk": Key("ns", "reverse-map walk and entry to migration entry, a mapping"),
-    "cost.remap": Key("ns", "migration entry to mapping again, a mapping"),
+    "cost.walk": Key("ns", "reverse-map walk, entry to migration entry: first mapping"),
+    "cost.walk_next": Key("ns", "the same for each further mapping of the folio"),
+    "cost.remap": Key("ns", "migration entry to mapping again: first mapping"),
+    "cost.remap_next": Key("ns", "the same for each further mapping of the folio"),
+    "cost.cached": Key(
+        "ns", "more for a folio of shmem or of a file: xarray, statistics"
+    ),
     "cost.switch": Key("ns", "mapping switch, flags and memcg of a folio moved"),
     "cost.move_check": Key(
         "ns", "of cost.switch, the reference check; a retry's price"
     ),
     "cost.lru_drain": Key("ns", "one lru_add_drain()"),
     "cost.copy_4k": Key("ns", "copying 4 KiB to another node, in a run of pages"),
+    "cost.copy_beyond": Key(
+        "ns", "more for each 4 KiB copied in one call beyond what the cache holds"
+    ),
     "cost.copy_2m": Key("ns", "copying 2 MiB to another node"),
     "cost.batch_gain": Key("ns", "gain of batching beyond flushes, a folio moved"),
     "cost.local_page": Key("ns", "one-page flush on the migrating CPU", _X86),
@@ -65,6 +75,16 @@ COSTS: Final = {
     "access.wake": Key("ns", "from unlock of the folio to the waiter running"),
 }
 SCHEMA: Final = SHAPE | COSTS
+# Files written before these keys were there say what they said then: nothing, or as the
+# first mapping.  None: nothing is added.
+LATER: Final = {
+    "machine.cache": None,
+    "cost.call": None,
+    "cost.cached": None,
+    "cost.copy_beyond": None,
+    "cost.walk_next": "cost.walk",
+    "cost.remap_next": "cost.remap",
+}
 
 
 def required(arch: str) -> frozenset[str]:

@@ -14,8 +14,11 @@ Source: try_to_migrate_one(), arch_tlbbatch_flush() and flush_tlb_mm_range(), Li
 to 6.18; the batch's copy by Shivank Garg, batch copying RFC V3, 2025.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
 
 from jaxmig.machines.profile import Arch, Bound, Profile, ProfileError
 
@@ -27,22 +30,52 @@ PRICED: Final = (
     *("flushes_batch", "flushes_batch_lazy", "ipis_immediate", "ipis_batch"),
     *("nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "moves", "folios_moved"),
     *("pages_copied", "pages_copied_huge", "copies_wasted", "pages_by_cpu"),
-    *("ptes_set", "pmds_set", "lru_drains"),
+    *("ptes_set", "pmds_set", "lru_drains", "folios_cached", "calls"),
 )
+# What follows from the counters of a whole call, and is no counter itself.
+DERIVED: Final = ("cleared_later", "set_later", "pages_beyond")
 PMD_PAGES: Final = 512
 
 
 class Term(NamedTuple):
     """`ns` for each `counter`, in a phase and at a place in the code.
 
-    Places: alloc, lock, walk, clear (ptep_clear_flush), defer, flush (the batch's),
-    copy, engine (a batch's copy), switch, drain, remap.
+    Places: call, alloc, lock, walk, clear (ptep_clear_flush), defer, flush (the batch's),
+    copy, engine (a batch's copy), switch, cached, drain, remap.
     """
 
     counter: str
     phase: str
     place: str
-    ns: float
+    ns: Any  # a float; with arrays for numbers, one of them a machine
+
+
+class Priced(Protocol):
+    """A profile, or many in one: what a number is, and how fast engines copy."""
+
+    @property
+    def name(self) -> str: ...
+    def __getitem__(self, key: str) -> Any: ...
+    def copy_speedups(self, copy: str) -> tuple[float, float]: ...
+
+
+def derived(counts: Mapping[str, int], profile: Profile) -> dict[str, int]:
+    """The counts and what follows from them.
+
+    A try walks a folio's mappings; each beyond one a try is a later one.  A call's source
+    and destination pages share the cache: what does not fit is `pages_beyond`.
+    """
+    tries, cache = counts["tries"], int(profile["machine.cache"])
+    cleared, set_ = (
+        counts[f"ptes_{what}"] + counts[f"pmds_{what}"] for what in ("cleared", "set")
+    )
+    copied = counts["pages_copied"] + counts["pages_copied_huge"]
+    return {
+        **counts,
+        "cleared_later": max(cleared - tries, 0),
+        "set_later": max(set_ - tries, 0),
+        "pages_beyond": max(copied - cache // 2, 0) if cache else 0,
+    }
 
 
 @lru_cache(maxsize=256)
@@ -54,7 +87,11 @@ def terms(
     Raises:
       ProfileError: a copy engine that it does not have, or no costs for `arch`.
     """
-    p = profile.at(bound)
+    return build(profile.at(bound), copy, policy, arch)
+
+
+def build(p: Priced, copy: str, policy: Policy, arch: Arch) -> tuple[Term, ...]:
+    """The same of any `Priced`."""
     flush = {"x86": _ipis, "x86-invlpgb": _broadcast, "arm64": _tlbi}[arch]
     try:
         maintenance = flush(p, "flush" if policy == "batched" else "clear")
@@ -63,11 +100,13 @@ def terms(
     return (*_software(p, policy), *maintenance, *_copies(p, copy, policy))
 
 
-def _software(p: Profile, policy: Policy) -> list[Term]:
+def _software(p: Priced, policy: Policy) -> list[Term]:
     lock, switch, check = p["cost.bookkeeping"], p["cost.switch"], p["cost.move_check"]
     # Nobody knows where the gain comes from, so it comes off both in proportion: then
     # neither can fall below nothing.
-    gain = p["cost.batch_gain"] / (lock + switch or 1) if policy == "batched" else 0
+    both = lock + switch
+    gain = p["cost.batch_gain"] / np.where(both == 0, 1, both)
+    gain = gain if policy == "batched" else 0
     terms = [
         Term("allocs", "alloc", "alloc", p["cost.alloc"]),
         Term("alloc_pages", "alloc", "alloc", p["cost.alloc_page"]),
@@ -77,6 +116,10 @@ def _software(p: Profile, policy: Policy) -> list[Term]:
         Term("folios_moved", "other", "switch", switch - check - gain * switch),
         Term("folios_moved", "other", "lock", -gain * lock),
         Term("lru_drains", "other", "drain", p["cost.lru_drain"]),
+        Term("calls", "other", "call", p["cost.call"]),
+        Term("folios_cached", "other", "cached", p["cost.cached"]),
+        Term("cleared_later", "unmap", "walk", p["cost.walk_next"] - p["cost.walk"]),
+        Term("set_later", "remap", "remap", p["cost.remap_next"] - p["cost.remap"]),
     ]
     for kind in ("ptes", "pmds"):
         terms.append(Term(f"{kind}_cleared", "unmap", "walk", p["cost.walk"]))
@@ -84,7 +127,7 @@ def _software(p: Profile, policy: Policy) -> list[Term]:
     return terms
 
 
-def _ipis(p: Profile, local: str) -> list[Term]:
+def _ipis(p: Priced, local: str) -> list[Term]:
     first, more = p["cost.flush_first"], p["cost.flush_next"]
     lazy = p["cost.flush_lazy"] - (first - more)
     terms = _local(p, local)
@@ -95,7 +138,7 @@ def _ipis(p: Profile, local: str) -> list[Term]:
     return terms
 
 
-def _broadcast(p: Profile, local: str) -> list[Term]:
+def _broadcast(p: Priced, local: str) -> list[Term]:
     return [
         *_local(p, local),
         Term("flushes_immediate", "flush", "clear", p["cost.broadcast"]),
@@ -103,7 +146,7 @@ def _broadcast(p: Profile, local: str) -> list[Term]:
     ]
 
 
-def _local(p: Profile, full: str) -> list[Term]:
+def _local(p: Priced, full: str) -> list[Term]:
     return [
         Term("nr_tlb_local_flush_one", "flush", "clear", p["cost.local_page"]),
         Term("nr_tlb_local_flush_all", "flush", full, p["cost.local_full"]),
@@ -111,7 +154,7 @@ def _local(p: Profile, full: str) -> list[Term]:
     ]
 
 
-def _tlbi(p: Profile, _: str) -> list[Term]:
+def _tlbi(p: Priced, _: str) -> list[Term]:
     tlbi, dsb = p["cost.tlbi"], p["cost.dsb"]
     return [
         Term("ptes_cleared", "flush", "clear", tlbi + dsb),
@@ -123,7 +166,7 @@ def _tlbi(p: Profile, _: str) -> list[Term]:
     ]
 
 
-def _copies(p: Profile, copy: str, policy: Policy) -> list[Term]:
+def _copies(p: Priced, copy: str, policy: Policy) -> list[Term]:
     small, huge = p.copy_speedups(copy)
     place = "copy"
     if policy == "serial":
@@ -133,7 +176,9 @@ def _copies(p: Profile, copy: str, policy: Policy) -> list[Term]:
     page = p["cost.copy_4k"] / small
     # The CPU looks at the references before it copies, an engine has copied by then.
     wasted = page if place == "engine" else 0.0
+    beyond = 0.0 if place == "engine" else p["cost.copy_beyond"]
     return [
+        Term("pages_beyond", "copy", place, beyond),
         Term("pages_copied", "copy", place, page),
         Term("copies_wasted", "copy", place, wasted),
         # Counted as the engine's above; of folios below PMD size nearly always.

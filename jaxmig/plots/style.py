@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from jaxmig import files
 from jaxmig.machines.terms import PHASES
 
 if TYPE_CHECKING:
@@ -89,11 +90,11 @@ def save(made: "Figure", path: str) -> None:
     # A date would make every file of the same numbers another one.
     about = {"Date": None} if path.lower().endswith(".svg") else {}
     try:
-        with rc():
-            made.savefig(path, dpi=160, metadata=about)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise PlotError(f"{path}: cannot be written: {reason}") from None
+        with rc(), files.written(path) as file:
+            kind = path.rpartition(".")[2].lower()
+            made.savefig(file, dpi=160, metadata=about, format=kind)
+    except files.FileError as error:
+        raise PlotError(f"{path}: {error}") from None
 
 
 def powers_of_two(axes: "Axes", values: list[int]) -> None:

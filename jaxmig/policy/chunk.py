@@ -162,6 +162,7 @@ def _of_folios(r: Rules, w: Window, p: Plan, mapped: Mask) -> dict[str, Lanes | 
         "alloc_pages": tries * pages,
         "moves": looks,
         "folios_moved": p.moved,
+        "folios_cached": p.moved & frame.in_page_cache(flags),
         "pages_copied": p.moved * pages,
         "copies_wasted": wasted * pages,
         "lru_drains": p.moved & drains(r, flags, mapped),

@@ -33,8 +33,8 @@ Index = Int32[Array, ""]
 
 # Registers: what a trip counts, in one array because each array is one more instruction
 # sequence a trip.  Behind them the stack tops and the free pages of every node.
-KEPT, MOVED, FREED, MAPPED, TRIES, WALKS, SHORT = range(7)
-REGISTERS: Final = 7
+KEPT, MOVED, FREED, MAPPED, TRIES, WALKS, SHORT, CACHED = range(8)
+REGISTERS: Final = 8
 
 
 @pytree
@@ -109,7 +109,7 @@ def _trip(g: Geometry, t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
     # flush: the CPUs of the mask drop this page
     dead = (look.tags == entry) & look.told & flushed
     tags = jnp.where(dead, NOWHERE, look.tags)
-    cached = xla.put(t.tags, entry % t.tags.shape[0], tags)
+    told = xla.put(t.tags, entry % t.tags.shape[0], tags)
     # copy, and the identity of the folio; without a destination the source is rewritten
     memory = _copy(t.memory, src, target)
     dirty = walked & pte.has(bits, pte.DIRTY)
@@ -131,14 +131,15 @@ def _trip(g: Geometry, t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
     home = src // jnp.int32(g.frames_per_node)
     top = t.reg[REGISTERS + home] - (ok & (home == at.node))
     again = going & ~ok
-    counted = (again, ok, freed, ok & mapped, going, walked, short)
+    cached = ok & frame.in_page_cache(flags)
+    counted = (again, ok, freed, ok & mapped, going, walked, short, cached)
     reg = _register(t.reg, counted, g.nodes, (home, gone), (at.node, ok))
     mm = pte.mm_of(bits) if lanes.shape[0] > 1 else jnp.int32(0)
     return Trip(
         frame=rows,
         memory=memory,
         pte=entries,
-        tags=cached,
+        tags=told,
         free=xla.put(t.free, home * g.slots_per_node + top, src),
         todo=xla.put(t.todo, t.reg[KEPT], src),
         reg=reg,
@@ -269,6 +270,7 @@ def _count(ev: Events, reg: Int32[Array, " registers"]) -> Events:
         ptes_cleared=reg[WALKS],
         moves=reg[TRIES],
         folios_moved=reg[MOVED],
+        folios_cached=reg[CACHED],
         pages_copied=reg[MOVED],
         ptes_set=reg[WALKS],
         lru_drains=reg[MAPPED],

@@ -143,6 +143,7 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
             tries=p.tried,
             moves=moves,
             folios_moved=p.moved,
+            folios_cached=p.moved & frame.in_page_cache(f.flags),
             pages_copied=jnp.where(p.moved & ~huge, f.pages, 0),
             pages_copied_huge=jnp.where(p.moved & huge, f.pages, 0),
             copies_wasted=jnp.where(wasted, f.pages, 0),

@@ -5,7 +5,8 @@ fields get its name and a dot before theirs.
 """
 
 import dataclasses
-import os
+import math
+import struct
 import typing
 import zipfile
 import zlib
@@ -15,9 +16,22 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxmig import files
+from jaxmig.procfs import schema
 from jaxmig.procfs.columns import Table
 
 T = TypeVar("T", bound=Table)
+MOST_BYTES = 1 << 40  # of all fields: a machine of 64 TiB in base pages
+# What zipfile, zlib and numpy raise over a file that is not what it says.
+DAMAGE = (
+    *(ValueError, KeyError, EOFError, TypeError, MemoryError, SyntaxError),
+    *(RuntimeError, OverflowError, IndexError, RecursionError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 COMPRESS_BELOW = 1 << 26  # bytes; above, zlib would take longer than the reading
 
 
@@ -43,80 +57,101 @@ def flatten(table: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def rebuild(cls: type[T], arrays: Mapping[str, np.ndarray], prefix: str = "") -> T:
-    """The table that `flatten` took apart.
-
-    Raises KeyError for a missing field, ValueError for one of another type.
-    """
+    """The table that `flatten` took apart, of arrays that `schema` has checked."""
     values: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         hint, name = hints[field.name], prefix + field.name
         if isinstance(hint, type) and issubclass(hint, Table):
             values[field.name] = rebuild(hint, arrays, name + ".")
-            continue
-        array = arrays[name]
-        values[field.name] = _value(hint, array, name)
+        elif hint is int:
+            values[field.name] = int(arrays[name])
+        elif typing.get_origin(hint) is tuple:
+            text = arrays[name].tobytes().decode("utf-8", "surrogateescape")
+            values[field.name] = tuple(text.split("\0")[:-1])
+        else:
+            values[field.name] = arrays[name]
     return cls(**values)
 
 
-def _value(hint: Any, array: np.ndarray, name: str) -> Any:
-    if hint is int:
-        if array.shape != () or array.dtype.kind not in "iu":
-            raise ValueError(f"{name} is not a number")
-        return int(array)
-    if typing.get_origin(hint) is tuple:
-        if array.dtype != np.uint8 or array.ndim != 1:
-            raise ValueError(f"{name} is not text")
-        text = array.tobytes().decode("utf-8", "surrogateescape")
-        return tuple(text.split("\0")[:-1])
-    wanted = _dtype(hint)
-    if array.dtype != wanted:
-        raise ValueError(f"{name} holds {array.dtype}, not {wanted}")
-    return array
-
-
-def _dtype(hint: Any) -> np.dtype:
-    """Of NDArray[T]; an alias of its own since numpy 2.5, ndarray[..., dtype[T]] before."""
-    while not (isinstance(hint, type) and issubclass(hint, np.generic)):
-        hint = typing.get_args(hint)[-1]
-    return np.dtype(hint)
-
-
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes `path` whole or not at all. Raises SnapshotError."""
+    """Writes `path`, whole or not at all, for its owner alone. Raises SnapshotError."""
     size = sum(array.nbytes for array in arrays.values())
     save = np.savez_compressed if size < COMPRESS_BELOW else np.savez
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("wb") as file:
+        with files.written(path, private=True) as file:
             save(file, **dict(arrays))  # type: ignore[arg-type]
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True) if draft.parent.is_dir() else None
-        raise SnapshotError(
-            f"{path}: cannot be written: {error.strerror}; choose another file"
-        ) from error
+    except files.FileError as error:
+        raise SnapshotError(f"{path}: {error}") from error
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz. Raises SnapshotError for anything else."""
+def read(path: Path, magic: str) -> dict[str, np.ndarray]:
+    """The arrays of a snapshot file that its fields may be; of others, `magic` alone.
+
+    Each array's header is read, and its type, dimensions and size checked, before
+    anything of it is inflated.
+
+    Raises:
+      SnapshotError: for what is no .npz, or cut, or no array that belongs there.
+    """
     try:
-        # Opened here: numpy leaves a file open that only begins like an archive.
-        with path.open("rb") as raw:
-            file = np.load(raw, allow_pickle=False)
-            if not hasattr(file, "files"):
-                raise ValueError("a single array")
-            return {name: file[name] for name in file.files}
+        # zipfile looks for the end of a file, which a device may not have.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise _garbage(path)
+        with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
+            return _members(path, file, magic)
     except OSError as error:
         if error.strerror:
             raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from error
         raise _garbage(path) from error
-    except (ValueError, KeyError, EOFError, TypeError, MemoryError) as error:
+    except SnapshotError:
+        raise
+    except DAMAGE as error:
         raise _garbage(path) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise _garbage(path) from error
-    except (SyntaxError, RuntimeError, OverflowError) as error:  # in an array's header
-        raise _garbage(path) from error
+
+
+def _members(path: Path, file: zipfile.ZipFile, magic: str) -> dict[str, np.ndarray]:
+    names = file.namelist()
+    if f"{magic}.npy" not in names:
+        raise SnapshotError(f"{path}: an .npz file, but not a snapshot of jaxmig")
+    if len(set(names)) < len(names):
+        raise damaged(path, "a field is there twice")
+    sizes = sum(info.file_size for info in file.infolist())
+    if sizes > MOST_BYTES:
+        raise damaged(path, f"its fields claim {sizes:,} bytes")
+    arrays = {magic: _array(path, file, magic, magic)}
+    for name in schema.FIELDS:
+        if f"{name}.npy" in names:
+            arrays[name] = _array(path, file, name, magic)
+    return arrays
+
+
+def _array(path: Path, file: zipfile.ZipFile, name: str, magic: str) -> np.ndarray:
+    info = file.NameToInfo[f"{name}.npy"]
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise damaged(path, f"{name} is packed as no snapshot is")
+    with file.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in HEADERS:
+            raise _garbage(path)
+        shape, _, dtype = HEADERS[version](member)
+        if dtype.hasobject:
+            raise _garbage(path)
+        head = member.tell()
+        try:
+            if name != magic:
+                schema.check_shape(name, dtype, shape)
+        except ValueError as error:
+            raise damaged(path, str(error)) from None
+        if head + math.prod(shape) * dtype.itemsize != info.file_size:
+            raise damaged(path, f"{name} is not as long as it says")
+    with file.open(info) as member:
+        return np.lib.format.read_array(member, allow_pickle=False)
+
+
+def damaged(path: Path, problem: str) -> SnapshotError:
+    """The error of a snapshot whose fields are not what they must be."""
+    return SnapshotError(f"{path}: a damaged snapshot ({problem}); take it again")
 
 
 def _garbage(path: Path) -> SnapshotError:

@@ -16,7 +16,14 @@ from jaxmig.report.records import (
     to_json,
 )
 from jaxmig.report.tables import FORMATS, bold, table, terminal_width, wants_color
-from jaxmig.report.tree import Node, call_tree, tree_dict, tree_rows, tree_text
+from jaxmig.report.tree import (
+    Node,
+    call_tree,
+    causes_text,
+    tree_dict,
+    tree_rows,
+    tree_text,
+)
 
 __all__ = [
     "FORMATS",
@@ -24,6 +31,7 @@ __all__ = [
     "assumed_line",
     "bold",
     "call_tree",
+    "causes_text",
     "compare",
     "document",
     "error_document",

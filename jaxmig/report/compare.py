@@ -41,15 +41,16 @@ def assumed_line(
       cpus, nodes: if not the profile's.
       batch: base pages; 0 is no limit.
     """
-    prices = [n for key, n in profile.numbers.items() if key.startswith("cost.")]
-    guessed = sum(number.assumed for number in prices)
+    n, absent = profile.origins("cost."), ", ".join(profile.absent)
     return (
         f"Assumed: {profile.name} ({profile.arch}, {nodes or profile.nodes} nodes, "
         f"{cpus or profile.cpus} CPUs); target on CPUs {cpu_list(running)}, "
         f"lazy on {cpu_list(lazy)}; CPU {cpu} migrates; batch limit "
         f"{f'{batch} pages' if batch else 'none'}; copy {copy}; "
         f"contents {'carried' if content else 'not carried'}; "
-        f"{guessed} of {len(prices)} costs are guesses (jaxmig machines)"
+        f"costs: {n['measured']} measured, {n['published']} published, "
+        f"{n['assumed']} assumed (jaxmig machines)"
+        + (f"; not in the profile, so nothing: {absent}" if absent else "")
     )
 
 
@@ -103,10 +104,11 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
         ("IPIs", lambda r: count(_ipis(r))),
         ("IPI reduction", lambda r: _against(r, first)),
         ("modelled time", phase("total")),
-        ("modelled time, range", _time_range),
+        ("modelled time, median", _median),
+        ("modelled time, 80 % range", _time_range),
         *((f"modelled time, {key}", phase(key)) for key in _PHASES),
         ("modelled pages/s", lambda r: rate(_pages_per_s(r))),
-        ("modelled pages/s, range", _rate_range),
+        ("modelled pages/s, 80 % range", _rate_range),
         ("speed-up", lambda r: _speedup_cell(r, first)),
     ]
     if any("stolen_ns" in r for r in records):
@@ -135,6 +137,10 @@ def _speedup_cell(r: Record, first: Record) -> str:
 def _pages_per_s(r: Record, ns: float | None = None) -> float:
     time = r["time_ns"]["total"] if ns is None else ns
     return r["vmstat"]["pgmigrate_success"] / time * 1e9 if time else 0.0
+
+
+def _median(r: Record) -> str:
+    return duration(r["time_ns_median"]) if "time_ns_median" in r else "-"
 
 
 def _time_range(r: Record) -> str:

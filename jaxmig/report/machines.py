@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxmig.machines import SCHEMA, Number, Profile
+from jaxmig.machines.schema import LATER
 from jaxmig.report.tables import table
+
+COSTS = "costs measured / published / assumed"
 
 
 def machines_text(
@@ -13,11 +16,11 @@ def machines_text(
 ) -> str:
     """One line a machine."""
     rows = [
-        [p.name, p.arch, str(p.nodes), str(p.cpus), _engines(p), p.title]
+        [p.name, p.arch, str(p.nodes), str(p.cpus), _engines(p), _costs(p), p.title]
         for p in profiles
     ]
-    headers = ["name", "arch", "nodes", "CPUs", "copy engines", "machine"]
-    return table(headers, rows, fmt, width, left=(0, 1, 4, 5))
+    headers = ["name", "arch", "nodes", "CPUs", "copy engines", COSTS, "machine"]
+    return table(headers, rows, fmt, width, left=(0, 1, 4, 5, 6))
 
 
 def machine_text(
@@ -25,7 +28,7 @@ def machine_text(
 ) -> str:
     """Every number of one machine: value, range, unit, meaning and source."""
     rows = [
-        [key, _show(n.value), _ends(n), n.unit, SCHEMA[key].meaning, n.source]
+        [key, _show(n.value), _ends(n), n.unit, SCHEMA[key].meaning, n.source, n.origin]
         for key, n in profile.numbers.items()
     ]
     for engine in profile.engines.values():
@@ -33,13 +36,20 @@ def machine_text(
             for workers, gbps in rates.rates if rates else ():
                 name = f"{engine.name}:{workers}.{size}"
                 source = rates.source if rates else ""
-                row = [name, _show(gbps), "", "GB/s", "end-to-end rate", source]
+                what = "end-to-end rate"
+                row = [name, _show(gbps), "", "GB/s", what, source, "published"]
                 rows.append(row)
+    rows += [
+        [key, "-", "", SCHEMA[key].unit, SCHEMA[key].meaning, _absent(key), "absent"]
+        for key in profile.absent
+    ]
     if width is not None:
         # Sources are sentences: folded, they leave the table fit for a terminal.
-        rows = [[*row[:4], _fold(row[4], 28), _fold(row[5], 44)] for row in rows]
-    headers = ["number", "value", "range", "unit", "meaning", "source"]
-    return table(headers, rows, fmt, width, left=(0, 3, 4, 5))
+        rows = [
+            [*row[:4], _fold(row[4], 28), _fold(row[5], 44), row[6]] for row in rows
+        ]
+    headers = ["number", "value", "range", "unit", "meaning", "source", "origin"]
+    return table(headers, rows, fmt, width, left=(0, 3, 4, 5, 6))
 
 
 def machine_dict(
@@ -52,6 +62,16 @@ def machine_dict(
         "nodes": nodes or profile.nodes,
         "cpus": cpus or profile.cpus,
     }
+
+
+def _absent(key: str) -> str:
+    other = LATER[key]
+    what = f"taken as {other}" if other else "nothing is added for it"
+    return f"not in the file: {what}"
+
+
+def _costs(profile: Profile) -> str:
+    return " / ".join(str(n) for n in profile.origins("cost.").values())
 
 
 def _engines(profile: Profile) -> str:

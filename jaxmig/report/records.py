@@ -67,6 +67,11 @@ def record(
     made["time_ns"] = cost.time_ns
     if cost.time_ns_range is not None:
         made["time_ns_range"] = cost.time_ns_range
+        made["time_ns_median"] = cost.median
+        made["time_ns_causes"] = [
+            {"cost": key, "percent": round(100 * share, 1)}
+            for key, share in cost.causes
+        ]
     made["stolen_ns"] = cost.stolen
     made["wall_s"] = float(wall_s)
     return made | extra

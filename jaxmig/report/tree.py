@@ -13,12 +13,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from jaxmig.cost import Cost
+from jaxmig.machines import Profile
+from jaxmig.machines.sampling import SAMPLES
 from jaxmig.report.units import duration
 
 _BATCH = "migrate_pages/migrate_pages_batch"
 _UNMAP = f"{_BATCH}/migrate_folio_unmap"
 _MOVE = f"{_BATCH}/migrate_folio_move"
 _BATCHED: Final = {
+    "call": "migrate_pages/[the call itself]",
     "alloc": f"{_UNMAP}/alloc_migration_target",
     "lock": f"{_UNMAP}/[lock, isolation, LRU add]",
     "walk": f"{_UNMAP}/try_to_migrate/try_to_migrate_one",
@@ -28,12 +31,14 @@ _BATCHED: Final = {
     "engine": f"{_BATCH}/folios_mc_copy",
     "copy": f"{_MOVE}/move_to_new_folio/folio_copy",
     "switch": f"{_MOVE}/move_to_new_folio/folio_migrate_flags",
+    "cached": f"{_MOVE}/move_to_new_folio/[page cache]",
     "drain": f"{_MOVE}/lru_add_drain",
     "remap": f"{_MOVE}/remove_migration_ptes",
 }
 _ONE = "migrate_pages/unmap_and_move"
 _LOCKED = f"{_ONE}/__unmap_and_move"
 _SERIAL: Final = {
+    "call": "migrate_pages/[the call itself]",
     "alloc": f"{_ONE}/alloc_migration_target",
     "lock": f"{_LOCKED}/[lock, isolation, LRU add]",
     "walk": f"{_LOCKED}/try_to_migrate/try_to_migrate_one",
@@ -43,6 +48,7 @@ _SERIAL: Final = {
     "engine": f"{_ONE}/folios_mc_copy",
     "copy": f"{_LOCKED}/move_to_new_folio/migrate_folio/folio_copy",
     "switch": f"{_LOCKED}/move_to_new_folio/migrate_folio/folio_migrate_flags",
+    "cached": f"{_LOCKED}/move_to_new_folio/migrate_folio/[page cache]",
     "drain": f"{_LOCKED}/lru_add_drain",
     "remap": f"{_LOCKED}/remove_migration_ptes",
 }
@@ -87,6 +93,21 @@ def tree_text(root: Node, least: float = 0.0) -> str:
         if percent >= least or depth == 0:
             indent = "  " * depth
             lines.append(f"{percent:6.2f} % {duration(ns):>9}  {indent}{name}")
+    return "\n".join(lines)
+
+
+def causes_text(cost: Cost, profile: Profile) -> str:
+    """What makes most of the range of a total: the costs, their ranges and shares."""
+    if not cost.causes:
+        return f"No cost of {profile.name} that was used has a range."
+    lines = [
+        f"Range of {SAMPLES:,} machines drawn from the ranges of {profile.name}'s costs; "
+        "most of it comes from:"
+    ]
+    for key, share in cost.causes:
+        n = profile.numbers[key]
+        ends = f"{n.low:,} .. {n.high:,} {n.unit}"
+        lines.append(f"{100 * share:6.2f} %  {key} = {n.value:,} ({ends}; {n.origin})")
     return "\n".join(lines)
 
 

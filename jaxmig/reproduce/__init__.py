@@ -8,12 +8,23 @@ Errors are printed as they are, with their likely cause.
 from collections.abc import Iterator
 
 from jaxmig.reproduce.arm64 import arm64
-from jaxmig.reproduce.calls import garg, ziyan
+from jaxmig.reproduce.calls import garg, garg_later, ziyan
+from jaxmig.reproduce.figures import Figure, distinct, figures, summary
 from jaxmig.reproduce.headline import HEADERS, headline
 from jaxmig.reproduce.intel import RUNNING, Tick, intel
 from jaxmig.reproduce.row import Row
 
-__all__ = ["HEADERS", "RUNNING", "Row", "headline", "rows"]
+__all__ = [
+    "HEADERS",
+    "RUNNING",
+    "Figure",
+    "Row",
+    "distinct",
+    "figures",
+    "headline",
+    "rows",
+    "summary",
+]
 
 
 def rows(tick: Tick = lambda what: None) -> Iterator[Row]:
@@ -21,4 +32,5 @@ def rows(tick: Tick = lambda what: None) -> Iterator[Row]:
     yield from intel(tick)
     yield from arm64()
     yield from garg()
+    yield from garg_later()
     yield from ziyan()

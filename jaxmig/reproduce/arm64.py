@@ -93,6 +93,7 @@ def _memhog(p: Profile, inputs: tuple[str, ...]) -> Iterator[Row]:
             kernel,
             inputs,
             published.ARM_DEFERRED if guess else pub.source,
+            fitted_before=True,
             cause=published.MEMHOG_CAUSE,
         )
 
@@ -114,6 +115,7 @@ def _bw_mem(p: Profile, inputs: tuple[str, ...]) -> Iterator[Row]:
             kernel,
             (*inputs, "pages = 0.035 s / 7.889 us; only the change is predicted"),
             pub.source,
-            fitted=True,
+            fitted_before=True,
+            fitted_after=True,
             cause=published.MEMHOG_CAUSE,
         )

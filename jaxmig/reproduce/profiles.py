@@ -55,7 +55,7 @@ def profiles(p: Profile, inputs: tuple[str, ...]) -> Iterator[Row]:
             "6.2",
             inputs,
             published.MEMHOG.source,
-            fitted=True,
+            fitted_before=True,
         )
     whole = published.PROFILE_AFTER["migrate_pages"]
     for kernel in ("v4", "6.3", "6.6"):

@@ -20,6 +20,14 @@ class Timed(NamedTuple):
     source: str
 
 
+class Table(NamedTuple):
+    """GB/s by copy engine and order of the folios."""
+
+    kernel: str
+    source: str
+    figures: dict[str, dict[int, float]]
+
+
 class Moved(NamedTuple):
     """A rate of move_pages(), GB/s end to end."""
 
@@ -108,6 +116,35 @@ GARG: Final[dict[str, dict[int, float]]] = {
     "dma:8": {9: 45.27},
     "dma:12": {9: 59.94},
     "dma:16": _all(4.61, 9.08, 11.14, 13.95, 13.69, 15.47, 15.44, 63.69),
+}
+
+_LATER: Final = (0, 2, 4, 6, 8, 9)  # orders of 4 KiB ... 2 MiB
+
+
+def _later(*figures: float) -> dict[int, float]:
+    return dict(zip(_LATER, figures, strict=True))
+
+
+# The rows that could be read; 8 to 16 channels could not.
+GARG_LATER: Final[dict[str, Table]] = {
+    "v4": Table(
+        "7.0",
+        "Shivank Garg, the same series, RFC V4, 9 Mar 2026, on 7.0-rc2",
+        {
+            "cpu": _later(3.55, 5.66, 6.16, 7.12, 6.93, 10.88),
+            "dma:1": _later(2.63, 2.92, 3.16, 4.75, 7.38, 12.64),
+            "dma:2": _later(3.20, 4.68, 5.16, 7.42, 8.05, 14.40),
+            "dma:4": _later(3.78, 6.45, 7.36, 9.70, 11.68, 27.16),
+        },
+    ),
+    "v5": Table(
+        "7.1",
+        "Shivank Garg, the same series, RFC V5, 28 Apr 2026, on 7.1-rc1",
+        {
+            "cpu": _later(3.31, 5.61, 6.66, 7.01, 7.13, 11.02),
+            "dma:1": _later(2.16, 2.58, 3.00, 4.56, 4.62, 12.65),
+        },
+    ),
 }
 
 ZIYAN_SOURCE: Final = (

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from jaxmig.scenario.locate import Where, find_line
+from jaxmig.terminal import printable
 
 _WIDTH = 60
 _TABLES = ("machine", "process", "region", "condition", "call")
@@ -77,16 +78,6 @@ def show(value: object, depth: int = 0) -> str:
             return "{…}" if value else "{}"
         case _:
             return clip(printable(str(value)))
-
-
-def printable(text: str) -> str:
-    """`text` with whatever could break or garble the line written as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
-        for c in text
-    )
 
 
 def suggest(word: str, words: Iterable[str]) -> str:

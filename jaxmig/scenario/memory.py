@@ -2,6 +2,7 @@
 
 import re
 
+from jaxmig.conditions import UNTIL_WAITED
 from jaxmig.scenario.errors import suggest
 from jaxmig.scenario.model import (
     ConditionPages,
@@ -189,8 +190,9 @@ def _until(table: Table) -> Until:
     if value == "waited":
         return "waited"
     attempt = _ATTEMPT.fullmatch(value)
-    if attempt is None or int(attempt[1]) == 0:
+    if attempt is None or not 1 <= int(attempt[1]) <= UNTIL_WAITED:
         remedy = 'write "forever", "waited" or "attempt:n", with n from 1'
+        remedy += f" to {UNTIL_WAITED}"
         raise table.error("until", f"this says no time; {remedy}")
     return ("attempt", int(attempt[1]))
 

@@ -87,6 +87,8 @@ class Table:
         # A default of "" says that the caller has dealt with the key's absence.
         if key in self.values and not value:
             raise self.error(key, f"this is empty; give a {key}")
+        if not value.isprintable():
+            raise self.error(key, "this has control characters; leave them out")
         return value
 
     def word(self, key: str, words: Collection[str], default: str = "") -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int32
 
-from jaxmig import events, migrate, tlb, xla
+from jaxmig import arguments, events, migrate, tlb, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result
@@ -62,13 +62,14 @@ def migrate_pages(
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
-    heads = np.asarray(folios, np.int32).reshape(-1)
-    n = heads.shape[0] if size is None else int(size)
-    _check(kernel, r, state, n, int(node))
     plan = state.plan
+    heads, n = _folios(state, folios, size)
+    node, cpu = arguments.node(state.m, node), arguments.cpu(state.m, cpu)
+    limit = int(migrate.limit_of(arguments.whole("batch", batch, 0)))
+    _check(kernel, r, state, n, node)
     room = max(heads.shape[0], 1)
     program = compiled(r, plan, room, donate)
-    numbers = (n, int(node), int(cpu), int(migrate.limit_of(batch)))
+    numbers = (n, node, cpu, limit)
     where = NamedSharding(plan.mesh, P())
     put = [
         jax.make_array_from_callback((), where, lambda _, x=x: np.int32(x))
@@ -76,6 +77,33 @@ def migrate_pages(
     ]
     m, result = program(state.m, deal_list(heads, room, plan)[0], *put)
     return Sharded(m, plan), result
+
+
+def _folios(state: Sharded, folios: Any, size: Any) -> tuple[np.ndarray, int]:
+    """The list and its length, as `arguments.folios` checks them.
+
+    In a program of several processes nobody sees all frames: there it is not checked
+    that folios are in use.
+    """
+    heads = np.asarray(arguments.frames(state.m, folios))
+    most = heads.shape[0]
+    n = most if size is None else arguments.whole("size", size, 0, most)
+    arguments.listed_once(heads[:n])
+    rows = state.m.frame
+    if rows.is_fully_addressable and n:
+        at = state.plan.frames.position(heads[:n])
+        arguments.in_use(heads[:n], _flags(rows, at))
+    return heads, n
+
+
+def _flags(rows: jax.Array, at: np.ndarray) -> np.ndarray:
+    """Flag words of rows that lie on several devices."""
+    flags = np.zeros(at.shape, np.int32)
+    for piece in rows.addressable_shards:
+        here = at - (piece.index[0].start or 0)
+        mine = (here >= 0) & (here < piece.data.shape[0])
+        flags[mine] = arguments.flags_of(piece.data, here[mine])
+    return flags
 
 
 def _check(kernel: str, r: Rules, state: Sharded, size: int, node: int) -> None:
@@ -93,9 +121,6 @@ def _check(kernel: str, r: Rules, state: Sharded, size: int, node: int) -> None:
             f"kernel {kernel!r}: a CPU is in the mask of a process that it does not run; "
             "on one device only"
         )
-    g = state.m.geometry
-    if not 0 <= node < g.nodes:
-        raise ValueError(f"node {node}: the machine has {g.nodes}")
     free = int(np.asarray(state.m.nfree)[node])
     if size > free:
         raise ValueError(

@@ -58,6 +58,13 @@ class Deal:
             here % self.block
         )
 
+    def position(self, index: np.ndarray) -> np.ndarray:
+        """Where rows stand in the array that JAX holds, piece behind piece; host only."""
+        shard = index // self.block % self.shards
+        stride = self.block * self.shards
+        here = index // stride * self.block + index % self.block
+        return shard * self.room + here
+
     def piece(self, array: np.ndarray, shard: int) -> np.ndarray:
         """What one shard keeps of an array; host only."""
         at = self.rows_of(shard)

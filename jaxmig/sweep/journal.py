@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import IO, Final
 
+from jaxmig import files
 from jaxmig.sweep import rows
 
 _SWEEP: Final = b"jaxmig sweep"
@@ -42,14 +43,17 @@ class Journal:
           JournalError: it exists, is in use, or was written for something else.
         """
         self.path, self.done = path, 0
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        files.swept(path.parent)
         try:
             self._fd = os.open(path, flags | (0 if resume else os.O_EXCL), 0o666)
         except FileExistsError:
             advice = "go on with --resume, begin again with --overwrite"
             raise JournalError(f"{path}: exists; {advice}") from None
         except OSError as error:
-            raise JournalError(f"{path}: {error.strerror}; choose another") from None
+            link = path.is_symlink()
+            reason = "is a link; name the file itself" if link else error.strerror
+            raise JournalError(f"{path}: {reason}; choose another") from None
         try:
             self._begin(stamp, keys)
         except BaseException:
@@ -85,7 +89,7 @@ class Journal:
         with open(self._fd, "rb", closefd=False) as file:
             data = file.read()
         whole = data.rfind(b"\n") + 1
-        lines = data[:whole].decode("utf-8", "replace").splitlines(keepends=True)
+        lines = _lines(data[:whole].decode("utf-8", "replace"))
         heading = rows.heading()
         # A torn heading is ours too.
         if lines[:1] != [heading] and (lines or not heading.encode().startswith(data)):
@@ -99,6 +103,8 @@ class Journal:
                     f"{self.path}: line {i + 2} is not the row that belongs there; "
                     "use --overwrite"
                 )
+            with _line_of(self.path, i + 2):
+                rows.check(line)
         os.ftruncate(self._fd, whole)
         if not lines:
             self.add(heading)
@@ -125,12 +131,25 @@ def read(path: Path) -> list[rows.Row]:
       JournalError: it cannot be read or holds something else.
     """
     try:
-        lines = path.read_text("utf-8").splitlines(keepends=True)
+        text = path.read_text("utf-8")
     except (OSError, UnicodeError) as error:
         raise JournalError(f"{path}: {error}") from None
-    if not lines or lines[0] != rows.heading():
+    if not text.startswith(rows.heading()):
         raise JournalError(f"{path}: is no file of a sweep; choose another")
-    return rows.parse([line for line in lines[1:] if line.endswith("\n")])
+    made = []
+    for i, line in enumerate(text.split("\n")[1:-1]):
+        with _line_of(path, i + 2):
+            made.append(rows.check(line))
+    return made
+
+
+@contextlib.contextmanager
+def _line_of(path: Path, number: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise JournalError(f"{path}: line {number} is damaged ({error}); use --overwrite, "
+                           "or cut the file before it")  from None  # fmt: skip
 
 
 def part(path: Path, process: int, processes: int) -> Path:
@@ -148,7 +167,7 @@ def merge(path: Path, parts: Sequence[Path], owners: Sequence[int]) -> bool:
       owners: which part holds each row, in the order of the rows.
     """
     try:
-        texts = [p.read_text("utf-8").splitlines(keepends=True)[1:] for p in parts]
+        texts = [_lines(p.read_text("utf-8"))[1:] for p in parts]
     except FileNotFoundError:
         return path.exists()
     counts = [0] * len(parts)
@@ -157,11 +176,17 @@ def merge(path: Path, parts: Sequence[Path], owners: Sequence[int]) -> bool:
     complete = all(t[-1:] == [] or t[-1].endswith("\n") for t in texts)
     if [len(t) for t in texts] != counts or not complete:
         return False
+    for p, text in zip(parts, texts, strict=True):
+        for i, line in enumerate(text):
+            with _line_of(p, i + 2):
+                rows.check(line)
     streams = [iter(t) for t in texts]
-    with _draft(path) as draft:
-        draft.write_text(
-            rows.heading() + "".join(next(streams[o]) for o in owners), "utf-8"
-        )
+    try:
+        with _written(path) as file:
+            whole = rows.heading() + "".join(next(streams[o]) for o in owners)
+            file.write(whole.encode())
+    except files.BusyError:
+        return True  # another process is as far, and writes the same
     for p in parts:
         p.unlink(missing_ok=True)
     return True
@@ -184,8 +209,8 @@ def to_parquet(source: Path, path: Path, stamp: str) -> None:
     table = pc.read_csv(source, convert_options=pc.ConvertOptions(column_types=types))
     # Which sweep this is stands in the metadata too: a sweep may have no rows.
     table = table.replace_schema_metadata({_SWEEP: stamp})
-    with _draft(path) as draft:
-        pq.write_table(table, draft)
+    with _written(path) as file:
+        pq.write_table(table, file)
     source.unlink(missing_ok=True)
 
 
@@ -212,12 +237,20 @@ def check_parquet() -> None:
         ) from None
 
 
+def _lines(text: str) -> list[str]:
+    """Lines with their ends; nothing but a newline ends one."""
+    lines = [line + "\n" for line in text.split("\n")]
+    last = lines.pop()[:-1]
+    return [*lines, last] if last else lines
+
+
 @contextlib.contextmanager
-def _draft(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place if nothing goes wrong."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+def _written(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name once it is whole."""
     try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        with files.written(path) as file:
+            yield file
+    except files.BusyError:
+        raise
+    except files.FileError as error:
+        raise JournalError(f"{path}: {error}") from None

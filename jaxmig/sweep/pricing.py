@@ -1,7 +1,7 @@
-"""Counts times machine profiles: one matrix product for all profiles of a sweep.
+"""Counts times machine profiles: a matrix product a profile of a sweep.
 
-A column is a place in the code on one machine with one copy engine; rounding each
-before adding up gives exactly what `cost.price` gives.
+A column is a place in the code on a machine with a copy engine; rounding each before
+adding up gives exactly what `cost.price` gives.
 """
 
 import dataclasses
@@ -11,12 +11,14 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from jaxmig.cost import PHASES, PRICED
-from jaxmig.machines import Arch, Bound, Profile
-from jaxmig.machines.terms import Policy, terms
+from jaxmig.cost import PHASES
+from jaxmig.machines import Arch, Profile, ProfileError
+from jaxmig.machines.sampling import ROWS, Ranges, ranges
+from jaxmig.machines.terms import Policy, derived, terms
 
 Name = tuple[str, str]  # of a machine and of a copy engine
-BOUNDS: Final[tuple[Bound, ...]] = ("value", "low", "high")
+# Of one cell, so that sums of all of them stay within int64, as result files keep them.
+MOST_NS: Final = 1 << 59
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,11 @@ class Price:
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-    """Columns of one machine at one end of its ranges."""
+    """One machine: what each counter costs at each place, and on drawn machines."""
 
     cells: tuple[tuple[str, str], ...]  # (phase, place)
-    first: int
+    weights: Float64[np.ndarray, "counters cells"]
+    ranges: Ranges
 
 
 class Prices:
@@ -46,49 +49,60 @@ class Prices:
         self, wanted: Mapping[tuple[str, str], Profile], policy: Policy, arch: Arch
     ) -> None:
         self.wanted, self.arch = dict(wanted), arch
-        columns: list[np.ndarray] = []
-        self._blocks: dict[tuple[Name, Bound], _Block] = {}
+        self._blocks: dict[Name, _Block] = {}
         for name, profile in self.wanted.items():
-            for bound in BOUNDS:
-                priced = terms(profile, name[1], policy, arch, bound)
-                cells = tuple(dict.fromkeys((t.phase, t.place) for t in priced))
-                block = np.zeros((len(PRICED), len(cells)))
-                for t in priced:
-                    at = PRICED.index(t.counter), cells.index((t.phase, t.place))
-                    block[at] += t.ns
-                first = sum(c.shape[1] for c in columns)
-                self._blocks[name, bound] = _Block(cells, first)
-                columns.append(block)
-        self.weights: Float64[np.ndarray, "counters cells"] = np.hstack(columns)
+            priced = terms(profile, name[1], policy, arch, "value")
+            cells = tuple(dict.fromkeys((t.phase, t.place) for t in priced))
+            weights = np.zeros((len(ROWS), len(cells)))
+            for t in priced:
+                weights[ROWS.index(t.counter), cells.index((t.phase, t.place))] += t.ns
+            drawn = ranges(profile, name[1], policy, arch)
+            self._blocks[name] = _Block(cells, weights, drawn)
 
     def of(self, counts: Mapping[str, int]) -> dict[Name, Price]:
-        """What the counted events cost on each machine."""
-        vector = np.asarray([counts[name] for name in PRICED], np.float64)
-        ns = np.rint(vector @ self.weights).astype(np.int64)
-        return {name: self._price(name, ns, counts) for name in self.wanted}
+        """What the counted events cost on each machine.
 
-    def _price(self, name: Name, ns: np.ndarray, counts: Mapping[str, int]) -> Price:
+        Raises:
+          ProfileError: more than int64 holds.
+        """
+        return {name: self._price(name, counts) for name in self.wanted}
+
+    def _price(self, name: Name, counts: Mapping[str, int]) -> Price:
+        counts = derived(counts, self.wanted[name])
         phases, places = dict.fromkeys(PHASES, 0), dict[str, int]()
-        block = self._blocks[name, "value"]
-        for (phase, place), cell in zip(block.cells, ns[block.first :], strict=False):
+        block = self._blocks[name]
+        vector = np.asarray([counts[row] for row in ROWS], np.float64)
+        exact = vector @ block.weights
+        _within(float(np.abs(exact).max(initial=0.0)))
+        ns = np.rint(exact).astype(np.int64)
+        for (phase, place), cell in zip(block.cells, ns, strict=True):
             phases[phase] += int(cell)
             places[place] = places.get(place, 0) + int(cell)
-        low, high = (self._total(name, bound, ns) for bound in BOUNDS[1:])
+        total, span = sum(phases.values()), block.ranges.of(counts)
+        _within(span.high)
         return Price(
-            total=sum(phases.values()),
+            total=total,
             phases=phases,
-            low=low,
-            high=high,
+            low=min(span.low, total),
+            high=max(span.high, total),
             stolen=_stolen(counts, self.wanted[name]) if self.arch == "x86" else 0,
             places=places,
         )
-
-    def _total(self, name: Name, bound: Bound, ns: np.ndarray) -> int:
-        block = self._blocks[name, bound]
-        return int(ns[block.first : block.first + len(block.cells)].sum())
 
 
 def _stolen(counts: Mapping[str, int], profile: Profile) -> int:
     """Handler time on all interrupted CPUs together, ns."""
     page, full = profile["target.page"], profile["target.full"]
-    return round(page * counts["ipis_immediate"] + full * counts["ipis_batch"])
+    return round(_within(page * counts["ipis_immediate"] + full * counts["ipis_batch"]))
+
+
+def _within(ns: float) -> float:
+    """A time, if result files can hold it.
+
+    Raises:
+      ProfileError: it is beyond some 18 years.
+    """
+    if not -MOST_NS < ns < MOST_NS:
+        most = f"more than the {MOST_NS:.3g} that results hold"
+        raise ProfileError(f"a modelled time of {ns:.3g} ns: {most}; lower the costs")
+    return ns

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import zlib
 from typing import Any, Final
 
 from jaxmig.events import VMSTAT
@@ -27,7 +29,10 @@ RESULTS: Final = (
 # Last: the version of jaxmig and a hash of all that rows depend on.  In every row, so
 # that the file stays plain CSV and files of several sweeps can be put together.
 STAMP: Final = "sweep"
-COLUMNS: Final = (*AXES, *RESULTS, STAMP)
+# CRC-32 of the other cells, one a line: a row that was damaged since is never kept.
+CHECK: Final = "crc32"
+COLUMNS: Final = (*AXES, *RESULTS, CHECK, STAMP)
+_WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
 WORDS: Final = ("kernel", "mode", "machine", "copy", "policy", "errno", STAMP)
 
 
@@ -61,6 +66,7 @@ def row(
     }
     made |= {f"vmstat.{name}": n for name, n in vmstat.items()}
     made |= {f"time_ns.{name}": ns for name, ns in p.phases.items()}
+    made[CHECK] = _sum([str(made[name]) for name in COLUMNS if name != CHECK])
     return {name: made[name] for name in COLUMNS}
 
 
@@ -87,13 +93,31 @@ def key(c: Configuration) -> str:
     return _line([getattr(c, name) for name in AXES])[:-1] + ","
 
 
-def parse(lines: list[str]) -> list[Row]:
-    """Rows from their lines, without the heading."""
-    made = []
-    for cells in csv.reader(lines):
-        pairs = zip(COLUMNS, cells, strict=True)
-        made.append({n: cell if n in WORDS else int(cell) for n, cell in pairs})
+def check(line: str) -> Row:
+    """The row of a line as `text` has written it.
+
+    Raises:
+      ValueError: it is not that any more; says how it is seen.
+    """
+    try:
+        cells = next(csv.reader([line], strict=True), [])
+        pairs = list(zip(COLUMNS, cells, strict=True))
+        made = {n: cell if n in WORDS else _number(cell) for n, cell in pairs}
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if made[CHECK] != _sum([cell for n, cell in pairs if n != CHECK]):
+        raise ValueError(f"{CHECK} is not the sum of its cells")
     return made
+
+
+def _number(cell: str) -> int:
+    if not _WHOLE.fullmatch(cell):
+        raise ValueError(f"{cell[:20]!r} is no number")
+    return int(cell)
+
+
+def _sum(cells: list[str]) -> int:
+    return zlib.crc32("\n".join(cells).encode())
 
 
 def _line(cells: Any) -> str:

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
-from jaxmig import conditions as cond, frame, log, xla
+from jaxmig import arguments, conditions as cond, frame, log, xla
 from jaxmig.events import COUNTERS, Events
 from jaxmig.machine import Machine
 from jaxmig.migrate import (
+    MOST_ROWS,
     NR_MAX_BATCHED_MIGRATION,
     Result,
     check_poison,
@@ -31,7 +32,6 @@ from jaxmig.rules import Rules, rules, structure, word
 from jaxmig.syscalls.space import Heads, View
 
 SMALLEST_LOG: Final = 1 << 14  # rows
-LARGEST_LOG: Final = 1 << 25
 ROWS_A_FOLIO: Final = 16  # of a base page that moves at once
 
 
@@ -73,8 +73,16 @@ class Session:
         engine: bool = False,
         keep_logs: bool = False,
     ) -> None:
-        self.state, self.kernel, self.cpu = state, kernel, cpu
-        self.batch, self.arch, self.engine = batch, arch, engine
+        """A call on CPU `cpu` of `state`.
+
+        Raises:
+          ValueError: for a release or architecture that is not modelled, and for a CPU
+            or a batch that is none.
+        """
+        rules(kernel, arch=arch)  # refuses what is not modelled before a list is made
+        self.state, self.kernel, self.arch = state, kernel, arch
+        self.cpu, self.engine = arguments.cpu(state, cpu), engine
+        self.batch = arguments.whole("batch", batch, 0)
         self.nodes = state.geometry.nodes
         self.memory = frozenset(range(self.nodes)) if memory is None else memory
         self.counts = dict.fromkeys(COUNTERS, 0)
@@ -135,15 +143,25 @@ class Session:
     ) -> int:
         """migrate_pages() of one list to one node.
 
+        A folio that two areas map is isolated once.  A node that the machine has not is
+        one where no memory is ever free.
+
         Returns folios not migrated, or -ENOMEM.
-        Raises SleepsForever where Linux would wait for ever.
+        Raises SleepsForever where Linux would wait for ever, ValueError for folios that
+        do not exist, are free or tails.
         """
+        folios = np.asarray(arguments.frames(self.state, folios))
+        node = arguments.whole("node", node, -arguments.MOST)
         if len(folios) == 0:
             return 0
         try:
             check_poison(self.kernel, self.state)
         except ValueError as error:
             raise NotModelled(str(error)) from None
+        arguments.in_use(folios, self.view().flags(folios))
+        first = np.unique(folios, return_index=True)[1]
+        if first.size < folios.size:
+            folios = folios[np.sort(first)]
         whole = self._large(folios)
         state, home = self.state, node
         if not 0 <= node < self.nodes:
@@ -249,8 +267,8 @@ class Session:
         rows = max(SMALLEST_LOG, ROWS_A_FOLIO * folios)
         while True:
             room = 1 << (rows - 1).bit_length()
-            if room > LARGEST_LOG:
-                raise LogTooLong(f"too much to trace: more than {LARGEST_LOG:,} events")
+            if room > MOST_ROWS:
+                raise LogTooLong(f"too much to trace: more than {MOST_ROWS:,} events")
             start = time.perf_counter()
             call = executable(r, False, *args, log=room)
             self.compile_s += time.perf_counter() - start

@@ -9,6 +9,7 @@ from jaxmig.frame import PMD_ORDER
 from jaxmig.machine import PAGE_BYTES
 from jaxmig.snapshot import PageFlag, Snapshot, SnapshotError
 from jaxmig.targets.target import Target, TargetError
+from jaxmig.terminal import printable
 
 
 def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
@@ -21,7 +22,7 @@ def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
         )
     s, which = resident.around(s, which)
     mine = s.select(which)
-    number, comm = int(s.processes.pid[which]), s.processes.comm[which]
+    number, comm = int(s.processes.pid[which]), printable(s.processes.comm[which])
     pages = int(s.rss_pages[which])
     if not len(s.vpn[mine]):
         raise SnapshotError(f"{text}: PID {number} ({comm}) has no resident page")

@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxmig.traces import native, table
-from jaxmig.traces.accesses import ACCESS, UNKNOWN, Rows, TraceError, gathered
+from jaxmig.traces.accesses import (
+    ACCESS,
+    UNKNOWN,
+    Rows,
+    TraceError,
+    gathered,
+    of_users,
+)
 from jaxmig.traces.formats import FORMATS, Format, detect
 from jaxmig.traces.source import Source, Tick
 
@@ -45,6 +52,7 @@ class Reading:
         self.path, self.tick = path, tick
         self.title = ""  # known once the first block was read
         self.notes: Counter[str] = Counter()  # what was left out, by reason
+        self.assumed: list[str] = []  # what the file does not tell
         self._format = format
 
     def __iter__(self) -> Iterator[Rows]:
@@ -55,7 +63,7 @@ class Reading:
             no access in it.
         """
         found = False
-        for block in gathered(self._blocks()):
+        for block in gathered(of_users(b, self.notes) for b in self._blocks()):
             found = True
             yield block
         if not found:
@@ -68,7 +76,7 @@ class Reading:
             yield from native.read(self.path, self.tick)
             return
         with Source(self.path, self.tick) as source:
-            self.notes = source.notes
+            self.notes, self.assumed = source.notes, source.assumed
             format = FORMATS[self._format] if self._format else detect(source)
             self.title = format.title
             yield from format.read(source)

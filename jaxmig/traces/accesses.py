@@ -4,6 +4,7 @@ A block is a structured array; what a format does not tell is UNKNOWN.  An acces
 reaches into the next page is one row a page, since each is a translation of its own.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -12,6 +13,11 @@ import numpy.typing as npt
 
 UNKNOWN: Final = -1
 PAGE_SHIFT: Final = 12
+# With five levels of page tables; what lies between is not canonical.
+USER_END: Final = np.uint64(1 << 56)
+KERNEL_START: Final = np.uint64((1 << 64) - (1 << 56))
+KERNEL: Final = "accesses to the kernel's own memory"
+LARGEST_ORDER: Final = 18  # 1 GiB
 ACCESS: Final = np.dtype(
     [
         ("time_ns", "<i8"),  # since some moment of the trace's own; UNKNOWN
@@ -61,6 +67,15 @@ def across(block: Rows, size: Any) -> Rows:
     page = (made["address"][later] >> PAGE_SHIFT) + nth[later].astype(np.uint64)
     made["address"][later] = page << PAGE_SHIFT
     return made
+
+
+def of_users(block: Rows, notes: Counter[str]) -> Rows:
+    """`block` without accesses to the kernel's own memory, which are counted."""
+    kernel = block["address"] >= KERNEL_START
+    if not kernel.any():
+        return block
+    notes[KERNEL] += int(kernel.sum())
+    return block[~kernel]
 
 
 def both(block: Rows) -> Rows:

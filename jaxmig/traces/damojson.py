@@ -19,11 +19,13 @@ from jaxmig.traces.source import Source
 
 KEY: Final = re.compile(r'"(target_id|snapshots)"[ \t\r\n]*:[ \t\r\n]*')
 NUMBER: Final = re.compile(r"(\d{1,20})(?=[ \t\r\n,}])")
+PLAIN: Final = re.compile(r"-?[0-9]{1,20}")
 GAP: Final = re.compile(r"[ \t\r\n,]*")
 OVERLAP: Final = 64  # characters in which a key and its colon lie
 PIECE: Final = 1 << 18
 LARGEST: Final = 1 << 27  # characters of a snapshot
-Snapshot = tuple[int, int, list[tuple[int, int, int]]]
+# Line, target, end of the aggregation in ns, regions: start, end, samples.
+Snapshot = tuple[int, int, int, list[tuple[int, int, int]]]
 
 
 class _Text:
@@ -43,15 +45,18 @@ class _Text:
         self.at = 0
         return not self.ended
 
+    def line(self, at: int) -> int:
+        """The line of a place in the window."""
+        return self._dropped + self.text.count("\n", 0, at) + 1
+
     def error(self, problem: str, at: int) -> TraceError:
         """The error at a place in the window."""
-        line = self._dropped + self.text.count("\n", 0, at) + 1
         advice = "write it by `damo record --output_type json`"
-        return TraceError(f"{self._source.name}:{line}: {problem}; {advice}")
+        return TraceError(f"{self._source.name}:{self.line(at)}: {problem}; {advice}")
 
 
 def snapshots(source: Source) -> Iterator[Snapshot]:
-    """(target, end of the aggregation in ns, regions) in the order of the file.
+    """The snapshots in the order of the file.
 
     Raises:
       TraceError: no JSON, or not damo's.
@@ -89,8 +94,11 @@ def _elements(text: _Text) -> Iterator[tuple[int, Any]]:
         try:
             value, end = decoder.raw_decode(text.text, text.at)
         except (ValueError, RecursionError) as error:
+            # Digits beyond what int() takes, or too deep: more text changes nothing.
+            if not isinstance(error, json.JSONDecodeError):
+                raise text.error("numbers or nesting beyond reason", text.at) from None
             large = len(text.text) - text.at > LARGEST
-            far = error.pos - text.at if isinstance(error, json.JSONDecodeError) else 0
+            far = error.pos - text.at
             if not large and text.more():
                 continue
             where = text.at + far
@@ -106,7 +114,7 @@ def _snapshot(text: _Text, target: int, value: Any, at: int) -> Snapshot:
             (_number(r["start"]), _number(r["end"]), _samples(r["nr_accesses"]))
             for r in value["regions"]
         ]
-        return target, _number(value["end_time"]), regions
+        return text.line(at), target, _number(value["end_time"]), regions
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         problem = f"no snapshot of damo ({type(error).__name__}: {error})"
         raise text.error(problem, at) from None
@@ -119,7 +127,12 @@ def _samples(value: Any) -> int:
 
 def _number(value: Any) -> int:
     """damo writes numbers also as text, with commas."""
-    made = int(value.replace(",", "")) if isinstance(value, str) else int(value)
+    if isinstance(value, str):
+        value = value.replace(",", "")
+        # int() takes digits of any script, blanks and underscores too.
+        if not PLAIN.fullmatch(value):
+            raise ValueError(f"{value[:40]!r} is no number")
+    made = int(value)
     if not -1 <= made < 2**63:
-        raise ValueError(f"{made} does not fit")
+        raise ValueError(f"{str(made)[:40]} does not fit")
     return made

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from jaxmig.traces import damojson
-from jaxmig.traces.accesses import PAGE_SHIFT, Rows, rows
+from jaxmig.traces.accesses import PAGE_SHIFT, Rows, TraceError, rows
 from jaxmig.traces.fields import nanoseconds
 from jaxmig.traces.source import Source
 
@@ -25,16 +25,19 @@ REGION: Final = (
     rb"target_id=(\d{1,20}) nr_regions=\d{1,10} (\d{1,20})-(\d{1,20}): (-?\d{1,9})"
 )
 LINE: Final = re.compile(
-    rb"(?m)^[^\n]{1,80}?[ \t](\d{1,9})\.(\d{3,9}):[ \t]+(?:"
-    rb"(?:damon:)?damon_aggregated:[ \t]+" + REGION + rb"(?: \d{1,10})?[ \t]*"
-    rb"|(?!(?:damon:)?damon_aggregated:)[\w:.-]+:[^\n]*)$"
-    rb"|^(?:[ \t]*(?:#[^\n]*)?|cpus=\d+|version = \d+|CPU[^\n]*)$"
+    rb"(?m)^[^\n]{1,80}?[ \t](\d{1,9}+)\.(\d{3,9}+):[ \t]++(?:"
+    rb"(?:damon:)?damon_aggregated:[ \t]++" + REGION + rb"(?: \d{1,10}+)?[ \t]*+"
+    rb"|(?!(?:damon:)?damon_aggregated:)[\w:.-]+:[^\n]*+)$"
+    rb"|^(?:[ \t]*+(?:#[^\n]*+)?|cpus=\d++|version = \d++|CPU[^\n]*+)$"
 )
 ADVICE: Final = "no line of `perf script` or `trace-cmd report` with damon_aggregated"
 PART: Final = 1 << 16  # accesses of a block
 TOP: Final = 1 << 57  # bytes: no user address and no memory lies beyond
 MOST: Final = 1 << 20  # samples in an aggregation
 VISITS: Final = 1 << 18  # of regions at a time
+MOST_PAGES: Final = 1 << 30  # of a snapshot: 4 TiB
+MOST_REGIONS: Final = 1 << 20
+MOST_ACCESSES: Final = 1 << 33  # of a snapshot
 ODD: Final = "regions or counts beyond what DAMON reports"
 Region = tuple[int, int, int]  # start, end, samples that found an access
 
@@ -43,40 +46,56 @@ def read(source: Source) -> Iterator[Rows]:
     """Blocks of accesses; no more than one snapshot's regions are in memory."""
     json = source.head.lstrip()[:1] in (b"[", b"{")
     snapshots = damojson.snapshots(source) if json else _snapshots(source)
-    for target, time, regions in snapshots:
+    for line, target, time, regions in snapshots:
         good = [r for r in regions if r[1] < TOP and r[2] < MOST]
         if len(good) < len(regions):
             source.notes[ODD] += len(regions) - len(good)
-        yield from _accesses(target, time, good)
+        kept = [r for r in good if r[0] < r[1] and r[2] > 0]
+        _check(f"{source.name}:{line}", kept)
+        yield from _accesses(target, time, kept)
 
 
-def _snapshots(source: Source) -> Iterator[tuple[int, int, list[Region]]]:
+def _check(where: str, regions: list[Region]) -> None:
+    """Refuses a snapshot of more than can be replayed."""
+    pages = [(r[1] - r[0] >> PAGE_SHIFT) + 1 for r in regions]
+    loads = sum(n * r[2] for n, r in zip(pages, regions, strict=True))
+    if sum(pages) > MOST_PAGES or loads > MOST_ACCESSES:
+        advice = "record fewer regions or a shorter aggregation"
+        raise TraceError(
+            f"{where}: a snapshot of {sum(pages):,} pages and {loads:,} loads; at most "
+            f"{MOST_PAGES:,} and {MOST_ACCESSES:,} are replayed: {advice}"
+        )
+
+
+def _snapshots(source: Source) -> Iterator[damojson.Snapshot]:
     """Lines gathered until addresses begin anew, or another target's."""
     regions: list[Region] = []
-    target, time = 0, 0
-    for found in source.matches(LINE, ADVICE):
-        for seconds, fraction, who, start, end, samples in found:
+    line = target = time = 0
+    for number, found in source.matches(LINE, ADVICE):
+        for i, m in enumerate(found, number):
+            seconds, fraction, who, start, end, samples = m
             if not who:
                 continue
             region = int(start), int(end), int(samples)
             if regions and (int(who) != target or region[0] <= regions[-1][0]):
-                yield target, time, regions
+                yield line, target, time, regions
                 regions = []
             regions.append(region)
-            target, time = int(who), nanoseconds(seconds, fraction)
+            line, target, time = i, int(who), nanoseconds(seconds, fraction)
+            if len(regions) > MOST_REGIONS:
+                raise source.error(i, b"".join(m), "too many regions of a snapshot")
     if regions:
-        yield target, time, regions
+        yield line, target, time, regions
 
 
 def _accesses(target: int, time: int, regions: list[Region]) -> Iterator[Rows]:
     """Rounds over the regions: round r goes through those accessed over r times."""
-    kept = [region for region in regions if region[0] < region[1] and region[2] > 0]
-    if not kept:
+    if not regions:
         return
-    start, end, samples = (np.array(column) for column in zip(*kept, strict=True))
+    start, end, samples = (np.array(column) for column in zip(*regions, strict=True))
     first = start >> PAGE_SHIFT
     pages = ((end - 1) >> PAGE_SHIFT) - first + 1
-    step = max(VISITS // len(kept), 1)
+    step = max(VISITS // len(regions), 1)
     for turn in range(0, int(samples.max()), step):
         # So many rounds at once, each visit of a region a (round, region) pair.
         rounds = turn + np.arange(step)

@@ -3,7 +3,6 @@
 import re
 from typing import Final
 
-KERNEL_HALF: Final = 1 << 63
 WRITE: Final = 2  # X86_PF_WRITE, bit of error_code
 FAULT: Final = re.compile(
     rb"address=0x([0-9a-f]{1,16})\b.*error_code=0x([0-9a-f]{1,8})\b"
@@ -11,7 +10,6 @@ FAULT: Final = re.compile(
 FAULTS: Final = (b"page_fault_user", b"page_fault_kernel")
 
 NO_ADDRESS: Final = "events without an address"
-KERNEL: Final = "accesses to the kernel's own memory"
 
 
 def nanoseconds(seconds: bytes, fraction: bytes) -> int:

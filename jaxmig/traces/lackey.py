@@ -17,19 +17,24 @@ from jaxmig.traces.accesses import Rows, across, both, rows
 from jaxmig.traces.source import Match, Source
 
 LINE: Final = re.compile(
-    rb"(?m)^(?:I[ \t][^\n]*"  # first, as most lines are
-    rb"|[ \t]*(?:(?:0x)?[0-9a-fA-F]{1,16}:[ \t]+)?(?:(\d{1,6})[ \t]+)?"
-    rb"([RWLSM])[ \t]+(?:0x)?([0-9a-fA-F]{1,16})(?:,(\d{1,4}))?[ \t]*"
-    rb"|[ \t]*(?:#[^\n]*)?|==[^\n]*|--[^\n]*)$"
+    rb"(?m)^(?:I[ \t][^\n]*+"  # first, as most lines are
+    rb"|[ \t]*+(?:(?:0x)?[0-9a-fA-F]{1,16}:[ \t]++)?(?:(\d{1,6})[ \t]++)?"
+    rb"([RWLSM])[ \t]++(?:0x)?([0-9a-fA-F]{1,16})(?:,(\d{1,4}))?[ \t]*+"
+    rb"|[ \t]*+(?:#[^\n]*+)?|==[^\n]*+|--[^\n]*+)$"
 )
 ADVICE: Final = "no access; lines are like ` L 1ffeff7c,8`"
 
 
 def read(source: Source) -> Iterator[Rows]:
     """Blocks of accesses."""
-    for found in source.matches(LINE, ADVICE):
+    for number, found in source.matches(LINE, ADVICE):
         kept = [m for m in found if m[1]]
         if kept:
+            at = [int(m[2], 16) for m in kept]
+            source.check(
+                np.asarray(at, np.uint64),
+                lambda i, n=number, f=found: [j for j, m in enumerate(f, n) if m[1]][i],
+            )
             yield _block(kept)
 
 

@@ -4,6 +4,8 @@ The blocks are members of their own, so that neither writing nor reading ever ho
 more than one of them.
 """
 
+import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -11,7 +13,15 @@ from typing import IO, Final
 
 import numpy as np
 
-from jaxmig.traces.accesses import ACCESS, Rows, TraceError
+from jaxmig.traces.accesses import (
+    ACCESS,
+    KERNEL_START,
+    LARGEST_ORDER,
+    UNKNOWN,
+    USER_END,
+    Rows,
+    TraceError,
+)
 from jaxmig.traces.source import Tick
 
 FORMAT_VERSION: Final = 1
@@ -22,6 +32,9 @@ MOST: Final = 1 << 22  # rows of a block
 def is_one(path: str) -> bool:
     """Whether a file is an .npz that holds a trace, of whatever version."""
     try:
+        # zipfile looks for the end of a file, which a device may not have.
+        if not os.path.isfile(path):
+            return False
         with zipfile.ZipFile(path) as file:
             return f"{MAGIC}.npy" in file.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
@@ -40,8 +53,7 @@ def read(path: str, tick: Tick = lambda n: None) -> Iterator[Rows]:
             number = 0
             while f"{_name(number)}.npy" in file.NameToInfo:
                 block = _array(file, _name(number))
-                if block.dtype != ACCESS or block.ndim != 1:
-                    raise ValueError(f"block {number} has other columns")
+                _check(block, number)
                 tick(file.NameToInfo[f"{_name(number)}.npy"].compress_size)
                 yield block
                 number += 1
@@ -49,11 +61,27 @@ def read(path: str, tick: Tick = lambda n: None) -> Iterator[Rows]:
         raise
     except (
         OSError, EOFError, KeyError, ValueError, NotImplementedError, RuntimeError,
-        zipfile.BadZipFile, zlib.error,
+        MemoryError, OverflowError, SyntaxError, TypeError,  # an array's header
+        lzma.LZMAError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         reason = str(error) or type(error).__name__
         text = f"{path}: a damaged trace ({reason}); convert it again"
         raise TraceError(text) from None
+
+
+def _check(block: np.ndarray, number: int) -> None:
+    """Raises ValueError for what no trace of ours holds."""
+    if block.dtype != ACCESS or block.ndim != 1:
+        raise ValueError(f"block {number} has other columns")
+    address, order = block["address"], block["order"]
+    wrong = {
+        "address": (address >= USER_END) & (address < KERNEL_START),
+        "order": (order < 0) | (order > LARGEST_ORDER),
+    } | {name: block[name] < UNKNOWN for name in ("time_ns", "pid", "tid", "cpu")}
+    for name, rows in wrong.items():
+        if rows.any():
+            i = int(rows.argmax())
+            raise ValueError(f"block {number}, row {i}: {name} {block[name][i]}")
 
 
 def _check_version(path: str, version: np.ndarray) -> None:

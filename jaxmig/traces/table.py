@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
+import numpy as np
+
 from jaxmig.traces.accesses import PAGE_SHIFT, UNKNOWN, Rows, rows
 from jaxmig.traces.source import Match, Source
 
@@ -17,19 +19,20 @@ NAMES: Final = ("time_ns", "cpu", "pid", "tid", "address", "order", "rw")
 OTHER: Final = {"addr": "address", "time": "time_ns", "store": "rw", "is_write": "rw"}
 LOADS: Final = (b"r", b"read", b"l", b"load", b"0", b"false", b"")
 STORES: Final = (b"w", b"write", b"s", b"store", b"1", b"true")
-NUMBER: Final = rb"-1|[1-9][0-9]{0,%d}|0|0[xX][0-9a-fA-F]{1,%d}|"
+PLACE: Final = rb"[1-9][0-9]{0,%d}|0|0[xX][0-9a-fA-F]{1,%d}"
+NUMBER: Final = rb"-1|" + PLACE + rb"|"  # or unknown
 HEADER: Final = re.compile(
-    rb"(?mi)^[ \t]*(?:\w+,[ \t]*)*(?:address|addr|vpn)[ \t]*(?:,|\r?$)"
+    rb"(?mi)^[ \t]*+(?:\w++,[ \t]*+)*(?:address|addr|vpn)[ \t]*+(?:,|\r?$)"
 )
 # What fits: decimal and hexadecimal digits of each column, and how it is said.
 CELLS: Final = {
-    "address": (NUMBER % (19, 16), "a number below 2^64"),
-    "vpn": (NUMBER % (14, 13), "a page number below 2^52"),
+    "address": (PLACE % (19, 16), "a number below 2^64"),
+    "vpn": (PLACE % (14, 13), "a page number below 2^52"),
     "time_ns": (NUMBER % (17, 15), "whole ns"),
     "order": (rb"1[0-8]|[0-9]|", "log2 of the page's base pages"),
     "rw": (b"|".join(reversed(STORES + LOADS)), "R or W"),
 } | dict.fromkeys(("cpu", "pid", "tid"), (NUMBER % (8, 7), "a number below 10^9"))
-IGNORED: Final = rb'"[^"\n]*"|[^",\n]*'
+IGNORED: Final = rb'"[^"\n]*+"|[^",\n]*+'
 
 
 def read(source: Source) -> Iterator[Rows]:
@@ -42,8 +45,8 @@ def read(source: Source) -> Iterator[Rows]:
             continue
         line = _line(columns)
         found = source.found(number, text, line, partial(_wrong, columns))
-        block = _block([m for m in found if m[0]], columns)
-        yield block
+        line = [i for i, m in enumerate(found, number) if m[0]]
+        yield _block(source, [m for m in found if m[0]], columns, line)
 
 
 def _header(source: Source, number: int, text: bytes) -> tuple[list[str], int, bytes]:
@@ -65,12 +68,12 @@ def _header(source: Source, number: int, text: bytes) -> tuple[list[str], int, b
 def _line(columns: list[str]) -> re.Pattern[bytes]:
     """A line's pattern: group 1 the whole, then a group for each known column."""
     parts = [
-        rb"[ \t]*(" + CELLS[c][0] + rb")[ \t]*"
+        rb"[ \t]*+(" + CELLS[c][0] + rb")[ \t]*+"
         if c in CELLS
         else rb"(?:" + IGNORED + b")"
         for c in columns
     ]
-    skipped = rb"|[ \t]*(?:#[^\n]*)?"
+    skipped = rb"|[ \t]*+(?:#[^\n]*+)?"
     return re.compile(rb"(?mi)^(?:(" + b",".join(parts) + rb")" + skipped + rb")$")
 
 
@@ -86,7 +89,9 @@ def _wrong(columns: list[str], line: bytes) -> str:
     return "no row"
 
 
-def _block(found: list[Match], columns: list[str]) -> Rows:
+def _block(
+    source: Source, found: list[Match], columns: list[str], line: list[int]
+) -> Rows:
     known = [c for c in columns if c in CELLS]
     cells = (
         dict(zip(known, list(zip(*found, strict=True))[1:], strict=True))
@@ -108,6 +113,11 @@ def _block(found: list[Match], columns: list[str]) -> Rows:
         address = numbers("address", 0)
     else:
         address = [vpn << PAGE_SHIFT for vpn in numbers("vpn", 0)]
+    for i, number in enumerate(address):
+        # Twenty digits hold a little more than 64 bits do.
+        if number >> 64:
+            raise source.error(line[i], str(number).encode(), "an address beyond 2^64")
+    source.check(np.asarray(address, np.uint64), line.__getitem__)
     others = {n: numbers(n, UNKNOWN) for n in ("time_ns", "pid", "tid", "cpu")}
     store = [t.lower() in STORES for t in cells.get("rw", [b""] * len(found))]
     return rows(address, **others, order=numbers("order", 0), store=store)

@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from jaxmig.traces.accesses import UNKNOWN, Rows, rows
-from jaxmig.traces.fields import KERNEL, KERNEL_HALF, NO_ADDRESS, fault, nanoseconds
+from jaxmig.traces.fields import NO_ADDRESS, fault, nanoseconds
 from jaxmig.traces.source import Match, Source
 
 LINE: Final = re.compile(
-    rb"(?m)^[ \t]*[^\n]{1,40}?-(\d{1,9})[ \t]+(?:\([ \t]*([\d-]{1,9})\)[ \t]+)?"
-    rb"(?:\[(\d{1,6})\]|(\d{1,6})[^ \t\n\d][^ \t\n]*)[ \t]+(?:[^ \t\n]{1,12}[ \t]+)?"
-    rb"(\d{1,9})\.(\d{3,9}):[ \t]+([\w:.-]+):[ \t]*([^\n]*)$"
-    rb"|^CPU:?[ \t]?\d+ (?:\[(LOST) (\d{1,9}) EVENTS\]|[^\n]*)$"
-    rb"|^(?:[ \t]*(?:#[^\n]*)?|cpus=\d+|version = \d+|[ \t]*=>[^\n]*)$"
+    # What is possessive (++) is never tried again: a line takes time by its length.
+    rb"(?m)^[ \t]*+[^\n]{1,40}?-(\d{1,9}+)[ \t]++(?:\([ \t]*+([\d-]{1,9})\)[ \t]++)?"
+    rb"(?:\[(\d{1,6})\]|(\d{1,6}+)[^ \t\n\d][^ \t\n]*+)[ \t]++"
+    rb"(?:[^ \t\n]{1,12}+[ \t]++)?"
+    rb"(\d{1,9})\.(\d{3,9}):[ \t]++([\w:.-]+):[ \t]*+([^\n]*+)$"
+    rb"|^CPU:?[ \t]?\d++ (?:\[(LOST) (\d{1,9}) EVENTS\]|[^\n]*+)$"
+    rb"|^(?:[ \t]*+(?:#[^\n]*+|=>[^\n]*+)?|cpus=\d++|version = \d++)$"
 )
 ADVICE: Final = "no event of tracefs or `trace-cmd report`"
 LOST: Final = "events that the kernel lost (a larger buffer_size_kb keeps them)"
@@ -30,11 +32,15 @@ Access = tuple[int, int, int, int, int, bool]
 
 def read(source: Source) -> Iterator[Rows]:
     """Blocks of accesses."""
-    for found in source.matches(LINE, ADVICE):
-        kept = [row for m in found if (row := _row(m, source.notes))]
+    for number, found in source.matches(LINE, ADVICE):
+        seen = [_row(m, source.notes) for m in found]
+        kept = [row for row in seen if row]
         if kept:
+            where = [i for i, row in enumerate(seen, number) if row]
             address, pid, tid, cpu, time, store = zip(*kept, strict=True)
-            yield rows(address, pid=pid, tid=tid, cpu=cpu, time_ns=time, store=store)
+            made = rows(address, pid=pid, tid=tid, cpu=cpu, time_ns=time, store=store)
+            source.check(made["address"], where.__getitem__)
+            yield made
 
 
 def _row(m: Match, notes: Counter[str]) -> Access | None:
@@ -46,9 +52,6 @@ def _row(m: Match, notes: Counter[str]) -> Access | None:
     seen = fault(event, body)
     if seen is None:
         notes[NO_ADDRESS] += 1
-        return None
-    if seen[0] >= KERNEL_HALF:
-        notes[KERNEL] += 1
         return None
     who = int(pid) if pid.isdigit() else UNKNOWN
     where = int(cpu or latency)

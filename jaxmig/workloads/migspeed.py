@@ -33,6 +33,7 @@ def call_ns(p: Profile, order: int, folios: int, copy: str, policy: cost.Policy)
         "pages_copied_huge": pages if huge else 0,
         "ptes_set": ptes,
         "pmds_set": folios if huge else 0,
+        "calls": 1,
     }
     # A local flush is INVLPG, also where shootdowns are broadcast.
     arch = "arm64" if p.arch == "arm64" else "x86"

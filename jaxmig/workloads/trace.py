@@ -128,11 +128,11 @@ def load(
 
 def _trace(reading: Reading, spool: Spool) -> Trace:
     blocks, pages = spool.blocks.all(), spool.pages.all()
-    assumed = ()
+    assumed = list(reading.assumed)
     if len(spool.strays) > 1:
-        assumed = (
+        assumed.append(
             f"{len(spool.strays)} threads whose process was not recorded are one process "
-            "(--pid keeps one thread)",
+            "(--pid keeps one thread)"
         )
     return Trace(
         path=spool.path,
@@ -142,7 +142,7 @@ def _trace(reading: Reading, spool: Spool) -> Trace:
         pages=pages[~np.isin(pages >> PMD_ORDER, blocks)],
         stores=spool.stores,
         notes=dict(reading.notes),
-        assumed=assumed,
+        assumed=tuple(assumed),
         spool=spool,
     )
 

@@ -1,0 +1,124 @@
+"""What the kernel's functions are part of: names of Linux 6.1 to 6.18, by cost.
+
+Beginnings of names, the first group that fits; suffixes of the compiler (`.isra.0`,
+`.cold`) do not count.  Functions of the two walks of the reverse map serve both
+directions and are shared out as the directions' own functions are.  Helpers that serve
+everybody (locks, lists, statistics) go where a report with children of Linux 6.18 shows
+most of their callers.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+# Whatever is waited for on other CPUs, and nothing that a CPU does alone.
+SHOOTDOWN: Final = (
+    *("smp_call_function", "on_each_cpu", "arch_tlbbatch_flush", "try_to_unmap_flush"),
+    *("native_flush_tlb_multi", "flush_tlb_multi", "kvm_flush_tlb_multi"),
+    *("llist_add_batch", "native_send_call_func", "x2apic_send_IPI", "csd_lock_wait"),
+    *("kvm_send_ipi", "__x2apic_send_IPI", "default_send_IPI", "generic_exec_single"),
+    *("native_write_msr", "call_function_", "broadcast_tlb_flush"),
+)
+LOCAL: Final = (
+    *("ptep_clear_flush", "pmdp_huge_clear_flush", "flush_tlb", "native_flush_tlb"),
+    *("__flush_tlb", "invalidate_user_asid", "__native_tlb_flush_global"),
+)
+DEFER: Final = ("set_tlb_ubc_flush_pending", "arch_tlbbatch_add", "should_defer_flush")
+COPY: Final = (
+    *("copy_page", "copy_highpage", "folio_copy", "copy_mc", "__pi_copy_page"),
+    *("folio_mc_copy", "folios_mc_copy", "copy_user_highpage"),
+)
+# Of one direction alone.
+UNMAP: Final = (
+    *("try_to_migrate", "folio_remove_rmap", "page_remove_rmap", "folio_not_mapped"),
+    *("invalid_migration_vma", "folio_try_share_anon_rmap", "page_try_share_anon_rmap"),
+)
+REMAP: Final = (
+    *("remove_migration_pte", "folio_add_anon_rmap", "page_add_anon_rmap"),
+    *(
+        "folio_add_file_rmap",
+        "page_add_file_rmap",
+        "folio_mark_dirty",
+        "native_set_pte",
+    ),
+    *("pte_mkwrite", "mlock_drain", "maybe_mkwrite"),
+)
+# Of both: for each mapping, and once for a folio.
+WALK_MAPPING: Final = (
+    *("page_vma_mapped_walk", "check_pte", "__pte_offset_map", "___pte_offset_map"),
+    *("pte_offset_map", "anon_vma_interval_tree", "__anon_vma_interval_tree"),
+    *("vma_interval_tree", "__lruvec_stat_mod_folio", "mod_memcg_lruvec_state"),
+    *("__mod_memcg_lruvec_state", "__mod_lruvec", "lruvec_stat_mod"),
+)
+WALK_FOLIO: Final = (
+    *("rmap_walk", "folio_lock_anon_vma_read", "folio_anon_vma", "folio_get_anon_vma"),
+    *("page_get_anon_vma", "down_read", "up_read", "__rcu_read", "folio_mapping"),
+)
+SWITCH: Final = (
+    *("folio_migrate", "__folio_migrate_mapping", "migrate_folio_extra"),
+    *("__buffer_migrate_folio", "mem_cgroup_migrate", "__migrate_folio"),
+    *("migrate_folio", "move_to_new_folio", "folio_xchg_last_cpupid"),
+    *("filemap_migrate_folio", "migrate_huge_page_move_mapping", "__css_rstat_updated"),
+)
+ALLOC: Final = (
+    *("alloc_migration_target", "__alloc_pages", "__folio_alloc", "folio_alloc"),
+    *("__alloc_frozen_pages", "alloc_frozen_pages", "get_page_from_freelist"),
+    *("rmqueue", "__rmqueue", "__next_zones_zonelist", "compaction_alloc"),
+    *("isolate_freepages", "prep_new_page", "post_alloc_hook", "__zone_watermark"),
+    *("free_unref", "free_pcppages", "__free_frozen_pages", "free_frozen_page"),
+    *("__get_pfnblock_flags_mask", "get_pfnblock", "free_one_page", "__free_one_page"),
+    *(
+        "__list_del_entry_valid",
+        "__list_add_valid",
+        "_raw_spin_trylock",
+        "__free_pages",
+    ),
+)
+BOOKKEEPING: Final = (
+    *("migrate_pages", "migrate_folio_done", "migrate_folio_unmap", "unmap_and_move"),
+    *("__unmap_and_move", "folio_batch", "__folio_batch", "folio_add_lru", "lru_add"),
+    *("folio_isolate_lru", "isolate_lru", "folio_putback", "putback", "folio_unlock"),
+    *("folio_lock", "__folio_put", "folios_put_refs", "__mem_cgroup_uncharge"),
+    *("uncharge_", "lru_gen", "_raw_spin", "__raw_callee_save___pv", "__cond_resched"),
+    *("_find_next_bit", "mod_node_page_state", "__mod_node_page_state", "srso_"),
+    *("__x86_indirect", "queue_folios", "queue_pages", "migrate_to_node", "pagemap_"),
+    *("do_migrate_pages", "mod_zone", "__mod_zone", "native_queued_spin", "pv_queued"),
+)
+GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    # migrate_folio_done() and _unmap() are no part of the switch.
+    "bookkeeping": BOOKKEEPING[:4],
+    "shootdown": SHOOTDOWN,
+    "local": LOCAL,
+    "defer": DEFER,
+    "copy": COPY,
+    "remap": REMAP,
+    "walk": UNMAP,
+    "walk_mapping": WALK_MAPPING,
+    "walk_folio": WALK_FOLIO,
+    "switch": SWITCH,
+    "alloc": ALLOC,
+    "rest": BOOKKEEPING[4:],
+}
+_SUFFIX: Final = re.compile(r"\.(?:isra|constprop|part|cold|llvm)\b.*$")
+
+
+def plain(name: str) -> str:
+    """A function's name without what the compiler added."""
+    return _SUFFIX.sub("", name)
+
+
+def group_of(name: str) -> str | None:
+    """The group of a function; None if its name is not known."""
+    for group, beginnings in GROUPS.items():
+        if plain(name).startswith(beginnings):
+            return "bookkeeping" if group == "rest" else group
+    return None
+
+
+def grouped(percent: Mapping[str, float]) -> dict[str, float]:
+    """Percent by group; what no group has is under "unknown"."""
+    found: dict[str, float] = {}
+    for name, share in percent.items():
+        group = group_of(name) or "unknown"
+        found[group] = found.get(group, 0.0) + share
+    return found

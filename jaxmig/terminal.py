@@ -1,0 +1,31 @@
+"""What may be shown: text of files and names, without what would steer a terminal."""
+
+from typing import Final
+
+LONGEST: Final = 300  # characters of a message
+SHOWN: Final = 40  # of its end, where it is cut
+
+
+def printable(text: str) -> str:
+    """`text` with everything that is no visible character written as an escape.
+
+    Control characters, also those of eight bits and of writing direction, separators of
+    lines, and bytes that were no text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    if 0xDC80 <= ord(c) <= 0xDCFF:  # a byte that was no UTF-8
+        return f"\\x{ord(c) - 0xDC00:02x}"
+    return c.encode("unicode_escape").decode("ascii")
+
+
+def message(text: str) -> str:
+    """One printable line of at most LONGEST characters, cut in its middle."""
+    line = printable(" ".join(text.split("\n")))
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST - SHOWN - 1]}…{line[-SHOWN:]}"

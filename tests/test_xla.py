@@ -1,0 +1,44 @@
+"""Compiled programs: what is kept, what is given back, how short ones are compiled."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxmig import xla
+
+
+def test_programs_not_used_lately_are_given_back(monkeypatch) -> None:
+    monkeypatch.setattr(xla, "KEPT", 2)
+    monkeypatch.setattr(xla, "_kept", {})
+    double = xla.Program(lambda x: x * 2)
+    before = xla.compilations()
+    for size in (8, 16, 8, 24):
+        assert double(jnp.ones(size, jnp.int32)).sum() == 2 * size
+    assert xla.compilations() - before == 3
+    # 16 was used longest ago; 8 and 24 are still here.
+    double(jnp.ones(8, jnp.int32))
+    double(jnp.ones(24, jnp.int32))
+    assert xla.compilations() - before == 3
+    double(jnp.ones(16, jnp.int32))
+    assert xla.compilations() - before == 4
+
+
+def test_a_program_in_use_outlives_its_place(monkeypatch) -> None:
+    monkeypatch.setattr(xla, "KEPT", 1)
+    double = xla.Program(lambda x: x * 2)
+    ones = jnp.ones(8, jnp.int32)
+    held = double.executable(ones)
+    double(jnp.ones(16, jnp.int32))
+    assert (np.asarray(held(ones)) == 2).all()
+
+
+def test_only_programs_of_short_arrays_are_compiled_quickly(monkeypatch) -> None:
+    asked = []
+    jitted = xla.Program.jitted
+
+    def spy(self, on=True, short=False):
+        asked.append(short)
+        return jitted(self, on, short)
+
+    monkeypatch.setattr(xla.Program, "jitted", spy)
+    for size in (xla.SHORT, xla.SHORT + 1):
+        xla.Program(lambda x, n: x + n)(jnp.zeros(size, jnp.int32), jnp.int32(size))
+    assert asked == [True, False]
