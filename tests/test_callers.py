@@ -87,10 +87,11 @@ class Noting(Session):
             c.head.tolist(), (c.vpn - first).tolist(), c.size.tolist(), strict=True
         )
         self.page = {h + i: vpn + i for h, vpn, n in rows for i in range(n)}
-        self.results, self.lists = list(results), []
+        self.results, self.lists, self.pages = list(results), [], 0
 
     def migrate(self, folios: np.ndarray, node: int, **how: Any) -> int:
         self.lists.append([self.page[h] for h in folios.tolist()])
+        self.pages += int(Candidates.at(self.view(), folios).size.sum())
         return self.results.pop(0) if self.results else 0
 
     def ask(self) -> callers.Outcome:
@@ -247,6 +248,49 @@ def test_who_lists_what(kind: str, rest: str) -> None:
         )
         if letter != ".":
             assert any(ask(text, kernel)) == (letter == "L"), column
+
+
+FIELD = [
+    # What was seen in the field: regions, caller, state, pages listed by release.
+    (
+        ("+shmem 4m 2m",),
+        "numa_balancing",
+        (),
+        {"6.2 6.3 6.6": 0, "6.7 6.8 6.12 6.18": 1024},
+    ),
+    (("anon 128k 64k",), "numa_balancing", (), {"6.3 6.8": 0, "6.10 6.12": 32}),
+    (("anon 4m 2m", "anon 256k 4k"), "compaction", (), {"6.2 6.3 6.12": 64}),
+    (("hugetlb 4m 2m",), "compaction", (), {"6.3 6.12": 0}),
+    (("hugetlb 4m 2m",), "demotion", (), {"6.3 6.12": 0}),
+    (("hugetlb 4m 2m",), "numa_balancing", (), {"6.3 6.12": 0}),
+    (("hugetlb 4m 2m",), "damon", (), {"6.12": 0}),
+    (("file 64k 4k writable=false",), "cma", (), {"6.3 6.12": 0}),
+    (("anon 64k 64k",), "compaction", (), {"6.3": 0, "6.12": 16}),
+    (("anon 32k 4k",), "compaction", (("extra_ref", [3]),), {"6.3 6.12": 7}),
+    (("anon 64k 4k",), "demotion", (("locked", [3]),), {"6.3 6.12": 15}),
+    (("anon 32k 4k mlocked=true",), "demotion", (), {"6.3 6.12": 0}),
+    (("file 64k 4k",), "demotion", (("writeback", [3]),), {"6.3 6.12": 15}),
+    (("+anon 32k 4k",), "numa_balancing", (), {"6.3 6.12": 0}),
+    (("+ksm 32k 4k",), "numa_balancing", (), {"6.3 6.12": 0}),
+    (("file 32k 4k writable=false",), "numa_balancing", (), {"6.3 6.12": 0}),
+]
+
+
+@pytest.mark.parametrize(("regions", "caller", "states", "wanted"), FIELD)
+def test_reports_from_the_field(
+    regions: tuple[str, ...],
+    caller: str,
+    states: tuple[tuple[str, Any], ...],
+    wanted: dict[str, int],
+) -> None:
+    both = regions[0].startswith("+")
+    regions = tuple(r.removeprefix("+") for r in regions)
+    text = scenario(*regions, caller=caller, states=states, both=both)
+    for releases, pages in wanted.items():
+        for kernel in releases.split():
+            s = Noting(text, kernel)
+            reclaimed = s.ask().reclaimed
+            assert (s.pages, reclaimed) == (pages, 16 if caller == "cma" else 0), kernel
 
 
 def test_what_is_passed_by_is_counted_nowhere() -> None:
@@ -621,11 +665,13 @@ def test_lists_that_go_together_count_as_one_by_one(
         scenario("file 400k 4k", caller="cma", states=(("dirty", [1, 9, 50]),))
     )
     together = [made(text, kernel) for text in texts]
+    cut = [play(loads(text), kernels=[kernel], batch=16)[0] for text in texts]
     monkeypatch.setattr(lists.Lists, "roomy", lambda *_: False)
     alone = [made(text, kernel) for text in texts]
+    whole = [play(loads(text), kernels=[kernel], batch=16)[0] for text in texts]
     said = ("ret", "lists", "reclaimed", "caller_error", "batches", "allocs", "vmstat")
     said += ("ipis_per_cpu", "nodes_after")
-    for a, b in zip(together, alone, strict=True):
+    for a, b in zip(together + cut, alone + whole, strict=True):
         assert [a[k] for k in said] == [b[k] for k in said], a["caller"]
     assert sum(a["lists"] for a in together) > 200
 

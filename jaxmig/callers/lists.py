@@ -101,9 +101,10 @@ class Lists:
         for pages in np.unique(length).tolist():
             first = ends[:-1][length == pages]
             some = heads[first[:, None] + np.arange(pages)]
-            if 0 < self.s.batch < pages:
-                # The call's own limit cuts these lists.
+            # The call's own limit may cut lists into smaller batches.
+            limit = min(self.s.batch or pages, pages)
+            if pages % limit == 0:
+                self.one(some.reshape(-1), batch=limit, lists=len(first))
+            else:
                 for part in some:
                     self.one(part)
-            else:
-                self.one(some.reshape(-1), batch=pages, lists=len(first))
