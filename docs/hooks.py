@@ -7,7 +7,7 @@ They come from the parsers and tables themselves, so they cannot be out of date.
 import argparse
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from jaxmig import RELEASES, machines
@@ -69,22 +69,27 @@ def releases() -> str:
     lines += ["", "| switch | releases |", "|---|---|"]
     for field in dataclasses.fields(next(iter(RELEASES.values()))):
         if field.name not in ("name", "source", "defers"):
-            having = [getattr(r, field.name) for r in RELEASES.values()]
-            lines.append(f"| `{field.name}` | {_spans(having)} |")
+            lines.append(f"| `{field.name}` | {_spans(field.name)} |")
     return "\n".join(lines)
 
 
-def _spans(having: Sequence[bool]) -> str:
-    """The releases that have a switch, runs of them as ranges."""
+def _spans(switch: str) -> str:
+    """The releases that have a switch, runs of numbered ones as ranges."""
     spans: list[list[str]] = []
     open_ = False
-    for name, has in zip(RELEASES, having, strict=True):
+    numbered = [name for name in RELEASES if name[0].isdigit()]
+    for name in numbered:
+        has = getattr(RELEASES[name], switch)
         if has and not open_:
             spans.append([])
         if has:
             spans[-1].append(name)
         open_ = has
-    return ", ".join(s[0] if len(s) == 1 else f"{s[0]} - {s[-1]}" for s in spans)
+    found = [s[0] if len(s) == 1 else f"{s[0]} - {s[-1]}" for s in spans]
+    posted = [
+        n for n, r in RELEASES.items() if n not in numbered and getattr(r, switch)
+    ]
+    return ", ".join(found + posted)
 
 
 def schema() -> str:

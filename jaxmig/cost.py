@@ -124,20 +124,24 @@ def price(
     )
 
 
-def channels(copy: str, counts: Mapping[str, int], offloads: bool) -> str:
+def channels(copy: str, folios: int, offloads: bool) -> str:
     """The copy engine as the posted driver (dcbm) uses it: batch-copy's price.
 
-    No more channels than a batch has folios, on the average of a call, and 16 at most.
-    So 2 MiB folios, of which 512 base pages make a batch, have one channel each.
+    No more channels than a batch has folios, and 16 at most.  So 2 MiB folios, of which
+    512 base pages make a batch, have one channel each.
 
     Args:
       offloads: whether the release asks the engine at all.
     """
     if not (offloads and copy.startswith(ENGINE)):
         return copy
-    folios = counts["allocs"] // max(counts["batches"], 1)
     asked = int(copy.removeprefix(ENGINE))
     return f"{ENGINE}{max(min(asked, folios, MAX_CHANNELS), 1)}"
+
+
+def folios_a_batch(counts: Mapping[str, int]) -> int:
+    """Folios of a call's batch, on the average."""
+    return counts["allocs"] // max(counts["batches"], 1)
 
 
 def weights(

@@ -120,7 +120,8 @@ def _one(
     tick(f"{kernel}: migrated")
     wrong = verify.mismatches(s.state, before) if setting.content else None
     tick(f"{kernel}: verified")
-    copy = cost.channels(call.copy, s.counts, release(kernel).offloads)
+    folios = cost.folios_a_batch(s.counts)
+    copy = cost.channels(call.copy, folios, release(kernel).offloads)
     call = dataclasses.replace(call, copy=copy)
     priced, policy = _price(s, profile, kernel, copy, setting.seed)
     after = syscalls.pages_by_node(s.view(), space, s.nodes)

@@ -128,7 +128,8 @@ def _call(
     # Releases before 6.15 pay for interrupts on such a CPU too.
     if arch == "x86-invlpgb" and not release(kernel).invlpgb:
         arch = "x86"
-    copy = cost.channels(options.copy, s.counts, release(kernel).offloads)
+    folios = cost.folios_a_batch(s.counts)
+    copy = cost.channels(options.copy, folios, release(kernel).offloads)
     options = dataclasses.replace(options, copy=copy)
     priced = cost.price(
         s.counts,

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig.cost import PHASES, PRICED, channels, price, weights
+from jaxmig.cost import PHASES, PRICED, channels, folios_a_batch, price, weights
 from jaxmig.events import COUNTERS, WORK
 from jaxmig.machines import Number, ProfileError, load, names
 from jaxmig.machines.schema import COSTS, LATER
@@ -498,9 +498,9 @@ def test_counters_change_nothing_but_their_own_phases():
 )
 def test_channels_of_the_posted_engine(allocs, batches, copy, asked):
     # kernel-spec-7x 15.4: n = min(N, nb, 16).
-    made = counts(allocs=allocs) | {"batches": batches}
-    assert channels(copy, made, True) == asked
-    assert channels(copy, made, False) == copy
+    folios = folios_a_batch(counts(allocs=allocs) | {"batches": batches})
+    assert channels(copy, folios, True) == asked
+    assert channels(copy, folios, False) == copy
 
 
 def test_what_the_cpu_copies_beside_an_engine_costs_what_it_does_alone():

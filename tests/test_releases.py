@@ -160,3 +160,26 @@ def test_migration_entries_count_as_failures(kernel: str, returned: int) -> None
     ret = syscalls.migrate_pages(s, Space(areas), frozenset({0}), frozenset({1}))
     assert ret == returned
     assert s.counts["pgmigrate_success"] == 10
+
+
+@pytest.mark.parametrize("log", [0, 1])
+def test_a_poisoned_page_fails_in_windows_and_in_order(log: int) -> None:
+    b = Builder(nodes=2, cpus=4, tlb=(1, 1), huge_tlb=(1, 1))
+    b.condition(b.mmap(b.process("p", running=[1, 2, 3]), 10), "poisoned", [3])
+    m = b.build(content=False)
+    _, result = migrate_pages(m, folios_on(m, node=0), 1, kernel="7.3", log=log)
+    assert int(result.in_order) == (10 if log else 0)
+    counts = result.events.counts()
+    # A batch, and the page alone: an allocation and a flush each, of three CPUs.
+    assert (result.ret, counts["pgmigrate_success"], counts["allocs"]) == (1, 9, 11)
+    assert result.vmstat["nr_tlb_remote_flush_received"] == 6
+
+
+def test_a_trace_shows_no_return_of_pieces_of_zeros() -> None:
+    traced: list[Traced] = []
+    scenario = load(SCENARIOS / "zero_pieces.toml")
+    play(scenario, kernels=["7.3"], trace=traced.append, logs=True)
+    text = list(tracefs.text(traced[:1]))
+    back = [line for line in text if "remove_migration_pte" in line]
+    # 256 pieces at once and again after their move; the THP that is moved whole.
+    assert len(back) == 2 * 256 + 1

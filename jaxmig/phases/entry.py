@@ -166,10 +166,12 @@ def _note(ev: Events, w: Walk, at: Visit, pfn: Index, word: Index) -> Events:
     ev = ev.note(log.SET, at.entry, at.pfn, waits, order, when=unmaps | (splits & ~pmd))
     # compound_order() of a tail page is 0.
     whole = jnp.where(remaps & (at.page == 0), order, 0)
-    removes = remaps | (splits & ~pmd)
+    removes = remaps | (splits & ~pmd & ~(w.zeros & frame.is_empty(at.flags)))
     ev = ev.note(log.REMOVE, at.entry, pfn, word, whole, when=removes)
     pieces, n = _piece(waits, at), jnp.int32(1) << order
-    ev = ev.note(log.PIECES, at.entry, w.head, pieces, n, when=splits & pmd)
+    # Where some return and others do not, `_map_pieces` notes those that do.
+    all_ = splits & pmd & ~w.zeros
+    ev = ev.note(log.PIECES, at.entry, w.head, pieces, n, when=all_)
     return ev.add(ptes_set=remaps & ~pmd, pmds_set=remaps & pmd)
 
 
@@ -197,8 +199,10 @@ def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit) -> Mapped:
     table = xla.read(leaf, lambda: w.pmd_table[leaf])
     word = _piece(pte.to_migration(at.bits), at)
 
-    def piece(j: Index, c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        entries, following, rows = c
+    def piece(
+        j: Index, c: tuple[Array, Array, Array, Events]
+    ) -> tuple[Array, Array, Array, Events]:
+        entries, following, rows, ev = c
         e, f, tail = table + j, w.head + j, j > 0
         row, bits = xla.read(j, lambda: (rows[f], entries[e, pte.BITS]))
         new = (word & ~pte.STAYS) | pte.empty(bits)
@@ -207,6 +211,7 @@ def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit) -> Mapped:
         new = jnp.where(empty, pte.zero(bits), new)
         pfn = jnp.where(empty, NOWHERE, f)
         entries = xla.put(entries, e, jnp.stack([pfn, new]))
+        ev = ev.note(log.REMOVE, e, f, new, 0, when=w.zeros & ~empty)
         then, linked = jnp.where(tail, row[RMAP], at.following), ~tail & behind
         following = xla.put(following, e, then)
         if g.shared:
@@ -215,17 +220,18 @@ def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit) -> Mapped:
         front = jnp.where(linked, row[RMAP], e)
         column = jnp.arange(frame.COLUMNS)
         row = jnp.where(column == RMAP, front, row + (tail & (column == MAPCOUNT)))
-        return entries, following, xla.put(rows, xla.after(f, row[RMAP]), row)
+        return entries, following, xla.put(rows, xla.after(f, row[RMAP]), row), ev
 
     behind = m.last != NOWHERE
     count = jnp.where(fills, jnp.int32(1) << frame.order(w.flags), 0)
-    arrays = (m.pte, m.rmap_next, m.frame)
-    entries, following, rows = jax.lax.fori_loop(0, count, piece, arrays)
+    start = (m.pte, m.rmap_next, m.frame, m.ev)
+    entries, following, rows, ev = jax.lax.fori_loop(0, count, piece, start)
     last = jnp.where(fills, table, at.entry)
     return dataclasses.replace(
         m,
         pte=entries,
         rmap_next=following,
         frame=rows,
+        ev=ev,
         last=jnp.where(at.page == 0, last, m.last),
     )

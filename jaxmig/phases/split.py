@@ -22,13 +22,14 @@ Flag = Bool[Array, ""]
 Rows = Int32[Array, "frames 4"]
 
 
-def mappings(rows: Rows, head: Index, pages: Index) -> Index:
-    """Entries that map a folio, summed over its frames (`pages` 0: none)."""
+def mappings(rows: Rows, head: Index, pages: Index) -> tuple[Index, Index]:
+    """Entries that map a folio, and its pages of zeros (`pages` 0: none)."""
 
-    def page(i: Index, total: Index) -> Index:
-        return total + xla.read(i, lambda: rows[head + i, MAPCOUNT])
+    def page(i: Index, total: tuple[Index, Index]) -> tuple[Index, Index]:
+        row = xla.read(i, lambda: rows[head + i])
+        return total[0] + row[MAPCOUNT], total[1] + frame.is_empty(row[FLAGS])
 
-    return jax.lax.fori_loop(0, pages, page, jnp.int32(0))
+    return jax.lax.fori_loop(0, pages, page, (jnp.int32(0), jnp.int32(0)))
 
 
 def leaves_of(

@@ -34,7 +34,7 @@ class Plan:
     undone: Flag
     divided: Flag  # split
     halved: Flag  # only its first PMD leaf was
-    zeros: Flag  # and its pieces of zeros are mapped to the zero page
+    zeros: Flag  # split, and some pieces are of zeros and mapped to the zero page
 
     @property
     def gone(self) -> Flag:

@@ -71,10 +71,10 @@ def _decide(
     u = hurdles.unmap_look(c.rules, st, held, left, marks, room, s[HELD] > 0)
     v = hurdles.move_look(st, held, left, marks)
     rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
-    looks, mapped = [(unmaps, u), (moves, v)], jnp.int32(0)
+    looks, mapped, empty = [(unmaps, u), (moves, v)], jnp.int32(0), jnp.int32(0)
     halved = divides & False
     if len(c.g.orders) > 1:
-        mapped = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
+        mapped, empty = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
         trylock = c.rules.split_trylocks & ~st.sleeps
         x = hurdles.split_look(held, left, marks, mapped, trylock)
         leaves = leaves_of(c.g, s.rmap_next, s.pte, f.row[RMAP], divides)
@@ -96,7 +96,7 @@ def _decide(
         undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
         divided=divides & done,
         halved=halved,
-        zeros=divides & done & maps_zeros(c.rules, f.flags),
+        zeros=divides & done & (empty > 0) & maps_zeros(c.rules, f.flags),
     )
     return _wear_out(s, f, looks, mapped), p
 
