@@ -82,8 +82,7 @@ def _told(job: Job) -> int:
     if job.reason == "longterm_pin":
         return ENOMEM if rc else 0
     # Both look at the page or the range again, whatever was listed.
-    if job.reason in ("memory_failure", "contig_range") and not job.error:
-        return EBUSY if rc or job.busy else 0
-    # Compaction stops as contended; these put pages back and say nothing.
-    quiet = ("demotion", "numa_misplaced", "damon")
-    return job.error if job.reason not in quiet else 0
+    if job.reason in ("memory_failure", "contig_range"):
+        return job.error or (EBUSY if rc or job.busy else 0)
+    # Compaction stops as contended, offlining begins again, others put pages back.
+    return 0
