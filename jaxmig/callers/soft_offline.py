@@ -60,7 +60,11 @@ class _Pages:
         now = Candidates.at(s.view(), frames)
         dropped = (now.kind == frame.FILE) & ~now.has(frame.DIRTY)
         _drop(s, frames[dropped])
-        left = frames[~dropped]
+        # Pieces of zeros that nobody maps are free, but for the one in hand.
+        unused = now.refs == 0
+        unused[0] = False
+        _free(s, frames[unused])
+        left = frames[~dropped & ~unused]
         self._check_frames(len(left))
         self.offline(left)
 
@@ -107,6 +111,14 @@ def _drop(s: Session, frames: Heads) -> None:
         rows = np.array(s.state.frame)
         rows[frames] = (0, 0, 0, NOWHERE)
         s.rewind(replace(s.state, frame=jnp.asarray(rows)))
+
+
+def _free(s: Session, frames: Heads) -> None:
+    """Pieces whose last user a split was: their memory is free again."""
+    if len(frames):
+        node = int(s.view().node(frames)[0])
+        _drop(s, frames)
+        s.rewind(replace(s.state, nfree=s.state.nfree.at[node].add(len(frames))))
 
 
 def _poison(
