@@ -368,9 +368,7 @@ def _states(
     marks = np.zeros(f.order.shape[0], np.int32)
     for c in conditions:
         _apply(c, f, left, marks)
-    drivers = any(r.kind == "movable_ops" for r in regions)
-    # Some states are flags of the folio, which needs no conditions then.
-    return (left, marks) if drivers or left.any() or marks.any() else (None, None)
+    return left, marks
 
 
 def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None:
