@@ -496,11 +496,7 @@ def _states(
     marks = np.zeros(f.order.shape[0], np.int32)
     for c in conditions:
         _apply(c, f, left, marks)
-    # Some states are flags of the folio, which needs no conditions then; but what is to be
-    # split first is looked for where there are conditions.
-    needed = left.any() or marks.any() or frame.has(f.flags, frame.SPLIT_QUEUED).any()
-    needed |= any(r.kind == "movable_ops" for r in regions)
-    return (left, marks) if needed else (None, None)
+    return left, marks
 
 
 def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None:
