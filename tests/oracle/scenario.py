@@ -187,8 +187,9 @@ def _add_folio(
     folio = Folio(region.order, region.kind, node, tokens)
     private = folio.hugetlb and len(region.processes) == 1
     folio.anon = region.anonymous or private
-    # Reading: anonymous memory has no clean copy anywhere.
-    folio.dirty = region.anonymous or "dirty" in states
+    # Reading: anonymous memory has no clean copy anywhere, and `dirty` is of files.
+    written = region.kind == "file" and "dirty" in states
+    folio.dirty = region.anonymous or written
     folio.mlocked = region.mlocked
     folio.buffers = region.buffers or "buffers_locked" in states
     # A NUMA hint sits in the entries, not in the folio; others are in its contents.
@@ -220,6 +221,8 @@ def map_folio(
     # writable, dirty; a file's pages are clean.
     dirty = region.writable and folio.kind != "file"
     shared = folio.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    # The first store to a private map of a file makes a copy.
+    shared &= region.shared
     # Reading: a NUMA hint leaves the write bit as it is.
     write = region.writable and not region.prot_none and (exclusive or shared)
     for sub in range(0, folio.nr, nr):
