@@ -65,7 +65,7 @@ def _round(zone: Zone) -> None:
         found = _isolate_block(zone)
         if not found:
             return
-        # Up to 6.6 remembered by where the round began.
+        # Up to 6.5 remembered by where the round began (release inferred).
         remembers = job.k.release.has("remembers_scanned_block")
         zone.last = start_of(zone.at - 1, BLOCK_ORDER) if remembers else start
         rc = job.send(found)

@@ -54,7 +54,7 @@ FIRST = {
     # What callers list, 16.2 and 16.3.
     "finishes_block": "6.3",
     "finishes_for_hints": "6.5",
-    "remembers_scanned_block": "6.7",
+    "remembers_scanned_block": "6.6",
     "compacts_large": "6.10",
     "unevictable_trylock": "6.10",
     "flush_by_folio_batch": "6.10",
