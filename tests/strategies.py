@@ -174,7 +174,8 @@ def _conditions(
         pages = draw(_some_pages(pages_of(region)))
         step = PAGES[region["folio"]]
         folios = {(region["name"], state, p // step) for p in pages}
-        if folios & seen:
+        by_driver = state == "poisoned" and region["kind"] == "movable_ops"
+        if folios & seen or by_driver:
             continue
         seen |= folios
         made = {"region": region["name"], "pages": pages, "state": state}

@@ -134,12 +134,11 @@ def _kernel(draw: Draw, program: Program) -> Document:
 
 def _wanted(mode: str) -> st.SearchStrategy[Document]:
     """What compaction is asked for; an asynchronous one is always for some order."""
-    orders = st.sampled_from(
-        (1, 2, 3, 4, 5, 6, 8, 9) + (() if mode == "async" else (-1,))
-    )
+    blocks = (1, 2, 3, 4, 5, 6, 8, 9)
+    orders = st.sampled_from(blocks if mode == "async" else (*blocks, -1))
     order = orders.map(lambda o: {"order": o})
-    direct = st.just({"direct": True})
-    both = st.tuples(order, direct).map(lambda pair: pair[0] | pair[1])
+    # An allocation wants a block.
+    both = st.sampled_from(blocks).map(lambda o: {"order": o, "direct": True})
     return st.one_of(st.just({}), order, both if mode == "sync_light" else order)
 
 

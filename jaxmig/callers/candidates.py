@@ -146,7 +146,11 @@ class Candidates:
     @property
     def calm(self) -> Mask:
         """Base pages with which nothing can go wrong."""
-        odd = self.has(frame.CONDITIONED) | (self.extra != 0) | (self.refs == 0)
+        odd = (
+            self.has(frame.CONDITIONED | frame.HURT)
+            | (self.extra != 0)
+            | (self.refs == 0)
+        )
         return ~odd & (self.order == 0)
 
 

@@ -94,7 +94,8 @@ def _isolated(r: Request, control: Control, c: Candidates) -> Mask:
         wanted &= ~(unevictable & c.has_mapping & locked)
     if r.mode != "sync":
         # ISOLATE_ASYNC_MIGRATE: nothing that would have to be waited for.
-        dirty = c.has(frame.DIRTY) & np.isin(c.kind, (frame.FILE, frame.SHMEM))
+        # The fault that wrote to shmem has marked it dirty.
+        dirty = (c.has(frame.DIRTY) & (c.kind == frame.FILE)) | (c.kind == frame.SHMEM)
         driver = c.kind == frame.MOVABLE_OPS
         wanted &= driver | ~(c.blocked(cond.WRITEBACK) | (dirty & locked))
     # A driver's page is isolated under its lock.

@@ -64,7 +64,7 @@ def _scanned(r: Request, c: Candidates) -> Mask:
         # do_numa_page() maps those of shared areas back.
         alone = (c.refs == 1) | ~private
         return wanted & (by_pmd | ((c.order == 0) & alone))
-    several = pinned | (c.view.sharers(c.head) > 1)
+    several = pinned | _several(r, c)
     if since(kernel, "6.19"):
         return wanted & ~pinned & ~(private & several)
     return wanted & (by_pmd | ~(private & several))
@@ -72,12 +72,18 @@ def _scanned(r: Request, c: Candidates) -> Mask:
 
 def _worth_moving(r: Request, c: Candidates) -> Mask:
     """What the fault does not leave where it is."""
-    shared = c.view.sharers(c.head) > 1
+    shared = _several(r, c)
     code = _of_area(r, c, "executable")
     stays = code & shared & (c.kind == frame.FILE)
+    stays |= c.node == r.node  # a local fault
     if not since(r.s.kernel, "6.7"):
         stays |= _by_pmd(c) & shared
     return ~stays
+
+
+def _several(r: Request, c: Candidates) -> Mask:
+    """Whether several processes map each folio, as far as the release can tell."""
+    return c.view.shared(c.head, r.s.release.knows_sharers)
 
 
 def _of_area(r: Request, c: Candidates, what: str) -> Mask:

@@ -145,7 +145,7 @@ def parse_conditions(
     tables: list[Table], regions: tuple[RegionSpec, ...]
 ) -> tuple[ConditionSpec, ...]:
     """The conditions, each of which lies inside its region."""
-    # Any state may befall any kind: what it means there is for the kernel's rules.
+    # Nearly any state may befall any kind: what it means there is for the kernel's rules.
     known = {region.name: region for region in regions}
     conditions = []
     for table in tables:
@@ -156,6 +156,11 @@ def parse_conditions(
             raise table.error("region", f"no region has this name; {remedy}")
         pages = _pages(table, known[name].n_pages)
         state = table.word("state", STATES)
+        if state == "poisoned" and known[name].kind == "movable_ops":
+            problem = (
+                "a driver copies its pages itself, and what it does then is unknown"
+            )
+            raise table.error("state", f"{problem}; drop this condition")
         if state in LASTING and "until" in table:
             raise table.error("until", f"{state} does not pass; drop this line")
         conditions.append(ConditionSpec(name, pages, state, _until(table)))

@@ -82,7 +82,10 @@ def nodes_with_room(
 def _refuse_what_returns_memory(s: Session, folios: Heads, who: str) -> None:
     """Where memory ends, folios that fail or are split decide where later ones go."""
     flags = s.view().flags(folios)
-    if frame.has(flags, frame.CONDITIONED).any() or frame.order(flags).any():
+    if (
+        frame.has(flags, frame.CONDITIONED | frame.HURT).any()
+        or frame.order(flags).any()
+    ):
         raise NotModelled(
             f"{who} over nodes of which one is too small, of larger folios or with "
             "something in their way; leave more memory free, or name one node"

@@ -38,7 +38,7 @@ Row = tuple[Callable[[Job], None], str, str]
 CALLERS: dict[str, Row] = {
     "syscall": (everything, "sync", "syscall"),
     "mempolicy_mbind": (everything, "sync", "mempolicy_mbind"),
-    "compaction": (compaction.compact_zone, "sync_light", "compaction"),
+    "compaction": (compaction.compact, "sync_light", "compaction"),
     "contig_range": (compaction.alloc_contig_range, "sync", "contig_range"),
     "memory_hotplug": (offline.do_migrate_range, "sync", "memory_hotplug"),
     "numa_misplaced": (hints.hint_faults, "async", "numa_misplaced"),

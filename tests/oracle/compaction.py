@@ -23,6 +23,7 @@ class Zone:
     """struct compact_control, and the local variables of compact_zone()."""
 
     job: Job
+    pages: list[Page]  # those of this zone
     order: int  # what is wanted; -1: everything
     direct: bool
     at: int = 0  # migrate_pfn
@@ -40,15 +41,20 @@ def start_of(pfn: int, order: int) -> int:
     return pfn >> order << order
 
 
-def compact_zone(job: Job) -> None:
+def compact(job: Job) -> None:
+    """Zone after zone: each node has one, and pages of others are holes in it."""
+    for node in sorted({p.folio.node for p in job.pages}):
+        if not job.error:
+            compact_zone(job, [p for p in job.pages if p.folio.node == node])
+
+
+def compact_zone(job: Job, pages: list[Page]) -> None:
     """compact_zone() over everything; the mode tells who asks (16.2)."""
     # Reading: none is kcompactd, async direct compaction, sync compact_memory.
     order = job.call.get("order", -1 if job.mode == "sync" else BLOCK_ORDER)
     direct = job.call.get("direct", job.mode == "async")
-    if not job.pages:
-        return
-    zone = Zone(job, order, direct, start_of(job.pages[0].vpn, BLOCK_ORDER))
-    end = job.pages[-1].vpn + 1
+    zone = Zone(job, pages, order, direct, start_of(pages[0].vpn, BLOCK_ORDER))
+    end = pages[-1].vpn + 1
     while zone.at < end and not job.error:
         # A round that begins in the pageblock of the one before takes all of the rest.
         here = start_of(zone.at, BLOCK_ORDER)
@@ -97,7 +103,7 @@ def _rescans(zone: Zone) -> bool:
 
 def _isolate_block(zone: Zone) -> list[Folio]:
     """isolate_migratepages_block(): from the scanner to the end of its pageblock."""
-    pages = zone.job.pages
+    pages = zone.pages
     end = start_of(zone.at, BLOCK_ORDER) + BLOCK
     first = bisect_left(pages, zone.at, key=lambda p: p.vpn)
     step = 1 << zone.order if zone.all_or_nothing else 0

@@ -17,6 +17,12 @@ def shrink_lists(job: Job) -> None:
     Reading: pages were touched in address order, and both lists take turns.
     """
     lru = [p.folio for p in job.pages if _on_lru(p.folio)]
+    # Each node has lists of its own.
+    for node in sorted({f.node for f in lru}):
+        _shrink_node(job, [f for f in lru if f.node == node])
+
+
+def _shrink_node(job: Job, lru: list[Folio]) -> None:
     anon = [f for f in lru if f.kind in ANON or f.kind == "shmem"]
     file = [f for f in lru if f.kind == "file"]
     while anon or file:
