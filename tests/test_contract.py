@@ -186,7 +186,7 @@ def test_cpus_are_the_profile_s_unless_said(
 
 def test_records_have_the_fields_of_the_contract(played: list[dict[str, Any]]) -> None:
     names = ["kernel", "policy", "syscall", "ret", "errno", "vmstat", "ipis_per_cpu"]
-    names += ["batches", "allocs", "nodes_after", "time_ns", "wall_s"]
+    names += ["batches", "allocs", "copies_wasted", "nodes_after", "time_ns", "wall_s"]
     for r in played[0]["calls"]:
         assert set(names) | ({"status"} & set(r)) == set(r) - EXTRA
         assert ("status" in r) == (r["syscall"] == "move_pages")
