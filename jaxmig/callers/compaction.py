@@ -87,7 +87,8 @@ def _isolated(r: Request, control: Control, c: Candidates) -> Mask:
         large &= (c.order >= HUGE) | ((control.order > 0) & (c.order >= control.order))
     wanted = ~large & (c.kind != frame.HUGETLB) & ~c.private_refs
     locked = c.blocked(cond.LOCKED)
-    unevictable = c.has(frame.MLOCKED)
+    # Only of what is on the LRU.
+    unevictable = c.has(frame.MLOCKED) & (c.kind != frame.MOVABLE_OPS)
     if not r.compact_unevictable:
         wanted &= ~unevictable
     if since(r.s.kernel, "6.9"):
