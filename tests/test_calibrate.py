@@ -21,11 +21,11 @@ from jaxmig.calibrate import (
     from_micro,
     from_perf,
     from_vmstat,
-    measure,
     names,
     perf,
     read,
     report,
+    timings,
     together,
 )
 from jaxmig.machines import Number, reader
@@ -448,12 +448,12 @@ def test_ranges_hold_their_value_after_rounding() -> None:
 # --- timings -------------------------------------------------------------------------
 
 
-def timings() -> dict[str, object]:
+def guest() -> dict[str, object]:
     return read((GUEST / "idle.json").read_text())
 
 
 def test_timings_of_a_guest_give_its_costs() -> None:
-    made = {m.key: m for m in from_micro(timings(), "idle.json", XEON)}
+    made = {m.key: m for m in from_micro(guest(), "idle.json", XEON)}
     for key, low, high in (
         ("cost.flush_first", 10_000, 16_000),
         ("cost.local_full", 220, 245),
@@ -466,7 +466,7 @@ def test_timings_of_a_guest_give_its_costs() -> None:
     # The guest has no third CPU, and a lazy one takes no interrupt.
     assert not made.keys() & {"cost.flush_next", "cost.flush_lazy", "cost.call"}
     assert made["cost.copy_2m"].ns == pytest.approx(512 * made["cost.copy_4k"].ns)
-    arm = from_micro(timings(), "x", machines.load("arm64-2n128c"))
+    arm = from_micro(guest(), "x", machines.load("arm64-2n128c"))
     assert {m.key for m in arm} <= {
         *("cost.copy_4k", "cost.copy_2m", "access.fault", "access.wake")
     }
@@ -520,8 +520,8 @@ def small(patch: pytest.MonkeyPatch, cpus: list[int]) -> None:
     few = {"BATCHES": 4, "CALLS": 2, "AREA": 1 << 7, "COPIED": 8, "CHASED": 4}
     few |= {"WAKES": 9, "FEWEST": 1, "PATIENCE_S": 0.02, "TRIPS": 2}
     for name, value in few.items():
-        patch.setattr(measure, name, value)
-    patch.setattr(measure, "places", lambda: (cpus, None))
+        patch.setattr(timings, name, value)
+    patch.setattr(timings, "places", lambda: (cpus, None))
 
 
 NATIVE = pytest.mark.skipif(
@@ -573,10 +573,10 @@ def test_another_machine_is_told_what_to_do_instead(
 def test_cpus_that_answer_are_told_from_those_that_did_not() -> None:
     # Both directions interrupt here, so half of it is a thread that was away.
     tried = [(2.0, 12.0), (1.0, 7.0), (0.0, 2.0), (1.9, 13.0)]
-    assert measure._answered(tried, 0.8) == [(2.0, 12.0), (1.9, 13.0)]
-    assert measure._answered(tried[1:3], 0.8) == [(1.0, 7.0)]
-    assert measure._answered(tried, 0.0) == [(0.0, 2.0)]
-    assert measure._cpus("0-2,8\n") == {0, 1, 2, 8}
+    assert timings._answered(tried, 0.8) == [(2.0, 12.0), (1.9, 13.0)]
+    assert timings._answered(tried[1:3], 0.8) == [(1.0, 7.0)]
+    assert timings._answered(tried, 0.0) == [(0.0, 2.0)]
+    assert timings._cpus("0-2,8\n") == {0, 1, 2, 8}
 
 
 def test_a_report_and_timings_share_out_the_copy() -> None:
