@@ -543,12 +543,9 @@ def test_what_measure_writes_can_be_read(
     assert {"micro", "micro_second_run", "target_and_futex"} == doc.keys()
     found = {row["what"] for row in doc["micro"]["remote=0"]}
     assert {"copy4k_sequential_cold", "fault_anon_zero_page_read"} <= found
-    made = tmp_path / "here.toml"
-    assert run("--micro", file, "-o", made) == 0
-    n = machines.load(made).numbers["cost.copy_4k"]
-    assert n.origin == "measured"
-    assert n.low is not None
-    assert 0 < n.low <= n.value
+    # So short a run may contradict itself, and then it says nothing.
+    for m in from_micro(doc, "x", XEON):
+        assert 0 <= m.low <= m.ns <= m.high
 
 
 @NATIVE
@@ -556,10 +553,21 @@ def test_one_cpu_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small(monkeypatch, sorted(os.sched_getaffinity(0))[:1])
-    assert run("--measure", "-o", tmp_path / "here.toml") == 0
+    file = tmp_path / "rows.json"
+    assert run("--measure", "-o", file) == 0
     err = capsys.readouterr().err
     assert "one CPU may be used: nobody could be interrupted" in err
-    assert "cost.flush_first =" not in err
+    keys = {m.key for m in from_micro(read(file.read_text()), "x", XEON)}
+    assert not keys & {"cost.flush_first", "target.page", "access.wake"}
+
+
+def test_rounds_that_contradict_say_nothing() -> None:
+    doc = {
+        f"micro{i}": {"remote=0": [{"what": "copy4k_sequential_cold", "median_ns": ns}]}
+        for i, ns in enumerate((200, 800))
+    }
+    doc["target_and_futex"] = []
+    assert not from_micro(doc, "x", XEON)
 
 
 def test_another_machine_is_told_what_to_do_instead(

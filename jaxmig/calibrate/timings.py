@@ -45,6 +45,7 @@ TRIPS: Final = 20
 WAKES: Final = 1000  # batches of so many trips
 ANSWERED: Final = 0.8  # of the CPUs, or of a batch's time
 FEWEST: Final = 8  # batches that make a row
+ANSWERS: Final = 500  # interrupts of a CPU whose losses are looked at
 PATIENCE_S: Final = 1.5  # for a row, on a busy machine
 Row = dict[str, Any]
 _NODES: Final = Path("/sys/devices/system/node")
@@ -254,13 +255,17 @@ def _losses(probe: Probe, cpu: int) -> list[Row]:
         gaps = (ctypes.c_uint64 * GAPS)()
         before = interrupts()
         with _spinning(probe, [cpu], gaps) as seen:
-            for _ in range(BATCHES):
-                probe.protect(address(area), n, CALLS)
-        after = interrupts()
+            end, after = time.monotonic() + PATIENCE_S, before
+            while after == before or (after or 0) - (before or 0) < ANSWERS:
+                for _ in range(BATCHES):
+                    probe.protect(address(area), n, CALLS)
+                after = interrupts()
+                if time.monotonic() > end or after is None:
+                    break
         ns = np.asarray(gaps[: seen.value], float) * probe.ns_per_tick
         ns = ns[ns < LONGEST_NS]
         ipis = None if before is None or after is None else after - before
-        if len(ns) and (ipis is None or len(ns) * 4 >= ipis):
+        if len(ns) >= FEWEST and (ipis is None or ipis / 2 <= len(ns) <= ipis * 2):
             cuts = {"p10": 10, "p25": 25, "median": 50, "p75": 75, "p90": 90}
             named = {
                 f"gap_ns_{k}": float(np.percentile(ns, p)) for k, p in cuts.items()
