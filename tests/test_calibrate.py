@@ -561,6 +561,14 @@ def test_one_cpu_is_said(
     assert not keys & {"cost.flush_first", "target.page", "access.wake"}
 
 
+def test_another_node_s_cpu_shows_in_the_range() -> None:
+    far = {"remote=0": rows(0), "remote=1": rows(6000)}
+    doc = {"micro": {"remote=0": rows(0), "remote=1": rows(5000)}}
+    doc |= {"micro_other_node": far, "target_and_futex": []}
+    made = {m.key: m for m in from_micro(doc, "x", XEON)}["cost.flush_first"]
+    assert (made.ns, made.high) == (5000, 6500)
+
+
 def test_rounds_that_contradict_say_nothing() -> None:
     doc = {
         f"micro{i}": {"remote=0": [{"what": "copy4k_sequential_cold", "median_ns": ns}]}

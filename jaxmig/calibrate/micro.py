@@ -28,6 +28,7 @@ CEILING: Final = 33  # pages that are flushed one by one
 LEAST: Final = 0.2  # of a number, to both sides
 MOST: Final = 0.3
 ALONE: Final = 0.5  # interrupts a call: fewer are no measurement of one
+OTHER_NODE: Final = "micro_other_node"
 PROTECT: Final = "mprotect_rw_to_r"
 Row = Mapping[str, Any]
 Rounds = Sequence[Mapping[str, Sequence[Row]]]
@@ -65,7 +66,7 @@ def from_micro(doc: Mapping[str, Any], source: str, base: Profile) -> list[Measu
     rounds = _rounds(doc)
     made: list[Measured] = []
     if base.arch == "x86":
-        made += _shootdowns(rounds, source)
+        made += _shootdowns(doc, source)
         made += _full(rounds, source)
         made += _targets(doc, source)
     made += _copies(rounds, source)
@@ -116,10 +117,15 @@ def _interrupting(rows: Sequence[Row]) -> list[Row]:
     return [r for r in rows if r.get("tlb_ipis_per_call", 1.0) >= ALONE]
 
 
-def _shootdowns(rounds: Rounds, source: str) -> list[Measured]:
-    """First and further CPUs of a shootdown, from rounds with spinning threads."""
+def _shootdowns(doc: Mapping[str, Any], source: str) -> list[Measured]:
+    """First and further CPUs of a shootdown, from rounds with spinning threads.
+
+    CPUs of the same node give the number; those of another one show in its range.
+    """
+    rounds = _rounds(doc)
+    near = _rounds({k: v for k, v in doc.items() if k != OTHER_NODE}) or rounds
     extra: dict[int, list[float]] = {}
-    for r in rounds:
+    for r in near:
         quiet = _times(r.get("remote=0", ()), PROTECT, "median_ns")
         for name, rows in r.items():
             cpus = int(name.removeprefix("remote="))

@@ -71,11 +71,11 @@ def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
     try:
         others = [near[1:], near[1:]]
         doc: dict[str, Any] = {
-            name: _round(probe, cpus, None)
+            name: _round(probe, cpus, _memory(probe, far))
             for name, cpus in zip(("micro", "micro_second_run"), others, strict=True)
         }
         if far is not None:
-            doc["micro_other_node"] = _round(probe, [far], far)
+            doc["micro_other_node"] = _round(probe, [far], [])
         answering = near[1] if near[1:] else far
         doc["target_and_futex"] = (
             []
@@ -109,9 +109,9 @@ def _cpus(text: str) -> set[int]:
 
 
 def _round(
-    probe: Probe, others: Sequence[int], far: int | None
+    probe: Probe, others: Sequence[int], memory: list[Row]
 ) -> dict[str, list[Row]]:
-    made = {"remote=0": [*_protect(probe), *_memory(probe, far)]}
+    made = {"remote=0": [*_protect(probe), *memory]}
     counts = [k for k in (1, 2, 4, MOST_SPINNING) if k <= len(others)]
     for k in counts:
         with _spinning(probe, others[:k]):
