@@ -123,19 +123,8 @@ def _shootdowns(doc: Mapping[str, Any], source: str) -> list[Measured]:
     CPUs of the same node give the number; those of another one show in its range.
     """
     rounds = _rounds(doc)
-    near = _rounds({k: v for k, v in doc.items() if k != OTHER_NODE}) or rounds
-    extra: dict[int, list[float]] = {}
-    for r in near:
-        quiet = _times(r.get("remote=0", ()), PROTECT, "median_ns")
-        for name, rows in r.items():
-            cpus = int(name.removeprefix("remote="))
-            if cpus < 1:
-                continue
-            busy = _times(_interrupting(rows), PROTECT, "median_ns")
-            both = [n for n in quiet if n in busy and n <= CEILING + 1]
-            if both:
-                more = statistics.median(busy[n] - quiet[n] for n in both)
-                extra.setdefault(cpus, []).append(more)
+    near = _rounds({k: v for k, v in doc.items() if k != OTHER_NODE})
+    extra = _extra(near) or _extra(rounds)
     # Pages beside one are other calls with the same shootdown: they show its spread.
     made = []
     if 1 in extra:
@@ -149,6 +138,21 @@ def _shootdowns(doc: Mapping[str, Any], source: str) -> list[Measured]:
         next_ = [max(ns - first, 0.0) / (most - 1) for ns in extra[most]]
         made += spread("cost.flush_next", next_, f"{source}: {most} threads, less one")
     return made
+
+
+def _extra(rounds: Rounds) -> dict[int, list[float]]:
+    """By spinning threads: what a call takes more with them, a figure a round."""
+    extra: dict[int, list[float]] = {}
+    for r in rounds:
+        quiet = _times(r.get("remote=0", ()), PROTECT, "median_ns")
+        for name, rows in r.items():
+            busy = _times(_interrupting(rows), PROTECT, "median_ns")
+            both = [n for n in quiet if n in busy and n <= CEILING + 1]
+            cpus = int(name.removeprefix("remote="))
+            if both and cpus > 0:
+                more = statistics.median(busy[n] - quiet[n] for n in both)
+                extra.setdefault(cpus, []).append(more)
+    return extra
 
 
 def _all_extra(rounds: Rounds) -> list[float]:
