@@ -11,6 +11,7 @@ Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrat
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.phases.window import Window
 
+FEW_NODES: Final = 8  # of as many, each has a push of its own
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 Slots = Int32[Array, " slots"]
@@ -152,6 +154,8 @@ def give_many(m: Machine, w: Window, head: Lanes, freed: Mask) -> Machine:
     """
     g = m.geometry
     home = head // np.int32(g.frames_per_node)
+    if g.nodes > FEW_NODES:
+        return _give_sorted(m, w, head, freed, home)
     of_node = [freed & (home == n) for n in range(g.nodes)]
     counted = _counted(w)
     counts = lanes.totals(*of_node, *(jnp.where(x, counted, 0) for x in of_node))
@@ -164,6 +168,27 @@ def give_many(m: Machine, w: Window, head: Lanes, freed: Mask) -> Machine:
 
         m = xla.when(count > 0, push, m)
     return dataclasses.replace(m, nfree=m.nfree + jnp.stack(counts[g.nodes :]))
+
+
+def _give_sorted(
+    m: Machine, w: Window, head: Lanes, freed: Mask, home: Lanes
+) -> Machine:
+    """The same of many nodes at once: a push for each would be a program for each."""
+    g, top, free = m.geometry, m.top, m.free
+    lane, offset = jnp.arange(head.shape[0]), head - home * g.frames_per_node
+    for pool, mine in pools(g, w, freed):
+        mine &= (offset >= g.pool_start(pool)) & (offset < g.pool_start(pool + 1))
+        node = jnp.where(mine, home, np.int32(g.nodes))
+        order = jnp.argsort(node, stable=True)
+        first = jnp.searchsorted(node[order], jnp.arange(g.nodes + 1)).astype(jnp.int32)
+        rank = lane.at[order].set(lane - first[node[order]]).astype(jnp.int32)
+        at = jnp.where(mine, home, 0)
+        slot = _slot(g, at, jnp.int32(pool), top[at, pool] + rank)
+        free = lanes.scatter(free, slot, mine, head)
+        top = top.at[:, pool].add(jnp.diff(first))
+    back = jnp.where(freed, home, NOWHERE)
+    nfree = m.nfree.at[back].add(jnp.where(freed, _counted(w), 0), mode="drop")
+    return dataclasses.replace(m, free=free, top=top, nfree=nfree)
 
 
 def _push(m: Machine, node: int, pool: int, head: Lanes, mine: Mask) -> Machine:
