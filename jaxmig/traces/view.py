@@ -47,7 +47,8 @@ class _State:
     def mark(self, tid: bytes, stamp: bytes, core: bytes) -> None:
         if stamp:
             self.first = int(stamp) if self.first is None else self.first
-            self.now = (int(stamp) - self.first) * 1000
+            # Another thread's records may be a little older than the first ones.
+            self.now = max(int(stamp) - self.first, 0) * 1000
         if core:
             self.core[tid] = int(core)
 
