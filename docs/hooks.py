@@ -64,14 +64,33 @@ def _option(action: argparse.Action) -> str:
 
 
 def releases() -> str:
-    """A column a switch, a row a release."""
-    fields = [f for f in dataclasses.fields(next(iter(RELEASES.values())))]
-    switches = [f.name for f in fields if f.name not in ("name", "defers")]
-    lines = [f"| switch | {' | '.join(RELEASES)} |", "|---" * (1 + len(RELEASES)) + "|"]
-    for name in switches:
-        marks = ["x" if getattr(r, name) else "" for r in RELEASES.values()]
-        lines.append(f"| `{name}` | {' | '.join(marks)} |")
+    """Where each row is from, then a row a switch: the releases that have it."""
+    lines = ["| release | row |", "|---|---|"]
+    lines += [f"| {name} | {r.source} |" for name, r in RELEASES.items()]
+    lines += ["", "| switch | releases |", "|---|---|"]
+    for field in dataclasses.fields(next(iter(RELEASES.values()))):
+        if field.name not in ("name", "source", "defers"):
+            lines.append(f"| `{field.name}` | {_spans(field.name)} |")
     return "\n".join(lines)
+
+
+def _spans(switch: str) -> str:
+    """The releases that have a switch, runs of numbered ones as ranges."""
+    spans: list[list[str]] = []
+    open_ = False
+    numbered = [name for name in RELEASES if name[0].isdigit()]
+    for name in numbered:
+        has = getattr(RELEASES[name], switch)
+        if has and not open_:
+            spans.append([])
+        if has:
+            spans[-1].append(name)
+        open_ = has
+    found = [s[0] if len(s) == 1 else f"{s[0]} - {s[-1]}" for s in spans]
+    posted = [
+        n for n, r in RELEASES.items() if n not in numbered and getattr(r, switch)
+    ]
+    return ", ".join(found + posted)
 
 
 def schema() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int32, Int64
+from jaxtyping import Array, Bool, Int32, Int64, UInt32
 
 from jaxmig import conditions as cond, contents, frame, pte
 from jaxmig.buckets import BASE_PAGES, LARGE, bucket
@@ -25,6 +25,10 @@ class Folios:
     node: Int32[np.ndarray, " folios"]
     flags: Int32[np.ndarray, " folios"]  # kind and bits of frame.py, without the order
     extra_refs: Int32[np.ndarray, " folios"]
+    # Flags of single pages: folios, their pages, and a bit of frame.py.
+    marks: list[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], int]] = (
+        dataclasses.field(default_factory=list)
+    )
 
 
 @dataclasses.dataclass
@@ -34,6 +38,8 @@ class Entries:
     folio: Int64[np.ndarray, " entries"]
     page: Int32[np.ndarray, " entries"]  # base page within the folio
     bits: Int32[np.ndarray, " entries"]
+    # Their turn among the entries of a folio, if it is not their own order.
+    turn: Int32[np.ndarray, " entries"] | None = None
 
 
 @dataclasses.dataclass
@@ -63,7 +69,10 @@ def geometry_of(
     if per_node * hw.nodes >= NOWHERE:
         raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
     hugetlb = bool(((f.flags & frame.KIND) == frame.HUGETLB).any())
-    return Geometry(hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb)
+    poisoned = any(bit == frame.POISONED and len(at) for at, _, bit in f.marks)
+    return Geometry(
+        hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb, poisoned
+    )
 
 
 def place(
@@ -92,7 +101,10 @@ def place(
 
 
 def chains(
-    frames: int, of: Int64[np.ndarray, " entries"], live: np.ndarray
+    frames: int,
+    of: Int64[np.ndarray, " entries"],
+    live: np.ndarray,
+    turn: Int32[np.ndarray, " entries"] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """First entry of each frame, next entry of each entry, whether any is shared.
 
@@ -101,6 +113,8 @@ def chains(
     first = np.full(frames, NOWHERE, np.int32)
     following = np.full(of.shape[0], NOWHERE, np.int32)
     entries = np.flatnonzero(live)
+    if turn is not None:
+        entries = entries[np.argsort(turn[entries], kind="stable")]
     # Written backwards, so that the lowest entry of a shared frame wins.
     first[of[entries[::-1]]] = entries[::-1]
     late = first[of[entries]] != entries
@@ -143,7 +157,10 @@ def assemble(
     g = geometry_of(hw, f, n_ptes, shared, splits, headroom)
     head, free, top = place(g, f, seed)
     mapped = np.where(live, head[folio] + page, 0) if live.any() else folio * 0
-    first, following, _ = chains(g.frames, mapped, live)
+    turn = pmds.turn
+    if turn is not None:
+        turn = np.concatenate([np.zeros(n_ptes, np.int32), turn])
+    first, following, _ = chains(g.frames, mapped, live, turn)
     if left is not None and marks is not None:
         f.flags[(left != 0).any(axis=1) | (marks != 0)] |= frame.CONDITIONED
     rows = _frame_rows(g, f, head, counts, mapped, live, first)
@@ -154,7 +171,7 @@ def assemble(
     nfree = [total if n is None else n for n in limits]
     return Machine(
         frame=jnp.array(rows),
-        memory=contents.fresh(g.frames) if content else None,
+        memory=_contents(rows) if content else None,
         pte=jnp.array(np.stack([word, bits], axis=1)),
         rmap_next=jnp.array(following),
         pmd_table=jnp.asarray(np.resize(np.append(pmd_table, 0), pmds.folio.shape[0])),
@@ -172,10 +189,12 @@ def assemble(
 def _padded(e: Entries, size: int) -> Entries:
     """Entries up to `size`, the new ones of address space 0 and empty."""
     more = (0, size - e.folio.shape[0])
+    turn = None if e.turn is None else np.pad(e.turn, more)
     return Entries(
         np.pad(e.folio, more, constant_values=-1),
         np.pad(e.page, more),
         np.pad(e.bits, more),
+        turn,
     )
 
 
@@ -221,7 +240,18 @@ def _frame_rows(
         rows[tails, frame.FLAGS] = np.repeat(
             rows[big, frame.FLAGS] | frame.TAIL, (1 << order) - 1
         )
+    for folio, page, bit in f.marks:
+        rows[head[folio] + page, frame.FLAGS] |= bit
+        if bit == frame.POISONED:
+            rows[head[folio], frame.FLAGS] |= frame.HURT
     return rows
+
+
+def _contents(rows: np.ndarray) -> UInt32[Array, "frames 1024"]:
+    """Contents that tell every page from every other, or nothing but zeros."""
+    memory = contents.fresh(rows.shape[0])
+    zero = np.flatnonzero(rows[:, frame.FLAGS] & frame.ZERO)
+    return memory.at[zero].set(0) if zero.size else memory
 
 
 def _cpus(hw: Hardware) -> Cpus:

@@ -7,7 +7,7 @@ state = b.build()
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -27,17 +27,21 @@ KINDS: Final = {
     "movable_ops": frame.MOVABLE_OPS,
     "hugetlb": frame.HUGETLB,
 }
+SHARED_KINDS: Final = ("shmem", "file")  # what a process may map twice
 PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
 # States of an entry rather than of what it maps.
 ENTRY_STATES: Final = ("untouched", "zero_page", "prot_none")
+# And of a page itself, whatever folio it is of.
+PAGE_STATES: Final = {"zero": frame.ZERO, "poisoned": frame.POISONED}
 MARK_STATES: Final = {
+    "young": cond.YOUNG,
     "freed": cond.FREED,
     "released": cond.RELEASED,
     "isolated": cond.ISOLATED,
 }
 STATES: Final = (
-    *(*ENTRY_STATES, *cond.STATES, "freed", "released"),
-    *("partially_mapped", "no_mapping"),
+    *(*ENTRY_STATES, *PAGE_STATES, *cond.STATES, *MARK_STATES),
+    *("partially_mapped", "no_mapping", "dirty"),
 )
 # What the model can hold at once; all of it together must fit its int32 numbers.
 MOST_NODES: Final = 1024  # MAX_NUMNODES
@@ -74,10 +78,15 @@ class Region:
     migratable: bool
     private: bool
     prot_none: bool
+    mapped_twice: bool = False  # each process maps it again, right behind
+    shared: bool = True
     first_folio: int = 0
     # Per process: number of the first PTE and, under PMD mappings, of the first leaf.
     first_pte: dict[int, int] = dataclasses.field(default_factory=dict)
     first_pmd: dict[int, int] = dataclasses.field(default_factory=dict)
+    # The same of the second mapping.
+    again_pte: dict[int, int] = dataclasses.field(default_factory=dict)
+    again_pmd: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def folios(self) -> int:
@@ -136,6 +145,7 @@ class Builder:
         self.regions: list[Region] = []
         self._conditions: list[_Condition] = []
         self._marks: dict[int, list[tuple[str, np.ndarray]]] = {}
+        self._page_marks: list[tuple[Region, np.ndarray, int]] = []
         self._refs: dict[int, np.ndarray] = {}  # extra ones, by folio of a region
         self._next = FIRST_ADDRESS
         self.splits = False  # room for the pieces of every large folio
@@ -177,12 +187,19 @@ class Builder:
         migratable: bool = True,
         private: bool = False,
         prot_none: bool = False,
+        mapped_twice: bool = False,
+        shared: bool = True,
     ) -> Region:
         """Map `pages` base pages on `node` into one process, or into several at once.
 
+        Args:
+          mapped_twice: each of them maps the pages a second time, right behind.
+          shared: of a file: MAP_SHARED, so that stores go to the file's pages.
+
         Raises:
-          ValueError: for an unknown kind or node, a size that folios do not fill, and for
-            processes that are none, another builder's, or named twice.
+          ValueError: for an unknown kind or node, a size that folios do not fill, a
+            second mapping of what only a file's pages can have, and for processes that
+            are none, another builder's, or named twice.
         """
         owners = (processes,) if isinstance(processes, Process) else tuple(processes)
         self._check_owners(owners)
@@ -192,9 +209,13 @@ class Builder:
         pages = arguments.whole("pages", pages, 1, MOST_PAGES)
         if pages % (1 << order):
             raise ValueError(f"{pages} pages: not a multiple of 2^{order}")
+        if mapped_twice and kind not in SHARED_KINDS:
+            raise ValueError(
+                f"mapped_twice: {kind} pages are not; shmem and file may be"
+            )
         size = 4096 << order
         start = -(-self._next // size) * size
-        self._next = start + pages * 4096
+        self._next = start + pages * 4096 * (1 + mapped_twice)
         region = Region(
             name or f"region{len(self.regions)}",
             owners,
@@ -208,6 +229,8 @@ class Builder:
             migratable,
             private,
             prot_none,
+            mapped_twice,
+            shared,
         )
         self.regions.append(region)
         return region
@@ -252,6 +275,9 @@ class Builder:
             whole = _whole_folios(index, region.order)
             self._marks.setdefault(id(region), []).append((state, whole))
             return
+        if state in PAGE_STATES:
+            self._page_marks.append((region, index, PAGE_STATES[state]))
+            return
         left = cond.UNTIL_WAITED if isinstance(until, str) else until - 1
         endless = until == "forever"
         # Every page of a larger folio named is one more reference, but one state.
@@ -279,6 +305,9 @@ class Builder:
         f = _folios(self.regions)
         ptes, pmds, table = _entries(self.regions, self.processes, self._marks)
         left, marks = _states(self.regions, self._conditions, f)
+        for r, index, bit in self._page_marks:
+            page = index & ((1 << r.order) - 1)
+            f.marks.append((r.first_folio + (index >> r.order), page, bit))
         hw = Hardware(
             self.nodes,
             *_masks(self),
@@ -360,6 +389,7 @@ def _bits(r: Region, p: Process) -> int:
     if r.exclusive:
         bits |= pte.EXCLUSIVE
     direct = r.exclusive or r.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    direct &= r.shared
     if r.writable and direct and not r.prot_none:
         bits |= pte.WRITE
     if r.writable and r.kind != "file":
@@ -390,29 +420,44 @@ def _entries(
     small: list[list[np.ndarray]] = [[], [], []]
     large: list[list[np.ndarray]] = [[], [], []]
     table: list[np.ndarray] = []
+    turns: list[np.ndarray] = []
     n_pte = n_pmd = 0
     for p in processes:
-        for r in regions:
-            if p not in r.processes:
-                continue
-            r.first_pte[p.number], n_pte = n_pte, n_pte + r.pages
+        for r, ptes_at, pmds_at in _mappings(p, regions):
+            ptes_at[p.number], n_pte = n_pte, n_pte + r.pages
             page = np.arange(r.pages)
             folio = r.first_folio + (page >> r.order)
             sub = (page & ((1 << r.order) - 1)).astype(np.int32)
             bits = np.full(r.pages, _bits(r, p), np.int32)
             _mark(folio, bits, marks.get(id(r), []))
             if r.by_pmd:
-                r.first_pmd[p.number], n_pmd = n_pmd, n_pmd + r.folios
+                pmds_at[p.number], n_pmd = n_pmd, n_pmd + r.folios
                 first = page[::PMD_PAGES]
                 zero = (bits & pte.ZERO_PAGE) != 0
                 leaf = np.where(zero, bits & pte.STAYS, bits)
                 _append(large, folio[first], sub[first], leaf[first])
-                table.append((r.first_pte[p.number] + first).astype(np.int32))
+                table.append((ptes_at[p.number] + first).astype(np.int32))
+                # The rmap walk goes by the region's list.
+                turns.append(np.full(r.folios, r.processes.index(p), np.int32))
                 folio = np.full(r.pages, -1)
                 bits = np.where(zero, bits, bits & pte.STAYS)
             _append(small, folio, sub, bits)
     pmd_table = np.concatenate(table) if table else np.zeros(0, np.int32)
-    return _join(small), _join(large), pmd_table
+    leaves = _join(large)
+    if turns:
+        leaves.turn = np.concatenate(turns)
+    return _join(small), leaves, pmd_table
+
+
+def _mappings(
+    p: Process, regions: list[Region]
+) -> Iterator[tuple[Region, dict[int, int], dict[int, int]]]:
+    """What a process maps, in address order: regions, and where their entries are kept."""
+    for r in regions:
+        if p in r.processes:
+            yield r, r.first_pte, r.first_pmd
+            if r.mapped_twice:
+                yield r, r.again_pte, r.again_pmd
 
 
 def _mark(
@@ -459,6 +504,10 @@ def _apply(c: _Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> Non
     unique, times = np.unique(folios, return_counts=True)
     if c.state in MARK_STATES:
         marks[unique] |= MARK_STATES[c.state] if c.left else 0
+    elif c.state == "dirty":
+        # PG_dirty; memory of other kinds is as dirty as its kind.
+        dirty = c.left and c.region.kind == "file"
+        f.flags[unique] |= frame.DIRTY if dirty else 0
     elif c.state == "partially_mapped":
         f.flags[unique] |= frame.SPLIT_QUEUED if c.left else 0
     else:

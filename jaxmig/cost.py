@@ -30,6 +30,8 @@ from jaxmig.machines.terms import DERIVED, PHASES, PRICED, Policy, Term, derived
 
 __all__ = ["PHASES", "PRICED", "Cost", "Policy", "Term", "price", "terms", "weights"]
 
+ENGINE: Final = "dma:"  # a copy engine as kernel batch-copy asks one
+MAX_CHANNELS: Final = 16
 # The first never exceeds the second, or the counts are not those of a call.
 _ORDER: Final = (
     ("flushes_immediate_lazy", "flushes_immediate"),
@@ -120,6 +122,26 @@ def price(
         policy=policy,
         ranged=is_ranged(profile),
     )
+
+
+def channels(copy: str, folios: int, offloads: bool) -> str:
+    """The copy engine as the posted driver (dcbm) uses it: batch-copy's price.
+
+    No more channels than a batch has folios, and 16 at most.  So 2 MiB folios, of which
+    512 base pages make a batch, have one channel each.
+
+    Args:
+      offloads: whether the release asks the engine at all.
+    """
+    if not (offloads and copy.startswith(ENGINE)):
+        return copy
+    asked = int(copy.removeprefix(ENGINE))
+    return f"{ENGINE}{max(min(asked, folios, MAX_CHANNELS), 1)}"
+
+
+def folios_a_batch(counts: Mapping[str, int]) -> int:
+    """Folios of a call's batch, on the average."""
+    return counts["allocs"] // max(counts["batches"], 1)
 
 
 def weights(

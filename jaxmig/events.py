@@ -35,6 +35,7 @@ CALL: Final = (
     "nr_split",  # large folios split, of any size (counted as failed from 6.7)
     "batches",  # lists given to the asynchronous stage
     "allocs",  # destination folios obtained
+    "copies_lost",  # folios whose engine's copy was not used (batch-copy)
 )
 # What the cost model prices and nobody else reads.
 WORK: Final = (
@@ -55,6 +56,7 @@ WORK: Final = (
     "pages_copied",  # base pages copied as folios below PMD size
     "pages_copied_huge",  # base pages copied as PMD-sized folios
     "copies_wasted",  # base pages copied for a folio that then failed (copy engines)
+    "pages_by_cpu",  # of the pages copied, those that the engine did not (batch-copy)
     "ptes_set",  # remove_migration_pte() runs on a PTE, moved or put back
     "pmds_set",
     "lru_drains",  # lru_add_drain() calls

@@ -36,6 +36,10 @@ SPLIT_QUEUED: Final = 1 << 15  # partially mapped, to be split
 EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
 FLUSHED: Final = 1 << 17  # scratch: flushed and put back during this call
 CONDITIONED: Final = 1 << 18  # Machine.conditions may say something about it
+ZERO: Final = 1 << 19  # of each page: it holds nothing but zeros
+POISONED: Final = 1 << 20  # of each page: it cannot be read
+HURT: Final = 1 << 21  # of a folio's head: some page of it cannot
+COPIED: Final = 1 << 22  # by an engine, until the folio's references are looked at
 PMD_ORDER: Final = 9
 
 Flags = Any  # int32[lanes], of JAX or of numpy
@@ -78,6 +82,11 @@ def is_anon_host(flags: int) -> bool:
 def has(flags: Flags, bit: int) -> Mask:
     """Whether any bit of `bit` is set."""
     return (flags & bit) != 0
+
+
+def is_empty(flags: Flags) -> Mask:
+    """Whether a page is found to hold nothing but zeros."""
+    return (flags & (ZERO | POISONED)) == ZERO
 
 
 def cache_refs(flags: Flags) -> Flags:

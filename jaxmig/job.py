@@ -60,7 +60,8 @@ class Donating(Session):
 
     def __init__(self, state: Machine, kernel: str, call: Call, arch: str) -> None:
         how = {"cpu": call.cpu, "batch": call.batch, "keep_logs": call.logs}
-        super().__init__(state, kernel, arch=arch, **how)
+        engine = call.copy.startswith(cost.ENGINE)
+        super().__init__(state, kernel, arch=arch, engine=engine, **how)
         self.requested = 0
 
     def _run(
@@ -94,7 +95,10 @@ def run(
       tick: told what was done, STEPS times a kernel.
     Raises:
       SleepsForever: where Linux would wait for something that never ends.
+      NoSuchCaller: for a kernel that does not have the caller.
     """
+    for kernel in kernels:
+        callers.check(call.caller or "kernel", kernel)
     return [_one(target, setting, profile, kernel, call, tick) for kernel in kernels]
 
 
@@ -112,11 +116,14 @@ def _one(
     tick(f"{kernel}: built")
     before = verify.frames(s.state)
     on_nodes = syscalls.pages_by_node(s.view(), space, s.nodes)
-    ret = _migrate(s, space, call)
+    ret, extra = _migrate(s, space, call)
     tick(f"{kernel}: migrated")
     wrong = verify.mismatches(s.state, before) if setting.content else None
     tick(f"{kernel}: verified")
-    priced, policy = _price(s, profile, kernel, call.copy, setting.seed)
+    folios = cost.folios_a_batch(s.counts)
+    copy = cost.channels(call.copy, folios, release(kernel).offloads)
+    call = dataclasses.replace(call, copy=copy)
+    priced, policy = _price(s, profile, kernel, copy, setting.seed)
     after = syscalls.pages_by_node(s.view(), space, s.nodes)
     made = report.record(
         kernel=kernel,
@@ -131,6 +138,7 @@ def _one(
         compile_s=s.compile_s,
         requested=s.requested,
         contents_wrong=wrong,
+        **extra,
     )
     outcome = Outcome(
         record=made,
@@ -179,14 +187,19 @@ def _is_syscall(call: Call) -> bool:
     return call.caller is None and call.mode in (None, "sync")
 
 
-def _migrate(s: Session, space: syscalls.Space, call: Call) -> int:
+def _migrate(
+    s: Session, space: syscalls.Space, call: Call
+) -> tuple[int, dict[str, Any]]:
+    """What the call returns, and what its record says of a caller."""
     if _is_syscall(call):
-        return syscalls.migrate_pages(
+        ret = syscalls.migrate_pages(
             s, space, call.old, call.new, privileged=call.privileged
         )
+        return ret, {}
     caller = call.caller or "kernel"
     node = min(call.new)
-    return callers.call(s, space, call.old, node, caller=caller, mode=call.mode).ret
+    done = callers.call(s, space, call.old, node, caller=caller, mode=call.mode)
+    return done.ret, done.fields(caller) if call.caller else {}
 
 
 def _price(

@@ -21,11 +21,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Array, Bool, Int32, Scalar, UInt32
 
+from jaxmig.frame import PMD_ORDER
 from jaxmig.pytree import pytree, static
 
 PAGE_BYTES: Final = 4096
 WORDS: Final = 1024  # of 32 bits, in a base page
-PMD_PAGES: Final = 512
+PMD_PAGES: Final = 1 << PMD_ORDER
 # An index beyond every array: scatters drop it, gathers fill it.  -1 would be the last
 # row.
 NOWHERE: Final = np.int32(2**31 - 1)
@@ -43,11 +44,17 @@ class Geometry:
     shared: bool  # some frame has more than one mapping
     headroom: bool = False  # a node can be source and destination of one call
     hugetlb: bool = False  # some folios may be hugetlb's
+    poisoned: bool = False  # some pages cannot be read
 
     @property
     def frames(self) -> int:
         """Frames of all nodes."""
         return self.nodes * self.frames_per_node
+
+    @property
+    def shares_pmds(self) -> bool:
+        """Whether two PMD leaves can map one folio."""
+        return self.shared and self.orders[-1] == PMD_ORDER
 
     def pool_start(self, k: int) -> int:
         """First frame of pool `k` within a node."""

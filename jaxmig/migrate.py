@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig import arguments, events, log as logs, xla
+from jaxmig import arguments, events, log as logs, tlb, xla
 from jaxmig.buckets import BASE_PAGES, LONG_LIST, bucket
 from jaxmig.events import Events
 from jaxmig.machine import Machine
@@ -26,6 +26,7 @@ from jaxmig.policy.run import (
 )
 from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.pytree import pytree
+from jaxmig.releases import release
 from jaxmig.rules import Rules, as_data, rules, structure, word
 
 NR_MAX_BATCHED_MIGRATION: Final = 512
@@ -189,8 +190,10 @@ def uncoupled(r: Rules, m: Machine, size: Any, node: Any) -> bool:
 
     False while tracing: the numbers are not known then.
     """
-    known = (m.nfree, m.top, size, node)
+    known = (m.nfree, m.top, m.cpus.mask, size, node)
     if can_couple(r, m) or any(isinstance(x, jax.core.Tracer) for x in known):
+        return False
+    if tlb.has_strays(r, m.cpus):
         return False
     g, free = m.geometry, int(np.asarray(m.nfree)[int(node)])
     most = int(size) << g.orders[-1]
@@ -254,6 +257,14 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
     return Executable(compiled, bits)
 
 
+def check_poison(kernel: str, m: Machine) -> None:
+    """Raise ValueError where a release would not survive the copy of a page."""
+    if m.geometry.poisoned and not release(kernel).survives_poison:
+        raise ValueError(
+            f"kernel {kernel!r}: a page is poisoned, which no release before 6.12 survives"
+        )
+
+
 def listed(folios: Any) -> tuple[Any, int]:
     """A list of folios in a room of its class, and its length.
 
@@ -287,6 +298,7 @@ def migrate_pages(
     batch: Any = NR_MAX_BATCHED_MIGRATION,
     arch: str = "x86",
     memalloc: bool = False,
+    engine: bool = False,
     donate: bool = False,
     size: Any = None,
     stop: tuple[int, str] | None = None,
@@ -299,6 +311,7 @@ def migrate_pages(
       folios: int32[folios], head frames in list order.
       batch: base pages at which a batch is closed; 0: no limit.  Serial releases
         have no batches.
+      engine: a copy engine is registered, which only kernel "batch-copy" asks.
       size: how many of `folios` are on the list, so that lists padded to one length
         share a compilation; all if None.
       stop: (k, phase), phase one of unmap, flush, copy, remap: the state inside batch k
@@ -316,7 +329,8 @@ def migrate_pages(
         and listed once is not checked.
     Source: migrate_pages() in mm/migrate.c.
     """
-    r = rules(kernel, mode, reason, arch, memalloc)
+    r = rules(kernel, mode, reason, arch, memalloc, engine)
+    check_poison(kernel, state)
     folios, size = arguments.folios(state, folios, size)
     node, cpu = arguments.node(state, node), arguments.cpu(state, cpu)
     log = arguments.whole("log", log, 0, MOST_ROWS)

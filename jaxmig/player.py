@@ -4,7 +4,6 @@ load(path) --> build() --> for each kernel: call by call on one state --> RECORD
 """
 
 import dataclasses
-import errno as errnos
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -12,7 +11,6 @@ import numpy as np
 
 from jaxmig import callers, cost, machines, syscalls
 from jaxmig.machine import Machine
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import release
 from jaxmig.report.records import Record, record
 from jaxmig.report.timed import FIRST_PID, Places, Traced, tasks
@@ -40,10 +38,10 @@ def play(
     scenario: Scenario,
     *,
     kernels: Sequence[str] | None = None,
-    batch: int = NR_MAX_BATCHED_MIGRATION,
+    batch: int | None = None,
     arch: machines.Arch | None = None,
     profile: machines.Profile | None = None,
-    copy: str = "cpu",
+    copy: str | None = None,
     content: bool = False,
     seed: int | None = None,
     trace: Callable[[Traced], None] | None = None,
@@ -54,10 +52,11 @@ def play(
 
     Args:
       kernels: instead of those that the scenario names.
-      batch: base pages that close a batch; 0: no limit.
+      batch: base pages that close a batch, instead of the file's; 0: no limit.
       arch: instead of the profile's.
       profile: instead of the one that the scenario names.
-      copy: the copy engine that is priced, "cpu", "threads:N" or "dma:N".
+      copy: the copy engine that is priced, "cpu", "threads:N" or "dma:N", instead of
+        the file's.
       content, seed: as for `build`.
       trace: told of each call what traces of it need.
       logs: whether that includes its log; calls are slower then.
@@ -68,10 +67,13 @@ def play(
       ValueError: for a release, architecture or copy engine that is not modelled.
     """
     p = profile or _profile(scenario)
+    batch = scenario.machine.max_batch if batch is None else batch
+    copy = scenario.machine.copy if copy is None else copy
     options = _Options(batch, arch, copy, p, trace, logs, seed or 0)
+    kernels = kernels or scenario.kernels
+    _check_callers(scenario, kernels)
     fresh, layout = build(scenario, content=content, seed=seed)
     records: list[Record] = []
-    kernels = kernels or scenario.kernels
     share = 1 / max(len(kernels) * len(scenario.calls), 1)
     for kernel in kernels:
         state = fresh
@@ -108,12 +110,15 @@ def _call(
         batch=options.batch,
         arch=arch,
         memory=layout.memory,
+        engine=options.copy.startswith(cost.ENGINE),
         keep_logs=options.logs,
     )
     try:
         ret, extra = _make(scenario, s, layout.spaces[c.process], c)
     except syscalls.SleepsForever:
         raise _endless(scenario, c, number) from None
+    except callers.NoSuchCaller as problem:
+        raise _no_caller(scenario, number, problem) from None
     except syscalls.NotModelled as problem:
         where = ("call", number, "syscall")
         raise scenario.error(
@@ -123,10 +128,13 @@ def _call(
     # Releases before 6.15 pay for interrupts on such a CPU too.
     if arch == "x86-invlpgb" and not release(kernel).invlpgb:
         arch = "x86"
+    folios = cost.folios_a_batch(s.counts)
+    copy = cost.channels(options.copy, folios, release(kernel).offloads)
+    options = dataclasses.replace(options, copy=copy)
     priced = cost.price(
         s.counts,
         options.profile,
-        copy=options.copy,
+        copy=copy,
         policy=policy,
         arch=arch,
         seed=options.seed,
@@ -196,9 +204,20 @@ def _make(
     node = min(new, default=0)
     if c.caller is None:
         return callers.call(s, space, old, node, mode=c.mode).ret, {}
-    done = callers.call(s, space, old, node, caller=c.caller, mode=c.mode)
-    errno = errnos.errorcode[-done.error] if done.error else None
-    return done.ret, {"caller": c.caller, "caller_errno": errno, "lists": done.lists}
+    done = callers.call(
+        s,
+        space,
+        old,
+        node,
+        caller=c.caller,
+        mode=c.mode,
+        order=c.order,
+        direct=c.direct,
+        lru_gen=scenario.machine.lru_gen,
+        compact_unevictable=scenario.machine.compact_unevictable,
+        tier=frozenset(new),
+    )
+    return done.ret, done.fields(c.caller)
 
 
 def _cpuset(s: Session, text: str | None) -> frozenset[int] | None:
@@ -262,6 +281,21 @@ def _mbind(scenario: Scenario, s: Session, space: Space, c: CallSpec) -> int:
         maxnode=c.maxnode,
         fault_at=c.fault_at,
     )
+
+
+def _check_callers(scenario: Scenario, kernels: Sequence[str]) -> None:
+    """Refuse callers that a release lacks, before anything is played."""
+    for number, c in enumerate(scenario.calls):
+        for kernel in kernels:
+            try:
+                callers.check(c.caller or "kernel", kernel)
+            except callers.NoSuchCaller as problem:
+                raise _no_caller(scenario, number, problem) from None
+
+
+def _no_caller(scenario: Scenario, number: int, problem: Exception) -> ScenarioError:
+    caller = scenario.calls[number].caller
+    return scenario.error(("call", number, "caller"), f'"{caller}"', str(problem))
 
 
 def _endless(scenario: Scenario, c: CallSpec, number: int) -> ScenarioError:

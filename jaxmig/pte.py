@@ -76,6 +76,11 @@ def empty(bits: Bits) -> Bits:
     return bits & STAYS
 
 
+def zero(bits: Bits) -> Bits:
+    """The entry of the shared zero page in the place of another."""
+    return empty(bits) | PRESENT | ZERO_PAGE
+
+
 def to_migration(bits: Bits) -> Bits:
     """The migration entry that replaces a present entry (try_to_migrate_one())."""
     shared = jnp.where(has(bits, EXCLUSIVE), READ_EXCLUSIVE, READ)

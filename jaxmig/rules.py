@@ -53,6 +53,11 @@ class Rules:
     counts_nr_split: Flag
     split_flushes_batch: Flag
     splits_partially_mapped: Flag
+    splits_one_shared_pmd: Flag
+    requeues_deferred: Flag
+    zero_pieces: Flag
+    unmap_flushes_hints: Flag
+    unmaps_file_runs: Flag
     split_trylocks: Flag
     pieces_ascend: Flag
     moves_freed_driver_pages: Flag
@@ -63,6 +68,7 @@ class Rules:
     memalloc: Flag  # the caller is in reclaim (PF_MEMALLOC)
     nosplit: Flag  # NUMA balancing would rather not move a THP than split it
     longterm_pin: Flag  # the reason: what could not be split is tried again
+    offloads: Flag  # an engine copies, in a release that asks one
     # Invalidations reach all CPUs in hardware: no IPIs and no counters of them.
     broadcasts: Flag
     invlpgb: Flag  # AMD's broadcast, on a CPU and in a release that have it
@@ -97,12 +103,14 @@ def rules(
     reason: str = "syscall_or_cpuset",
     arch: str = "x86",
     memalloc: bool = False,
+    engine: bool = False,
 ) -> Rules:
     """Checked rules, with flags that are known: they hash, and can be static.
 
     Args:
       kernel, mode, reason, arch: names, as in RELEASES, MODES, REASONS and ARCHES.
       memalloc: the caller is in reclaim.
+      engine: a copy engine is registered, which takes all reasons.
     Returns:
       The rules; equal ones where all flags are.
     Raises:
@@ -122,6 +130,7 @@ def rules(
         "memalloc": memalloc,
         "nosplit": reason == "numa_misplaced",
         "longterm_pin": reason == "longterm_pin",
+        "offloads": engine and row.offloads,
         "broadcasts": arch == "arm64",
         # A release that does not know the instruction interrupts on such a CPU too.
         "invlpgb": arch == "x86-invlpgb" and row.invlpgb,

@@ -9,8 +9,10 @@ arch/x86/mm/tlb.c; arch/arm64/include/asm/tlbflush.h, Linux 6.3 and 6.6.
 """
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import log, pte, xla
@@ -21,6 +23,7 @@ from jaxmig.rules import Flag, Rules
 
 CpuSet = Bool[Array, " cpus"]
 Index = Int32[Array, ""]
+CEILING = 33  # tlb_single_page_flush_ceiling: more pages are a flush of everything
 GLOBAL_ASID_CPUS = 4  # an mm active on so many CPUs gets a global ASID (INVLPGB)
 
 
@@ -99,6 +102,24 @@ def defer(rules: Rules, cpus: Cpus, mm: Index, when: Flag) -> Cpus:
     )
 
 
+def strays(rules: Rules, c: Cpus) -> Bool[Array, "mms cpus"]:
+    """CPUs that stand in a mask and run something else.
+
+    The next flush of that address space interrupts them once and takes them off the mask
+    (should_flush_tlb(), flush_tlb_func(): TLB_REMOTE_WRONG_CPU); flushes of a batch, which
+    are of no address space, only interrupt them.
+    """
+    loaded = c.mm[None] == np.arange(c.mask.shape[0])[:, None]
+    return c.mask & ~loaded & ~c.lazy & rules.keeps_mask
+
+
+def has_strays(rules: Rules, c: Cpus) -> bool:
+    """Whether there are any.  Host only: what is known of CPUs comes from the device."""
+    names = ("mask", "lazy", "mm")
+    host: dict[str, Any] = {name: np.asarray(getattr(c, name)) for name in names}
+    return bool(strays(rules, dataclasses.replace(c, **host)).any())
+
+
 def lanes_of(cpus: CpuSet, tlb: Tlb) -> Bool[Array, " cpus*ways"]:
     """One flag a CPU, spread over the slots of a set."""
     return _spread(cpus, tlb.entry)
@@ -145,19 +166,21 @@ def flush_entry(
     rules: Rules,
     t: Cached,
     ev: Events,
-    entry: Index,
     mm: Index,
     cpu: Index,
     pmd: Flag,
     one_op: Flag,
+    run: Index,
     live: Flag,
 ) -> tuple[Cached, Events, CpuSet]:
     """ptep_clear_flush() of one entry, if `live`; also the CPUs that drop it alone.
 
-    `one_op` is false for a THP's PMD: 512 pages are over the ceiling of 33, so every
+    `one_op` is false for a THP's PMD: 512 pages are over the ceiling, so every
     CPU flushes everything; a hugetlb entry is one invalidation of its own stride.
-    A broadcast (TLBI) reaches every CPU, and counts nothing but itself.
+    `run`: base pages that are flushed together.  A broadcast (TLBI) reaches every CPU,
+    and counts nothing but itself.
     """
+    one_op &= run <= CEILING
     c, asks, sends = t.cpus, live & ~rules.broadcasts, live & rules.broadcasts
     rest = others(c, mm, cpu)
     myself, loaded = jnp.arange(rest.shape[0]) == cpu, c.mm == mm
@@ -168,26 +191,30 @@ def flush_entry(
     leaves = ~rest.any() & c.lazy[cpu] & loaded[cpu] & asks
     counted = ~rules.invlpgb | ((loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS)
     counted &= asks
-    requested, ipis = rest.any() & counted, hit & counted
+    trimmed = strays(rules, c)[mm] & ~myself & counted
+    requested, ipis = rest.any() & counted, (hit & counted) | trimmed
     gen = c.mm_gen[mm] + 1
     single = (c.gen + 1 == gen) & one_op
     local = self_set.any() & counted
     local_one = (self_set & single).any() & counted
     here = jnp.arange(c.mm_gen.shape[0]) == mm
     cpus = dataclasses.replace(
-        c, mm_gen=c.mm_gen + (here & asks), gen=jnp.where(told, gen, c.gen)
+        c,
+        mask=c.mask & ~(here[:, None] & trimmed),
+        mm_gen=c.mm_gen + (here & asks),
+        gen=jnp.where(told, gen, c.gen),
     )
     cpus = leave(rules, cpus, cpu, leaves)
     lost = t.lost | (told & ~single) | (myself & leaves)
-    pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, 1), log.ALL)
-    own = jnp.where(local_one, 1, jnp.where(local, log.ALL, log.NONE))
+    pages = jnp.where(one_op, jnp.where(pmd, PMD_PAGES, run), log.ALL)
+    own = jnp.where(local_one, run, jnp.where(local, log.ALL, log.NONE))
     asked = jnp.where(requested, pages, log.NONE)
     ev = ev.note(log.FLUSH, mm, asked, own, 0, when=requested | local)
     ev = ev.note_cpus(ipis, told & ~single, told & single, requested)
     sent = ipis.sum()
     ev = ev.add(
         nr_tlb_remote_flush=requested,
-        nr_tlb_local_flush_one=local_one,
+        nr_tlb_local_flush_one=jnp.where(local_one, run, 0),
         nr_tlb_local_flush_all=local & ~local_one,
         flushes_immediate=requested | sends,
         flushes_immediate_lazy=requested & (sent == 0),

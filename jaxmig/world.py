@@ -60,9 +60,10 @@ def build(
     spaces = {
         name: Space(
             [
-                _area(m, spec_, r, p)
+                area
                 for spec_, r in zip(scenario.regions, regions, strict=True)
                 if name in spec_.processes
+                for area in _areas(m, spec_, r, p)
             ]
         )
         for name, p in owners.items()
@@ -85,6 +86,8 @@ def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
         migratable=r.migratable,
         private=r.private,
         prot_none=r.prot_none,
+        mapped_twice=r.mapped_twice,
+        shared=r.shared,
     )
 
 
@@ -123,6 +126,8 @@ def _stays(scenario: Scenario) -> bool:
     for c in scenario.calls:
         if c.syscall == "mbind":
             return True
+        if c.caller == "demotion" and _may_fill(scenario, c.to):
+            return True
         if c.syscall == "kernel":
             old, new = parse_nodes(c.from_, nodes), parse_nodes(c.to, nodes)
             if old & new:
@@ -130,14 +135,35 @@ def _stays(scenario: Scenario) -> bool:
     return False
 
 
-def _area(m: Machine, spec: RegionSpec, r: Region, p: Process) -> Area:
-    pmd = r.first_pmd.get(p.number)
-    return Area(
-        start=r.start >> PAGE_SHIFT,
-        pages=r.pages,
-        first_pte=r.first_pte[p.number],
-        first_pmd=-1 if pmd is None else m.geometry.ptes + pmd,
-        migratable=r.migratable,
-        anonymous=spec.kind in ANONYMOUS,
-        hugetlb=spec.kind == "hugetlb",
-    )
+def _may_fill(scenario: Scenario, to: str | None) -> bool:
+    """Whether a node may run full, so that folios go to another, or stay at home."""
+    node = min(parse_nodes(to, scenario.machine.nodes), default=0)
+    return _free(scenario)[node] < sum(r.n_pages for r in scenario.regions)
+
+
+def _areas(m: Machine, spec: RegionSpec, r: Region, p: Process) -> list[Area]:
+    """A process's mapping of a region, or both of them."""
+    placed = [(r.first_pte, r.first_pmd)]
+    if r.mapped_twice:
+        placed.append((r.again_pte, r.again_pmd))
+    areas = []
+    for i, (ptes, pmds) in enumerate(placed):
+        pmd = pmds.get(p.number)
+        areas.append(
+            Area(
+                start=(r.start >> PAGE_SHIFT) + i * r.pages,
+                pages=r.pages,
+                first_pte=ptes[p.number],
+                first_pmd=-1 if pmd is None else m.geometry.ptes + pmd,
+                migratable=r.migratable,
+                anonymous=spec.kind in ANONYMOUS,
+                hugetlb=spec.kind == "hugetlb",
+                writable=spec.writable,
+                accessible=not spec.prot_none,
+                executable=spec.exec,
+                shared=spec.kind not in ANONYMOUS and spec.shared,
+                file=spec.kind not in ANONYMOUS,
+                again=i > 0,
+            )
+        )
+    return areas

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax
 from engine_snapshot import Before, canonical
 from jaxmig import check, machines, player
 from jaxmig.scenario import ScenarioError, loads
-from oracle import SleepsForever, play
+from oracle import Refused, SleepsForever, play
 
 Document = dict[str, Any]
 VIOLATIONS = jax.jit(check.violations)
@@ -34,6 +35,10 @@ FIELDS = (
     "nodes_after",
     "caller_errno",
 )
+# Counters of some calls or releases only: a record without them has 0.
+EXTRA = ("lists", "reclaimed", "copies_wasted")
+# What became of the scenarios: compared, asleep for ever, refused.
+PLAYED: Counter[str] = Counter()
 
 
 def to_toml(document: Document) -> str:
@@ -62,7 +67,8 @@ def engine(
 ) -> tuple[list[Document], list[Document]]:
     """Records of all calls, and pictures before the first and after each."""
     scenario = loads(to_toml(document))
-    options = player._Options(batch, arch, "cpu", profile(PROFILES[arch]))
+    copy = document["machine"].get("copy", "cpu")
+    options = player._Options(batch, arch, copy, profile(PROFILES[arch]))
     state, layout = player.build(scenario, content=content)
     before = Before(scenario, state, layout)
     had = LEDGER(state)
@@ -72,7 +78,7 @@ def engine(
         if made.get("caller") == "soft_offline":
             had = LEDGER(state)  # poisoned frames are lost
         broken = check.explain(int(VIOLATIONS(state, had)))
-        records.append({k: made[k] for k in FIELDS if k in made} | {"broken": broken})
+        records.append(_fields(made) | {"broken": broken})
         pictures.append(before.snapshot(state))
     return records, pictures
 
@@ -87,7 +93,7 @@ def oracle(
         pictures.append(canonical(world.snapshot(), content))
 
     made = play(document, kernel, batch=batch, arch=arch, prepare=take, after=take)
-    records = [{k: r[k] for k in FIELDS if k in r} for r in made.records]
+    records = [_fields(r) for r in made.records]
     calls = zip(records, document["call"], made.outcomes, strict=True)
     for record, call, outcome in calls:
         record["broken"] = []
@@ -96,22 +102,32 @@ def oracle(
     return records, pictures
 
 
+def _fields(record: Document) -> Document:
+    """What is compared of a record."""
+    found = {k: record[k] for k in FIELDS if k in record}
+    return found | {k: record.get(k, 0) for k in EXTRA}
+
+
 def differences(document: Document, kernel: str, **options: Any) -> list[str]:
     """One line for each value on which engine and oracle disagree; [] if none."""
+    wanted, trouble = None, None
     try:
         wanted = oracle(document, kernel, **options)
-    except SleepsForever:
-        wanted = None
+    except (SleepsForever, Refused) as error:
+        trouble = error
     try:
         found = engine(document, kernel, **options)
     except ScenarioError as error:
-        if wanted is None and "sleep for ever" in str(error):
+        if isinstance(trouble, SleepsForever) and "sleep for ever" in str(error):
+            PLAYED["asleep"] += 1
             return []
-        if "not modelled" in str(error):
+        if isinstance(trouble, Refused) or "not modelled" in str(error):
+            PLAYED["refused"] += 1
             return []  # refused, which is no disagreement
         raise
     if wanted is None:
-        return ["the oracle sleeps for ever, the engine does not"]
+        return [f"the engine plays what the oracle does not: {trouble}"]
+    PLAYED["compared"] += 1
     # Walking through a hundred thousand equal values takes longer than playing.
     if wanted == found:
         return []

@@ -42,7 +42,12 @@ PTE_BITS = {
     "uffd_wp": pte.UFFD_WP,
     "anon_exclusive": pte.EXCLUSIVE,
 }
-MARKS = {"freed": cond.FREED, "released": cond.RELEASED, "isolated": cond.ISOLATED}
+MARKS = {
+    "freed": cond.FREED,
+    "released": cond.RELEASED,
+    "isolated": cond.ISOLATED,
+    "young": cond.YOUNG,
+}
 Picture = dict[str, Any]
 
 
@@ -89,17 +94,23 @@ class Before:
         return next(a for a in areas if a.start == start >> 12)
 
     def tokens(self, m: Machine, pfn: np.ndarray) -> dict[int, int | None]:
-        """Frame -> token of its contents, -1 if one of its 1024 words is wrong."""
+        """Frame -> token of its contents, -1 if one of its 1024 words is wrong.
+
+        Pages of zeros have token 0.
+        """
         if m.memory is None or not pfn.size:
             return dict.fromkeys(pfn.tolist())
         rows = np.asarray(m.memory)[pfn]
+        zeros = (np.asarray(m.frame)[pfn, FLAGS] & frame.ZERO) != 0
         at = np.searchsorted(self.words, rows[:, 0])
         ids = self.ids[np.minimum(at, self.ids.size - 1)]
         same = (rows == contents_of(ids)).all(axis=1)
-        return {
+        found = {
             int(p): self.token_of.get(int(i), -1) if ok else -1
             for p, i, ok in zip(pfn, ids, same, strict=True)
         }
+        blank = pfn[zeros & ~rows.any(axis=1)].tolist()
+        return found | dict.fromkeys(blank, 0)
 
     def snapshot(self, m: Machine) -> Picture:
         """The canonical picture of `m`."""
@@ -142,6 +153,7 @@ class _Drawing:
         for name, space in self.before.layout.spaces.items():
             # Areas are ascending, as regions are.
             mine = [r for r in scenario.regions if name in r.processes]
+            mine = [r for r in mine for _ in range(1 + r.mapped_twice)]
             found: dict[int, Picture] = {}
             for area, region in zip(space.areas, mine, strict=True):
                 fork = region.kind == "anon" and len(region.processes) > 1
@@ -221,6 +233,8 @@ class _Drawing:
         names += [name for name, left in states if left[head] > 0]
         if flags & frame.SPLIT_QUEUED:
             names.append("partially_mapped")
+        if flags & frame.HURT:
+            names.append("poisoned")
         return sorted({*names})
 
     def unmapped(self) -> list[Picture]:

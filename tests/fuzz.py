@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from differential import differences, to_toml
+from differential import PLAYED, differences, to_toml
 from hypothesis import HealthCheck, given, seed, settings
 from jaxmig import xla
 from strategies import Example, Program, examples, programs
+from strategy_calls import caller_programs
 
 ROUND = 500  # examples a seed: what hypothesis remembers of them grows
 
@@ -52,11 +53,13 @@ def name_of(p: Program) -> str:
 
 def tasks(arguments: argparse.Namespace) -> list[Task]:
     """The examples shared out over the programs, the same for the same arguments."""
-    large = programs(large=True)
+    large, small = programs(large=True), programs(large=False)
+    if arguments.callers:
+        large, small = caller_programs(large=True), caller_programs(large=False)
     if arguments.large_programs < len(large):
         large = random.Random(arguments.seed).sample(large, arguments.large_programs)
     of_large = int(arguments.examples * arguments.large) if large else 0
-    shares = [(large, of_large), (programs(large=False), arguments.examples - of_large)]
+    shares = [(large, of_large), (small, arguments.examples - of_large)]
     found = []
     for choice, total in shares:
         for i, program in enumerate(choice):
@@ -109,6 +112,7 @@ def play(task: Task) -> dict[str, Any]:
     """All examples of a task; the row of the journal."""
     start, cpu = time.perf_counter(), time.process_time()
     played, failures, before = 0, [], xla.compilations()
+    PLAYED.clear()
     for number, done in enumerate(range(0, task.count, ROUND)):
         count = min(ROUND, task.count - done)
         more, failure = one_round(task.program, task.first + number, count)
@@ -120,6 +124,7 @@ def play(task: Task) -> dict[str, Any]:
     return {
         "task": task.key,
         "examples": played,
+        "compared": PLAYED["compared"],
         "executables": compiled,
         "wall_s": round(time.perf_counter() - start, 1),
         "cpu_s": round(time.process_time() - cpu, 1),
@@ -156,7 +161,7 @@ def report(row: dict[str, Any], done: int, total: int) -> None:
     """A line a program; and each scenario on which the two disagree."""
     print(
         f"[{done}/{total}] {row['task']}: {row['examples']} examples, "
-        f"{row['executables']} compiled, {row['wall_s']} s",
+        f"{row['compared']} compared, {row['executables']} compiled, {row['wall_s']} s",
         flush=True,
     )
     for text in row["failures"]:
@@ -185,7 +190,10 @@ def parsed(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--large", type=float, default=0.3, help="share of large folios"
     )
-    parser.add_argument("--large-programs", type=int, default=99, help="at most")
+    parser.add_argument("--large-programs", type=int, default=999, help="at most")
+    parser.add_argument(
+        "--callers", action="store_true", help="each caller of each release"
+    )
     parser.add_argument(
         "--only", default="", help='some programs: "small 6.3 sync x86"'
     )

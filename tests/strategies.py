@@ -12,6 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from oracle import RELEASES
+from oracle.releases import Release
 from strategy_calls import CPUS, NODES, OWNERS, Program, calls, pages_of
 
 Document = dict[str, Any]
@@ -21,7 +22,10 @@ LARGE_KINDS = ("anon", "cow", "shmem", "file", "swapcache")
 PAGES = {"4k": 1, "16k": 4, "64k": 16, "2m": 512}
 # Folios of each size that regions may use; one more, untouched, is always there.
 MOST = {"16k": 3, "64k": 3, "2m": 1}
-FOREVER_ONLY = ("freed", "released", "partially_mapped", "prot_none")
+FOREVER_ONLY = (
+    *("freed", "released", "partially_mapped", "prot_none"),
+    *("dirty", "young", "zero", "poisoned"),
+)
 FRAMELESS = ("zero_page", "untouched")
 STATES = (
     "extra_ref",
@@ -39,6 +43,7 @@ STATES = (
     *FRAMELESS,
 )
 SLEEPABLE = ("locked", "writeback", "buffers_locked")
+UNEVICTABLE = {"compact_unevictable": 0}
 BATCHES = (512, 8, 7, 1, 0)
 
 
@@ -69,7 +74,7 @@ def examples(draw: Draw, choice: list[Program]) -> Example:
     """A machine, its pages, what stands in their way, and up to three calls."""
     program = draw(st.sampled_from(choice))
     regions = draw(_regions(program.large))
-    conditions = draw(_conditions(regions))
+    conditions = draw(_conditions(regions, _states(program)))
     document = {
         "machine": draw(_machine(program.large)),
         "process": draw(_processes()),
@@ -77,9 +82,19 @@ def examples(draw: Draw, choice: list[Program]) -> Example:
         "condition": conditions,
         "call": draw(calls(program, regions)),
     }
+    if program.kernel == "batch-copy":
+        copy = st.sampled_from(("dma:1", "dma:4", "cpu"))
+        document["machine"]["copy"] = draw(copy)
     if program.large:
         _fill(document)
     return Example(program, document, draw(st.sampled_from(BATCHES)))
+
+
+def _states(program: Program) -> tuple[str, ...]:
+    """What may be said of pages: no poison where copies cannot fail, or by engines."""
+    engine = program.kernel == "batch-copy"
+    fails = Release(program.kernel).has("copy_can_fail") and not engine
+    return tuple(s for s in STATES if fails or s != "poisoned")
 
 
 @st.composite
@@ -91,6 +106,8 @@ def _machine(draw: Draw, large: bool) -> Document:
     limited = draw(st.sampled_from(((), (1,), (), (1, 2), (2,), (0, 1))))
     if limited:
         machine["free"] = {str(n): f"{4 * draw(sizes)}k" for n in limited}
+    # What one caller alone looks at.
+    machine |= draw(st.sampled_from(({}, {}, {"lru_gen": True}, UNEVICTABLE)))
     return machine
 
 
@@ -136,24 +153,29 @@ def _region(draw: Draw, name: str, large: bool, left: dict[str, int]) -> Documen
     }
     flags = {"mlocked": True, "prot_none": True, "writable": False, "migratable": False}
     if kind == "file":
-        flags["private"] = True
+        flags |= {"private": True, "shared": False, "exec": True}
+    if kind in ("file", "shmem") and folio in ("16k", "64k"):
+        flags["mapped_twice"] = True
     for key in draw(st.lists(st.sampled_from(sorted(flags)), max_size=1)):
         region[key] = flags[key]
     return region
 
 
 @st.composite
-def _conditions(draw: Draw, regions: list[Document]) -> list[Document]:
+def _conditions(
+    draw: Draw, regions: list[Document], choice: tuple[str, ...]
+) -> list[Document]:
     """Some states of some folios, each state of a folio from one condition."""
     conditions: list[Document] = []
     seen: set[tuple[str, str, int]] = set()
     for _ in range(draw(st.integers(0, 6))):
         region = draw(st.sampled_from(regions))
-        state = draw(st.sampled_from(STATES))
+        state = draw(st.sampled_from(choice))
         pages = draw(_some_pages(pages_of(region)))
         step = PAGES[region["folio"]]
         folios = {(region["name"], state, p // step) for p in pages}
-        if folios & seen:
+        by_driver = state == "poisoned" and region["kind"] == "movable_ops"
+        if folios & seen or by_driver:
             continue
         seen |= folios
         made = {"region": region["name"], "pages": pages, "state": state}

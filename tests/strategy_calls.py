@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
+from oracle import RELEASES
+from oracle.releases import Release
 
 Document = dict[str, Any]
 Draw = Any
@@ -13,6 +15,17 @@ NODES, CPUS = 3, 4
 OWNERS = ("a", "b", "c", "d")
 SYNC_CALLERS = (None, "memory_offline", "cma", "soft_offline")
 ASYNC_CALLERS = (None, "compaction", "demotion", "damon")
+# Every caller, and the modes in which it may be asked; the first is its own.
+CALLERS = {
+    "compaction": ("sync_light", "async", "sync"),
+    "cma": ("sync",),
+    "memory_offline": ("sync",),
+    "numa_balancing": ("async",),
+    "demotion": ("async",),
+    "damon": ("async",),
+    "longterm_pin": ("sync",),
+    "soft_offline": ("sync",),
+}
 
 # Keys that only some calls look at.
 ODD = {
@@ -36,6 +49,22 @@ class Program:
     def content(self) -> bool:
         """Contents are carried where that does not take a hundred megabytes."""
         return not self.large
+
+
+def has_caller(kernel: str, caller: str | None) -> bool:
+    """Whether a release has a caller at all."""
+    return caller != "damon" or Release(kernel).has("damon")
+
+
+def caller_programs(large: bool) -> list[Program]:
+    """Each release with each caller that it has, in every mode of that caller."""
+    return [
+        Program(kernel, large, mode, caller=caller)
+        for kernel in RELEASES
+        for caller, modes in CALLERS.items()
+        for mode in modes
+        if has_caller(kernel, caller)
+    ]
 
 
 def pages_of(region: Document) -> int:
@@ -95,9 +124,22 @@ def _kernel(draw: Draw, program: Program) -> Document:
         callers = (None, "compaction")
     elif program.mode == "async" and not program.large:
         callers += ("numa_balancing",)  # large folios need a program of their own
+    callers = tuple(c for c in callers if has_caller(program.kernel, c))
     caller = program.caller or draw(st.sampled_from(callers))
     call: Document = {"mode": program.mode}
+    if caller == "compaction":
+        call |= draw(_wanted(program.mode))
     return call | ({"caller": caller} if caller else {})
+
+
+def _wanted(mode: str) -> st.SearchStrategy[Document]:
+    """What compaction is asked for; an asynchronous one is always for some order."""
+    blocks = (1, 2, 3, 4, 5, 6, 8, 9)
+    orders = st.sampled_from(blocks if mode == "async" else (*blocks, -1))
+    order = orders.map(lambda o: {"order": o})
+    # An allocation wants a block.
+    both = st.sampled_from(blocks).map(lambda o: {"order": o, "direct": True})
+    return st.one_of(st.just({}), order, both if mode == "sync_light" else order)
 
 
 @st.composite

@@ -169,7 +169,18 @@ def test_several_nodes_go_one_by_one(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_caller_brings_its_own_lists(capsys: pytest.CaptureFixture[str]) -> None:
     args = (*SMALL, "--kernel", "6.3", "--caller", "compaction", "--json", "-")
     call = Ran(capsys, *args).document()["calls"][0]
-    assert (call["syscall"], call["batches"]) == ("kernel", 8)
+    assert (call["syscall"], call["batches"]) == ("kernel", 2)
+    assert (call["caller"], call["lists"], call["reclaimed"]) == ("compaction", 2, 0)
+
+
+def test_a_caller_may_pass_all_by(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("migratepages", "memhog:2m,thp", "0", "1", "--cpus", "4", "--kernel", "6.3")
+    ran = Ran(capsys, *args, "--caller", "compaction", "--json", "-")
+    assert ran.document()["calls"][0]["lists"] == 0
+    assert "compaction lists no page on FROM" in ran.err
+    older = Ran(capsys, *args, "--caller", "damon")
+    assert (older.code, older.err.count("\n")) == (1, 1)
+    assert "Linux 6.3 has no caller damon" in older.err
 
 
 @pytest.mark.parametrize(
@@ -185,7 +196,9 @@ def test_a_caller_brings_its_own_lists(capsys: pytest.CaptureFixture[str]) -> No
         (("migratepages", __file__, "0", "1"), 1, "not a snapshot"),
         (("migratepages", "memhog:8192g", "0", "1"), 1, "GiB"),
         ((*SMALL, "--batch", "-1"), 2, "--batch"),
-        ((*SMALL, "--kernel", "6.4"), 2, "6.18"),
+        ((*SMALL, "--kernel", "6.99"), 2, "6.18"),
+        ((*SMALL, "--kernel", "6.9"), 2, "nobody has read it"),
+        ((*SMALL, "--kernel", "7.0-6.3"), 2, "6.3-7.0"),
         ((*SMALL, "--machine", "pdp11"), 2, "xeon-2s"),
         ((*SMALL, "--machine", "none.toml"), 1, "none.toml"),
         ((*SMALL, "--copy", "dma:0"), 1, "dma:N"),

@@ -137,7 +137,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Documents of two files that play, with one that fails between them."""
     home = tmp_path_factory.mktemp("played")
     (home / "a.toml").write_text(SCENARIO)
-    (home / "bad.toml").write_text('kernel = "6.4"\n')
+    (home / "bad.toml").write_text('kernel = "6.9"\n')
     files = [str(home / f"{n}.toml") for n in ("a", "bad", "a")]
     out = home / "out.jsonl"
     assert cli.main(["run", *files, "--json", str(out)]) == 1
@@ -186,7 +186,7 @@ def test_cpus_are_the_profile_s_unless_said(
 
 def test_records_have_the_fields_of_the_contract(played: list[dict[str, Any]]) -> None:
     names = ["kernel", "policy", "syscall", "ret", "errno", "vmstat", "ipis_per_cpu"]
-    names += ["batches", "allocs", "nodes_after", "time_ns", "wall_s"]
+    names += ["batches", "allocs", "copies_wasted", "nodes_after", "time_ns", "wall_s"]
     for r in played[0]["calls"]:
         assert set(names) | ({"status"} & set(r)) == set(r) - EXTRA
         assert ("status" in r) == (r["syscall"] == "move_pages")

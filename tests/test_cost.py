@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig.cost import PHASES, PRICED, price, weights
+from jaxmig.cost import PHASES, PRICED, channels, folios_a_batch, price, weights
 from jaxmig.events import COUNTERS, WORK
 from jaxmig.machines import Number, ProfileError, load, names
 from jaxmig.machines.schema import COSTS, LATER
@@ -131,6 +131,7 @@ X86 = {
     "pages_copied": ("copy", 900),
     "pages_copied_huge": ("copy", 196000 / 512),
     "copies_wasted": ("copy", 0),
+    "pages_by_cpu": ("copy", 0),
     "ptes_set": ("remap", 150),
     "pmds_set": ("remap", 150),
     "lru_drains": ("other", 0),
@@ -482,3 +483,30 @@ def test_counters_change_nothing_but_their_own_phases():
         more = price(base | {name: base[name] + 1}, profile)
         same = getattr(more, other) == getattr(price(base, profile), other)
         assert same == (other != X86[name][0])
+
+
+@pytest.mark.parametrize(
+    ("allocs", "batches", "copy", "asked"),
+    [
+        (1000, 2, "dma:4", "dma:4"),
+        (1000, 2, "dma:64", "dma:16"),
+        (8, 8, "dma:4", "dma:1"),  # THPs, each alone in its batch
+        (8, 1, "dma:16", "dma:8"),
+        (0, 0, "dma:4", "dma:1"),
+        (1000, 2, "threads:4", "threads:4"),
+    ],
+)
+def test_channels_of_the_posted_engine(allocs, batches, copy, asked):
+    # kernel-spec-7x 15.4: n = min(N, nb, 16).
+    folios = folios_a_batch(counts(allocs=allocs) | {"batches": batches})
+    assert channels(copy, folios, True) == asked
+    assert channels(copy, folios, False) == copy
+
+
+def test_what_the_cpu_copies_beside_an_engine_costs_what_it_does_alone():
+    profile = load("xeon-2s")
+    alone = price(counts(pages_copied=100), profile).copy
+    mixed = price(
+        counts(pages_copied=100, pages_by_cpu=100), profile, copy="dma:4"
+    ).copy
+    assert mixed == alone != price(counts(pages_copied=100), profile, copy="dma:4").copy

@@ -10,7 +10,8 @@ import pytest
 
 def row(task: fuzz.Task, *failures: str) -> dict[str, Any]:
     """What `play` returns."""
-    numbers = {"examples": task.count, "executables": 1, "wall_s": 1.0, "cpu_s": 1.0}
+    numbers = {"examples": task.count, "compared": task.count, "executables": 1}
+    numbers |= {"wall_s": 1, "cpu_s": 1}
     return {"task": task.key, **numbers, "failures": list(failures)}
 
 
@@ -49,8 +50,17 @@ def test_an_interrupted_run_goes_on(
     monkeypatch.setattr(fuzz, "play", lambda task: played.append(task.key) or row(task))
     assert fuzz.main(words) == 0
     assert len(played) == len(set(played)) > len(first)
-    assert len(fuzz.read(journal)) == 31
-    assert "500 examples of 31 programs, 0 disagreements" in capsys.readouterr().out
+    count = len(fuzz.programs(large=False))
+    assert len(fuzz.read(journal)) == count
+    assert f"500 examples of {count} programs, 0" in capsys.readouterr().out
+
+
+def test_each_caller_of_each_release_has_examples() -> None:
+    tasks = fuzz.tasks(fuzz.parsed(["--callers", "--examples", "20000"]))
+    pairs = {(t.program.kernel, t.program.caller) for t in tasks}
+    assert len(pairs) == len({(p.kernel, p.caller) for p in fuzz.caller_programs(True)})
+    assert ("6.10", "damon") not in pairs
+    assert ("7.3", "damon") in pairs
 
 
 def test_a_disagreement_is_shown_and_remembered(

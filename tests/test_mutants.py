@@ -9,7 +9,15 @@ import pytest
 from mutants import ROOT, Mutant, Verdict
 
 LISTED = mutants.read()
-PLACES = ("policy/", "phases/", "tlb.py", "rules.py", "releases.py", "pte.py")
+PLACES = (
+    "policy/",
+    "phases/",
+    "callers/",
+    "tlb.py",
+    "rules.py",
+    "releases.py",
+    "pte.py",
+)
 A_TEST = re.compile(r"(tests/test_\w+\.py)::(test_\w+)(\[[^\]]+\])?")
 
 

@@ -208,6 +208,19 @@ def test_modelled_numbers_of_the_golden_text_by_hand():
     ]
 
 
+def test_callers_have_rows_of_their_own():
+    told = {"caller": "cma", "caller_errno": "EBUSY", "lists": 5, "reclaimed": 1031}
+    quiet = {"caller": "cma", "caller_errno": None, "lists": 0, "reclaimed": 0}
+    lines = compare([made("6.2") | told, made("6.3") | quiet], assumed="x").splitlines()
+    cells = {line[:23].strip(): line[23:].split() for line in lines}
+    assert cells["lists"] == ["5", "0"]
+    assert cells["pages dropped"] == ["1,031", "0"]
+    assert cells["caller reports"] == ["EBUSY", "-"]
+    plain = compare([made("6.2") | quiet], assumed="x")
+    assert "pages dropped" not in plain
+    assert "reports" not in plain
+
+
 def test_failed_calls_and_empty_ones_compare():
     failed = made("6.3", ret=-12)
     failed["vmstat"]["pgmigrate_success"] = 0

@@ -16,9 +16,11 @@ KINDS: Final = {
     "crossing_opens_next": "the series as posted",
     "broadcasts": "arm64: no interrupts",
     "invlpgb": "AMD: no interrupts",
+    "offloads": "the posted copy engine: folios that it copies are a kind of their own",
 }
 # What two functions ask, and why.
 TWICE: Final = {
+    "keeps_mask": "who leaves stays in the mask, and a later flush finds him there",
     "split_flushes_batch": "the walk puts its flushes off, and the split sends them",
 }
 

@@ -69,8 +69,9 @@ def test_contents_arrive_whenever_they_are_copied(monkeypatch) -> None:
 def test_rules_say_what_their_names_mean() -> None:
     for kernel, mode, reason, arch, memalloc in SETTINGS:
         r, row = rules(kernel, mode, reason, arch, memalloc), RELEASES[kernel]
-        shared = [name for name in FLAGS if hasattr(row, name) and name != "invlpgb"]
-        assert len(shared) == 15
+        asked = ("invlpgb", "offloads")  # of the hardware as well
+        shared = [n for n in FLAGS if hasattr(row, n) and n not in asked]
+        assert len(shared) == 20
         for name in shared:
             assert getattr(r, name) == getattr(row, name)
         assert r.asynchronous == (mode == "async")
@@ -80,6 +81,8 @@ def test_rules_say_what_their_names_mean() -> None:
         assert r.nosplit == (reason == "numa_misplaced")
         assert r.longterm_pin == (reason == "longterm_pin")
         assert r.broadcasts == (arch == "arm64")
+        assert not r.offloads
+        assert rules(kernel, engine=True).offloads == (kernel == "batch-copy")
         assert r.invlpgb == (arch == "x86-invlpgb" and row.invlpgb)
 
 

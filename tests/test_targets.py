@@ -116,6 +116,34 @@ def test_a_recorded_process_keeps_every_page(tmp_path: Path) -> None:
     assert sum(n for _, n in target.unmovable) == int((~taken.movable).sum())
 
 
+def test_areas_keep_what_maps_says_of_them() -> None:
+    s = snapshot.load(GOLDEN)
+    space = resident.build(s, 0, PLAIN)[1]
+    found = {a.start: a for a in space.areas}
+    wanted = {"rw-p": 0, "r--p": 0, "r-xp": 0}
+    for i in sorted({int(n) for n in s.area}):
+        area = found[int(s.vpn[np.flatnonzero(s.area == i)[0]])]
+        perms = int(s.areas.perms[i])
+        text = "".join(c if perms & 1 << n else "-" for n, c in enumerate("rwx"))
+        text += "s" if perms & 8 else "p"
+        file = s.areas.kind[i] in (snapshot.AreaKind.FILE, snapshot.AreaKind.SHMEM)
+        assert (area.writable, area.executable) == (text[1] == "w", text[2] == "x")
+        assert (area.shared, area.accessible) == (text[3] == "s", text[:3] != "---")
+        assert area.file == file
+        wanted[text] = wanted.get(text, 0) + 1
+    assert all(wanted.values())
+
+
+def test_gigantic_pages_are_refused_by_name() -> None:
+    huge = {"flags": np.full(4, flags(F.WRITABLE, F.HUGETLB))}
+    s = invented(4, order=np.full(4, 18, np.int8), **huge)
+    with pytest.raises(SnapshotError, match=r"4 base pages of gigantic hugetlb pages"):
+        targets.of_snapshot("x", s)
+    # A file may have folios as large, of which only pages are mapped.
+    file = invented(4, order=np.full(4, 18, np.int8), flags=np.full(4, flags(F.FILE)))
+    assert pages_on(targets.of_snapshot("x", file)) == [4, 0]
+
+
 def test_one_process_of_several_must_be_chosen(tmp_path: Path) -> None:
     s = invented(4)
     two = dataclasses.replace(

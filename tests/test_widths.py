@@ -27,7 +27,7 @@ from strategies import Document, Example, Program, examples
 from test_invariants_engine import warm
 
 MODES = ("sync", "async", "sync_light")
-SINCE = ("6.3", "6.5", "6.7", "6.12", "6.18")
+SINCE = ("6.3", "6.5", "6.7", "6.12", "6.14", "6.17", "6.18", "7.3", "batch-copy")
 # One compiled program serves all of a line: what they differ in is its data.
 SERIAL = [Program(k, mode=mode) for k in ("6.1", "6.2") for mode in MODES]
 BATCHED = [Program(k, mode=mode) for k in SINCE for mode in MODES]
@@ -44,7 +44,11 @@ def large(choice: list[Program]) -> list[Program]:
     """The same programs on machines with folios of other sizes, and for more callers."""
     found = [dataclasses.replace(p, large=True) for p in choice]
     callers = {"async": "numa_balancing", "sync": "longterm_pin"}
-    odd = [p for p in found if p.kernel in ("6.2", "6.3", "6.18") and p.mode in callers]
+    odd = [
+        p
+        for p in found
+        if p.kernel in ("6.2", "6.3", "6.17", "6.18") and p.mode in callers
+    ]
     return found + [dataclasses.replace(p, caller=callers[p.mode]) for p in odd]
 
 
@@ -131,6 +135,10 @@ def rich(e: Example) -> Document:
     document = {**e.document, "region": migratable(e), "call": [ANYWHERE]}
     for key in ("region", "condition"):
         document[key] = [*document[key], *(x for m in more for x in m[key])]
+    large = [r for r in document["region"] if r.get("folio", "4k") != "4k"]
+    document["condition"] += [
+        {"region": r["name"], "pages": "every:3", "state": "zero"} for r in large
+    ]
     # Nobody sleeps for ever, mostly.
     for i, c in enumerate(document["condition"]):
         if c.get("until") == "forever" and i % 4:
@@ -204,6 +212,7 @@ def compare(e: Example, document: Document, at: Where, tally: Tally) -> None:
         "arch": p.arch,
         "reason": REASONS.get(p.caller or "", "syscall_or_cpuset"),
         "memalloc": at.memalloc,
+        "engine": True,
     }
     padded = np.zeros(LIST, np.int32)
     padded[: heads.size] = heads

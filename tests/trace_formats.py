@@ -20,7 +20,7 @@ FIELDS = {
     "mm_migrate_pages": STATS + r"(nr_split=(?P<split>\d+) )?" + MODE,
     "set_migration_pte": PTE,
     "remove_migration_pte": PTE,
-    "tlb_flush": r"pages:(?P<pages>-?\d+) reason:(?P<why>[a-z ]+) \((?P<number>\d)\)",
+    "tlb_flush": r"pages:(?P<pages>-?\d+) reason:(?P<why>[a-zA-Z ]+) \((?P<number>\d)\)",
 }
 WHY = {
     1: "remote shootdown",

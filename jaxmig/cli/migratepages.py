@@ -1,6 +1,7 @@
 """`jaxmig migratepages`: one target from nodes to nodes, serial and batched."""
 
 import argparse
+from typing import Any
 
 from jaxmig import job, machines
 from jaxmig.cli import named, options, output, pictures, runtime, shape, traces
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     except job.LogTooLong as error:
         raise Failure(f"{args.target}: {error}; trace a smaller target") from None
     show(args, asked, outcomes)
-    return _verdict(outcomes)
+    return _verdict(outcomes, args.caller)
 
 
 def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> job.Call:
@@ -91,7 +92,7 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
     )
 
 
-def _verdict(outcomes: list[job.Outcome]) -> int:
+def _verdict(outcomes: list[job.Outcome], caller: str | None) -> int:
     """The exit code; one line on stderr says what failed, and on which kernels."""
     found: dict[str, list[str]] = {}
     for o in outcomes:
@@ -103,15 +104,17 @@ def _verdict(outcomes: list[job.Outcome]) -> int:
         advice = any(o.full for o in outcomes)
         more = "; give it more with --free or --node-size" if advice else ""
         say(f"jaxmig migratepages: {'; '.join(told)}{more}")
-    elif all(_idle(o.record["vmstat"]) for o in outcomes):
-        say(
-            "jaxmig migratepages: nothing moved: no page on FROM belongs elsewhere on TO"
-        )
+    elif all(_idle(o.record) for o in outcomes):
+        reason = "no page on FROM belongs elsewhere on TO"
+        if caller:
+            reason = f"{caller} lists no page on FROM"
+        say(f"jaxmig migratepages: nothing moved: {reason}")
     return int(bool(told))
 
 
-def _idle(vmstat: dict[str, int]) -> bool:
-    return vmstat["pgmigrate_success"] == vmstat["pgmigrate_fail"] == 0
+def _idle(r: dict[str, Any]) -> bool:
+    moved, failed = (r["vmstat"][f"pgmigrate_{k}"] for k in ("success", "fail"))
+    return moved == failed == r.get("reclaimed", 0) == 0
 
 
 def _complaint(o: job.Outcome) -> str:

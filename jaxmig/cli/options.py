@@ -8,7 +8,7 @@ from jaxmig import machines, nodes, report
 from jaxmig.cli.errors import Parser
 from jaxmig.machine import PAGE_BYTES
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
-from jaxmig.releases import BOTH, RELEASES
+from jaxmig.releases import RELEASES, expand
 from jaxmig.rules import MODES
 from jaxmig.scenario.words import CALLER_MODES, size_of
 
@@ -42,7 +42,8 @@ def add_machine(parser: Parser) -> None:
         "--kernel",
         type=kernels,
         metavar="LIST",
-        help=f"both (6.2 and 6.3, the default), or any of {' '.join(RELEASES)}",
+        help=f"both (6.2 and 6.3, the default), latest, a range such as 6.1-7.3, or any of "
+        f"{' '.join(RELEASES)}",
     )
     group.add_argument(
         "--machine",
@@ -143,15 +144,13 @@ def add_output(parser: Parser) -> None:
 
 
 def kernels(text: str) -> tuple[str, ...]:
-    """`both`, `all` or releases separated by commas."""
-    if text in ("both", "all"):
-        return BOTH if text == "both" else tuple(RELEASES)
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in RELEASES:
-            known = " ".join(RELEASES)
-            raise argparse.ArgumentTypeError(f"{name!r} is not modelled; use {known}")
-    return names
+    """`both`, `all`, or releases and ranges of them separated by commas."""
+    if text == "all":
+        return tuple(RELEASES)
+    try:
+        return expand(text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def machine(text: str) -> str:

@@ -31,6 +31,10 @@ def _machine(s: Scenario, args: argparse.Namespace) -> MachineSpec:
         spec = replace(spec, profile=args.machine)
     if args.cpus:
         spec = replace(spec, cpus=args.cpus)
+    if args.batch is not None:
+        spec = replace(spec, max_batch=args.batch)
+    if args.copy:
+        spec = replace(spec, copy=args.copy)
     if args.nodes:
         used = [r.node for r in s.regions] + [n for n, _ in spec.free]
         if max(used, default=0) >= args.nodes:

@@ -12,7 +12,6 @@ from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.report.records import Record
 from jaxmig.report.timed import Traced
 from jaxmig.scenario import Scenario, ScenarioError
@@ -73,12 +72,10 @@ def _play(
         # The state before a call lives on until the call is over.
         check_room(path, pages, asked.machine.nodes, args.content is not False, 2)
         profile = machines.load(asked.machine.profile)
-        profile.copy_speedups(args.copy or "cpu")  # refused before the work
+        profile.copy_speedups(asked.machine.copy)  # refused before the work
         records = player.play(
             asked,
-            batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
             profile=profile,
-            copy=args.copy or "cpu",
             content=args.content is not False,
             seed=args.seed or 0,
             trace=traced.append if traces.wanted(args) else None,
@@ -143,8 +140,8 @@ def _table(args: argparse.Namespace, p: Played) -> str:
         cpu=calls[0].cpu if calls else 0,
         cpus=s.machine.cpus,
         nodes=s.machine.nodes,
-        batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
-        copy=args.copy or "cpu",
+        batch=s.machine.max_batch,
+        copy=s.machine.copy,
         content=args.content is not False,
     )
     parts = [assumed, f"Scenario: {p.path}"]

@@ -29,8 +29,8 @@ PRICED: Final = (
     *("ptes_deferred", "flushes_immediate", "flushes_immediate_lazy"),
     *("flushes_batch", "flushes_batch_lazy", "ipis_immediate", "ipis_batch"),
     *("nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "moves", "folios_moved"),
-    *("pages_copied", "pages_copied_huge", "copies_wasted", "ptes_set", "pmds_set"),
-    *("lru_drains", "folios_cached", "calls"),
+    *("pages_copied", "pages_copied_huge", "copies_wasted", "pages_by_cpu"),
+    *("ptes_set", "pmds_set", "lru_drains", "folios_cached", "calls"),
 )
 # What follows from the counters of a whole call, and is no counter itself.
 DERIVED: Final = ("cleared_later", "set_later", "pages_beyond")
@@ -181,5 +181,7 @@ def _copies(p: Priced, copy: str, policy: Policy) -> list[Term]:
         Term("pages_beyond", "copy", place, beyond),
         Term("pages_copied", "copy", place, page),
         Term("copies_wasted", "copy", place, wasted),
+        # Counted as the engine's above; of folios below PMD size nearly always.
+        Term("pages_by_cpu", "copy", "copy", p["cost.copy_4k"] - page),
         Term("pages_copied_huge", "copy", place, p["cost.copy_2m"] / PMD_PAGES / huge),
     ]

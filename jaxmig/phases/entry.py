@@ -45,6 +45,9 @@ class Walk:
     batch: Flag  # TTU_BATCH_FLUSH
     cpu: Index
     pmd_table: Int32[Array, " pmds"]  # first PTE under each PMD leaf
+    leaves: Index  # SPLIT: PMD leaves that are split at most
+    zeros: Flag  # SPLIT: pieces of zeros become the zero page
+    first: Index | None  # page whose chain comes first, see `rmap_walk`
 
     @property
     def takes(self) -> Flag:
@@ -62,13 +65,16 @@ def walk(rules: Rules, g: Geometry, m: Mapped, w: Walk) -> Mapped:
     """Do `w.action` to every entry of a folio; a refusal ends it at the first."""
 
     def visit(m: Mapped, at: Visit) -> tuple[Mapped, Flag]:
+        pmd = at.here & pte.has(at.bits, pte.HUGE)
+        if g.shares_pmds:
+            left = pmd & (w.action == SPLIT) & (m.leaves >= w.leaves)
+            at = dataclasses.replace(at, here=at.here & ~left)
         t, ev = _clear_flush(rules, g, m.cached, m.ev, w, at)
         pfn, word = _becomes(w, at)
         ev = _note(ev, w, at, pfn, word)
         new = jnp.where(jnp.arange(2) == pte.PFN, pfn, word)
         entries = xla.put(m.pte, at.entry, new)
         rows = _mapcount(m.frame, w, at)
-        first = m.count == 0
         m = Mapped(
             frame=rows,
             pte=entries,
@@ -77,12 +83,14 @@ def walk(rules: Rules, g: Geometry, m: Mapped, w: Walk) -> Mapped:
             ev=ev,
             count=m.count + at.here,
             dirty=m.dirty | (at.here & pte.has(at.bits, pte.DIRTY)),
+            leaves=m.leaves + pmd,
+            last=m.last,
         )
         if len(g.orders) > 1:
-            m = _map_pieces(g, m, w, at, first)
+            m = _map_pieces(g, m, w, at)
         return m, ~((w.action == UNMAP) & w.refuses)
 
-    return rmap_walk(g, m, w.head, w.pages, visit)
+    return rmap_walk(g, m, w.head, w.pages, visit, w.first)
 
 
 def _clear_flush(
@@ -94,19 +102,25 @@ def _clear_flush(
     hugetlb = frame.kind(w.flags) == frame.HUGETLB
     # pmdp_invalidate() flushes even what no TLB can hold.
     held = pte.accessible(at.bits) | (pmd & ~hugetlb)
+    by_unmap = (w.action == SPLIT) & ~w.stays
+    held |= by_unmap & rules.unmap_flushes_hints
     clears = w.takes & at.here
     put_off = w.batch & ~pmd & tlb.should_defer(rules, t.cpus, w.cpu)[mm]
     owed = clears & put_off & tlb.defers_entry(rules, at.bits)
     t = dataclasses.replace(t, cpus=tlb.defer(rules, t.cpus, mm, owed))
-    now = clears & held & ~put_off
+    # A run of PTEs is flushed once, with its first.
+    run = by_unmap & ~pmd & ~put_off & rules.unmaps_file_runs
+    rest = run & (at.page > 0)
+    pages = jnp.where(run, jnp.int32(1) << frame.order(w.flags), 1)
+    now = clears & held & ~put_off & ~rest
     # A TLBI goes out at once, only the wait for its end is put off; and who zaps or
     # repoints an entry has flushed it, which is not this call's affair.
     others = (w.action == ZAP) | (w.action == REPOINT)
-    silent = (owed & rules.broadcasts) | (others & at.here)
+    silent = (owed & rules.broadcasts) | ((others | rest) & at.here)
 
     def flush(c: tuple[Cached, Events]) -> tuple[Cached, Events]:
         t, ev, alone = tlb.flush_entry(
-            rules, *c, at.entry, mm, w.cpu, pmd, ~pmd | hugetlb, now
+            rules, *c, mm, w.cpu, pmd, ~pmd | hugetlb, pages, now
         )
         told = alone | silent
         return tlb.drop_entry(t, at.entry, pmd, told, len(g.orders) > 1), ev
@@ -129,11 +143,14 @@ def _becomes(w: Walk, at: Visit) -> tuple[Index, Index]:
         jnp.where(splits, waits, bits), jnp.where(splits, w.stays, anon), own
     )
     keeps = splits & w.stays & ~pte.has(bits, pte.HUGE)
+    empty = keeps & w.zeros & frame.is_empty(at.flags)
+    keeps &= ~empty
     unmaps = w.action == UNMAP
     zapped = (w.action == ZAP) | (splits & ~keeps)
     word = jnp.where(unmaps & ~w.refuses, waits, bits)
     word = jnp.where(remaps | keeps, back, jnp.where(zapped, pte.empty(bits), word))
     moved = remaps | (w.action == REPOINT)
+    word = jnp.where(empty, pte.zero(bits), word)
     pfn = jnp.where(moved, w.head + at.page, jnp.where(zapped, NOWHERE, at.pfn))
     return jnp.where(at.here, pfn, at.pfn), jnp.where(at.here, word, bits)
 
@@ -149,10 +166,12 @@ def _note(ev: Events, w: Walk, at: Visit, pfn: Index, word: Index) -> Events:
     ev = ev.note(log.SET, at.entry, at.pfn, waits, order, when=unmaps | (splits & ~pmd))
     # compound_order() of a tail page is 0.
     whole = jnp.where(remaps & (at.page == 0), order, 0)
-    removes = remaps | (splits & ~pmd)
+    removes = remaps | (splits & ~pmd & ~(w.zeros & frame.is_empty(at.flags)))
     ev = ev.note(log.REMOVE, at.entry, pfn, word, whole, when=removes)
     pieces, n = _piece(waits, at), jnp.int32(1) << order
-    ev = ev.note(log.PIECES, at.entry, w.head, pieces, n, when=splits & pmd)
+    # Where some return and others do not, `_map_pieces` notes those that do.
+    all_ = splits & pmd & ~w.zeros
+    ev = ev.note(log.PIECES, at.entry, w.head, pieces, n, when=all_)
     return ev.add(ptes_set=remaps & ~pmd, pmds_set=remaps & pmd)
 
 
@@ -170,25 +189,49 @@ def _mapcount(rows: Array, w: Walk, at: Visit) -> Array:
     return jax.lax.dynamic_update_slice(rows, count[None, None], place)
 
 
-def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit, first: Flag) -> Mapped:
-    """Fill the page table under a split PMD leaf with entries of the pieces."""
+def _map_pieces(g: Geometry, m: Mapped, w: Walk, at: Visit) -> Mapped:
+    """Fill the page table under a split PMD leaf with entries of the pieces.
+
+    In the head's chain the first of them takes the leaf's place.
+    """
     fills = (w.action == SPLIT) & w.stays & at.here & pte.has(at.bits, pte.HUGE)
     leaf = jnp.clip(at.entry - g.ptes, 0, w.pmd_table.shape[0] - 1)
     table = xla.read(leaf, lambda: w.pmd_table[leaf])
     word = _piece(pte.to_migration(at.bits), at)
 
-    def piece(j: Index, c: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        entries, following, rows = c
-        e, f = table + j, w.head + j
-        old, bits = xla.read(j, lambda: (rows[f, RMAP], entries[e, pte.BITS]))
+    def piece(
+        j: Index, c: tuple[Array, Array, Array, Events]
+    ) -> tuple[Array, Array, Array, Events]:
+        entries, following, rows, ev = c
+        e, f, tail = table + j, w.head + j, j > 0
+        row, bits = xla.read(j, lambda: (rows[f], entries[e, pte.BITS]))
         new = (word & ~pte.STAYS) | pte.empty(bits)
-        entries = xla.put(entries, e, jnp.stack([f, new]))
-        following = xla.put(following, e, jnp.where(first, NOWHERE, old))
-        at = (xla.after(f, old), RMAP)
-        rows = jax.lax.dynamic_update_slice(rows, e[None, None], at)
-        return entries, following, rows
+        # Such a piece's chain and count are dropped with the folio's (`split.py`).
+        empty = w.zeros & frame.is_empty(row[frame.FLAGS])
+        new = jnp.where(empty, pte.zero(bits), new)
+        pfn = jnp.where(empty, NOWHERE, f)
+        entries = xla.put(entries, e, jnp.stack([pfn, new]))
+        ev = ev.note(log.REMOVE, e, f, new, 0, when=w.zeros & ~empty)
+        then, linked = jnp.where(tail, row[RMAP], at.following), ~tail & behind
+        following = xla.put(following, e, then)
+        if g.shared:
+            before = jnp.where(linked, m.last, e)
+            following = xla.put(following, before, jnp.where(linked, e, then))
+        front = jnp.where(linked, row[RMAP], e)
+        column = jnp.arange(frame.COLUMNS)
+        row = jnp.where(column == RMAP, front, row + (tail & (column == MAPCOUNT)))
+        return entries, following, xla.put(rows, xla.after(f, row[RMAP]), row), ev
 
+    behind = m.last != NOWHERE
     count = jnp.where(fills, jnp.int32(1) << frame.order(w.flags), 0)
-    arrays = (m.pte, m.rmap_next, m.frame)
-    entries, following, rows = jax.lax.fori_loop(0, count, piece, arrays)
-    return dataclasses.replace(m, pte=entries, rmap_next=following, frame=rows)
+    start = (m.pte, m.rmap_next, m.frame, m.ev)
+    entries, following, rows, ev = jax.lax.fori_loop(0, count, piece, start)
+    last = jnp.where(fills, table, at.entry)
+    return dataclasses.replace(
+        m,
+        pte=entries,
+        rmap_next=following,
+        frame=rows,
+        ev=ev,
+        last=jnp.where(at.page == 0, last, m.last),
+    )

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig import xla
 from jaxmig.events import Events
-from jaxmig.frame import MAPCOUNT, RMAP
+from jaxmig.frame import FLAGS, MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
 from jaxmig.pte import BITS, PFN
 from jaxmig.pytree import pytree
@@ -36,6 +36,8 @@ class Mapped:
     ev: Events
     count: Index  # entries visited
     dirty: Flag  # one of them was dirty
+    leaves: Index  # PMD leaves among them
+    last: Index  # what stands in front of the next entry in the head's chain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +50,15 @@ class Visit:
     bits: Index  # the entry's second word
     page: Index  # which base page of the folio it maps
     mapcount: Index  # of that page
+    flags: Index  # that page's own
+    following: Index  # the entry behind it in the chain
 
 
 def walked_pages(g: Geometry, row: Int32[Array, " 4"], pages: Index) -> Index:
-    """How many frames of a folio can have chains: only the head under a PMD mapping."""
+    """How many frames of a folio can have chains: only the head under PMD mappings.
+
+    Where PTEs map it too, they stand in front of the leaves.
+    """
     pmd = (row[RMAP] >= g.ptes) & (row[RMAP] != NOWHERE)
     return jnp.where(pmd, 1, pages)
 
@@ -62,38 +69,58 @@ def rmap_walk(
     head: Index,
     pages: Index,
     visit: Callable[[Mapped, Visit], tuple[Mapped, Flag]],
+    first: Index | None = None,
 ) -> Mapped:
     """Visit every entry that maps frames `head` ... `head + pages - 1`, in order.
 
-    `visit` returns whether to go on; `pages` 0 visits nothing.
+    `visit` returns whether to go on; `pages` 0 visits nothing.  `first`: the page to
+    begin with, if it is not the head; the head's turn comes behind the last one.
     """
+
+    def frame_of(n: Index) -> Index:
+        if first is None:
+            return head + n
+        page = n + first
+        return head + jnp.where(page >= pages, page - pages, page)
 
     def go_on(c: tuple[Mapped, Index, Index, Flag]) -> Flag:
         return (c[1] < pages) & c[3]
 
     def step(c: tuple[Mapped, Index, Index, Flag]) -> tuple:
         m, page, entry, _ = c
-        old, following, count, first = _look(g, m, head + page, entry)
-        here = entry != NOWHERE
-        at = Visit(here, jnp.where(here, entry, 0), old[PFN], old[BITS], page, count)
+        here, where, then = entry != NOWHERE, frame_of(page), frame_of(page + 1)
+        old, following, row, front = _look(g, m, where, then, entry)
+        at = Visit(
+            here=here,
+            entry=jnp.where(here, entry, 0),
+            pfn=old[PFN],
+            bits=old[BITS],
+            page=where - head,
+            mapcount=row[MAPCOUNT],
+            flags=row[FLAGS],
+            following=following,
+        )
         m, more = visit(m, at)
         # The last entry of a page leads to the first of the next page.
         over = ~here | (following == NOWHERE)
-        return m, page + over, jnp.where(over, first, following), more
+        return m, page + over, jnp.where(over, front, following), more
 
-    start = xla.read(head, lambda: m.frame[head, RMAP])
+    begin = frame_of(jnp.int32(0))
+    start = xla.read(head, lambda: m.frame[begin, RMAP])
     state = (m, jnp.int32(0), start, jnp.asarray(True))
     return jax.lax.while_loop(go_on, step, state)[0]
 
 
-def _look(g: Geometry, m: Mapped, page: Index, entry: Index) -> tuple[Array, ...]:
-    """An entry, the next of its chain, its page's count, the next page's first entry."""
+def _look(
+    g: Geometry, m: Mapped, page: Index, then: Index, entry: Index
+) -> tuple[Array, ...]:
+    """An entry, the next of its chain, its page's row, the next page's first entry."""
     safe = jnp.where(entry == NOWHERE, 0, entry)
 
     def reads() -> tuple[Array, ...]:
         last = g.frames - 1
         following = m.rmap_next[safe] if g.shared else jnp.int32(NOWHERE)
-        first = m.frame[jnp.minimum(page + 1, last), RMAP]
-        return m.pte[safe], following, m.frame[page, MAPCOUNT], first
+        first = m.frame[jnp.minimum(then, last), RMAP]
+        return m.pte[safe], following, m.frame[page], first
 
     return xla.read(page, reads)

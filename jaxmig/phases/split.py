@@ -12,45 +12,81 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import frame, xla
-from jaxmig.frame import MAPCOUNT, RMAP
+from jaxmig import frame, pte, xla
+from jaxmig.frame import FLAGS, MAPCOUNT, RMAP
 from jaxmig.machine import NOWHERE, Geometry
+from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 Rows = Int32[Array, "frames 4"]
 
 
-def mappings(rows: Rows, head: Index, pages: Index) -> Index:
-    """Entries that map a folio, summed over its frames (`pages` 0: none)."""
+def mappings(rows: Rows, head: Index, pages: Index) -> tuple[Index, Index]:
+    """Entries that map a folio, and its pages of zeros (`pages` 0: none)."""
 
-    def page(i: Index, total: Index) -> Index:
-        return total + xla.read(i, lambda: rows[head + i, MAPCOUNT])
+    def page(i: Index, total: tuple[Index, Index]) -> tuple[Index, Index]:
+        row = xla.read(i, lambda: rows[head + i])
+        return total[0] + row[MAPCOUNT], total[1] + frame.is_empty(row[FLAGS])
 
-    return jax.lax.fori_loop(0, pages, page, jnp.int32(0))
+    return jax.lax.fori_loop(0, pages, page, (jnp.int32(0), jnp.int32(0)))
+
+
+def leaves_of(
+    g: Geometry, following: Array, entries: Array, first: Index, when: Flag
+) -> Index:
+    """PMD leaves that map a folio, in the chain that begins with `first`."""
+    if not g.shares_pmds:
+        return jnp.int32(0)
+
+    def step(c: tuple[Index, Index]) -> tuple[Index, Index]:
+        entry, n = c
+        bits, after = xla.read(
+            entry, lambda: (entries[entry, pte.BITS], following[entry])
+        )
+        return after, n + pte.has(bits, pte.HUGE)
+
+    start = (jnp.where(when, first, NOWHERE), jnp.int32(0))
+    return jax.lax.while_loop(lambda c: c[0] != NOWHERE, step, start)[1]
+
+
+def loses_one_leaf(rules: Rules, flags: Index, leaves: Index) -> Flag:
+    """Whether all that a split does is to split the first of a folio's PMD leaves.
+
+    try_to_migrate() ends there; a file's folios go through try_to_unmap().
+    """
+    return rules.splits_one_shared_pmd & frame.is_anon(flags) & (leaves > 1)
+
+
+def maps_zeros(rules: Rules, flags: Index) -> Flag:
+    """Whether pieces of zeros are mapped to the zero page: try_to_map_unused_to_zeropage().
+
+    Who locks memory wants pages of his own.
+    """
+    locked = frame.has(flags, frame.MLOCKED)
+    return rules.zero_pieces & frame.is_anon(flags) & ~locked
 
 
 def piece_rows(
-    rows: Rows,
-    head: Index,
-    flags: Index,
-    leaves: Index,
-    under_pmd: Flag,
-    pages: Index,
+    rows: Rows, head: Index, flags: Index, pages: Index, zeros: Flag
 ) -> Rows:
     """Rows of the pieces: base pages with the references their mappings give them.
 
-    `flags`: the folio's, `leaves`: PMDs that mapped it, `pages` 0: nothing happens.
+    `flags`: the folio's, `pages` 0: nothing happens.  `zeros`: see `maps_zeros`.
     """
     stays = frame.is_anon(flags)
-    bits = flags & ~(frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED)
-    cached = frame.cache_refs(bits)
+    gone = frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED
+    folio = flags & ~(gone | frame.ZERO | frame.POISONED | frame.HURT)
+    cached = frame.cache_refs(folio)
 
     def piece(j: Index, rows: Rows) -> Rows:
         old = xla.read(j, lambda: rows[head + j])
-        maps = jnp.where(under_pmd, leaves, old[MAPCOUNT])
-        maps = jnp.where(stays, maps, 0)
-        chain = jnp.where(stays, old[RMAP], NOWHERE)
+        own = old[FLAGS] & (frame.ZERO | frame.POISONED)
+        own |= jnp.where(frame.has(own, frame.POISONED), frame.HURT, 0)
+        mapped = stays & ~(zeros & frame.is_empty(own))
+        maps = jnp.where(mapped, old[MAPCOUNT], 0)
+        chain = jnp.where(mapped, old[RMAP], NOWHERE)
+        bits = folio | own
         return xla.put(rows, head + j, jnp.stack([maps + cached, maps, bits, chain]))
 
     return jax.lax.fori_loop(0, pages, piece, rows)

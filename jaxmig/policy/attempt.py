@@ -33,6 +33,8 @@ class Plan:
     moved: Flag
     undone: Flag
     divided: Flag  # split
+    halved: Flag  # only its first PMD leaf was
+    zeros: Flag  # split, and some pieces are of zeros and mapped to the zero page
 
     @property
     def gone(self) -> Flag:

@@ -5,6 +5,7 @@ Source: migrate_pages_batch(), migrate_hugetlbs() in mm/migrate.c.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
@@ -121,7 +122,22 @@ def book(
     names, totals = list(sums), lanes.totals(*sums.values())
     found = dict(zip(names, totals, strict=True))
     failed = {name: found.pop(name) for name in list(found) if name in _STATS}
+    lost, by_cpu = _offloaded(r, w, p)
+    found |= {"copies_lost": lost, "pages_by_cpu": by_cpu}
     return ev.add(**found), stats.add(**failed)
+
+
+def _offloaded(r: Rules, w: Window, p: Plan) -> tuple[Index, Index]:
+    """Copies of an engine that were for nothing; base pages that the CPU copied."""
+    hugetlb = frame.kind(w.flags) == frame.HUGETLB
+
+    def count() -> tuple[Index, Index]:
+        by_cpu = p.moved & (((p.ends & oc.BY_CPU) != 0) | hugetlb)
+        lost, pages = lanes.totals(p.wasted, by_cpu * w.pages)
+        return lost, pages
+
+    none = jnp.int32(0)
+    return jax.lax.cond(r.offloads, count, lambda: (none, none))
 
 
 _STATS = ("failed", "failed_pages", "thp_failed")
@@ -137,6 +153,7 @@ def _of_folios(r: Rules, w: Window, p: Plan, mapped: Mask) -> dict[str, Lanes | 
     )
     # A copy engine has copied by the time that a batch's references are looked at.
     wasted = jnp.where(movable | hugetlb | (not r.batched), 0, p.unmaps - p.moved)
+    wasted = jnp.where(r.offloads, p.wasted, wasted)
     sums: dict[str, Lanes | Mask] = {
         "pgmigrate_success": done * pages,
         "failed": stay,

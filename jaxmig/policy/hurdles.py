@@ -178,17 +178,20 @@ def _before_walk(rules: Rules, st: Stage, t: Tests, flags: Index, held: Flag) ->
     return t
 
 
-def _references(t: Tests, f: Held, pins: Flag | bool) -> tuple[Tests, Index]:
+def _references(
+    t: Tests, f: Held, pins: Flag | bool, attempt: bool = True
+) -> tuple[Tests, Index]:
     """A look at the reference count, if no test has failed: conditions and count.
 
-    The n-th look finds the references of a condition gone; `pins` among them.
+    The n-th attempt finds the references of a condition gone; `pins` among them.
     """
     looked, marks = t.going, t.marks
     gone = looked & ~t.blocks(cond.EXTRA_REF)
     drop = jnp.where(gone, marks >> cond.EXTRA_SHIFT, 0)
     pinned = looked & pins & ((marks & PIN_HELD) != 0)
     unpin = pinned & ~t.blocks(cond.PINNED)
-    t = t.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
+    if attempt:
+        t = t.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
     marks = marks - (drop << cond.EXTRA_SHIFT)
     marks = jnp.where(unpin, marks & ~PIN_HELD, marks)
     refs = f.refs - drop - jnp.where(unpin, pin_refs(f.flags), 0)
@@ -214,6 +217,9 @@ def move_look(st: Stage, f: Held, left: tuple[Index, ...], marks: Index) -> Look
     hugetlb = frame.kind(flags) == frame.HUGETLB
     buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
     t = t.look_at(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
+    # folio_mc_copy(): -EHWPOISON.
+    lost = t.going & frame.has(flags, frame.HURT)
+    t = t.set(rc=jnp.where(lost, FAILED, t.rc))
     return Look(t.left, t.marks, refs, t.rc)
 
 
@@ -232,7 +238,8 @@ def split_look(
     t = t.look_at(cond.WRITEBACK, no, FAILED).look_at(cond.NO_MAPPING, no, FAILED)
     buffers = frame.has(flags, frame.PRIVATE)
     t = t.look_at(cond.BUFFERS_LOCKED, no, FAILED, buffers)
-    t, refs = _references(t, f, True)
+    # can_split_folio() only looks.
+    t, refs = _references(t, f, True, attempt=False)
     t = _counted(t, refs, mapped + frame.cache_refs(flags))
     t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
     return Look(t.left, t.marks, refs, t.rc)

@@ -42,9 +42,11 @@ NUMBER: Final = 0xF
 PLAIN: Final = 1 << TRIES | 1 << UNMAPS | 1 << LOOKS
 # How it ended.
 OVER, MOVED, FREED, RELEASED, ASLEEP = (1 << i for i in range(5))
+BY_CPU: Final = 1 << 5  # moved, and not with what an engine had copied
+LOST: Final = 1 << 6  # that copy was for nothing; in the second stage a bit higher
 # Where it is: the pass, then these.
 PASS: Final = 0xF
-MOVING, SECOND, UNCHANGED = (1 << i for i in range(4, 7))
+MOVING, SECOND, UNCHANGED, COPIED = (1 << i for i in range(4, 8))
 
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
@@ -178,6 +180,10 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
         | jnp.where(~moving & u.freed, OVER | FREED, 0)
         | jnp.where(rc == SLEEPS, OVER | ASLEEP, 0)
         | jnp.where(ended & ~follows, OVER, 0)
+        | jnp.where(moved & ~released & ~_has(c.at, COPIED) & r.offloads, BY_CPU, 0)
+        | jnp.where(
+            moving & ~moved & _has(c.at, COPIED), jnp.where(second, LOST * 2, LOST), 0
+        )
         # Whose memory ends is no affair of lanes (`run.py` keeps such batches away).
         | jnp.where(rc == ENOMEM, OVER, 0)
     )
@@ -185,6 +191,9 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
     # Who is moved with the others of a batch begins at the first of the move passes.
     n = jnp.where(unmapped & ~at_once, 0, n)
     at = n | jnp.where(unmapped | (moving & again & ~at_once), MOVING, 0)
+    copied = unmapped & ~movable & ~at_once & r.offloads
+    copied &= u.refs - f.maps == frame.cache_refs(f.flags)
+    at |= jnp.where(copied, COPIED, 0)
     at |= jnp.where(second, SECOND, 0) | jnp.where(unmapped & same, UNCHANGED, 0)
     return _Trip(
         counts=c.counts + jnp.where(going, counts, 0),

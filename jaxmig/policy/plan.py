@@ -23,7 +23,7 @@ from jaxmig.policy import outcomes as oc
 from jaxmig.pytree import pytree
 from jaxmig.rules import Rules
 
-END_BITS: Final = 5  # of Plan.ends
+END_BITS: Final = 8  # of Plan.ends
 SHARE: Final = 8  # of a window: folios that go through their attempts at a time
 
 
@@ -57,6 +57,12 @@ class Plan:
     def unmaps(self) -> Lanes:
         """How often each folio was unmapped."""
         return self.number(oc.UNMAPS, 0) + self.number(oc.UNMAPS, 1)
+
+    @property
+    def wasted(self) -> Lanes:
+        """How often an engine copied each folio for nothing."""
+        first, second = ((self.ends & bit) != 0 for bit in (oc.LOST, oc.LOST * 2))
+        return first.astype(jnp.int32) + second
 
     @property
     def moved(self) -> Mask:
@@ -128,7 +134,7 @@ def plan(r: Rules, m: Machine, w: Window, maps: Lanes, passes: int = oc.PASSES) 
 def _in_nobodys_way(row: Int32[Array, "lanes 4"], maps: Lanes) -> Mask:
     """Folios that move at the first try: known by their rows alone."""
     flags, refs = row[:, FLAGS], row[:, REFCOUNT]
-    odd = frame.has(flags, frame.CONDITIONED)
+    odd = frame.has(flags, frame.CONDITIONED | frame.HURT)
     odd |= frame.kind(flags) == frame.MOVABLE_OPS
     return ~odd & (refs > 0) & (refs == maps + frame.cache_refs(flags))
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import conditions as cond, frame, xla
+from jaxmig import conditions as cond, frame, tlb, xla
 from jaxmig.frame import FLAGS
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.phases import alloc, flush, lanes
@@ -272,7 +272,7 @@ def _easy(j: Job, c: Carry, w: Window, batches: Cut) -> tuple[Mask, Cut]:
     """The folios of a window that can be worked at once, and their batches."""
     m, r, there = c.k.m, j.rules, w.there
     enough = _most_left(j, c) <= m.nfree[j.at.node]
-    hard = _may_split(r, m, w) | _may_stop(r, m, w)
+    hard = _may_split(r, m, w) | _may_stop(r, m, w) | _may_trim(r, m, j.at)
     if not r.batched:
         # Whoever runs out of memory ends all passes: the order matters from the start.
         hard |= ~enough | _crowded(j.at, m, w)
@@ -376,6 +376,12 @@ def _may_stop(r: Rules, m: Machine, w: Window) -> Mask:
     if not r.crossing_opens_next or m.conditions is None:
         return w.head < 0
     return w.there & frame.has(w.flags, frame.CONDITIONED) & r.may_sleep
+
+
+def _may_trim(r: Rules, m: Machine, at: Where) -> Bool[Array, ""]:
+    """Whether a mask may change while others of the call are still to be flushed."""
+    strays = tlb.strays(r, m.cpus)
+    return (strays & (jnp.arange(strays.shape[1]) != at.cpu)).any()
 
 
 def _in_order(j: Job, c: Carry) -> Carry:

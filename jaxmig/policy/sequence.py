@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig import log, tlb
+from jaxmig import frame, log, tlb, xla
 from jaxmig.policy import passes, state as reg
 from jaxmig.policy.books import (
     DONE,
@@ -112,6 +112,7 @@ def _send(
     skips = (s[ERROR] == ENOMEM) & (s[HELD] == 0) | (s[ERROR] == SLEEPS)
     sends, pieces = unmapped & ~skips, op == PIECES_UNMAPPED
     flushes = sends | (pieces & ((s[ERROR] == 0) | (s[reg.PIECES] > 0)))
+    s = _engine_first(c, s, sends)
     held = jnp.where(sends, s[HELD], s[reg.PIECES])
     s = s.note(log.BEGIN, log.SEND, held, when=flushes)
     cached, ev = tlb.flush_batch(c.rules, s.cached, s.ev, c.at.cpu, flushes)
@@ -133,6 +134,26 @@ def _send(
     s = s.note(log.BEGIN, log.UNMAP, s[TODO], when=once_more)
     x = x.to(once_more, op=UNMAPS, number=0, size=s[TODO])
     return x, s, ends & ~once_more
+
+
+def _engine_first(c: Context, s: State, when: Flag) -> State:
+    """What an engine copies is moved before the rest of its batch."""
+    # A batch of several is asynchronous: nothing is on ALONE yet.
+    n = jnp.where(when & c.rules.offloads & (s[HELD] > 1), s[HELD], 0)
+
+    def take(v: tuple[Array, Index, Index]) -> tuple[Array, Index, Index]:
+        lists, i, size = v
+        at = HELD * s.room + jnp.where(i < n, i, i - n)
+        head = xla.read(i, lambda: lists[at])
+        flags = xla.read(head, lambda: s.frame[head, frame.FLAGS])
+        mine = frame.has(flags, frame.COPIED) == (i < n)
+        return xla.put(lists, ALONE * s.room + size, head), i + 1, size + mine
+
+    none = jnp.int32(0)
+    start = (s.lists, none, none)
+    lists, _, _ = jax.lax.while_loop(lambda v: v[1] < 2 * n, take, start)
+    s = s.set(lists=lists).empty(HELD, n > 0)
+    return s.append_all(HELD, ALONE, none, n)
 
 
 def _alone(c: Context, x: Course, s: State, ends: Flag) -> tuple[Course, State, Flag]:

@@ -19,10 +19,23 @@ from jaxmig.phases import alloc, entry as entries
 from jaxmig.phases.copypage import free_folio, move_rows
 from jaxmig.phases.entry import Walk, walk
 from jaxmig.phases.rmap import Mapped, walked_pages
-from jaxmig.phases.split import mappings, piece_rows
+from jaxmig.phases.split import (
+    leaves_of,
+    loses_one_leaf,
+    mappings,
+    maps_zeros,
+    piece_rows,
+)
 from jaxmig.policy import hurdles
 from jaxmig.policy.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, Plan
-from jaxmig.policy.folio import FAILED, SUCCESS, UNMAPPED, drains
+from jaxmig.policy.folio import (
+    EAGAIN,
+    FAILED,
+    SUCCESS,
+    UNMAPPED,
+    drains,
+    split_first,
+)
 from jaxmig.policy.hurdles import Stage
 from jaxmig.policy.state import HELD, Context, State
 
@@ -41,7 +54,7 @@ def step(
         log.FOLIO, f.head, frame.order(f.flags), log.UNDO, when=p.undone & (act == MOVE)
     )
     s, seen = _walk(c, st, s, f, act, p, base)
-    s = _settle(s, act, p, base, seen)
+    s = _settle(c, s, f, act, p, base, seen)
     s = _divide(c, s, f, p, seen)
     return _give_back(c, s, f, p, base), p
 
@@ -58,12 +71,15 @@ def _decide(
     u = hurdles.unmap_look(c.rules, st, held, left, marks, room, s[HELD] > 0)
     v = hurdles.move_look(st, held, left, marks)
     rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
-    looks, mapped = [(unmaps, u), (moves, v)], jnp.int32(0)
+    looks, mapped, empty = [(unmaps, u), (moves, v)], jnp.int32(0), jnp.int32(0)
+    halved = divides & False
     if len(c.g.orders) > 1:
-        mapped = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
+        mapped, empty = mappings(s.frame, f.head, jnp.where(divides, f.pages, 0))
         trylock = c.rules.split_trylocks & ~st.sleeps
         x = hurdles.split_look(held, left, marks, mapped, trylock)
-        rc = jnp.where(divides, x.rc, rc)
+        leaves = leaves_of(c.g, s.rmap_next, s.pte, f.row[RMAP], divides)
+        halved = divides & (x.rc == SUCCESS) & loses_one_leaf(c.rules, f.flags, leaves)
+        rc = jnp.where(halved, EAGAIN, jnp.where(divides, x.rc, rc))
         looks.append((divides, x))
     movable = f.kind == frame.MOVABLE_OPS
     released = moves & movable & ((marks & cond.RELEASED) != 0)
@@ -79,6 +95,8 @@ def _decide(
         moved=moves & done & ~released,
         undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
         divided=divides & done,
+        halved=halved,
+        zeros=divides & done & (empty > 0) & maps_zeros(c.rules, f.flags),
     )
     return _wear_out(s, f, looks, mapped), p
 
@@ -115,6 +133,9 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
     by_batch = (
         (f.kind != frame.MOVABLE_OPS) & (f.kind != frame.HUGETLB) & c.rules.batched
     )
+    copied = frame.has(f.flags, frame.COPIED)
+    lost = moves & copied & ~p.moved
+    wasted = jnp.where(c.rules.offloads, lost, p.undone & by_batch)
     return s.set(
         ev=s.ev.add(
             allocs=p.tried,
@@ -125,7 +146,9 @@ def _announce(c: Context, s: State, f: Folio, act: Index, p: Plan) -> State:
             folios_cached=p.moved & frame.in_page_cache(f.flags),
             pages_copied=jnp.where(p.moved & ~huge, f.pages, 0),
             pages_copied_huge=jnp.where(p.moved & huge, f.pages, 0),
-            copies_wasted=jnp.where(p.undone & by_batch, f.pages, 0),
+            copies_wasted=jnp.where(wasted, f.pages, 0),
+            copies_lost=lost,
+            pages_by_cpu=jnp.where(p.moved & ~copied & c.rules.offloads, f.pages, 0),
             lru_drains=p.moved & drains(c.rules, f.flags, mapped),
         )
     )
@@ -162,10 +185,15 @@ def _walk(
         (back, entries.REMAP),
         (p.moved & movable, entries.REPOINT),
         (p.freed | p.released, entries.ZAP),
-        (p.divided, entries.SPLIT),
+        (p.divided | p.halved, entries.SPLIT),
     ):
         action = jnp.where(when, what, action)
     pages = walked_pages(c.g, f.row, f.pages)
+    # PTEs first: those that a leaf becomes are not visited.
+    first = jnp.minimum(pages - 1, 1) if c.g.shares_pmds else None
+    if first is not None:
+        whole = frame.order(f.flags) == frame.PMD_ORDER
+        first = jnp.where((action == entries.SPLIT) & whole, first, 0)
     w = Walk(
         action=action,
         head=base,
@@ -175,15 +203,21 @@ def _walk(
         batch=jnp.where(act == DIVIDE, c.rules.split_flushes_batch, st.batch),
         cpu=c.at.cpu,
         pmd_table=c.pmd_table,
+        leaves=jnp.where(p.halved, 1, NOWHERE),
+        zeros=p.zeros,
+        first=first,
     )
     none = jnp.int32(0)
     arrays = (s.frame, s.pte, s.rmap_next, s.cached, s.ev)
-    m = walk(c.rules, c.g, Mapped(*arrays, none, none > 0), w)
+    start = Mapped(*arrays, none, none > 0, none, jnp.int32(NOWHERE))
+    m = walk(c.rules, c.g, start, w)
     s = s.set(frame=m.frame, pte=m.pte, rmap_next=m.rmap_next, cached=m.cached, ev=m.ev)
     return s, m
 
 
-def _settle(s: State, act: Index, p: Plan, base: Index, seen: Mapped) -> State:
+def _settle(
+    c: Context, s: State, f: Folio, act: Index, p: Plan, base: Index, seen: Mapped
+) -> State:
     """The row of the folio's head after the walk."""
     row = xla.read(base, lambda: s.frame[base])
     unmapped = p.walks & ~p.refuses
@@ -192,10 +226,19 @@ def _settle(s: State, act: Index, p: Plan, base: Index, seen: Mapped) -> State:
     remapped = mapped & frame.has(row[FLAGS], frame.UNMAPPED)
     refs = row[REFCOUNT] + jnp.where(remapped, seen.count, 0)
     refs = refs - jnp.where(unmapped, seen.count, 0)
+    # As many PTEs in the place of a leaf.
+    refs += jnp.where(p.halved, f.pages - 1, 0)
     flags = row[FLAGS] | jnp.where(unmapped, frame.UNMAPPED, 0)
     flags |= jnp.where(p.taken, frame.LOCKED, 0)
     flags |= jnp.where((act == UNMAP) & seen.dirty, frame.DIRTY, 0)
     flags &= ~jnp.where(mapped, frame.LOCKED | frame.UNMAPPED, 0)
+    # The mark is read and cleared first of all.
+    other = (f.kind == frame.MOVABLE_OPS) | (f.kind == frame.HUGETLB)
+    takes = p.taken & ~other & (refs == frame.cache_refs(flags)) & c.rules.offloads
+    flags = jnp.where(takes, flags | frame.COPIED, flags & ~frame.COPIED)
+    # Only those whose split has failed are asked again whether they are queued.
+    forgets = p.moved & split_first(c.rules, f.flags) & ~c.rules.requeues_deferred
+    flags &= ~jnp.where(forgets, frame.SPLIT_QUEUED, 0)
     column = jnp.arange(frame.COLUMNS)
     row = jnp.where(column == REFCOUNT, refs, jnp.where(column == FLAGS, flags, row))
     return s.set(frame=xla.put(s.frame, base, row))
@@ -205,12 +248,11 @@ def _divide(c: Context, s: State, f: Folio, p: Plan, seen: Mapped) -> State:
     """Frames of the pieces of a folio that was split."""
     if len(c.g.orders) == 1:
         return s
-    late = p.divided & c.rules.split_flushes_batch
+    late = (p.divided | p.halved) & c.rules.split_flushes_batch
     cached, ev = tlb.flush_batch(c.rules, s.cached, s.ev, c.at.cpu, late)
     flags = f.flags | jnp.where(seen.dirty, frame.DIRTY, 0)
-    under_pmd = (walked_pages(c.g, f.row, f.pages) == 1) & (f.pages > 1)
     pages = jnp.where(p.divided, f.pages, 0)
-    rows = piece_rows(s.frame, f.head, flags, seen.count, under_pmd, pages)
+    rows = piece_rows(s.frame, f.head, flags, pages, p.zeros)
     return s.set(frame=rows, cached=cached, ev=ev)
 
 

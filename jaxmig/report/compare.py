@@ -100,6 +100,7 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
         ("result", lambda r: r["errno"] or str(r["ret"])),
         ("pages moved", vm("pgmigrate_success")),
         ("pages failed", vm("pgmigrate_fail")),
+        *_caller_rows(records),
         ("flush requests", vm("nr_tlb_remote_flush")),
         ("IPIs", lambda r: count(_ipis(r))),
         ("IPI reduction", lambda r: _against(r, first)),
@@ -119,6 +120,21 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
     if any("compile_s" in r for r in records):
         rows.append(("this computer: compile", lambda r: seconds(r.get("compile_s"))))
     return rows
+
+
+def _caller_rows(
+    records: Sequence[Record],
+) -> list[tuple[str, Callable[[Record], str]]]:
+    """What only callers have: their lists, and what they dropped and reported."""
+    rows = (("lists", "lists"), ("pages dropped", "reclaimed"))
+    found: list[tuple[str, Callable[[Record], str]]] = [
+        (name, lambda r, key=key: count(r.get(key, 0)))
+        for name, key in rows
+        if any(r.get(key) or (key == "lists" and key in r) for r in records)
+    ]
+    if any(r.get("caller_errno") for r in records):
+        found.append(("caller reports", lambda r: r.get("caller_errno") or "-"))
+    return found
 
 
 def _ipis(r: Record) -> int:

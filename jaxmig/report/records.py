@@ -59,6 +59,7 @@ def record(
         "ipis_per_cpu": [int(n) for n in ipis_per_cpu],
         "batches": int(counts["batches"]),
         "allocs": int(counts["allocs"]),
+        "copies_wasted": int(counts.get("copies_lost", 0)),
     }
     if status is not None:
         made["status"] = list(status)

@@ -37,8 +37,9 @@ REASONS: Final = (
     "local shootdown",
     "local mm shootdown",
     "remote ipi send",
+    "remote wrong CPU",
 )
-REMOTE, LOCAL, LOCAL_MM, SEND = 1, 2, 3, 4
+REMOTE, LOCAL, LOCAL_MM, SEND, WRONG = range(1, 6)
 MODES: Final = {
     "async": "MIGRATE_ASYNC",
     "sync_light": "MIGRATE_SYNC_LIGHT",
@@ -110,7 +111,7 @@ class _Call:
 
     def lines(self) -> Iterator[str]:
         calls = iter(self.t.calls)
-        call, first = None, 0
+        call, first, batch = None, 0, 0
         for i in self.shown.tolist():
             kind, *words = self.rows[i].tolist()
             if kind == log.BEGIN:
@@ -121,9 +122,10 @@ class _Call:
                 fields = f"{self.stats(first, i, words)} {_how(call)}"
                 yield self.line(i, PLAIN, "mm_migrate_pages", fields)
             elif kind == log.FLUSH:
+                batch = words[3]
                 yield from self.sender(i, words)
             elif kind == log.CPUS:
-                yield from self.handlers(i, words)
+                yield from self.handlers(i, words, bool(batch))
             else:
                 yield from self.entries(i, kind, words)
 
@@ -169,12 +171,14 @@ class _Call:
             reason = LOCAL if batch else LOCAL_MM
             yield self.line(i, NO_PREEMPT, "tlb_flush", _flush(own, reason))
 
-    def handlers(self, i: int, words: Sequence[int]) -> Iterator[str]:
+    def handlers(self, i: int, words: Sequence[int], batch: bool) -> Iterator[str]:
         first, ipis, full, one, _ = words
         for cpu in log.cpus_of(ipis, first):
             bit = 1 << cpu - first
             pages = log.ALL if full & bit else int(bool(one & bit))
-            fields = _flush(pages, REMOTE)
+            # Who runs the address space of a flush always has something to drop.
+            reason = REMOTE if pages or batch else WRONG
+            fields = _flush(pages, reason)
             yield self.line(i, IN_HANDLER, "tlb_flush", fields, cpu)
 
     def entries(self, i: int, kind: int, words: Sequence[int]) -> Iterator[str]:

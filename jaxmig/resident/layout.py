@@ -32,7 +32,8 @@ def lay_out(s: Snapshot) -> Layout:
     order = np.minimum(s.order.astype(np.int64), 63)
     pfn = s.pfn.astype(np.int64)
     # Made-up and real frames alike: a folio begins at a multiple of its size.
-    order = np.where(order > frame.PMD_ORDER, _hugetlb_cut(s), order)
+    # Beyond 2 MiB there are file folios, taken in pages; hugetlb's are refused before.
+    order = np.where(order > frame.PMD_ORDER, 0, order)
     head = pfn >> order << order
     whole = _whole(pfn, head, order, has_frame)
     order = np.where(whole, order, 0)
@@ -45,11 +46,6 @@ def lay_out(s: Snapshot) -> Layout:
     first_row = rows[first]
     by_pmd = _by_pmd(s, folio, page, order)
     return Layout(folio, page, order[first_row].astype(np.int32), first_row, by_pmd)
-
-
-def _hugetlb_cut(s: Snapshot) -> np.ndarray:
-    """Order for folios beyond 2 MiB: hugetlb in pieces of 2 MiB, others in pages."""
-    return np.where(s.has(F.HUGETLB), frame.PMD_ORDER, 0)
 
 
 def _whole(

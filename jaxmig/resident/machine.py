@@ -8,6 +8,7 @@ import numpy as np
 from jaxmig import conditions as cond, frame, pte
 from jaxmig.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.machine import PMD_PAGES, Machine
+from jaxmig.procfs.columns import Perm
 from jaxmig.resident.layout import Layout, foreign, lay_out
 from jaxmig.snapshot import AreaKind, PageFlag as F, Snapshot
 from jaxmig.syscalls import Area, Space
@@ -60,6 +61,7 @@ def _space(s: Snapshot, process: int, place: Layout, ptes: int) -> Space:
     edges = np.r_[0, cut, len(area)] + mine.start
     closed = s.has(F.PFNMAP | F.VDSO) | np.isin(s.areas.kind[s.area], CLOSED_KINDS)
     anon, hugetlb = _kinds(s)[0], s.has(F.HUGETLB)
+    perms, kind = s.areas.perms[s.area], s.areas.kind[s.area]
     areas = []
     for first, last in pairwise(edges.tolist()):
         made = Area(
@@ -70,6 +72,11 @@ def _space(s: Snapshot, process: int, place: Layout, ptes: int) -> Space:
             migratable=not closed[first],
             anonymous=bool(anon[first]),
             hugetlb=bool(hugetlb[first]),
+            writable=bool(perms[first] & Perm.WRITE),
+            accessible=bool(perms[first] & PROT_BITS),
+            executable=bool(perms[first] & Perm.EXEC),
+            shared=bool(perms[first] & Perm.SHARED),
+            file=bool(kind[first] in (AreaKind.FILE, AreaKind.SHMEM)),
         )
         areas.append(made)
     return Space(areas)

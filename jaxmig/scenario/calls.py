@@ -25,6 +25,7 @@ from jaxmig.scenario.words import (
     CALLER_MODES,
     CALLER_REASONS,
     FLAGS,
+    MAX_ORDER,
     MODES,
     POLICIES,
     SYSCALLS,
@@ -46,7 +47,7 @@ _COMMON = (
 )
 _OWN = {
     "migrate_pages": ("from", "to"),
-    "kernel": ("from", "to", "mode"),
+    "kernel": ("from", "to", "mode", "order", "direct"),
     "move_pages": ("pages", "nodes", "flags"),
     "mbind": ("pages", "start", "len", "policy", "nodes", "to", "flags"),
 }
@@ -74,6 +75,8 @@ def _call(table: Table, processes: list[str], regions: Regions, cpus: int) -> Ca
     if syscall in ("migrate_pages", "kernel"):
         table.need("from", "to")
     caller = _caller(table)
+    mode = _mode(table, syscall, caller)
+    order, direct = _compaction(table, caller, mode)
     # The getters give the default of a key that only other calls take.
     common = CallSpec(
         syscall=syscall,
@@ -81,8 +84,10 @@ def _call(table: Table, processes: list[str], regions: Regions, cpus: int) -> Ca
         cpu=table.integer("cpu", 0, 0, cpus - 1, f"the machine has {cpus} CPUs"),
         from_=table.node_string("from"),
         to=table.node_string("to"),
-        mode=_mode(table, syscall, caller),
+        mode=mode,
         caller=caller,
+        order=order,
+        direct=direct,
         privileged=table.boolean("privileged", True),
         pid=table.optional_integer("pid"),
         cpuset=table.node_string("cpuset"),
@@ -123,6 +128,28 @@ def _mode(table: Table, syscall: str, caller: str | None) -> str | None:
     if syscall != "kernel":
         return None
     return table.word("mode", MODES, CALLER_MODES[caller] if caller else "sync")
+
+
+def _compaction(
+    table: Table, caller: str | None, mode: str | None
+) -> tuple[int | None, bool | None]:
+    """How large a block compaction is to make, and whether an allocation waits."""
+    for key in ("order", "direct"):
+        if key in table and caller != "compaction":
+            problem = "only compaction is asked that"
+            raise table.error(key, f'{problem}; add caller = "compaction" or drop it')
+    what = "-1 is all that can be had, and blocks have 2^1 pages or more"
+    order = table.integer("order", 0, -1, MAX_ORDER, what)
+    if "order" in table and order == 0:
+        raise table.error("order", f"{what}; give -1, or 1 to {MAX_ORDER}")
+    direct = table.boolean("direct", False)
+    if direct and (order == -1 or mode == "sync"):
+        problem = "an allocation wants a block, and never asks with mode sync"
+        raise table.error("direct", f"{problem}; change order or mode, or drop it")
+    if order == -1 and mode == "async" and "direct" not in table:
+        problem = "async is an allocation's first try, which wants a block"
+        raise table.error("order", f"{problem}; give 1 to {MAX_ORDER}")
+    return order or None, direct if "direct" in table else None
 
 
 def _fault_at(table: Table) -> int | None:

@@ -1,18 +1,24 @@
 """The `[machine]` and `[[process]]` tables: nodes, CPUs and who runs there."""
 
+import re
 from collections.abc import Callable
 
 from jaxmig.scenario.model import MachineSpec, ProcessSpec
 from jaxmig.scenario.table import Table
 from jaxmig.scenario.words import MAX_CPUS, MAX_MEMORY, MAX_NODES, size_text
 
-MACHINE_KEYS = ("profile", "nodes", "cpus", "node_size", "free")
+MACHINE_KEYS = (
+    *("profile", "nodes", "cpus", "node_size", "free", "copy", "max_batch"),
+    *("lru_gen", "compact_unevictable"),
+)
 PROCESS_KEYS = ("name", "running", "lazy")
 
 # What a profile's name means is known elsewhere; this asks for its number of CPUs, and
 # the ValueError that it raises for a name it does not know becomes the user's message.
 ProfileCpus = Callable[[str], int]
 
+COPY = re.compile(r"cpu|(?:threads|dma):[1-9][0-9]{0,8}")
+MAX_BATCH = 1 << 30
 _DEFAULT_CPUS = 4
 _LEAST_NODE = 64 << 20
 
@@ -36,7 +42,27 @@ def parse_machine(
     too_many = f"a machine has at least one CPU and at most {MAX_CPUS}"
     cpus = table.integer("cpus", cpus, 1, MAX_CPUS, too_many)
     node_size = _node_size(table, nodes, regions_size)
-    return MachineSpec(profile, nodes, cpus, node_size, _free(table, node_size))
+    limit = f"base pages that close a batch, 0 to {MAX_BATCH}; 0 means no limit"
+    what = "vm.compact_unevictable_allowed is 0 or 1"
+    unevictable = table.integer("compact_unevictable", 1, 0, 1, what)
+    return MachineSpec(
+        profile,
+        nodes,
+        cpus,
+        node_size,
+        _free(table, node_size),
+        _copy(table),
+        table.integer("max_batch", 512, 0, MAX_BATCH, limit),
+        lru_gen=table.boolean("lru_gen", False),
+        compact_unevictable=bool(unevictable),
+    )
+
+
+def _copy(table: Table) -> str:
+    copy = table.text("copy", "cpu")
+    if not COPY.fullmatch(copy):
+        raise table.error("copy", "no copy engine; write cpu, threads:N or dma:N")
+    return copy
 
 
 def _profile(table: Table, profile: str, profile_cpus: ProfileCpus | None) -> int:

@@ -17,6 +17,8 @@ from jaxmig.scenario.words import (
     FIRST_ADDRESS,
     FRAMELESS,
     KINDS,
+    LASTING,
+    MAPPED_TWICE,
     STATES,
     size_text,
 )
@@ -27,6 +29,9 @@ _FLAGS = {
     "migratable": True,
     "private": False,
     "prot_none": False,
+    "mapped_twice": False,
+    "shared": True,
+    "exec": False,
 }
 REGION_KEYS = ("process", "name", "size", "folio", "kind", "node", *_FLAGS)
 CONDITION_KEYS = ("region", "pages", "state", "until")
@@ -78,6 +83,12 @@ def _region(
         # Read as MAP_PRIVATE, this would quietly hang buffers on anonymous memory.
         problem = f"it means buffers, and {kind} pages have none; drop it"
         raise table.error("private", f'{problem}, or use kind = "file"')
+    if flags["mapped_twice"] and kind not in MAPPED_TWICE:
+        problem = f"no process maps {kind} pages twice; drop it"
+        raise table.error("mapped_twice", f'{problem}, or use kind = "shmem"')
+    if not flags["shared"] and kind != "file":
+        problem = f"only a file may be mapped privately or not, and this is {kind}"
+        raise table.error("shared", f'{problem}; drop it, or use kind = "file"')
     return RegionSpec(
         processes=_mappers(table, processes),
         name=table.text("name"),
@@ -95,6 +106,9 @@ def _folio(table: Table, kind: str) -> int:
     if "folio" not in table:
         return _MAX_FOLIO if kind == "hugetlb" else BASE_PAGE
     folio = table.as_size(table.values["folio"], "folio")
+    if kind == "hugetlb" and folio > _MAX_FOLIO and folio & (folio - 1) == 0:
+        problem = "gigantic hugetlb pages are not modelled"
+        raise table.error("folio", f'{problem}; write folio = "2m", or leave it out')
     if folio & (folio - 1) or not BASE_PAGE <= folio <= _MAX_FOLIO:
         sizes = "4k, 8k, 16k and so on up to 2m"
         raise table.error("folio", f"no size that a folio has; choose from {sizes}")
@@ -131,7 +145,7 @@ def parse_conditions(
     tables: list[Table], regions: tuple[RegionSpec, ...]
 ) -> tuple[ConditionSpec, ...]:
     """The conditions, each of which lies inside its region."""
-    # Any state may befall any kind: what it means there is for the kernel's rules.
+    # Nearly any state may befall any kind: what it means there is for the kernel's rules.
     known = {region.name: region for region in regions}
     conditions = []
     for table in tables:
@@ -142,6 +156,13 @@ def parse_conditions(
             raise table.error("region", f"no region has this name; {remedy}")
         pages = _pages(table, known[name].n_pages)
         state = table.word("state", STATES)
+        if state == "poisoned" and known[name].kind == "movable_ops":
+            problem = (
+                "a driver copies its pages itself, and what it does then is unknown"
+            )
+            raise table.error("state", f"{problem}; drop this condition")
+        if state in LASTING and "until" in table:
+            raise table.error("until", f"{state} does not pass; drop this line")
         conditions.append(ConditionSpec(name, pages, state, _until(table)))
     return tuple(conditions)
 

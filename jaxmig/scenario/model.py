@@ -21,13 +21,20 @@ Until = Literal["forever", "waited"] | tuple[Literal["attempt"], int]
 
 @dataclass(frozen=True)
 class MachineSpec:
-    """The hardware; `node_size` in bytes by node, `free` as pairs of node and bytes."""
+    """The hardware; `node_size` in bytes by node, `free` as pairs of node and bytes.
+
+    `lru_gen` and `compact_unevictable` are settings of its kernel.
+    """
 
     profile: str
     nodes: int
     cpus: int
     node_size: tuple[int, ...]
     free: tuple[tuple[int, int], ...] = ()
+    copy: str = "cpu"  # the copy engine: cpu, threads:N or dma:N
+    max_batch: int = 512  # base pages that close a batch; 0: no limit
+    lru_gen: bool = False
+    compact_unevictable: bool = True
 
     def node_of_cpu(self, cpu: int) -> int:
         """The node of a CPU: CPUs are spread evenly over the nodes, in order."""
@@ -52,7 +59,7 @@ class RegionSpec:
     """Pages of one kind at consecutive addresses, mapped by all of `processes`.
 
     `private` means buffers hang on the pages, as `[[region]] private = true` says; it
-    is not MAP_PRIVATE.
+    is not MAP_PRIVATE.  `shared` is that of a file's region: MAP_SHARED.
     """
 
     processes: tuple[str, ...]
@@ -67,6 +74,9 @@ class RegionSpec:
     migratable: bool = True
     private: bool = False
     prot_none: bool = False
+    mapped_twice: bool = False  # by each process, the second time right behind
+    shared: bool = True
+    exec: bool = False
 
     @property
     def n_pages(self) -> int:
@@ -84,8 +94,8 @@ class RegionSpec:
 
     @property
     def end(self) -> int:
-        """The first address behind the region."""
-        return self.start + self.size
+        """The first address behind the region and its second mapping, if it has one."""
+        return self.start + self.size * (1 + self.mapped_twice)
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,8 @@ class CallSpec:
     `from_` and `to` are libnuma node strings.  `pages` names a region (every base page
     of it) or lists addresses; `nodes` is one node for all of them, or one a page, or,
     for mbind, a node string.  `flags` holds MPOL_MF_* bits.  mbind takes its range
-    either from `pages` or from `start` and `length`, in bytes.
+    either from `pages` or from `start` and `length`, in bytes.  `order` and `direct` are
+    compaction's.
     """
 
     syscall: str
@@ -128,6 +139,8 @@ class CallSpec:
     to: str | None = None
     mode: str | None = None
     caller: str | None = None
+    order: int | None = None
+    direct: bool | None = None
     pages: str | tuple[int | PageOf, ...] | None = None
     nodes: int | str | tuple[int, ...] | None = None
     flags: int | None = None
@@ -174,7 +187,7 @@ class Scenario:
         """The `pages` array of `call`, one address an element."""
         if isinstance(call.pages, str):
             region = self.region(call.pages)
-            return range(region.start, region.end, BASE_PAGE)
+            return range(region.start, region.start + region.size, BASE_PAGE)
         return tuple(self.address(page) for page in call.pages or ())
 
     def error(self, where: Where, value: str | None, problem: str) -> ScenarioError:

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from jaxmig.releases import RELEASES, expand
 from jaxmig.scenario.calls import CALL_KEYS, parse_calls
 from jaxmig.scenario.errors import (
     ScenarioError,
@@ -33,7 +34,6 @@ from jaxmig.scenario.memory import (
 )
 from jaxmig.scenario.model import Scenario
 from jaxmig.scenario.table import Table
-from jaxmig.scenario.words import BOTH, KERNELS
 
 _KEYS = {
     "machine": MACHINE_KEYS,
@@ -182,10 +182,15 @@ def _kernels(root: Table) -> tuple[str, ...]:
         at = (number,) if isinstance(given, list) else ()
         if not isinstance(word, str):
             raise root.wrong("kernel", 'a release in quotes, as "6.3"', *at)
-        if word != "both" and word not in KERNELS:
-            problem = f"unknown kernel; {suggest(word, [*KERNELS, 'both'])}"
-            raise root.error("kernel", problem, *at)
-        releases.extend(BOTH if word == "both" else (word,))
+        try:
+            releases.extend(expand([word]))
+        except ValueError as error:
+            # Its own words are the value, which stands before the problem already.
+            problem = str(error).split(": ", 1)[1]
+            if "one of" in problem:
+                known = [*RELEASES, "both", "latest"]
+                problem = f"unknown kernel; {suggest(word, known)}"
+            raise root.error("kernel", problem, *at) from None
     if not releases:
         raise root.error("kernel", 'this names no kernel; write "6.3" or "both"')
     return tuple(dict.fromkeys(releases))

@@ -8,12 +8,6 @@ MAX_NODES = 1024  # MAX_NUMNODES of x86-64 and arm64 as distributions build them
 MAX_CPUS = 8192  # NR_CPUS of the same kernels
 MAX_MEMORY = 8 << 40  # frame numbers are 31 bits wide
 
-KERNELS = [
-    *("6.1", "6.2"),  # serial
-    "v4",  # the batched series as posted
-    *("6.3", "6.5", "6.6", "6.7", "6.8", "6.10", "6.12", "6.18"),  # batched
-]
-BOTH = ("6.2", "6.3")  # the last release without batching and the first with it
 KINDS = ["anon", "cow", "shmem", "file", "ksm", "swapcache", "movable_ops", "hugetlb"]
 STATES = [
     "extra_ref",
@@ -33,15 +27,22 @@ STATES = [
     "zero_page",
     "untouched",
     "huge_dst_unavailable",
+    "zero",
+    "poisoned",
+    "dirty",
+    "young",
 ]
+LASTING = ("zero", "poisoned")  # states that do not pass
+MAPPED_TWICE = ("shmem", "file")  # kinds that one process can map twice
 FRAMELESS = ("untouched", "zero_page")  # states of a page that has no frame of its own
 SYSCALLS = ["migrate_pages", "move_pages", "mbind", "kernel"]
 MODES = ["async", "sync_light", "sync"]
 
 # Who inside Linux calls migrate_pages(), with the mode it asks for.  Compaction uses
-# all three; async is that of direct compaction's first try.
+# all three: sync_light is kcompactd's, async that of an allocation's first try, sync that
+# of /proc/sys/vm/compact_memory.
 CALLER_MODES = {
-    "compaction": "async",
+    "compaction": "sync_light",
     "numa_balancing": "async",
     "demotion": "async",
     "memory_offline": "sync",
@@ -58,6 +59,8 @@ CALLER_REASONS = {
     "contig_range": "cma",
     "memory_failure": "soft_offline",
 }
+
+MAX_ORDER = 10  # MAX_PAGE_ORDER, of what compaction is asked for
 
 FLAGS = {"strict": 1, "move": 2, "move_all": 4}  # MPOL_MF_*
 POLICIES = [

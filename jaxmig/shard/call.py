@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int32
 
-from jaxmig import arguments, events, migrate, xla
+from jaxmig import arguments, events, migrate, tlb, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, Machine
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result
@@ -114,6 +114,12 @@ def _check(kernel: str, r: Rules, state: Sharded, size: int, node: int) -> None:
     if r.crossing_opens_next and state.m.conditions is not None:
         raise ValueError(
             f"kernel {kernel!r}: stops inside a batch at a page in use; on one device only"
+        )
+    migrate.check_poison(kernel, state.m)
+    if tlb.has_strays(r, state.m.cpus):
+        raise ValueError(
+            f"kernel {kernel!r}: a CPU is in the mask of a process that it does not run; "
+            "on one device only"
         )
     free = int(np.asarray(state.m.nfree)[node])
     if size > free:

@@ -6,13 +6,11 @@ mm/mempolicy.c, Linux 6.3 and 6.18.
 
 import dataclasses
 import errno
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from jaxtyping import Int32
 
-from jaxmig import frame
 from jaxmig.machine import PMD_PAGES
 from jaxmig.syscalls.lookup import PAGE_SHIFT
 from jaxmig.syscalls.migratepages import usable
@@ -23,13 +21,13 @@ from jaxmig.syscalls.scan import (
     STRICT,
     Found,
     Queue,
-    mapped,
     on_nodes,
     order_of,
+    scan,
 )
-from jaxmig.syscalls.session import NotModelled, Session
+from jaxmig.syscalls.session import Session
 from jaxmig.syscalls.space import Area, Space
-from jaxmig.syscalls.spread import migrate_over
+from jaxmig.syscalls.spread import migrate_over, nodes_with_room
 
 # By number: MPOL_DEFAULT is 0.
 POLICIES: Final = (
@@ -134,10 +132,11 @@ def _bind(
         low, high = max(first, a.start) - a.start, min(last - a.start, a.pages)
         if low >= high or not (a.migratable or flags & STRICT):
             continue
-        found = mapped(s.view(), a, low, high)
+        found, waiting = scan(s.view(), a, low, high)
         found = found.take(~on_nodes(found, p.wanted) if p.wanted else slice(None))
         if flags == STRICT and len(found.head):
             return -errno.EIO
+        queue.wait(waiting)
         ends = _queue(queue, a, found)
         # Interleaving counts from the object's start; anonymous memory is its own.
         offset = a.start if a.anonymous else 0
@@ -158,14 +157,14 @@ def _queue(queue: Queue, a: Area, found: Found) -> bool:
         return ends and len(found.head) > 0
     if ends:
         # The second PTE of a large folio finds it isolated, and counts as stuck.
-        free = queue.view.on_lru(found.head) & found.once()
+        free = queue.isolates(found.head, a.again) & found.once()
         stuck = queue.wants(found) & ~free
         if stuck.any():
             block = (a.start + found.page) // PMD_PAGES
-            queue.add(found.take(block <= block[stuck.argmax()]))
+            queue.add(found.take(block <= block[stuck.argmax()]), a.again)
             queue.failed += 1
             return True
-    queue.add(found)
+    queue.add(found, a.again)
     return False
 
 
@@ -179,16 +178,6 @@ def _migrate(s: Session, queue: Queue, p: Policy, number: np.ndarray) -> int:
     tried = p.nodes if p.name == "bind" else range(s.nodes)
     room = sum(s.free(n) for n in tried)
     return migrate_over(s, heads, node, room, reason="mempolicy_mbind")
-
-
-def _refuse_what_returns_memory(s: Session, heads: np.ndarray) -> None:
-    """Where memory ends, folios that fail or are split decide where later ones go."""
-    flags = s.view().flags(heads)
-    if frame.has(flags, frame.CONDITIONED).any() or frame.order(flags).any():
-        raise NotModelled(
-            "mbind() over nodes of which one is too small, of larger folios or with "
-            "something in their way; leave more memory free, or name one node"
-        )
 
 
 def _spread(
@@ -207,30 +196,9 @@ def _spread(
     need = np.bincount(home, weights=np.exp2(order), minlength=s.nodes)
     if (need <= free).all():
         return home
-    _refuse_what_returns_memory(s, heads)
-    sources, back = s.view().node(heads), [0] * s.nodes
-    # So many have their destinations before any of their sources is freed.
-    limit = (s.batch or len(heads)) if s.release.batched else 1
-    for i in range(len(heads)):  # all of them base pages
-        if i and i % limit == 0:
-            for node in sources[i - limit : i].tolist():
-                back[node] += 1
-        near = [(home[i] + k) % s.nodes for k in range(s.nodes)]
-        tried = near if "interleave" in p.name else zones
-        first = _first(tried, free)
-        for node in tried[:first]:
-            if back[node]:
-                raise NotModelled(
-                    "mbind() over nodes of which one is too small, where later pages "
-                    f"would take what earlier batches leave on node {node}; leave more "
-                    "memory free"
-                )
-        # If there is none, the folio is tried on the last and fails there.
-        home[i] = tried[min(first, len(tried) - 1)]
-        free[home[i]] -= 1
-    return home
 
+    def tried(i: int) -> list[int]:
+        near = [(int(home[i]) + k) % s.nodes for k in range(s.nodes)]
+        return near if "interleave" in p.name else zones
 
-def _first(nodes: Sequence[int], free: Sequence[int]) -> int:
-    """Place of the first node with a free page; behind the last if there is none."""
-    return next((i for i, n in enumerate(nodes) if free[n] > 0), len(nodes))
+    return nodes_with_room(s, heads, tried, "mbind()")

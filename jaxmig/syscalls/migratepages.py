@@ -7,7 +7,7 @@ mm/mempolicy.c, Linux 6.3 and 6.18.
 import errno
 
 from jaxmig.syscalls.nodes import Nodes, get_nodes, plan
-from jaxmig.syscalls.scan import MOVE, MOVE_ALL, Queue, mapped, on_nodes
+from jaxmig.syscalls.scan import MOVE, MOVE_ALL, Queue
 from jaxmig.syscalls.session import Session
 from jaxmig.syscalls.space import Space
 
@@ -69,8 +69,7 @@ def migrate_to_node(
     queue = Queue(s.view(), s.release, flags)
     for a in space.areas:
         if a.migratable:
-            found = mapped(s.view(), a, 0, a.pages)
-            queue.add(found.take(on_nodes(found, frozenset({source}))))
+            queue.add_area(a, 0, a.pages, frozenset({source}))
     s.refuse(queue.refused)
     ret = s.migrate(queue.heads, target)
     # Before 6.7 nobody counted what could not be isolated.

@@ -147,7 +147,8 @@ class _Move:
     def __post_init__(self) -> None:
         # Where the target changes, and whether addresses only ever grow.
         self.edges = np.flatnonzero(np.diff(self.targets)) + 1
-        self.ascending = bool((np.diff(self.vpn) > 0).all())
+        ascending = bool((np.diff(self.vpn) > 0).all())
+        self.ascending = ascending and not self.space.maps_twice
 
     def run(self, end: int, error: int) -> int:
         """Move pages up to `end`, where `error` stops the loop if it is not 0."""
@@ -203,7 +204,8 @@ class _Move:
         if not self.s.release.moves_hugetlb_tail:
             result[p.hugetlb & ~p.first] = -errno.EACCES
         if not self.move_all:
-            result[view.sharers(p.head) > 1] = -errno.EACCES
+            exactly = self.s.release.knows_sharers
+            result[view.shared(p.head, exactly)] = -errno.EACCES
         result[p.node == self.targets[first]] = 0
         result = np.where(p.error, p.error, result)
         result[~p.migratable] = -errno.EFAULT

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from jaxmig import frame, pte
+from jaxmig.machine import PMD_PAGES
 from jaxmig.releases import Release
-from jaxmig.syscalls.space import Area, Heads, Space, View, entries_of
+from jaxmig.syscalls.space import Area, Heads, Pages, Space, View, entries_of
 
 STRICT, MOVE, MOVE_ALL = 1, 2, 4  # MPOL_MF_*
 NO_HEADS: Final = np.zeros(0, np.int32)
@@ -41,12 +42,31 @@ class Found:
 
 def mapped(view: View, a: Area, first: int, last: int) -> Found:
     """The mapped folios of pages `first` ... `last` - 1 of an area."""
+    return scan(view, a, first, last)[0]
+
+
+def scan(view: View, a: Area, first: int, last: int) -> tuple[Found, int]:
+    """The same, and how many migration entries stand among them."""
     entry, page = entries_of(view, a, first, last)
     there = view.mapped(entry)
+    waiting = 0
+    if not there.all():
+        waiting = _waiting(view, a, entry[~there], page[~there])
     if not there.all():
         entry, page = entry[there], page[there]
     pfn = view.pte[entry, pte.PFN]
-    return Found(view.head(pfn), page, view.node(pfn), entry < view.geometry.ptes)
+    found = Found(view.head(pfn), page, view.node(pfn), entry < view.geometry.ptes)
+    return found, waiting
+
+
+def _waiting(view: View, a: Area, entry: Pages, page: Pages) -> int:
+    """Migration entries in the place of some entries, or of the leaves above them."""
+    found = (view.pte[entry, pte.BITS] & pte.MIGRATION) != 0
+    if a.first_pmd < 0:
+        return int(found.sum())
+    leaf = np.unique(a.first_pmd + page // PMD_PAGES)
+    above = (view.pte[leaf, pte.BITS] & pte.MIGRATION) != 0
+    return int(found.sum() + above.sum())
 
 
 def on_nodes(found: Found, nodes: frozenset[int]) -> np.ndarray:
@@ -74,7 +94,12 @@ def candidates(view: View, space: Space, nodes: frozenset[int]) -> Heads:
             found = mapped(view, a, 0, a.pages)
             found = found.take(on_nodes(found, nodes))
             lists.append(found.head[found.once()])
-    return np.concatenate(lists)
+    heads = np.concatenate(lists)
+    if not space.maps_twice:
+        return heads
+    # What has been isolated is not isolated again.
+    _, first = np.unique(heads, return_index=True)
+    return heads[np.sort(first)]
 
 
 @dataclasses.dataclass
@@ -87,27 +112,61 @@ class Queue:
     taken: list[Found] = dataclasses.field(default_factory=list)
     failed: int = 0
     refused: list[Heads] = dataclasses.field(default_factory=list)
+    large: int = -1  # the large folio that was met last, qp->large
 
     @property
     def heads(self) -> Heads:
         """Folios isolated so far, in address order."""
         return np.concatenate([NO_HEADS, *(f.head for f in self.taken)])
 
-    def add(self, found: Found) -> None:
-        """Isolate the folios of `found`, each once; shared ones only with MOVE_ALL."""
+    def add_area(self, a: Area, first: int, last: int, on: frozenset[int]) -> None:
+        """Isolate what an area has on some nodes."""
+        found, waiting = scan(self.view, a, first, last)
+        self.wait(waiting)
+        self.add(found.take(on_nodes(found, on)), a.again)
+
+    def wait(self, entries: int) -> None:
+        """Migration entries are failures since 6.7, on whatever node their folios are."""
+        self.failed += entries * self.release.counts_unisolated
+
+    def isolates(self, heads: Heads, again: bool) -> Bool[np.ndarray, " rows"]:
+        """Folios that can be isolated; `again`: some have been, by another area."""
+        free = self.view.on_lru(heads)
+        return free & ~np.isin(heads, self.heads) if again else free
+
+    def add(self, found: Found, again: bool = False) -> None:
+        """Isolate the folios of `found`, each once; shared ones only with MOVE_ALL.
+
+        `again`: some may have been isolated where another area maps them.
+        """
         folios = found.take(found.once())
-        free, wanted = self.view.on_lru(folios.head), self.wants(folios)
+        free, wanted = self.isolates(folios.head, again), self.wants(folios)
+        if again:
+            # That one is passed over, to be no failure; where all that is met is
+            # remembered, it can only be the first.
+            passed = folios.head == self.large
+            passed[1:] &= self.release.counts_unisolated_ptes
+            wanted = wanted & ~passed
         self.taken.append(folios.take(wanted & free))
         stuck = wanted & ~free
         if stuck.any():
             self.refused.append(folios.head[stuck])
             self.failed += self.unisolated(found, folios.head[stuck])
+        self._remember(folios.head[wanted & free], folios.head)
+
+    def _remember(self, isolated: Heads, met: Heads) -> None:
+        """The large folio whose PTEs are passed over from now on."""
+        # Where each PTE counts, only what was isolated is remembered.
+        seen = isolated if self.release.counts_unisolated_ptes else met
+        large = seen[frame.order(self.view.flags(seen)) > 0]
+        if large.size:
+            self.large = int(large[-1])
 
     def wants(self, found: Found) -> Bool[np.ndarray, " rows"]:
         """Rows that migrate_folio_add() would isolate if it could."""
         if self.flags & MOVE_ALL:
             return np.ones(found.head.shape[0], bool)
-        return self.view.sharers(found.head) == 1
+        return ~self.view.shared(found.head, self.release.knows_sharers)
 
     def unisolated(self, found: Found, stuck: Heads) -> int:
         """How many failures these folios are: one each, or one a PTE."""

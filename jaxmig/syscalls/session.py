@@ -14,20 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
-from jaxmig import arguments, conditions as cond, frame, log
-from jaxmig.events import COUNTERS
+from jaxmig import arguments, conditions as cond, frame, log, xla
+from jaxmig.events import COUNTERS, Events
 from jaxmig.machine import Machine
 from jaxmig.migrate import (
     MOST_ROWS,
     NR_MAX_BATCHED_MIGRATION,
     Result,
+    check_poison,
     executable,
     limit_of,
     listed,
     replace,
 )
 from jaxmig.releases import Release, release
-from jaxmig.rules import Rules, rules
+from jaxmig.rules import Rules, rules, structure, word
 from jaxmig.syscalls.space import Heads, View
 
 SMALLEST_LOG: Final = 1 << 14  # rows
@@ -52,6 +53,7 @@ class Session:
     Attributes:
       state: the machine as the lists migrated so far have left it.
       memory: nodes that have memory (N_MEMORY).
+      engine: whether a copy engine is registered.
       counts: sums of the counters of events.py.
       ipis: shootdown interrupts each CPU took.
       compile_s: seconds that went into compilation, not into the call.
@@ -68,6 +70,7 @@ class Session:
         batch: int = NR_MAX_BATCHED_MIGRATION,
         arch: str = "x86",
         memory: frozenset[int] | None = None,
+        engine: bool = False,
         keep_logs: bool = False,
     ) -> None:
         """A call on CPU `cpu` of `state`.
@@ -78,7 +81,7 @@ class Session:
         """
         rules(kernel, arch=arch)  # refuses what is not modelled before a list is made
         self.state, self.kernel, self.arch = state, kernel, arch
-        self.cpu = arguments.cpu(state, cpu)
+        self.cpu, self.engine = arguments.cpu(state, cpu), engine
         self.batch = arguments.whole("batch", batch, 0)
         self.nodes = state.geometry.nodes
         self.memory = frozenset(range(self.nodes)) if memory is None else memory
@@ -151,6 +154,10 @@ class Session:
         node = arguments.whole("node", node, -arguments.MOST)
         if len(folios) == 0:
             return 0
+        try:
+            check_poison(self.kernel, self.state)
+        except ValueError as error:
+            raise NotModelled(str(error)) from None
         arguments.in_use(folios, self.view().flags(folios))
         first = np.unique(folios, return_index=True)[1]
         if first.size < folios.size:
@@ -173,7 +180,7 @@ class Session:
         if self.logs is not None and result.events.log is not None:
             self.logs.append(log.Written(result.events.log.rows(), mode, reason))
         ret = -errno.ENOMEM if result.errno else int(result.failed)
-        if self._book(result)["nr_split"] and ret == 0:
+        if self._book(result.events)["nr_split"] and ret == 0:
             self._forget_pieces(whole)
         return ret
 
@@ -181,13 +188,54 @@ class Session:
         """Go on from another state."""
         self.state, self._view = state, None
 
+    def work(self, program: Callable[[Rules], xla.Program], *args: Any) -> Any:
+        """Let a program of one's own work on the state, beside migrate_pages().
+
+        `program` makes it for rules of one structure; it takes the state, `args`, the CPU
+        and the rules as bits, and returns a state, events and something else, which this
+        returns.  Nothing of it is in a log.
+        """
+        r = rules(self.kernel, arch=self.arch)
+        numbers = (jnp.int32(self.cpu), jnp.asarray(word(r)))
+        call = (self.state, *args, *numbers)
+        start = time.perf_counter()
+        compiled = program(structure(r)).executable(*call)
+        self.compile_s += time.perf_counter() - start
+        jax.block_until_ready(call)
+        start = time.perf_counter()
+        state, ev, more = jax.block_until_ready(compiled(*call))
+        self.wall_s += time.perf_counter() - start
+        self.rewind(state)
+        self._book(ev)
+        return more
+
+    def wait(self, heads: Heads, state: int) -> None:
+        """Sleep until a state of conditions.py is over for some folios.
+
+        Raises SleepsForever where it never is.
+        """
+        c = self.view().conditions
+        if c is None or len(heads) == 0:
+            return
+        fields, marks = cond.unpack(c[heads])
+        there = fields[state] > 0
+        if (there & ((marks & cond.forever(state)) != 0)).any():
+            raise SleepsForever
+        if there.any():
+            rows = np.array(c)
+            ended = np.where(there, 0, fields[state])
+            fields = (*fields[:state], ended, *fields[state + 1 :])
+            rows[heads] = np.stack(cond.pack(fields, marks), axis=-1)
+            self.rewind(replace(self.state, conditions=jnp.asarray(rows)))
+
     def _rules(self, mode: str, reason: str, memalloc: bool) -> Rules:
         """The rules, without what makes no difference: fewer of them are compiled."""
         large = self.state.geometry.orders != (0,)
         if not (large and reason in ("numa_misplaced", "longterm_pin")):
             reason = "syscall_or_cpuset"
         waits = mode != "async"
-        return rules(self.kernel, mode, reason, self.arch, memalloc and waits)
+        memalloc = memalloc and waits
+        return rules(self.kernel, mode, reason, self.arch, memalloc, self.engine)
 
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
@@ -230,11 +278,11 @@ class Session:
                 return state, result
             rows = int(written.length) + int(written.lost)
 
-    def _book(self, result: Result) -> dict[str, int]:
-        counts = result.events.counts()
+    def _book(self, ev: Events) -> dict[str, int]:
+        counts = ev.counts()
         for name, count in counts.items():
             self.counts[name] += count
-        ipis = result.events.ipis_per_cpu()
+        ipis = ev.ipis_per_cpu()
         self.ipis = [a + b for a, b in zip(self.ipis, ipis, strict=True)]
         return counts
 

@@ -6,12 +6,13 @@ pages is looked through without a Python loop.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from jaxmig import conditions as cond, frame, pte
-from jaxmig.machine import PMD_PAGES, Geometry, Machine
+from jaxmig.machine import NOWHERE, PMD_PAGES, Geometry, Machine
 
 Pages = Int64[np.ndarray, " pages"]
 Heads = Int32[np.ndarray, " folios"]
@@ -28,6 +29,12 @@ class Area:
     migratable: bool = True
     anonymous: bool = True  # vma_is_anonymous()
     hugetlb: bool = False
+    again: bool = False  # maps what another area of the process maps, too
+    writable: bool = True  # VM_WRITE
+    accessible: bool = True  # vma_is_accessible(): not PROT_NONE
+    executable: bool = False  # VM_EXEC
+    shared: bool = False  # VM_SHARED
+    file: bool = False  # vm_file: of a file or shmem, whatever its pages are by now
 
 
 class Space:
@@ -44,6 +51,7 @@ class Space:
         self.migratable = column("migratable").astype(bool)
         self.anonymous = column("anonymous").astype(bool)
         self.hugetlb = column("hugetlb").astype(bool)
+        self.maps_twice = any(a.again for a in self.areas)
 
     def area_of(self, vpn: np.ndarray) -> Pages:
         """Index of the area that holds each page, -1 if none does."""
@@ -70,13 +78,16 @@ class View:
     pte: Int32[np.ndarray, "entries 2"]
     marks: Int32[np.ndarray, " frames"] | None  # of the conditions
     geometry: Geometry
+    conditions: Int32[np.ndarray, "frames 4"] | None = None
+    following: Any = None  # Machine.rmap_next, which few ask for
 
     @staticmethod
     def of(m: Machine) -> "View":
         """What `m` looks like now."""
-        rows = m.conditions
-        marks = None if rows is None else cond.unpack(np.asarray(rows))[1]
-        return View(np.asarray(m.frame), np.asarray(m.pte), marks, m.geometry)
+        rows = None if m.conditions is None else np.asarray(m.conditions)
+        marks = None if rows is None else rows[:, cond.WORDS - 1]
+        frames, entries = np.asarray(m.frame), np.asarray(m.pte)
+        return View(frames, entries, marks, m.geometry, rows, m.rmap_next)
 
     def mapped(self, entry: Pages) -> Bool[np.ndarray, " pages"]:
         """Entries behind which a folio stands."""
@@ -106,6 +117,45 @@ class View:
     def sharers(self, head: Heads) -> Int32[np.ndarray, " folios"]:
         """folio_estimated_sharers(): mappings of the first base page."""
         return self.frame[head, frame.MAPCOUNT]
+
+    def shared(self, head: Heads, exactly: bool) -> Bool[np.ndarray, " folios"]:
+        """Folios that several processes map, as far as a release can tell.
+
+        `exactly`: folio_maybe_mapped_shared(), which knows of a large folio whether two
+        address spaces map it; before, and of small folios and hugetlb's, two mappings
+        of the first page do for that.
+        """
+        found = self.sharers(head) > 1
+        flags = self.flags(head)
+        large = frame.order(flags) > 0
+        large &= (flags & frame.KIND) != frame.HUGETLB
+        asks = found & large & exactly
+        if asks.any():
+            found[asks] = self._of_two(head[asks])
+        return found
+
+    def _of_two(self, head: Heads) -> Bool[np.ndarray, " folios"]:
+        """Folios of which two address spaces map the first page."""
+        following = np.asarray(self.following)
+        entry = self.frame[head, frame.RMAP]
+        first = self.pte[entry, pte.BITS] >> pte.MM_SHIFT
+        two = np.zeros(head.shape, bool)
+        while (here := entry != NOWHERE).any():
+            at = np.where(here, entry, 0)
+            mm = self.pte[at, pte.BITS] >> pte.MM_SHIFT
+            two |= here & (mm != first)
+            entry = np.where(here, following[at], NOWHERE)
+        return two
+
+    def mappings(self, head: Heads) -> Int32[np.ndarray, " folios"]:
+        """folio_mapcount(): entries that map any page of each folio."""
+        count = self.frame[head, frame.MAPCOUNT]
+        order = frame.order(self.flags(head))
+        for o in self.geometry.orders[1:]:
+            mine = order == o
+            pages = head[mine][:, None] + np.arange(1 << o)
+            count[mine] = self.frame[pages, frame.MAPCOUNT].sum(axis=1)
+        return count
 
     def on_lru(self, head: Heads) -> Bool[np.ndarray, " folios"]:
         """Folios that folio_isolate_lru() or isolate_hugetlb() would take."""

@@ -1,18 +1,21 @@
-"""One list whose folios go to nodes of their own, as mbind(2) may ask for.
+"""One list whose folios go to nodes of their own, as mbind(2) and demotion may ask for.
 
-Source: alloc_migration_target_by_mpol(), new_folio() in mm/mempolicy.c, Linux 6.3.
+Source: alloc_migration_target_by_mpol(), new_folio() in mm/mempolicy.c, Linux 6.3;
+alloc_demote_folio() in mm/vmscan.c, Linux 6.1 to 7.1.
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from jaxmig import frame
 from jaxmig.migrate import replace
-from jaxmig.syscalls.session import Session
+from jaxmig.syscalls.session import NotModelled, Session
 from jaxmig.syscalls.space import Heads
 
 
-def migrate_over(
-    s: Session, folios: Heads, nodes: Heads, room: int, *, reason: str
-) -> int:
+def migrate_over(s: Session, folios: Heads, nodes: Heads, room: int, **how: Any) -> int:
     """migrate_pages() of one list: folios not migrated, or -ENOMEM.
 
     What a call counts does not depend on where a folio goes while memory lasts.  So it
@@ -22,19 +25,73 @@ def migrate_over(
     Args:
       nodes: int32[folios], where each folio goes.
       room: base pages free on all nodes that may be tried.
+      how: mode, reason and memalloc, as for Session.migrate().
     """
     targets = np.unique(nodes).tolist()
     if len(targets) == 1:
-        return s.migrate(folios, targets[0], reason=reason)
+        return s.migrate(folios, targets[0], **how)
     before = s.state
     # What the sources give back must not become room on the stage.
     sources = set(s.view().node(folios).tolist())
     stage = min(set(targets) - sources, default=targets[0])
     s.rewind(replace(before, nfree=before.nfree.at[stage].set(room)))
-    ret = s.migrate(folios, stage, reason=reason)
+    ret = s.migrate(folios, stage, **how)
     counted = dict(s.counts), s.ipis, s.logs and [*s.logs]
     s.rewind(before)
     for target in targets:
-        s.migrate(folios[nodes == target], target, reason=reason)
+        s.migrate(folios[nodes == target], target, **how)
     s.counts, s.ipis, s.logs = counted
     return ret
+
+
+def nodes_with_room(
+    s: Session, folios: Heads, tried: Callable[[int], Sequence[int]], who: str
+) -> Heads:
+    """The node each base page of a list goes to: the first with memory left.
+
+    Args:
+      tried: the nodes that are tried for each page of the list, in order.
+      who: is named where it is refused.
+    Raises NotModelled where memory would come back while the list is worked on.
+    """
+    _refuse_what_returns_memory(s, folios, who)
+    free = [s.free(n) for n in range(s.nodes)]
+    sources, back = s.view().node(folios), [0] * s.nodes
+    found = np.zeros(len(folios), np.int32)
+    # So many have their destinations before any of their sources is freed.
+    limit = (s.batch or len(folios)) if s.release.batched else 1
+    for i in range(len(folios)):
+        if i and i % limit == 0:
+            for node in sources[i - limit : i].tolist():
+                back[node] += 1
+        order = tried(i)
+        first = _first(order, free)
+        for node in order[:first]:
+            if back[node]:
+                raise NotModelled(
+                    f"{who} over nodes of which one is too small, where later pages "
+                    f"would take what earlier batches leave on node {node}; leave more "
+                    "memory free"
+                )
+        # If there is none, the folio is tried on the last and fails there.
+        found[i] = order[min(first, len(order) - 1)]
+        free[found[i]] -= 1
+    return found
+
+
+def _refuse_what_returns_memory(s: Session, folios: Heads, who: str) -> None:
+    """Where memory ends, folios that fail or are split decide where later ones go."""
+    flags = s.view().flags(folios)
+    if (
+        frame.has(flags, frame.CONDITIONED | frame.HURT).any()
+        or frame.order(flags).any()
+    ):
+        raise NotModelled(
+            f"{who} over nodes of which one is too small, of larger folios or with "
+            "something in their way; leave more memory free, or name one node"
+        )
+
+
+def _first(nodes: Sequence[int], free: Sequence[int]) -> int:
+    """Place of the first node with a free page; behind the last if there is none."""
+    return next((i for i, n in enumerate(nodes) if free[n] > 0), len(nodes))

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxmig import resident
+from jaxmig.frame import PMD_ORDER
 from jaxmig.machine import PAGE_BYTES
-from jaxmig.snapshot import Snapshot, SnapshotError
+from jaxmig.snapshot import PageFlag, Snapshot, SnapshotError
 from jaxmig.targets.target import Target, TargetError
 from jaxmig.terminal import printable
 
@@ -25,6 +26,12 @@ def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
     pages = int(s.rss_pages[which])
     if not len(s.vpn[mine]):
         raise SnapshotError(f"{text}: PID {number} ({comm}) has no resident page")
+    gigantic = int((s.has(PageFlag.HUGETLB) & (s.order > PMD_ORDER)).sum())
+    if gigantic:
+        raise SnapshotError(
+            f"{text}: PID {number} ({comm}) maps {gigantic:,} base pages of gigantic "
+            "hugetlb pages (1g), which are not modelled; choose a process without them"
+        )
     only = resident.only(s, which)
     return Target(
         name=text,

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from jaxmig import cost
 from jaxmig.machine import PMD_PAGES
 from jaxmig.machines import Profile
 from jaxmig.releases import release
@@ -129,7 +130,12 @@ def timetable(
     columns = _columns(rows, bool(rules(kernel, arch=profile.arch).invlpgb))
     move = p["cost.switch"] + p["cost.remap"]
     # A serial release has no batch to give to an engine.
-    small, large = profile.copy_speedups(copy) if made.batched else (1.0, 1.0)
+    small = large = 1.0
+    if made.batched:
+        fit = cost.channels(copy, limit, made.offloads)
+        small, _ = profile.copy_speedups(fit)
+        fit = cost.channels(copy, min(huge, -(-limit // PMD_PAGES)), made.offloads)
+        _, large = profile.copy_speedups(fit)
     copies = round(p["cost.copy_4k"] / small), round(p["cost.copy_2m"] / large)
     engine = made.batched and copy != "cpu"
     alone, together = ((0, 0), copies) if engine else (copies, (0, 0))

@@ -4,7 +4,7 @@
 records and the final world.  It shares no code with the package it checks.
 """
 
-from .folio import SleepsForever
+from .folio import Refused, SleepsForever
 from .play import Play, play, play_both
 from .releases import RELEASES, expand
 from .world import World
@@ -12,6 +12,7 @@ from .world import World
 __all__ = [
     "RELEASES",
     "Play",
+    "Refused",
     "SleepsForever",
     "World",
     "expand",

@@ -67,9 +67,30 @@ def migrate_pages_batch(b: Batch) -> int:
         b.k.hook("unmap")
         tlb.flush_pending(b.k)
         b.k.hook("flush")
+        copy_batch(b)
         move_phase(b)
     put_back(b)
     return b.saved or b.failed
+
+
+def copy_batch(b: Batch) -> None:
+    """RFC v6: an engine copies what is eligible, in one sweep and before the rest.
+
+    Its result is ignored: the marks on the new folios tell.
+    """
+    if not b.k.engine:
+        return
+    b.moving.sort(key=lambda pair: not _eligible(pair[0]))
+    for src, dst in b.moving:
+        dst.copied = _eligible(src)
+
+
+def _eligible(src: Folio) -> bool:
+    """No driver's page, and no reference too many.
+
+    Reading: this look at the references is no attempt.
+    """
+    return not (src.movable_ops or src.has("extra_ref") or src.has("pinned"))
 
 
 def unmap_phase(b: Batch) -> None:

@@ -17,6 +17,10 @@ class SleepsForever(Exception):
     """The scenario makes Linux wait for something that never ends."""
 
 
+class Refused(Exception):
+    """The scenario asks for what this release does not have, or nobody models."""
+
+
 @dataclass
 class State:
     """One named state of one folio: what each condition said, and tests so far."""
@@ -56,12 +60,19 @@ class Region:
     migratable: bool = True
     buffers: bool = False
     prot_none: bool = False
+    shared: bool = True  # VM_SHARED, of a file
+    executable: bool = False
     processes: list[Process] = field(default_factory=list)
 
     @property
     def anonymous(self) -> bool:
         """vma_is_anonymous() in include/linux/mm.h."""
         return self.kind in ANON
+
+    @property
+    def private(self) -> bool:
+        """is_cow_mapping()."""
+        return self.anonymous or (self.kind == "file" and not self.shared)
 
 
 @dataclass(eq=False)
@@ -111,6 +122,9 @@ class Folio:
     dirty: bool = False
     mlocked: bool = False
     buffers: bool = False
+    poison: set[int] = field(default_factory=set)  # base pages whose copy fails
+    hugetlb_refs: int = 1  # what the page cache holds of a hugetlb page
+    copied: bool = False  # batch-copy: the engine has filled this new folio
 
     @property
     def nr(self) -> int:
@@ -140,7 +154,6 @@ class Folio:
     @property
     def sharers(self) -> int:
         """folio_estimated_sharers(): mappings of the first base page."""
-        # The first page stands for all of them, as in Linux.
         return sum(e.sub == 0 for e in self.maps)
 
     def mapped(self) -> bool:
@@ -162,7 +175,7 @@ class Folio:
         # Reading: buffers that a condition gives to any other kind hold none.
         if self.kind in ("file", "shmem", "swapcache"):
             return self.nr + self.buffers
-        return 1 if self.kind == "hugetlb" else 0
+        return self.hugetlb_refs if self.kind == "hugetlb" else 0
 
     @property
     def refcount(self) -> int:
@@ -177,6 +190,14 @@ class Folio:
         pins = "pinned" in self.states and self.states["pinned"].active()
         # A large folio counts its pins exactly, one reference each.
         return extra + pins * (1 if self.order else PIN_BIAS)
+
+    def has(self, state: str) -> bool:
+        """Whether a state holds now, where looking is no attempt."""
+        return state in self.states and self.states[state].active()
+
+    def maybe_pinned(self) -> bool:
+        """folio_maybe_dma_pinned(): small pages know pins only by their number."""
+        return self.has("pinned") or (not self.order and self.refcount >= PIN_BIAS)
 
     def test(self, state: str) -> bool:
         """Linux looks at a state: count the test, say whether it holds."""

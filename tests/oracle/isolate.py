@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .folio import Entry, Folio
-from .kernel import EIO, Kernel
+from .kernel import EIO, Kernel, mapped_shared
 from .world import Process
 
 PMD_PAGES = 512
@@ -47,21 +47,11 @@ def run(k: Kernel, request, folios: list[Folio]) -> int:
     # A result of 0 says that nothing is left, so nobody puts anything back.
     if rc:
         putback(folios)
+        # The last reference of a piece that the zero page has replaced.
+        for folio in folios:
+            if folio.refcount == 0:
+                k.world.release(folio)
     return rc
-
-
-def kernel_list(process: Process, nodes: set[int]) -> list[Folio]:
-    """The process's folios on some nodes, in address order, isolated."""
-    found, met = [], set()
-    for entry in process.entries_in(0, 1 << 62):
-        folio = entry.folio
-        if folio is None or folio.node not in nodes or not entry.region.migratable:
-            continue
-        # Reading: a folio mapped by many PTEs is tried once, whether it works or not.
-        if id(folio) not in met and isolate(folio, by_driver=True):
-            found.append(folio)
-        met.add(id(folio))
-    return found
 
 
 @dataclass
@@ -96,6 +86,10 @@ def queue_pages_range(scan: Scan, process: Process, start: int, end: int) -> int
         if scan.stopped and here != block:
             break
         block = here
+        if entry.state == "migration":
+            # From 6.7 each adds one, whatever its node.
+            scan.failed += scan.k.release.has("count_unisolated")
+            continue
         folio = entry.folio
         if folio is None or not scan.wants(folio):
             continue
@@ -116,7 +110,7 @@ def _queue(scan: Scan, entry: Entry, folio: Folio) -> None:
         scan.large = folio
     if entry.region.migratable and _add(scan, folio):
         return
-    # From 6.18 a batch of PTEs is counted PTE by PTE.
+    # From 6.16 a batch of PTEs is counted PTE by PTE.
     whole = entry.level == "pte" and scan.k.release.has("count_unisolated_ptes")
     scan.failed += folio.nr if whole else 1
     # Reading: as in Linux, the second PTE of an isolated large folio counts too,
@@ -126,7 +120,7 @@ def _queue(scan: Scan, entry: Entry, folio: Folio) -> None:
 
 def _add(scan: Scan, folio: Folio) -> bool:
     """migrate_folio_add(): not wanting to take a shared folio is no failure."""
-    if not scan.flags & MOVE_ALL and folio.sharers != 1:
+    if not scan.flags & MOVE_ALL and mapped_shared(scan.k, folio):
         return True
     # Reading: what somebody else has isolated is looked at once in a scan.
     if id(folio) in scan.refused or not isolate(folio):

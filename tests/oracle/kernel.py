@@ -12,6 +12,7 @@ from .world import Between, Cpu, Process, World
 
 EAGAIN, ENOMEM, EBUSY = -errno.EAGAIN, -errno.ENOMEM, -errno.EBUSY
 EIO, EDEADLK = -errno.EIO, -errno.EDEADLK
+EHWPOISON = -133  # Python's errno has no name for it
 
 VMSTAT = (
     "pgmigrate_success",
@@ -56,6 +57,7 @@ class Request:
     mode: str = "sync"
     reason: str = "syscall"
     memalloc: bool = False  # PF_MEMALLOC: the caller is reclaiming memory
+    placed: Callable[[int], None] | None = None  # told where a folio was allocated
 
     @property
     def nosplit(self) -> bool:
@@ -81,6 +83,11 @@ class Kernel:
     ipis: list[int] = field(default_factory=list)
     batches: int = 0
     allocs: int = 0
+    sent: int = 0  # calls of migrate_pages() that a caller made
+    reclaimed: int = 0  # base pages dropped instead of migrated
+    copies_wasted: int = 0
+    engine: bool = False  # batch-copy: somebody has registered for copies
+    trimmed: set[str] = field(default_factory=set)  # mms whose mask this call trimmed
 
     @property
     def cpu(self) -> Cpu:
@@ -106,6 +113,8 @@ class Kernel:
             if dst is not None:
                 dst.locked = True
                 self.allocs += 1
+                if request.placed is not None:
+                    request.placed(node)
                 return dst
         return None
 
@@ -137,7 +146,9 @@ class Kernel:
         # Drivers hold references of their own; 6.18 does not look.
         if folio.movable_ops and self.release.has("movable_not_freed"):
             return False
-        if not folio.test("freed"):
+        # Nothing maps a piece whose contents were zero: our reference is the last.
+        lost = not folio.maps and folio.refcount == 1
+        if not lost and not folio.test("freed"):
             return False
         self.world.unmap_for_good(folio)
         self.free_source(request, folio)
@@ -152,3 +163,18 @@ def share_refused(folio: Folio, entry: Entry) -> bool:
         return True
     # A small page knows its pins only as 1024 references each.
     return folio.order == 0 and folio.refcount >= 1024
+
+
+def mapped_shared(k: Kernel, folio: Folio) -> bool:
+    """Whether a folio counts as mapped by several, as each release estimates it."""
+    # Up to 6.8 the first base page stands for all of them.
+    if not k.release.has("guesses_shared") and not k.release.has("shared_exactly"):
+        return folio.sharers > 1
+    mapped = len(folio.maps)
+    if mapped <= 1 or not folio.large:
+        return mapped > 1
+    if k.release.has("shared_exactly"):
+        return len({e.process.name for e in folio.maps}) > 1
+    # folio_likely_mapped_shared(): 6.10 to 6.14 guess where they cannot know.
+    entire = any(e.level == "pmd" for e in folio.maps)
+    return entire or mapped > folio.nr or folio.sharers > 1

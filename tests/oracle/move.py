@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from .folio import Folio
-from .kernel import EAGAIN, EIO, Kernel, Request
+from .kernel import EAGAIN, EHWPOISON, EIO, Kernel, Request
 from .rmap import remove_migration_ptes
 
 
 def move_to_new_folio(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
     """move_to_new_folio() in mm/migrate.c: 0, -EAGAIN or a lasting error."""
+    rc = _try_to_move(k, dst, src, mode)
+    # A retry finds no mark any more: the engine has copied for nothing.
+    if rc and dst.copied:
+        dst.copied = False
+        k.copies_wasted += 1
+    return rc
+
+
+def _try_to_move(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
+    """The branches of move_to_new_folio()."""
     if src.movable_ops:
         return _move_by_driver(k, dst, src)
     # A refused exclusive mapping was tested during the walk; every other kind of
@@ -25,6 +35,9 @@ def move_to_new_folio(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
         if mode == "async":
             return EAGAIN
         src.sleep_on("buffers_locked")
+    # From 6.12 the copy comes before the mapping switch, and may fail.
+    if src.poison:
+        return EHWPOISON
     _copy(k, dst, src)
     return 0
 
@@ -48,8 +61,15 @@ def _copy(k: Kernel, dst: Folio, src: Folio) -> None:
     """folio_copy() and folio_migrate_flags()."""
     dst.contents = list(src.contents)
     dst.dirty, dst.mlocked, dst.buffers = src.dirty, src.mlocked, src.buffers
+    dst.hugetlb_refs = src.hugetlb_refs
     # Reading: what the outside world does to a page goes on with the new folio.
     dst.states = src.states
+    # The deferred-split queue loses a folio that migrated whole, unless it is told.
+    queued = src.large and src.nr > 2 and src.kind in ("anon", "cow", "swapcache")
+    split = k.release.has("split_partially_mapped")
+    if queued and split and not k.release.has("requeues_partially_mapped"):
+        dst.states.pop("partially_mapped", None)
+    dst.copied = False
     k.hook("copy")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .folio import Entry, Folio
 from .isolate import MOVE, MOVE_ALL, isolate, run
-from .kernel import EBUSY, Kernel, Request
+from .kernel import EBUSY, Kernel, Request, mapped_shared
 from .nodes import EFAULT, EINVAL, MAX_NUMNODES
 from .syscalls import EPERM, allowed, find_task, flag_bits
 from .world import Process
@@ -178,7 +178,7 @@ def add_page(m: Move, vpn: int, node: int) -> int:
     # Asked first: a page that is there already has no other problem.
     if folio.node == node:
         return 0
-    if folio.sharers > 1 and not m.move_all:
+    if mapped_shared(m.k, folio) and not m.move_all:
         return EACCES
     # An error left over from the check before, as Linux had it.
     if folio.hugetlb and vpn != entry.vpn and not m.k.release.has("hugetlb_tail"):

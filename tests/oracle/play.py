@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from . import movepages, syscalls
 from .callers import kernel_call
+from .folio import Refused
 from .kernel import Kernel, Unmapped
 from .releases import Release, expand
 from .scenario import build
@@ -28,7 +29,7 @@ def play(
     document: dict,
     kernel: str,
     *,
-    batch: int = 512,
+    batch: int | None = None,
     arch: str | None = None,
     between: Between | None = None,
     prepare: Callable[[World], None] | None = None,
@@ -43,7 +44,13 @@ def play(
     if arch is None:
         profile = str(document.get("machine", {}).get("profile", ""))
         arch = _arch(profile)
+    machine = document.get("machine", {})
+    batch = machine.get("max_batch", 512) if batch is None else batch
+    release = Release(kernel)
+    engine = kernel == "batch-copy" and "dma" in str(machine.get("copy", "cpu"))
+    _refuse(document, release, engine)
     result = Play(build(document))
+    _as_in(result.world, release)
     # Tests set PTE bits and fill TLBs here.
     if prepare is not None:
         prepare(result.world)
@@ -52,13 +59,31 @@ def play(
     for index, call in enumerate(document.get("call", [])):
         number = call.get("cpu", 0)
         ubc = pending.setdefault(number, Unmapped())
-        k = Kernel(result.world, Release(kernel), arch, batch, ubc, number, index)
-        k.between = between
+        k = Kernel(result.world, release, arch, batch, ubc, number, index)
+        k.between, k.engine = between, engine
         k.ipis = [0] * len(result.world.cpus)
         _call(k, call, result)
         if after is not None:
             after(result.world, index)
     return result
+
+
+def _refuse(document: dict, release: Release, engine: bool) -> None:
+    """What nobody can say of this release."""
+    states = {c["state"] for c in document.get("condition", [])}
+    if "poisoned" in states and (engine or not release.has("copy_can_fail")):
+        raise Refused(f"{release.name}: copying a poisoned folio is not modelled")
+
+
+def _as_in(world: World, release: Release) -> None:
+    """What of the first state depends on the release."""
+    world.keeps_mask = release.has("mask_kept_at_switch")
+    for process in world.processes.values():
+        for entry in process.entries.values():
+            folio = entry.folio
+            # The page cache counts a hugetlb page as one, later by its base pages.
+            if folio and folio.hugetlb_refs and release.has("hugetlb_cache_by_page"):
+                folio.hugetlb_refs = folio.nr
 
 
 def _arch(profile: str) -> str:
@@ -94,7 +119,13 @@ def _call(k: Kernel, call: dict, result: Play) -> None:
         "ipis_per_cpu": k.ipis,
         "batches": k.batches,
         "allocs": k.allocs,
+        "copies_wasted": k.copies_wasted,
     }
+    if "caller" in call:
+        record["lists"] = k.sent
+        record["reclaimed"] = k.reclaimed
+        error = errno.errorcode[-outcome] if outcome < 0 else None
+        record["caller_error"] = record["caller_errno"] = error
     if status is not None:
         record["status"] = status
     record["nodes_after"] = k.world.nodes_of(process)

@@ -42,8 +42,39 @@ def _migrate_one(k: Kernel, folio: Folio, entry: Entry, batch: bool) -> bool:
     return True
 
 
-def clear_flush(k: Kernel, entry: Entry, batch: bool) -> None:
-    """Clear an entry and flush it now or later, as its level demands."""
+def try_to_unmap(k: Kernel, folio: Folio, batch: bool) -> None:
+    """try_to_unmap(): clear every entry of a page-cache folio; nothing replaces them."""
+    blind = not folio.anon and k.release.has("unmap_asks_no_access")
+    runs: set[tuple[str, int]] = set()
+    for entry in folio.maps:
+        if entry.state != "present":
+            continue
+        run = entry.process.name, entry.region.start
+        later = batch and tlb.should_defer(k, entry.process)
+        # From 7.0 what cannot be put off is flushed once for all PTEs side by side.
+        if _has_runs(k, folio, entry) and not later:
+            entry.state = "cleared"
+            if run not in runs:
+                k.hook("unmap")
+                tlb.flush_range(k, entry.process, entry.vpn, folio.nr, 1)
+            runs.add(run)
+        else:
+            clear_flush(k, entry, batch, blind)
+        if entry.dirty:
+            folio.dirty = True
+
+
+def _has_runs(k: Kernel, folio: Folio, entry: Entry) -> bool:
+    """Whether PTEs of a large page-cache folio are cleared together."""
+    runs = k.release.has("unmaps_file_runs") and entry.level == "pte"
+    return runs and folio.large and not folio.anon
+
+
+def clear_flush(k: Kernel, entry: Entry, batch: bool, blind: bool = False) -> None:
+    """Clear an entry and flush it now or later, as its level demands.
+
+    ``blind``: what is not put off is flushed without a look at its access rights.
+    """
     entry.state = "cleared"
     if entry.level == "pmd":
         # pmdp_invalidate() does not ask whether the entry is accessible.
@@ -54,7 +85,7 @@ def clear_flush(k: Kernel, entry: Entry, batch: bool) -> None:
     else:
         k.hook("unmap")
         # No CPU can have cached an entry that allows no access.
-        if entry.accessible:  # ptep_clear_flush()
+        if entry.accessible or blind:  # ptep_clear_flush()
             tlb.flush_page(k, entry)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .folio import PMD_ORDER, Entry, Folio, Region, State
 from .world import Cpu, Process, World
 
@@ -25,6 +27,8 @@ def build(document: dict) -> World:
     sizes = _node_sizes(machine, nodes)
     memory = {node for node, pages in sizes.items() if pages}
     world = World(_cpus(document, nodes), sizes, memory)
+    world.lru_gen = machine.get("lru_gen", False)
+    world.compact_unevictable = bool(machine.get("compact_unevictable", 1))
     for item in document.get("process", []):
         _add_process(world, item)
     address, token = FIRST_ADDRESS // PAGE, 1
@@ -90,6 +94,8 @@ def _add_region(
         migratable=item.get("migratable", True),
         buffers=item.get("private", False),
         prot_none=item.get("prot_none", False),
+        shared=item.get("shared", True),
+        executable=item.get("exec", False),
         processes=[world.processes[name] for name in owners],
     )
     # Anonymous memory that several processes map is what fork() leaves behind.
@@ -99,11 +105,41 @@ def _add_region(
     for process in region.processes:
         process.regions.append(region)
     states = _states(region, conditions)
+    zero = _named(conditions, region, "zero")
+    poison = _named(conditions, region, "poisoned")
+    twin = _second_mapping(region) if item.get("mapped_twice") else None
     for index in range(0, region.pages, step):
         node = item.get("node", 0)
-        tokens = list(range(token + index, token + index + step))
-        _add_folio(world, region, node, index, tokens, states.get(index // step, {}))
-    return region.start + region.pages
+        span = range(index, index + step)
+        tokens = [0 if i in zero else token + i for i in span]
+        made = states.get(index // step, {})
+        folio = _add_folio(world, region, node, index, tokens, made)
+        if folio is None:
+            continue
+        folio.poison = {i - index for i in span if i in poison}
+        if twin is not None:
+            for process in region.processes:
+                map_folio(folio, process, twin, twin.start + index)
+    return (twin or region).start + region.pages
+
+
+def _second_mapping(region: Region) -> Region:
+    """The same pages once more in each process.  Reading: right behind the first."""
+    step = 1 << region.order
+    start = -(-(region.start + region.pages) // step) * step
+    twin = replace(region, name=region.name + "'", start=start)
+    for process in region.processes:
+        process.regions.append(twin)
+    return twin
+
+
+def _named(conditions: list[dict], region: Region, state: str) -> set[int]:
+    """Base pages of a region that conditions of one state name."""
+    found: set[int] = set()
+    for condition in conditions:
+        if condition["state"] == state:
+            found |= set(condition_pages(condition.get("pages", "all"), region.pages))
+    return found
 
 
 def _states(region: Region, conditions: list[dict]) -> dict[int, dict[str, State]]:
@@ -135,11 +171,11 @@ def _add_folio(
     index: int,
     tokens: list[int],
     states: dict[str, State],
-) -> None:
+) -> Folio | None:
     """One folio of a region with its entry or entries in every process."""
     vpn = region.start + index
     if "untouched" in states:
-        return
+        return None
     if "zero_page" in states:
         for process in region.processes:
             for i in range(len(tokens)):
@@ -147,21 +183,26 @@ def _add_folio(
                 process.entries[at] = Entry(
                     process, region, at, 1, 0, None, "pte", state="zero"
                 )
-        return
+        return None
     folio = Folio(region.order, region.kind, node, tokens)
     private = folio.hugetlb and len(region.processes) == 1
     folio.anon = region.anonymous or private
-    # Reading: anonymous memory has no clean copy anywhere.
-    folio.dirty = region.anonymous
+    # Reading: anonymous memory has no clean copy anywhere, and `dirty` is of files.
+    written = region.kind == "file" and "dirty" in states
+    folio.dirty = region.anonymous or written
     folio.mlocked = region.mlocked
     folio.buffers = region.buffers or "buffers_locked" in states
-    # A NUMA hint sits in the entries, not in the folio.
-    folio.states = {k: v for k, v in states.items() if k != "prot_none"}
+    # A NUMA hint sits in the entries, not in the folio; others are in its contents.
+    kept = {k: v for k, v in states.items() if k not in ("prot_none", "zero", "dirty")}
+    folio.states = kept
+    # An anonymous hugetlb page is in no page cache.
+    folio.hugetlb_refs = 0 if private else 1
     # Hugetlb pages come from a pool that was set aside before.
     if not folio.hugetlb:
         world.free[node] -= folio.nr
     for process in region.processes:
         map_folio(folio, process, region, vpn, hint="prot_none" in states)
+    return folio
 
 
 def map_folio(
@@ -180,6 +221,8 @@ def map_folio(
     # writable, dirty; a file's pages are clean.
     dirty = region.writable and folio.kind != "file"
     shared = folio.kind in ("shmem", "file", "hugetlb", "movable_ops")
+    # The first store to a private map of a file makes a copy.
+    shared &= region.shared
     # Reading: a NUMA hint leaves the write bit as it is.
     write = region.writable and not region.prot_none and (exclusive or shared)
     for sub in range(0, folio.nr, nr):

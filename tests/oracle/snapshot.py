@@ -94,5 +94,12 @@ def _folio(folio: Folio) -> dict:
         "locked": folio.locked,
         "isolated": folio.isolated,
         "buffers": folio.buffers,
-        "conditions": sorted(n for n, s in folio.states.items() if s.standing()),
+        "conditions": _conditions(folio),
     }
+
+
+def _conditions(folio: Folio) -> list[str]:
+    """Names of the states that are there; poison is a page's, and stays with its piece."""
+    states = folio.states.items()
+    names = [n for n, s in states if n != "poisoned" and s.standing()]
+    return sorted(names + ["poisoned"] * bool(folio.poison))

@@ -82,20 +82,41 @@ def _flush_multi(k: Kernel, mask: set[int], info: Info) -> None:
     """native_flush_tlb_multi(): interrupt every CPU of the mask that is not lazy."""
     # Counted on the sender even if all the others turn out to be lazy.
     k.vmstat["nr_tlb_remote_flush"] += 1
-    for number in sorted(mask):
-        cpu = k.world.cpus[number]
-        if cpu.lazy or _spared(k, cpu, info):
+    cpus = [c for c in (k.world.cpus[n] for n in sorted(mask)) if not c.lazy]
+    trim = _should_trim(k, cpus, info)
+    for cpu in cpus:
+        # should_flush_tlb(): another mm is loaded there.
+        stale = _stale(k, cpu, info)
+        if stale and not trim:
             continue
-        if number != k.number:
+        if cpu.number != k.number:
             k.vmstat["nr_tlb_remote_flush_received"] += 1
-            k.ipis[number] += 1
-        _flush_func(k, cpu, info)
+            k.ipis[cpu.number] += 1
+        if stale:
+            # "Remote wrong CPU": it leaves the mask and flushes nothing.
+            assert info.mm is not None
+            info.mm.cpumask.discard(cpu.number)
+        else:
+            _flush_func(k, cpu, info)
 
 
-def _spared(k: Kernel, cpu: Cpu, info: Info) -> bool:
-    """should_flush_tlb() of 6.13 and later: another mm is loaded there."""
+def _stale(k: Kernel, cpu: Cpu, info: Info) -> bool:
+    """Left in the mask of an mm that the CPU has switched away from."""
     kept = k.release.has("mask_kept_at_switch")
     return kept and info.mm is not None and cpu.loaded is not info.mm
+
+
+def _should_trim(k: Kernel, cpus: list[Cpu], info: Info) -> bool:
+    """should_trim_cpumask().
+
+    Reading: without a clock, the first flush of a call that finds a stale CPU trims.
+    """
+    if info.mm is None or info.mm.name in k.trimmed:
+        return False
+    if not any(_stale(k, cpu, info) for cpu in cpus):
+        return False
+    k.trimmed.add(info.mm.name)
+    return True
 
 
 def _flush_func(k: Kernel, cpu: Cpu, info: Info) -> None:

@@ -74,6 +74,8 @@ class Cpu:
 
     def drop_range(self, process: Process, start: int, pages: int) -> None:
         """Forget translations that overlap a range, of whatever size they are."""
+        if not self.tlb:
+            return
         name = process.name
         for vpn in range(start, start + pages):
             self.tlb.pop((name, vpn, "4k"), None)
@@ -90,6 +92,9 @@ class World:
     processes: dict[str, Process] = field(default_factory=dict)
     regions: dict[str, Region] = field(default_factory=dict)
     unmapped: list[Folio] = field(default_factory=list)  # page cache only
+    lru_gen: bool = False
+    compact_unevictable: bool = True  # vm.compact_unevictable_allowed
+    keeps_mask: bool = False  # from 6.14 a CPU that switches away stays in the mask
     parked: list[tuple[int, str, int, int]] = field(default_factory=list)
 
     # Memory -----------------------------------------------------------------
@@ -195,15 +200,14 @@ class World:
             item = Translation(folio, entry.sub + i, entry.write, entry.dirty)
             cpu.tlb[name, entry.vpn + i, "4k"] = item
 
-    @staticmethod
-    def _run(cpu: Cpu, process: Process) -> None:
+    def _run(self, cpu: Cpu, process: Process) -> None:
         """switch_mm_irqs_off(): load the mm, flush if this CPU is behind."""
         if cpu.loaded is process and not cpu.lazy:
             return
         # A CPU that was lazy may have missed flushes.
         if cpu.loaded is not process or cpu.tlb_gen != process.tlb_gen:
             cpu.drop_all(process)
-        if cpu.loaded not in (None, process):
+        if cpu.loaded not in (None, process) and not self.keeps_mask:
             cpu.loaded.cpumask.discard(cpu.number)
         cpu.loaded, cpu.lazy, cpu.tlb_gen = process, False, process.tlb_gen
         process.cpumask.add(cpu.number)

@@ -1,0 +1,109 @@
+"""CMA: a range of memory that somebody needs as a whole.
+
+Lists of COMPACT_CLUSTER_MAX pages; up to five calls for what is left of one, and then
+the range is given up.  Before each call clean pages of files are dropped instead.
+
+Source: __alloc_contig_migrate_range() in mm/page_alloc.c, isolate_migratepages_range() in
+mm/compaction.c, Linux 6.1 to 7.1.  Not modelled: other places that cma_alloc() tries.
+"""
+
+import errno
+import itertools
+from typing import Final
+
+import numpy as np
+
+from jaxmig import conditions as cond, frame
+from jaxmig.callers.candidates import Candidates, Mask, isolable
+from jaxmig.callers.compaction import COMPACT_CLUSTER_MAX
+from jaxmig.callers.left import left_of
+from jaxmig.callers.lists import Lists, cuts, downwards
+from jaxmig.callers.offline import hugetlb_last
+from jaxmig.callers.reclaim import reclaim
+from jaxmig.callers.releases import since
+from jaxmig.callers.request import Outcome, Request
+from jaxmig.syscalls.space import Heads
+
+TRIES: Final = 5
+
+
+def run(r: Request) -> Outcome:
+    """All of the range, or up to the list of which something stays."""
+    everything = Candidates.of(r.s.view(), r.space, r.old)
+    c = everything.take(_wanted(r, everything))
+    c = c.take(isolable(r.s, c))
+    lists = Lists(r.s, r.node, r.mode, "contig_range")
+    work = _Range(r, lists)
+    error = work.run(c)
+    if error == 0 and len(c) < len(everything):
+        # test_pages_isolated(): what was skipped is still there.
+        error = -errno.EBUSY
+    ret = lists.short or work.left
+    return Outcome(ret, error, lists.calls, work.reclaimed)
+
+
+def _wanted(r: Request, c: Candidates) -> Mask:
+    wanted = ~c.private_refs
+    if since(r.s.kernel, "6.10"):
+        locked = c.blocked(cond.LOCKED)
+        wanted &= ~(c.has(frame.MLOCKED) & c.has_mapping & locked)
+    return wanted
+
+
+class _Range:
+    """The work on one range.
+
+    Attributes:
+      reclaimed: base pages dropped.
+      left: folios of the list that could not be emptied.
+    """
+
+    def __init__(self, r: Request, lists: Lists) -> None:
+        self.r, self.lists = r, lists
+        self.reclaimed = self.left = 0
+
+    def run(self, c: Candidates) -> int:
+        """0, or what ended it."""
+        # Lists with which nothing can go wrong are worked together, whenever.
+        calm = c.calm & self.lists.roomy(c)
+        kept: list[np.ndarray] = []
+        error = 0
+        for first, last in itertools.pairwise(cuts(c.size, COMPACT_CLUSTER_MAX)):
+            part = np.arange(first, last)
+            if calm[first:last].all():
+                kept.append(part[::-1])
+                continue
+            error = self._empty(hugetlb_last(downwards(c.take(part))).head)
+            if error:
+                break
+        self._together(c, kept)
+        return error
+
+    def _together(self, c: Candidates, parts: list[np.ndarray]) -> None:
+        """Lists that are sure to be emptied."""
+        if not parts:
+            return
+        lists, s = self.lists, self.r.s
+        c = Candidates.at(s.view(), c.head[np.concatenate(parts)])
+        number = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
+        gone, pages = reclaim(s, c, number)
+        self.reclaimed += pages
+        lengths = np.bincount(number[~gone], minlength=len(parts))
+        # A list that reclaim has emptied is handed over all the same.
+        calls = lists.calls + len(parts)
+        lists.each(c.take(~gone), [0, *np.cumsum(lengths[lengths > 0]).tolist()])
+        lists.calls = calls
+
+    def _empty(self, heads: Heads) -> int:
+        """The calls for one list."""
+        s = self.r.s
+        for _ in range(TRIES):
+            part = Candidates.at(s.view(), heads)
+            gone, pages = reclaim(s, part, np.zeros(len(part), np.int64))
+            self.reclaimed += pages
+            heads, before = heads[~gone], s.view()
+            self.left = self.lists.one(heads)
+            if self.left <= 0:
+                return self.left
+            heads = left_of(before, s.view(), heads)
+        return -errno.EBUSY

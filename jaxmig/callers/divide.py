@@ -1,0 +1,68 @@
+"""Splitting one folio, outside of migrate_pages().
+
+Source: try_to_split_thp_page() in mm/memory-failure.c, split_huge_page_to_list() in
+mm/huge_memory.c.
+"""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+from jaxmig import events, xla
+from jaxmig.events import Events
+from jaxmig.machine import Machine
+from jaxmig.policy import state as reg
+from jaxmig.policy.attempt import DIVIDE, look
+from jaxmig.policy.call import Call, List, no_stats
+from jaxmig.policy.folio import SLEEPS, SUCCESS, Where
+from jaxmig.policy.hurdles import Stage
+from jaxmig.policy.state import Context
+from jaxmig.policy.step import step
+from jaxmig.rules import Rules, as_data
+from jaxmig.syscalls.session import Session, SleepsForever
+
+Index = Int32[Array, ""]
+
+
+def divide(s: Session, head: int) -> bool:
+    """Split a folio into base pages, whose lock may be waited for; whether it worked.
+
+    Raises SleepsForever where the lock is never free.
+    """
+    rc = int(s.work(program, jnp.int32(head)))
+    if rc == SLEEPS:
+        raise SleepsForever
+    return rc == SUCCESS
+
+
+@functools.cache
+def program(shape: Rules) -> xla.Program:
+    """The program that splits a folio."""
+
+    def split(
+        m: Machine, head: Index, cpu: Index, bits: Index
+    ) -> tuple[Machine, Events, Index]:
+        r, none, yes = as_data(shape, bits), jnp.int32(0), jnp.asarray(True)
+        k = Call(
+            m=m,
+            ev=events.none(m.cpus.lazy.shape[0]),
+            todo=List(head[None], jnp.int32(1)),
+            stats=no_stats(),
+            error=none,
+            remaining=none,
+            in_order=none,
+        )
+        c = Context(r, m.geometry, Where(cpu=cpu, node=none), m.pmd_table)
+        st, s = Stage(batch=yes, sleeps=yes, posted=~yes, force=yes), reg.begin(k)
+        s, p = step(c, st, s, look(s, head), jnp.int32(DIVIDE), ~yes)
+        k = reg.end(k, s, m.memory)
+        return k.m, k.ev, p.rc
+
+    return xla.Program(split)
+
+
+def pieces(head: int, pages: int) -> np.ndarray:
+    """Frames of the pieces of a folio, in address order."""
+    return np.arange(head, head + pages, dtype=np.int32)
