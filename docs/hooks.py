@@ -14,6 +14,7 @@ from jaxmig import RELEASES, machines
 from jaxmig.cli import app
 from jaxmig.cli.errors import Parser
 from jaxmig.machines.schema import SCHEMA
+from jaxmig.procfs.schema import table
 
 MARK: Final = re.compile(r"^<!-- fill: (\w+) -->$", re.MULTILINE)
 
@@ -131,5 +132,6 @@ FILLS: Final[dict[str, Callable[[], str]]] = {
     "commands": commands,
     "releases": releases,
     "schema": schema,
+    "snapshot": table,
     "profiles": profiles,
 }

@@ -8,7 +8,7 @@ run                scenario.load(), then player.play()
 snapshot           snapshot.take(), snapshot.take_all(), snapshot.load()
 sweep              sweep.play() of a sweep.Sweep
 advise             advise.advise() of a sweep.Sweep
-calibrate          calibrate.from_perf(), .from_vmstat(), .from_micro(), .fit()
+calibrate          calibrate.from_perf(), .from_vmstat(), .measure(), .from_micro(), .fit()
 pmbench, memhog    workloads.pmbench.run(), workloads.memhog.run()
 migspeed           workloads.migspeed.call_ns()
 reproduce          reproduce.rows()

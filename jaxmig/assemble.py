@@ -5,7 +5,8 @@ seconds; regions (`build.py`) and snapshots of real processes both end here.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,21 +55,44 @@ class Hardware:
     free: Sequence[int | None] = ()  # base pages a node, None: as much as there is
 
 
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """To which sizes those of a machine are rounded up."""
+
+    base: int = BASE_PAGES  # the least room for base pages and entries
+    large: int = LARGE  # for folios of a larger order
+    pmds: int = LARGE
+    orders: tuple[int, ...] = ()  # with any larger folio, pools for these as well
+    up: Callable[[int, int], int] = bucket  # a size that holds a number
+
+
+EXACT: Final = Classes()
+
+
 def geometry_of(
-    hw: Hardware, f: Folios, ptes: int, shared: bool, splits: bool, headroom: bool
+    hw: Hardware,
+    f: Folios,
+    ptes: int,
+    shared: bool,
+    splits: bool,
+    headroom: bool,
+    classes: Classes,
 ) -> Geometry:
     """Pools with room for every folio of their order on every node."""
     orders = tuple(sorted({0, *np.unique(f.order).tolist()}))
+    if orders not in ((0,), (0, frame.PMD_ORDER)):
+        orders = tuple(sorted({*orders, *classes.orders}))
     counts = {o: int((f.order == o).sum()) for o in orders}
     if splits:
         counts[0] = sum(n << o for o, n in counts.items())
-    least = {o: BASE_PAGES if o == 0 else LARGE for o in orders}
+    least = {o: classes.large if o else classes.base for o in orders}
     times = 2 if headroom else 1
-    blocks = tuple(bucket(counts[o] * times, least[o]) for o in orders)
+    blocks = tuple(classes.up(counts[o] * times, least[o]) for o in orders)
     per_node = sum(n << o for n, o in zip(blocks, orders, strict=True))
     if per_node * hw.nodes >= NOWHERE:
         raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
     hugetlb = bool(((f.flags & frame.KIND) == frame.HUGETLB).any())
+    hugetlb |= len(orders) > 1 and bool(classes.orders)
     poisoned = any(bit == frame.POISONED and len(at) for at, _, bit in f.marks)
     return Geometry(
         hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb, poisoned
@@ -139,22 +163,30 @@ def assemble(
     headroom: bool = False,
     seed: int | None = None,
     content: bool = True,
+    classes: Classes = EXACT,
 ) -> Machine:
-    """The machine.  `left`, `marks`: conditions by folio (see conditions.py).
+    """The machine.
 
+    Args:
+      left, marks: conditions by folio (see conditions.py).
+      classes: to which sizes it is rounded up.
     Raises:
       ValueError: if the frames do not fit the index type.
     """
-    n_ptes = bucket(ptes.folio.shape[0], BASE_PAGES)
+    n_ptes = classes.up(ptes.folio.shape[0], classes.base)
     ptes = _padded(ptes, n_ptes)
-    pmds = _padded(pmds, bucket(pmds.folio.shape[0], LARGE))
+    pmds = _padded(pmds, classes.up(pmds.folio.shape[0], classes.pmds))
     folio = np.concatenate([ptes.folio, pmds.folio])
     page = np.concatenate([ptes.page, pmds.page])
     bits = np.concatenate([ptes.bits, pmds.bits | pte.HUGE]).astype(np.int32)
     live = folio >= 0
     counts = np.bincount(folio[live], minlength=f.order.shape[0])
     shared = _is_shared(f, folio, page, live, counts)
-    g = geometry_of(hw, f, n_ptes, shared, splits, headroom)
+    if classes.orders and (shared or left is not None):
+        shared = True
+        left = np.zeros((len(f.order), len(cond.STATES)), int) if left is None else left
+        marks = np.zeros(len(f.order), np.int32) if marks is None else marks
+    g = geometry_of(hw, f, n_ptes, shared, splits, headroom, classes)
     head, free, top = place(g, f, seed)
     mapped = np.where(live, head[folio] + page, 0) if live.any() else folio * 0
     turn = pmds.turn

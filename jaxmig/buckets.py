@@ -14,3 +14,10 @@ def bucket(n: int, least: int) -> int:
         return least
     step = max(1 << ((n - 1).bit_length() - 1), STEPS) // STEPS
     return -(-n // step) * step
+
+
+def coarse(n: int, least: int) -> int:
+    """The smallest of `least` times a power of four that holds `n`."""
+    while least < n:
+        least *= 4
+    return least

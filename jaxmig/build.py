@@ -13,7 +13,8 @@ from typing import Final
 import numpy as np
 
 from jaxmig import arguments, conditions as cond, frame, pte
-from jaxmig.assemble import Entries, Folios, Hardware, assemble
+from jaxmig.alike import MOST_PAGES, SMALL, alike
+from jaxmig.assemble import EXACT, Entries, Folios, Hardware, assemble
 from jaxmig.machine import PMD_PAGES, Machine
 
 FIRST_ADDRESS: Final = 0x10000000
@@ -300,8 +301,18 @@ class Builder:
         content: bool = True,
         seed: int | None = None,
         headroom: bool = False,
+        share_programs: bool = False,
     ) -> Machine:
-        """The machine; with a seed, frames are in random order on their nodes."""
+        """The machine.
+
+        Args:
+          content: whether frames hold their 4 KiB.
+          seed: frames are in random order on their nodes if there is one.
+          headroom: whether a node can be source and destination of one call.
+          share_programs: a small machine without contents gets nodes, CPUs, address
+            spaces and frames that nobody uses, so that others share its compiled
+            programs (see alike.py).
+        """
         f = _folios(self.regions)
         ptes, pmds, table = _entries(self.regions, self.processes, self._marks)
         left, marks = _states(self.regions, self._conditions, f)
@@ -315,8 +326,10 @@ class Builder:
             huge_tlb=self.huge_tlb,
             free=self.free,
         )
+        pages = sum(r.pages for r in self.regions)
+        share = share_programs and not content and pages <= MOST_PAGES
         return assemble(
-            hw,
+            alike(hw) if share else hw,
             f,
             ptes,
             pmds,
@@ -324,9 +337,10 @@ class Builder:
             left=left,
             marks=marks,
             splits=self.splits,
-            headroom=headroom,
+            headroom=headroom or share,
             seed=seed,
             content=content,
+            classes=SMALL if share else EXACT,
         )
 
 

@@ -72,7 +72,7 @@ def play(
     options = _Options(batch, arch, copy, p, trace, logs, seed or 0)
     kernels = kernels or scenario.kernels
     _check_callers(scenario, kernels)
-    fresh, layout = build(scenario, content=content, seed=seed)
+    fresh, layout = build(scenario, content=content, seed=seed, share_programs=True)
     records: list[Record] = []
     share = 1 / max(len(kernels) * len(scenario.calls), 1)
     for kernel in kernels:
@@ -109,6 +109,8 @@ def _call(
         cpu=c.cpu,
         batch=options.batch,
         arch=arch,
+        nodes=scenario.machine.nodes,
+        cpus=scenario.machine.cpus,
         memory=layout.memory,
         engine=options.copy.startswith(cost.ENGINE),
         keep_logs=options.logs,
@@ -171,7 +173,7 @@ def _traced(
     """What traces of one call need."""
     c = scenario.calls[number]
     names = {mm: (p.name, FIRST_PID + mm) for mm, p in enumerate(scenario.processes)}
-    loaded = np.asarray(s.state.cpus.mm).tolist()
+    loaded = np.asarray(s.state.cpus.mm)[: len(s.ipis)].tolist()
     who = c.caller or c.syscall
     return Traced.of(
         options.profile,

@@ -27,13 +27,18 @@ class Layout:
 
 
 def build(
-    scenario: Scenario, *, content: bool = False, seed: int | None = None
+    scenario: Scenario,
+    *,
+    content: bool = False,
+    seed: int | None = None,
+    share_programs: bool = False,
 ) -> tuple[Machine, Layout]:
     """The machine before the first call, and what lies where in it.
 
     Args:
       content: whether frames hold their 4 KiB.
       seed: frames are in random order on their nodes if there is one.
+      share_programs: as for `Builder.build`.
     Raises:
       ScenarioError: for more references to a folio than the model counts.
     """
@@ -53,10 +58,16 @@ def build(
         except ValueError as error:
             where = ("condition", i, "pages")
             raise scenario.error(where, None, f"{error}; name fewer") from None
-    _fill_processes(b)
+    if not share_programs:
+        _fill_processes(b)
     large = [r for r in scenario.regions if r.folio_order]
     b.splits = any(r.kind != "hugetlb" for r in large)
-    m = b.build(content=content, seed=seed, headroom=_stays(scenario))
+    m = b.build(
+        content=content,
+        seed=seed,
+        headroom=_stays(scenario),
+        share_programs=share_programs,
+    )
     spaces = {
         name: Space(
             [

@@ -21,11 +21,11 @@ from jaxmig.calibrate import (
     from_micro,
     from_perf,
     from_vmstat,
-    measure,
     names,
     perf,
     read,
     report,
+    timings,
     together,
 )
 from jaxmig.machines import Number, reader
@@ -448,12 +448,12 @@ def test_ranges_hold_their_value_after_rounding() -> None:
 # --- timings -------------------------------------------------------------------------
 
 
-def timings() -> dict[str, object]:
+def guest() -> dict[str, object]:
     return read((GUEST / "idle.json").read_text())
 
 
 def test_timings_of_a_guest_give_its_costs() -> None:
-    made = {m.key: m for m in from_micro(timings(), "idle.json", XEON)}
+    made = {m.key: m for m in from_micro(guest(), "idle.json", XEON)}
     for key, low, high in (
         ("cost.flush_first", 10_000, 16_000),
         ("cost.local_full", 220, 245),
@@ -466,7 +466,7 @@ def test_timings_of_a_guest_give_its_costs() -> None:
     # The guest has no third CPU, and a lazy one takes no interrupt.
     assert not made.keys() & {"cost.flush_next", "cost.flush_lazy", "cost.call"}
     assert made["cost.copy_2m"].ns == pytest.approx(512 * made["cost.copy_4k"].ns)
-    arm = from_micro(timings(), "x", machines.load("arm64-2n128c"))
+    arm = from_micro(guest(), "x", machines.load("arm64-2n128c"))
     assert {m.key for m in arm} <= {
         *("cost.copy_4k", "cost.copy_2m", "access.fault", "access.wake")
     }
@@ -520,8 +520,8 @@ def small(patch: pytest.MonkeyPatch, cpus: list[int]) -> None:
     few = {"BATCHES": 4, "CALLS": 2, "AREA": 1 << 7, "COPIED": 8, "CHASED": 4}
     few |= {"WAKES": 9, "FEWEST": 1, "PATIENCE_S": 0.02, "TRIPS": 2}
     for name, value in few.items():
-        patch.setattr(measure, name, value)
-    patch.setattr(measure, "places", lambda: (cpus, None))
+        patch.setattr(timings, name, value)
+    patch.setattr(timings, "places", lambda: (cpus, None))
 
 
 NATIVE = pytest.mark.skipif(
@@ -543,12 +543,9 @@ def test_what_measure_writes_can_be_read(
     assert {"micro", "micro_second_run", "target_and_futex"} == doc.keys()
     found = {row["what"] for row in doc["micro"]["remote=0"]}
     assert {"copy4k_sequential_cold", "fault_anon_zero_page_read"} <= found
-    made = tmp_path / "here.toml"
-    assert run("--micro", file, "-o", made) == 0
-    n = machines.load(made).numbers["cost.copy_4k"]
-    assert n.origin == "measured"
-    assert n.low is not None
-    assert 0 < n.low <= n.value
+    # So short a run may contradict itself, and then it says nothing.
+    for m in from_micro(doc, "x", XEON):
+        assert 0 <= m.low <= m.ns <= m.high
 
 
 @NATIVE
@@ -556,10 +553,29 @@ def test_one_cpu_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small(monkeypatch, sorted(os.sched_getaffinity(0))[:1])
-    assert run("--measure", "-o", tmp_path / "here.toml") == 0
+    file = tmp_path / "rows.json"
+    assert run("--measure", "-o", file) == 0
     err = capsys.readouterr().err
     assert "one CPU may be used: nobody could be interrupted" in err
-    assert "cost.flush_first =" not in err
+    keys = {m.key for m in from_micro(read(file.read_text()), "x", XEON)}
+    assert not keys & {"cost.flush_first", "target.page", "access.wake"}
+
+
+def test_another_node_s_cpu_shows_in_the_range() -> None:
+    far = {"remote=0": rows(0), "remote=1": rows(6000)}
+    doc = {"micro": {"remote=0": rows(0), "remote=1": rows(5000)}}
+    doc |= {"micro_other_node": far, "target_and_futex": []}
+    made = {m.key: m for m in from_micro(doc, "x", XEON)}["cost.flush_first"]
+    assert (made.ns, made.high) == (5000, 6500)
+
+
+def test_rounds_that_contradict_say_nothing() -> None:
+    doc = {
+        f"micro{i}": {"remote=0": [{"what": "copy4k_sequential_cold", "median_ns": ns}]}
+        for i, ns in enumerate((200, 800))
+    }
+    doc["target_and_futex"] = []
+    assert not from_micro(doc, "x", XEON)
 
 
 def test_another_machine_is_told_what_to_do_instead(
@@ -573,10 +589,10 @@ def test_another_machine_is_told_what_to_do_instead(
 def test_cpus_that_answer_are_told_from_those_that_did_not() -> None:
     # Both directions interrupt here, so half of it is a thread that was away.
     tried = [(2.0, 12.0), (1.0, 7.0), (0.0, 2.0), (1.9, 13.0)]
-    assert measure._answered(tried, 0.8) == [(2.0, 12.0), (1.9, 13.0)]
-    assert measure._answered(tried[1:3], 0.8) == [(1.0, 7.0)]
-    assert measure._answered(tried, 0.0) == [(0.0, 2.0)]
-    assert measure._cpus("0-2,8\n") == {0, 1, 2, 8}
+    assert timings._answered(tried, 0.8) == [(2.0, 12.0), (1.9, 13.0)]
+    assert timings._answered(tried[1:3], 0.8) == [(1.0, 7.0)]
+    assert timings._answered(tried, 0.0) == [(0.0, 2.0)]
+    assert timings._cpus("0-2,8\n") == {0, 1, 2, 8}
 
 
 def test_a_report_and_timings_share_out_the_copy() -> None:

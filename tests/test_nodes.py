@@ -2,9 +2,11 @@
 
 import contextlib
 
+import jaxmig
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig import nodes
+from jaxmig import check, nodes
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,21 @@ def test_cpus_read_like_masks() -> None:
 def test_cpus_fold_onto_a_smaller_machine() -> None:
     assert nodes.fold([5, 37, 6], 32) == (5, 6)
     assert nodes.fold([], 4) == ()
+
+
+def test_many_nodes_are_one_program() -> None:
+    """Folios of twelve nodes go back to the stacks that they came from, at once."""
+    b = jaxmig.Builder(nodes=12, cpus=4)
+    app = b.process("app", running=[1, 2])
+    for node in range(12):
+        b.mmap(app, pages=5 + node, node=node)
+    state = b.build(content=False, seed=1)
+    folios = np.concatenate([jaxmig.folios_on(state, n) for n in (11, 3, 7, 0)])
+    # Mixed, so that nodes take turns.
+    folios = np.random.default_rng(2).permutation(folios)
+    after, result = jaxmig.migrate_pages(state, folios, 5)
+    assert result.vmstat["pgmigrate_success"] == 16 + 8 + 12 + 5
+    wanted = [5 + n if n not in (11, 3, 7, 0) else 0 for n in range(12)]
+    wanted[5] += 16 + 8 + 12 + 5
+    assert jaxmig.pages_by_node(after) == wanted
+    assert int(check.violations(after, check.ledger(state))) == 0

@@ -252,7 +252,7 @@ def test_an_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert [p.name.startswith(".out.npz") for p in tmp_path.iterdir()] == [True]
+    assert [p.name.startswith(".jaxmig-") for p in tmp_path.iterdir()] == [True]
     child.send_signal(signal.SIGINT)
     _, err = child.communicate()
     assert child.returncode == 130

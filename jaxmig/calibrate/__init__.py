@@ -4,7 +4,7 @@
     names.py    what the kernel's functions are part of
     perf.py     a report of a migration: shares of its time by function
     vmstat.py   /proc/vmstat before and after one, and how long it took
-    measure.py  system calls, copies and wake-ups timed on this machine, unprivileged
+    timings.py  system calls, copies and wake-ups timed on this machine, unprivileged
     micro.py    from those timings to costs
     combine.py  reports and timings together
     fit.py      from measured ns to a profile
@@ -19,6 +19,7 @@ from jaxmig.calibrate.fit import CalibrationError, Fit, Measured, fit, together
 from jaxmig.calibrate.micro import from_micro, read
 from jaxmig.calibrate.perf import Run, from_perf
 from jaxmig.calibrate.report import is_report
+from jaxmig.calibrate.timings import measure
 from jaxmig.calibrate.vmstat import from_vmstat
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "from_perf",
     "from_vmstat",
     "is_report",
+    "measure",
     "read",
     "together",
 ]

@@ -146,7 +146,10 @@ def _run(name: str, args: argparse.Namespace) -> int:
         # XLA says RESOURCE_EXHAUSTED; whatever else it says is a fault worth a trace.
         if isinstance(error, JaxRuntimeError) and "RESOURCE_EXH" not in str(error):
             raise
-        say(f"{name}: out of memory; use --no-content or fewer pages")
+        bare = getattr(args, "content", None) is False
+        say(
+            f"{name}: out of memory; use {'' if bare else '--no-content or '}fewer pages"
+        )
         return 1
     except KeyboardInterrupt:
         say(f"{name}: interrupted")

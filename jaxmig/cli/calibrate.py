@@ -148,9 +148,7 @@ def _timings(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.micro:
         return calibrate.read(_text(args.micro))
     if args.measure:
-        from jaxmig.calibrate.measure import measure
-
-        return measure(say)
+        return calibrate.measure(say)
     return None
 
 

@@ -8,6 +8,7 @@ from jaxmig import machines
 from jaxmig.cli import options, output, replayed, runtime
 from jaxmig.cli.errors import Parser, Usage, say
 from jaxmig.cli.progress import amount
+from jaxmig.cli.room import check_room
 from jaxmig.releases import BOTH
 from jaxmig.terminal import printable
 from jaxmig.traces import FORMATS, Reading, native, table
@@ -118,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
     _left_out(args.trace, t.notes)
     for line in t.assumed:
         say(f"{args.trace}: assumed: {line}")
+    check_room(args.trace, t.base_pages, 2, False, 2)
     kernels = (None, *((args.kernel or BOTH) if args.migrate else ()))
     runs = [_play(args, t, profile, kernel) for kernel in kernels]
     replayed.show(args, t, profile, runs)

@@ -8,6 +8,7 @@ from jaxmig.cli.errors import Failure
 from jaxmig.machine import PAGE_BYTES
 
 BYTES_PER_PAGE: Final = 128  # of the tables, generously
+BYTES_PER_MAPPING: Final = 96  # while they are laid out
 LIMITS: Final = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -15,16 +16,23 @@ LIMITS: Final = (
 
 
 def check_room(
-    name: str, pages: int, nodes: int, content: bool, machines: int = 1
+    name: str,
+    pages: int,
+    nodes: int,
+    content: bool,
+    machines: int = 1,
+    mappings: int = 0,
 ) -> None:
     """Raises Failure for machines that this computer's memory cannot hold.
 
     Args:
       pages: base pages of all processes; every node has room for all of them.
       machines: how many of them are alive at a time.
+      mappings: of these pages by processes that are not there themselves.
     """
     frames = bucket(pages, BASE_PAGES) * nodes
     need = frames * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
+    need += mappings * machines * BYTES_PER_MAPPING
     there = _available()
     if there is not None and need > there:
         advice = "use fewer pages" + (" or --no-content" if content else "")

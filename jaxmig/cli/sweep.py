@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         gather.join(args.coordinator, args.processes, args.process_id)
     sweep = sweepopts.sweep_of(args)
     memory = sweep.memory
-    check_room(memory.target.name, memory.target.pages, memory.nodes, False, 2)
+    t = memory.target
+    check_room(t.name, t.pages, memory.nodes, False, 2, t.foreign)
     try:
         if path is None:
             return _print(args, sweep)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PHASE_OF: Final = {
+    "[the call itself]": "other",
     "alloc_migration_target": "alloc",
     "[lock, isolation, LRU add]": "other",
     "try_to_migrate_one": "unmap",
@@ -23,6 +24,7 @@ PHASE_OF: Final = {
     "folios_mc_copy": "copy",
     "folio_copy": "copy",
     "folio_migrate_flags": "other",
+    "[page cache]": "other",
     "lru_add_drain": "other",
     "remove_migration_ptes": "remap",
 }

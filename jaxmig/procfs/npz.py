@@ -7,6 +7,7 @@ fields get its name and a dot before theirs.
 import dataclasses
 import math
 import struct
+import tokenize
 import typing
 import zipfile
 import zlib
@@ -26,7 +27,7 @@ MOST_BYTES = 1 << 40  # of all fields: a machine of 64 TiB in base pages
 DAMAGE = (
     *(ValueError, KeyError, EOFError, TypeError, MemoryError, SyntaxError),
     *(RuntimeError, OverflowError, IndexError, RecursionError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
 )
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxmig.procfs import Areas, Processes
-from jaxmig.resident.layout import FRAMELESS, foreign, lay_out
+from jaxmig.resident.layout import FRAMELESS, foreign_count, lay_out
 from jaxmig.resident.machine import build
 from jaxmig.snapshot import Snapshot
 
@@ -105,10 +105,9 @@ def notes(s: Snapshot) -> tuple[str, ...]:
             f"{int(parts.sum()):,} pages of large folios not wholly mapped here are "
             "taken as pages of their own"
         )
-    others, leaves = foreign(s, place)
-    if others.size or leaves.size:
+    if others := foreign_count(s, place):
         said.append(
-            f"{others.size + leaves.size:,} mappings of these pages by processes "
+            f"{others:,} mappings of these pages by processes "
             "outside the snapshot, which are taken to run on no CPU"
         )
     return tuple(said)

@@ -82,12 +82,22 @@ def _by_pmd(
 
 def foreign(s: Snapshot, place: Layout) -> tuple[Rows, Rows]:
     """Mappings by others: a row repeated for each PTE, and one for each PMD leaf."""
+    row, more, small, heads = _others(s, place)
+    return np.repeat(row[small], more[small]), np.repeat(row[heads], more[heads])
+
+
+def foreign_count(s: Snapshot, place: Layout) -> int:
+    """How many these are, which may be more than there is room for."""
+    _, more, small, heads = _others(s, place)
+    return int(more[small | heads].sum())
+
+
+def _others(s: Snapshot, place: Layout) -> tuple[Rows, Rows, np.ndarray, np.ndarray]:
+    """A row a frame, how many others map it; whether by PTEs, and whether by leaves."""
     known = np.flatnonzero((place.folio >= 0) & (s.mapcount >= 0))
     _, at, seen = np.unique(s.pfn[known], return_index=True, return_counts=True)
     row = known[at]
     more = np.maximum(s.mapcount[row].astype(np.int64) - seen, 0)
     small = ~place.by_pmd[row]
-    ptes = np.repeat(row[small], more[small])
     # A leaf maps every page, so the head's surplus is the folio's.
-    heads = ~small & (place.page[row] == 0)
-    return ptes, np.repeat(row[heads], more[heads])
+    return row, more, small, ~small & (place.page[row] == 0)

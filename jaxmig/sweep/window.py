@@ -18,7 +18,7 @@ import numpy as np
 
 UNMAP: Final = ("alloc", "lock", "walk", "clear", "defer")  # places of machines/terms
 FLUSH: Final = ("flush", "engine")  # once a batch, every folio of it waits
-MOVE: Final = ("copy", "switch", "drain", "remap")
+MOVE: Final = ("copy", "switch", "cached", "drain", "remap")
 POINTS: Final = 4096  # folios of a batch that are looked at
 
 

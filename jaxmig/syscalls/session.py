@@ -50,6 +50,8 @@ class LogTooLong(ValueError):
 class Session:
     """State, release and hardware of one call, and its running totals.
 
+    Args:
+      nodes, cpus: how many of those that the machine has are in use; all if None.
     Attributes:
       state: the machine as the lists migrated so far have left it.
       memory: nodes that have memory (N_MEMORY).
@@ -69,6 +71,8 @@ class Session:
         cpu: int = 0,
         batch: int = NR_MAX_BATCHED_MIGRATION,
         arch: str = "x86",
+        nodes: int | None = None,
+        cpus: int | None = None,
         memory: frozenset[int] | None = None,
         engine: bool = False,
         keep_logs: bool = False,
@@ -83,10 +87,10 @@ class Session:
         self.state, self.kernel, self.arch = state, kernel, arch
         self.cpu, self.engine = arguments.cpu(state, cpu), engine
         self.batch = arguments.whole("batch", batch, 0)
-        self.nodes = state.geometry.nodes
+        self.nodes = state.geometry.nodes if nodes is None else nodes
         self.memory = frozenset(range(self.nodes)) if memory is None else memory
         self.counts = dict.fromkeys(COUNTERS, 0)
-        self.ipis = [0] * state.cpus.lazy.shape[0]
+        self.ipis = [0] * (cpus or state.cpus.lazy.shape[0])
         self.compile_s = self.wall_s = 0.0
         self.logs: list[log.Written] | None = [] if keep_logs else None
         self._view: View | None = None
@@ -282,7 +286,8 @@ class Session:
         counts = ev.counts()
         for name, count in counts.items():
             self.counts[name] += count
-        ipis = ev.ipis_per_cpu()
+        # Beyond the last CPU of the call there are only some that nobody uses.
+        ipis = ev.ipis_per_cpu()[: len(self.ipis)]
         self.ipis = [a + b for a, b in zip(self.ipis, ipis, strict=True)]
         return counts
 

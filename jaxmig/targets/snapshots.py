@@ -41,6 +41,7 @@ def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
         build=lambda setting: resident.build(s, which, setting),
         nodes=int(s.node.max()) + 1,
         by_node=dict(enumerate(np.bincount(s.node).tolist())),
+        foreign=int(np.maximum(s.mapcount, 1).astype(np.int64).sum()) - len(s),
         unmovable=tuple(only.unmovable()),
         missing=s.missing,
         assumed=resident.notes(s),

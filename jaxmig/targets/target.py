@@ -46,5 +46,6 @@ class Target:
     own_sizes: bool = False  # it has pages of 4 KiB and 2 MiB as it was found
     laid_out: int = 0  # base pages whose addresses are made up from numa_maps
     unmovable: tuple[tuple[str, int], ...] = ()  # (why, pages)
+    foreign: int = 0  # mappings of its pages by processes that are not there, at most
     missing: tuple[str, ...] = ()  # what could not be read
     assumed: tuple[str, ...] = ()  # what was assumed about its pages

@@ -6,6 +6,8 @@ more than one of them.
 
 import lzma
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -62,7 +64,7 @@ def read(path: str, tick: Tick = lambda n: None) -> Iterator[Rows]:
     except (
         OSError, EOFError, KeyError, ValueError, NotImplementedError, RuntimeError,
         MemoryError, OverflowError, SyntaxError, TypeError,  # an array's header
-        lzma.LZMAError, zipfile.BadZipFile, zlib.error,
+        lzma.LZMAError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
         reason = str(error) or type(error).__name__
         text = f"{path}: a damaged trace ({reason}); convert it again"

@@ -32,6 +32,7 @@ LINE: Final = re.compile(
     rb"|^(?:[ \t]*+(?:\d++ : total instructions)?|Output format:|<--record#->[^\n]*+"
     rb"|[-=]++|View tool results:|Trace invariant checks passed)$"
 )
+LATEST_NS: Final = 1 << 62
 PAGE_BYTES: Final = 1 << PAGE_SHIFT
 ADVICE: Final = "no record of the view tool"
 
@@ -47,7 +48,8 @@ class _State:
     def mark(self, tid: bytes, stamp: bytes, core: bytes) -> None:
         if stamp:
             self.first = int(stamp) if self.first is None else self.first
-            self.now = (int(stamp) - self.first) * 1000
+            # Another thread's records may be a little older than the first ones.
+            self.now = max(int(stamp) - self.first, 0) * 1000
         if core:
             self.core[tid] = int(core)
 
@@ -83,6 +85,8 @@ def _block(source: Source, number: int, found: list[Match], state: _State) -> Ro
             line.append(i)
         else:
             state.mark(tid, stamp, core)
+            if state.now > LATEST_NS:
+                raise source.error(i, stamp, "a timestamp centuries behind the first")
     address, size, tid, cpu, time, store = zip(*kept, strict=True) if kept else [()] * 6
     made = rows(address, tid=tid, cpu=cpu, time_ns=time, store=store)
     source.check(made["address"], line.__getitem__)

@@ -45,6 +45,7 @@ TRIPS: Final = 20
 WAKES: Final = 1000  # batches of so many trips
 ANSWERED: Final = 0.8  # of the CPUs, or of a batch's time
 FEWEST: Final = 8  # batches that make a row
+ANSWERS: Final = 500  # interrupts of a CPU whose losses are looked at
 PATIENCE_S: Final = 1.5  # for a row, on a busy machine
 Row = dict[str, Any]
 _NODES: Final = Path("/sys/devices/system/node")
@@ -70,11 +71,11 @@ def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
     try:
         others = [near[1:], near[1:]]
         doc: dict[str, Any] = {
-            name: _round(probe, cpus, None)
+            name: _round(probe, cpus, _memory(probe, far))
             for name, cpus in zip(("micro", "micro_second_run"), others, strict=True)
         }
         if far is not None:
-            doc["micro_other_node"] = _round(probe, [far], far)
+            doc["micro_other_node"] = _round(probe, [far], [])
         answering = near[1] if near[1:] else far
         doc["target_and_futex"] = (
             []
@@ -108,9 +109,9 @@ def _cpus(text: str) -> set[int]:
 
 
 def _round(
-    probe: Probe, others: Sequence[int], far: int | None
+    probe: Probe, others: Sequence[int], memory: list[Row]
 ) -> dict[str, list[Row]]:
-    made = {"remote=0": [*_protect(probe), *_memory(probe, far)]}
+    made = {"remote=0": [*_protect(probe), *memory]}
     counts = [k for k in (1, 2, 4, MOST_SPINNING) if k <= len(others)]
     for k in counts:
         with _spinning(probe, others[:k]):
@@ -254,13 +255,17 @@ def _losses(probe: Probe, cpu: int) -> list[Row]:
         gaps = (ctypes.c_uint64 * GAPS)()
         before = interrupts()
         with _spinning(probe, [cpu], gaps) as seen:
-            for _ in range(BATCHES):
-                probe.protect(address(area), n, CALLS)
-        after = interrupts()
+            end, after = time.monotonic() + PATIENCE_S, before
+            while after == before or (after or 0) - (before or 0) < ANSWERS:
+                for _ in range(BATCHES):
+                    probe.protect(address(area), n, CALLS)
+                after = interrupts()
+                if time.monotonic() > end or after is None:
+                    break
         ns = np.asarray(gaps[: seen.value], float) * probe.ns_per_tick
         ns = ns[ns < LONGEST_NS]
         ipis = None if before is None or after is None else after - before
-        if len(ns) and (ipis is None or len(ns) * 4 >= ipis):
+        if len(ns) >= FEWEST and (ipis is None or ipis / 2 <= len(ns) <= ipis * 2):
             cuts = {"p10": 10, "p25": 25, "median": 50, "p75": 75, "p90": 90}
             named = {
                 f"gap_ns_{k}": float(np.percentile(ns, p)) for k, p in cuts.items()
