@@ -31,9 +31,11 @@ def run(r: Request) -> Outcome:
     """A fault on every folio that the scan leaves a hint on, in address order."""
     s = r.s
     c = Candidates.of(s.view(), r.space, r.old)
-    c = c.take(_scanned(r, c) & _worth_moving(r, c))
-    c = c.take(on_lru(s, c))
+    c = c.take(_scanned(r, c))
+    # Every hint is gone after its fault, wherever the folio is then.
     entries = _entries(r, c)
+    c = c.take(_worth_moving(r, c))
+    c = c.take(on_lru(s, c))
     _protect(s, entries)
     lists = Lists(s, r.node, r.mode, "numa_misplaced")
     if lists.alike(c):
