@@ -204,7 +204,8 @@ cow 16k 4k:                   L L L L L L L L L L L L - L
 +shmem 16k 4k:                L L L L L L L L L L L L L L
 anon 16k 4k mlocked=true:     L L L L L L L L L L - L L L
 anon 16k 4k: locked           L L L L L L L L L L - - L L
-shmem 16k 4k mlocked=true: locked    L - - - - L L L L L - - L L
+shmem 16k 4k mlocked=true: locked    - - - - - L L L L L - - L L
+shmem 16k 4k: locked           - - - L L L L L L L - - L L
 file 16k 4k: writeback        - - - L L L L L L L - L L L
 file 16k 4k:                  L L L L - L L L L L L L L L
 file 16k 4k writable=false:   L L L L - L - - - - L L L L

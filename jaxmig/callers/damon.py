@@ -21,6 +21,5 @@ def run(r: Request) -> Outcome:
     # The lock is tried after the isolation; who does not get it puts the folio back.
     c = c.take(free & ~c.blocked(cond.LOCKED))
     for node in np.unique(c.node).tolist():
-        if lists.one(downwards(c.take(c.node == node)).head) < 0:
-            break
+        lists.one(downwards(c.take(c.node == node)).head)
     return Outcome(lists.ret, 0, lists.calls)

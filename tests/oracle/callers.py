@@ -2,6 +2,9 @@
 
 Written from section 16 of the kernel specification.  A page that isolation skips is on
 no list and counted nowhere; a listed page that cannot move is a failure.
+
+Reading: what a caller looks at before migrate_pages() is no attempt, and wears out no
+condition; only isolation itself is one.
 """
 
 from __future__ import annotations

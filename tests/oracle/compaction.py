@@ -153,11 +153,11 @@ def _compacts(zone: Zone, page: Page) -> bool:
     if folio.mlocked and not job.k.world.compact_unevictable:
         return False
     # ISOLATE_ASYNC_MIGRATE, which SYNC_LIGHT has as well.
-    if job.mode != "sync" and folio.test("writeback"):
+    if job.mode != "sync" and folio.has("writeback"):
         return False
     dirty = folio.kind == "shmem" or (folio.kind == "file" and folio.dirty)
     look = job.mode != "sync" and dirty
-    if (look or _unevictable_file(job, folio)) and folio.test("locked"):
+    if (look or _unevictable_file(job, folio)) and folio.has("locked"):
         return False
     return isolate(folio)
 
@@ -172,7 +172,7 @@ def _small_enough(zone: Zone, folio: Folio) -> bool:
 
 def _by_driver(folio: Folio) -> bool:
     """isolate_movable_page(): a trylock, then the driver."""
-    return not folio.test("locked") and isolate(folio, by_driver=True)
+    return not folio.has("locked") and isolate(folio, by_driver=True)
 
 
 def _held(folio: Folio) -> bool:
@@ -236,7 +236,7 @@ def _contiguous(job: Job, folio: Folio) -> bool:
         return isolate(folio)
     if _held(folio):
         return False
-    if _unevictable_file(job, folio) and folio.test("locked"):
+    if _unevictable_file(job, folio) and folio.has("locked"):
         return False
     return isolate(folio)
 

@@ -20,7 +20,7 @@ def _taken(folio) -> bool:
     """On the LRU, and its lock is free."""
     if folio.hugetlb or folio.movable_ops or not isolate(folio):
         return False
-    if folio.test("locked"):
+    if folio.has("locked"):
         folio.isolated = False
         return False
     return True

@@ -52,7 +52,7 @@ def _scan(job: Job, queue: list[Folio]) -> list[Folio]:
 
 def _cold(folio: Folio) -> bool:
     """Whether shrink_folio_list() puts it onto the list for demotion."""
-    if folio.test("locked") or folio.test("writeback") or folio.has("young"):
+    if folio.has("locked") or folio.has("writeback") or folio.has("young"):
         putback([folio])
         return False
     return True

@@ -30,7 +30,7 @@ def reclaim_clean_pages_from_list(k: Kernel, folios: list[Folio]) -> None:
 def _shrink(k: Kernel, folio: Folio) -> bool:
     """One folio: unmapped, and freed if nobody else holds it."""
     # A page freed under us is in no mapping that it could be removed from.
-    if folio.has("freed") or folio.test("locked") or folio.test("writeback"):
+    if folio.has("freed") or folio.has("locked") or folio.has("writeback"):
         return False
     if folio.maps:
         _unmap(k, folio)
