@@ -20,7 +20,7 @@ from jaxtyping import Bool
 from jaxmig.assemble import Classes, Hardware
 from jaxmig.buckets import coarse
 
-MOST_PAGES: Final = 1 << 14  # beyond, padding would cost more than it saves
+FEW_PAGES: Final = 1 << 14  # beyond, padding would cost more than it saves
 COMMON: Final = (2, 4, 6, 9)  # orders
 NODES: Final = 4
 CPUS: Final = 8

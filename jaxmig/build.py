@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from jaxmig import arguments, conditions as cond, frame, pte
-from jaxmig.alike import MOST_PAGES, SMALL, alike
+from jaxmig.alike import FEW_PAGES, SMALL, alike
 from jaxmig.assemble import EXACT, Entries, Folios, Hardware, assemble
 from jaxmig.machine import PMD_PAGES, Machine
 
@@ -327,7 +327,7 @@ class Builder:
             free=self.free,
         )
         pages = sum(r.pages for r in self.regions)
-        share = share_programs and not content and pages <= MOST_PAGES
+        share = share_programs and not content and pages <= FEW_PAGES
         return assemble(
             alike(hw) if share else hw,
             f,
