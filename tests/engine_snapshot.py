@@ -254,10 +254,6 @@ def in_order(folios: list[Picture]) -> list[Picture]:
 def canonical(picture: Picture, content: bool) -> Picture:
     """The oracle's picture, with unmapped folios in the same order."""
     folios = [dict(f) for f in picture["folios"]]
-    for f in folios:
-        # From 6.10 the page cache refers to a hugetlb folio once a page, here once.
-        if f["kind"] == "hugetlb" and f["refcount"] > len(f["contents"]):
-            f["refcount"] -= len(f["contents"]) - 1
     pages = {p: {v: dict(e) for v, e in m.items()} for p, m in picture["pages"].items()}
     mapped = [e for found in pages.values() for e in found.values() if "folio" in e]
     if not content:

@@ -82,12 +82,15 @@ def _page(entry: Entry, i: int, numbers: dict[int, int]) -> dict:
 
 def _folio(folio: Folio) -> dict:
     """One folio."""
+    # Whether a hugetlb folio has no, one or many references of the page cache is the
+    # release's affair: the picture has one.
+    cache = folio.hugetlb_refs - 1 if folio.hugetlb else 0
     return {
         "order": folio.order,
         "kind": folio.kind,
         "node": folio.node,
         "contents": list(folio.contents),
-        "refcount": folio.refcount,
+        "refcount": folio.refcount - cache,
         "mapcounts": folio.mapcounts(),
         "dirty": folio.dirty,
         "mlocked": folio.mlocked,
