@@ -63,8 +63,8 @@ def _scanned(r: Request, c: Candidates) -> Mask:
     pinned = c.marked(cond.PIN_HELD) | many
     if not since(kernel, "6.10"):
         # Who has a page to himself has its only reference; large folios have more, and
-        # do_numa_page() maps those of shared areas back.
-        alone = (c.refs == 1) | ~private
+        # do_numa_page() maps those of shared areas back.  Private data is one, too.
+        alone = ((c.refs == 1) & ~c.blocked(cond.NO_MAPPING)) | ~private
         return wanted & (by_pmd | ((c.order == 0) & alone))
     several = pinned | _several(r, c)
     if since(kernel, "6.19"):
