@@ -4,7 +4,8 @@ Lists of COMPACT_CLUSTER_MAX pages; up to five calls for what is left of one, an
 the range is given up.  Before each call clean pages of files are dropped instead.
 
 Source: __alloc_contig_migrate_range() in mm/page_alloc.c, isolate_migratepages_range() in
-mm/compaction.c, Linux 6.1 to 7.1.  Not modelled: other places that cma_alloc() tries.
+mm/compaction.c, Linux 6.1 to 7.1.  Not modelled: other places that cma_alloc() tries,
+a second try with pieces for which memory ends.
 """
 
 import errno
@@ -19,9 +20,10 @@ from jaxmig.callers.compaction import COMPACT_CLUSTER_MAX
 from jaxmig.callers.left import left_of
 from jaxmig.callers.lists import Lists, cuts, downwards
 from jaxmig.callers.offline import hugetlb_last
-from jaxmig.callers.reclaim import reclaim
+from jaxmig.callers.reclaim import clean, reclaim
 from jaxmig.callers.releases import since
 from jaxmig.callers.request import Outcome, Request
+from jaxmig.syscalls.session import NotModelled
 from jaxmig.syscalls.space import Heads
 
 TRIES: Final = 5
@@ -96,14 +98,26 @@ class _Range:
 
     def _empty(self, heads: Heads) -> int:
         """The calls for one list."""
-        s = self.r.s
+        s, splits = self.r.s, self.r.s.counts["nr_split"]
         for _ in range(TRIES):
             part = Candidates.at(s.view(), heads)
+            if s.counts["nr_split"] > splits:
+                self._check_room(part)
             gone, pages = reclaim(s, part, np.zeros(len(part), np.int64))
             self.reclaimed += pages
-            heads, before = heads[~gone], s.view()
+            # What reclaim keeps it puts in front, the last one first.
+            kept = clean(part) & ~gone
+            rest = ~clean(part)
+            heads, before = np.concatenate([heads[kept][::-1], heads[rest]]), s.view()
             self.left = self.lists.one(heads)
             if self.left <= 0:
                 return self.left
             heads = left_of(before, s.view(), heads)
         return -errno.EBUSY
+
+    def _check_room(self, c: Candidates) -> None:
+        if int(c.size.sum()) > self.r.s.free(self.r.node):
+            raise NotModelled(
+                "a second try of CMA with pieces of large folios, of which there is room "
+                "for some only; leave more memory free"
+            )

@@ -31,11 +31,15 @@ Index = Int32[Array, ""]
 State = tuple[Machine, tlb.Cached, Events]
 
 
+def clean(c: Candidates) -> Mask:
+    """What is looked at: clean and evictable pages of files."""
+    return (c.kind == frame.FILE) & ~c.has(frame.DIRTY) & ~c.has(frame.MLOCKED)
+
+
 def unmaps(c: Candidates) -> Mask:
-    """What is tried: clean, evictable, not locked, not under writeback."""
-    file = (c.kind == frame.FILE) & ~c.has(frame.DIRTY) & ~c.has(frame.MLOCKED)
+    """What is tried of it: not locked, not under writeback."""
     held = c.blocked(cond.LOCKED) | c.blocked(cond.WRITEBACK) | c.marked(cond.FREED)
-    return file & ~held
+    return clean(c) & ~held
 
 
 def reclaim(s: Session, c: Candidates, number: np.ndarray) -> tuple[Mask, int]:
