@@ -247,7 +247,7 @@ def test_closed_streams_are_nobody_s_business() -> None:
 def test_letters_that_a_stream_lacks_are_escaped() -> None:
     done = shell("migratepages $'\\xff.npz' 0 1", PYTHONIOENCODING="ascii")
     assert done.returncode == 1
-    assert done.stderr.startswith("jaxmig migratepages: \\udcff.npz: no such file")
+    assert done.stderr.startswith("jaxmig migratepages: \\xff.npz: no such file")
     assert shell("machines xeon-8s", PYTHONIOENCODING="ascii").returncode == 0
 
 

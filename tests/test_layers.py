@@ -22,6 +22,7 @@ LAYERS = (
     ("policy",),
     ("phases",),
     ("build", "uniform"),
+    ("alike",),
     ("assemble",),
     ("arguments",),
     ("tlb",),
