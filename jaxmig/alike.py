@@ -7,7 +7,7 @@ Which form of the engine works a call does not depend on it, nor does any count.
 
 Classes: nodes 4, 8, 16 ...; CPUs 8, 16 ...; address spaces 4, 8 ...; folios of base
 pages, of these and 2 MiB, or of the orders in COMMON and whatever else there is; pages
-and entries 4,096, 16,384.  A machine on which pages are shared can have conditions, and
+and entries 4,096.  A machine on which pages are shared can have conditions, and
 one that has conditions can share pages.
 """
 
@@ -20,7 +20,7 @@ from jaxtyping import Bool
 from jaxmig.assemble import Classes, Hardware
 from jaxmig.buckets import coarse
 
-FEW_PAGES: Final = 1 << 14  # beyond, padding would cost more than it saves
+FEW_PAGES: Final = 1 << 11  # beyond, programs would no longer be short (xla.SHORT)
 COMMON: Final = (2, 4, 6, 9)  # orders
 NODES: Final = 4
 CPUS: Final = 8
