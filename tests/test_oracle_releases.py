@@ -43,8 +43,11 @@ def test_what_the_page_cache_holds_of_a_hugetlb_page(kernel, refs):
     """A file's page counts as one, later as its 512; an anonymous one is in no cache."""
     pool = {"size": "2m", "kind": "hugetlb"}
     doc = document(MIGRATE, {**pool, "process": ["a", "b"]}, pool)
-    folios = play(doc, kernel).world.snapshot()["folios"]
-    assert [f["refcount"] for f in folios] == [2 + refs, 1]
+    world = play(doc, kernel).world
+    folios = {id(e.folio): e.folio for e in world.processes["a"].entries.values()}
+    assert [f.refcount for f in folios.values()] == [2 + refs, 1]
+    # Pictures have one reference of the cache, whatever the release.
+    assert [f["refcount"] for f in world.snapshot()["folios"]] == [3, 2]
 
 
 @pytest.mark.parametrize(("kernel", "ret"), [("6.6", 0), ("6.7", 3)])

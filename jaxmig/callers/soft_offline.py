@@ -53,20 +53,35 @@ class _Pages:
         s, head, pages = self.s, int(folio.head[0]), int(folio.size[0])
         folio = Candidates.at(s.view(), folio.head)
         # can_split_folio() is no attempt, so that it wears out no condition.
-        if not folio.has(frame.LRU)[0] or folio.extra[0] != 0 or not divide(s, head):
-            self.busy = True
+        able = folio.has(frame.LRU)[0] and folio.extra[0] == 0
+        first = self._divided(head, pages) if able else pages
+        self.busy |= first > 0
+        if first == pages:
             return
         frames = pieces(head, pages)
         now = Candidates.at(s.view(), frames)
         dropped = (now.kind == frame.FILE) & ~now.has(frame.DIRTY)
+        dropped &= np.arange(pages) >= first
         _drop(s, frames[dropped])
         # Pieces of zeros that nobody maps are free, but for the one in hand.
         unused = now.refs == 0
-        unused[0] = False
+        unused[first] = False
         _free(s, frames[unused])
-        left = frames[~dropped & ~unused]
+        left = frames[(np.arange(pages) >= first) & ~dropped & ~unused]
         self._check_frames(len(left))
         self.offline(left)
+
+    def _divided(self, head: int, pages: int) -> int:
+        """Which page's turn split the folio: each tries, until one does; `pages`: none."""
+        for turn in range(pages):
+            before = self.s.state.conditions
+            if divide(self.s, head):
+                return turn
+            after = self.s.state.conditions
+            # What has not worn off at all will not.
+            if before is None or (np.asarray(before) == np.asarray(after)).all():
+                break
+        return pages
 
     def _check_frames(self, pages: int) -> None:
         """A machine made for whole folios may lack frames for pieces of them."""
