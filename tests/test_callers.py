@@ -216,7 +216,7 @@ file 16k 4k exec=true:        L L L L - L L L L L L L L L
 +file 16k 4k exec=true:       L L L L - L - - - - L L L L
 anon 16k 4k: young            L L L L L L L L L L - L L L
 anon 16k 4k prot_none=true:   L L L L L L - - - - L L L L
-anon 16k 4k: private          - - - - - L L L L L L L L L
+anon 16k 4k: private          - - - - - L - - L L L L L L
 anon 16k 4k: isolated         - - - - - - - - - - - - - -
 anon 64k 64k:                 - L L L L L - - L L L L L .
 shmem 64k 64k:                - L L L L L - - L L L L L .
