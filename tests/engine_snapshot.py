@@ -8,6 +8,7 @@ frames and entries, and what only pads arrays, do not appear in it.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,10 @@ class _Drawing:
         used = np.flatnonzero((self.rows[:, FLAGS] & frame.KIND) != frame.FREE)
         self.used = np.setdiff1d(used, before.padding)
         self.token = before.tokens(m, self.used)
+        words = np.asarray(m.pte)[m.geometry.ptes :]
+        leaf = (words[:, BITS] & (pte.PRESENT | pte.MIGRATION)) == pte.PRESENT
+        # Present PMD leaves of each folio, by its head frame.
+        self.leaves = Counter(words[leaf, PFN].tolist())
         # Folios in order of appearance: head frame -> (number, name of the kind).
         self.folios: dict[int, tuple[int, str]] = {}
 
@@ -202,12 +207,11 @@ class _Drawing:
 
     def folio(self, head: int, kind: str) -> Picture:
         """One folio."""
-        refs, _, flags, chain = (int(x) for x in self.rows[head])
+        refs, _, flags, _ = (int(x) for x in self.rows[head])
         span = np.arange(head, head + (1 << (flags & frame.ORDER)))
         maps = self.rows[span, MAPCOUNT]
         # A leaf maps all pages of the folio and is counted in the head's row.
-        if NOWHERE != chain >= self.m.geometry.ptes:
-            maps = maps + np.where(span == head, 0, maps[0])
+        maps = maps + np.where(span == head, 0, self.leaves.get(head, 0))
         marks = int(self.marks[head])
         driver = kind == "movable_ops"
         isolated = not (flags & frame.LRU or driver or marks & cond.ISOLATED)

@@ -139,13 +139,13 @@ def move_rows(
         def whole(rows: Array, size: int = 1 << o) -> Array:
             moved = xla.read(src, lambda: _slice(rows, src, size))
             rows = jax.lax.dynamic_update_slice_in_dim(rows, moved, dst, 0)
-            return jax.lax.dynamic_update_slice_in_dim(rows, _blank(size), src, 0)
+            return jax.lax.dynamic_update_slice_in_dim(rows, blank(size), src, 0)
 
         rows = xla.when(live & (order == o), whole, rows)
     return rows
 
 
-def _blank(count: int) -> Array:
+def blank(count: int) -> Array:
     return jnp.tile(jnp.asarray([[0, 0, 0, NOWHERE]], jnp.int32), (count, 1))
 
 
@@ -157,7 +157,7 @@ def free_folio(rows: Array, head: Index, pages: Index) -> Array:
     """Blank the rows of a folio that is no more (`pages` 0: none)."""
 
     def page(i: Index, rows: Array) -> Array:
-        return xla.put(rows, head + i, _blank(1)[0])
+        return xla.put(rows, head + i, blank(1)[0])
 
     return jax.lax.fori_loop(0, pages, page, rows)
 

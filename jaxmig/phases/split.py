@@ -8,13 +8,16 @@ Source: split_huge_page_to_list(), unmap_folio(), can_split_folio() in mm/huge_m
 try_split_folio() in mm/migrate.c, Linux 6.3 to 6.18.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import frame, pte, xla
-from jaxmig.frame import FLAGS, MAPCOUNT, RMAP
-from jaxmig.machine import NOWHERE, Geometry
+from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
+from jaxmig.machine import NOWHERE, Geometry, Machine
+from jaxmig.phases.copypage import blank
 from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
@@ -90,6 +93,27 @@ def piece_rows(
         return xla.put(rows, head + j, jnp.stack([maps + cached, maps, bits, chain]))
 
     return jax.lax.fori_loop(0, pages, piece, rows)
+
+
+def put_back_zeros(m: Machine, given_up: Flag) -> Machine:
+    """Frees pieces of zeros that nobody has looked at, if the rest of a list is given up.
+
+    Nothing maps them: with the list's reference, which the caller drops, they end.
+    """
+    g = m.geometry
+    if g.orders == (0,):
+        return m
+
+    def put_back(c: tuple[Rows, Array]) -> tuple[Rows, Array]:
+        rows, nfree = c
+        flags = rows[:, FLAGS]
+        gone = frame.is_empty(flags) & (rows[:, REFCOUNT] == 0)
+        gone &= (frame.kind(flags) != frame.FREE) & ~frame.has(flags, frame.TAIL)
+        pages = gone.reshape(g.nodes, -1).sum(axis=1, dtype=jnp.int32)
+        return jnp.where(gone[:, None], blank(1), rows), nfree + pages
+
+    rows, nfree = xla.when(given_up, put_back, (m.frame, m.nfree))
+    return dataclasses.replace(m, frame=rows, nfree=nfree)
 
 
 def pieces_of(g: Geometry, head: Index) -> Index:

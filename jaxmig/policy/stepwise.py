@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig import log
 from jaxmig.phases import lanes
 from jaxmig.phases.copypage import copy_folios, no_copies
+from jaxmig.phases.split import put_back_zeros
 from jaxmig.policy import passes, state as reg
 from jaxmig.policy.books import DONE, FIRST, HUGETLB, SERIAL, Pass
 from jaxmig.policy.call import Call
@@ -83,7 +84,8 @@ def migrate_stepwise(
         return (q, x, st.set(copies=no_copies(len(c.g.orders), reg.COPIES))), memory
 
     (q, _, st), memory = jax.lax.while_loop(more, then_copy, ((q, x, st), memory))
-    return reg.end(k, st, memory), q.next
+    k = reg.end(k, st, memory)
+    return k.set(m=put_back_zeros(k.m, k.error != 0)), q.next
 
 
 def _passes(c: Context, v: Progress) -> Progress:
