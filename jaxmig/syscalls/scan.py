@@ -142,23 +142,17 @@ class Queue:
         folios = found.take(found.once())
         free, wanted = self.isolates(folios.head, again), self.wants(folios)
         if again:
-            # That one is passed over, to be no failure; where all that is met is
-            # remembered, it can only be the first.
+            # That one is passed over, to be no failure.  Whatever is met is remembered,
+            # so it can only be the first.
             passed = folios.head == self.large
-            passed[1:] &= self.release.counts_unisolated_ptes
+            passed[1:] = False
             wanted = wanted & ~passed
         self.taken.append(folios.take(wanted & free))
         stuck = wanted & ~free
         if stuck.any():
             self.refused.append(folios.head[stuck])
             self.failed += self.unisolated(found, folios.head[stuck])
-        self._remember(folios.head[wanted & free], folios.head)
-
-    def _remember(self, isolated: Heads, met: Heads) -> None:
-        """The large folio whose PTEs are passed over from now on."""
-        # Where each PTE counts, only what was isolated is remembered.
-        seen = isolated if self.release.counts_unisolated_ptes else met
-        large = seen[frame.order(self.view.flags(seen)) > 0]
+        large = folios.head[order_of(self.view, folios.head) > 0]
         if large.size:
             self.large = int(large[-1])
 
