@@ -22,6 +22,7 @@ LAYERS = (
     ("policy",),
     ("phases",),
     ("build", "uniform"),
+    ("regions",),
     ("alike",),
     ("assemble",),
     ("arguments",),
