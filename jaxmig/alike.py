@@ -25,7 +25,7 @@ COMMON: Final = (2, 4, 6, 9)  # orders
 NODES: Final = 4
 CPUS: Final = 8
 MMS: Final = 4
-SMALL: Final = Classes(base=4096, large=4, pmds=32, orders=COMMON, up=coarse)
+SMALL: Final = Classes(base=4096, large=8, pmds=32, orders=COMMON, up=coarse)
 
 
 def alike(hw: Hardware) -> Hardware:
