@@ -106,11 +106,17 @@ def put_back_zeros(m: Machine, given_up: Flag) -> Machine:
 
     def put_back(c: tuple[Rows, Array]) -> tuple[Rows, Array]:
         rows, nfree = c
-        flags = rows[:, FLAGS]
-        gone = frame.is_empty(flags) & (rows[:, REFCOUNT] == 0)
-        gone &= (frame.kind(flags) != frame.FREE) & ~frame.has(flags, frame.TAIL)
+
+        def unmapped() -> Array:
+            flags = rows[:, FLAGS]
+            gone = frame.is_empty(flags) & (rows[:, REFCOUNT] == 0)
+            used = frame.kind(flags) != frame.FREE
+            return gone & used & ~frame.has(flags, frame.TAIL)
+
+        gone = xla.read(nfree, unmapped)
         pages = gone.reshape(g.nodes, -1).sum(axis=1, dtype=jnp.int32)
-        return jnp.where(gone[:, None], blank(1), rows), nfree + pages
+        index = jnp.where(gone, jnp.arange(rows.shape[0]), NOWHERE)
+        return rows.at[index].set(blank(1)[0], mode="drop"), nfree + pages
 
     rows, nfree = xla.when(given_up, put_back, (m.frame, m.nfree))
     return dataclasses.replace(m, frame=rows, nfree=nfree)
