@@ -63,6 +63,15 @@ class Ran:
         return json.loads(self.out)
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_call_on_any_machine_can_be_traced(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    ran = Ran(capsys, *SMALL, "--machine", name, "--trace", str(tmp_path / "t.json"))
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+
+
 def test_migratepages_compares_serial_and_batched(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

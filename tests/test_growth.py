@@ -182,16 +182,16 @@ def test_sizes_of_one_bucket_share_a_compilation(kernel):
 def seconds(kernel: str, pages: int, call: Any = uniform_call) -> float:
     args = jax.block_until_ready(call(pages))
     program = migrate.executable(rules(kernel), True, *args)
-    start = time.perf_counter()
+    start = time.process_time()
     jax.block_until_ready(program(*args))
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_page_costs_as_much_among_many(kernel):
     sizes = [1 << n for n in (14, 18, 20)]
-    # Sizes take turns, and the least counts: others may be using the processor.
+    # Sizes take turns, and the least counts; of processor time, which others use too.
     rounds = [[seconds(kernel, n) / n for n in sizes] for _ in range(8)]
     few, some, many = (min(times) for times in zip(*rounds, strict=True))
     # Rows come from caches that a million pages outgrow, which also the serial loop shows

@@ -48,7 +48,14 @@ class Lists:
         """-ENOMEM, or folios not migrated."""
         return self.short or self.failed
 
-    def one(self, heads: Heads, *, batch: int | None = None, lists: int = 1) -> int:
+    def one(
+        self,
+        heads: Heads,
+        *,
+        batch: int | None = None,
+        lists: int = 1,
+        puts_back: bool = False,
+    ) -> int:
         """One list; or `lists` of them, each a batch of `batch` pages."""
         ret = self.s.migrate(
             heads,
@@ -57,6 +64,7 @@ class Lists:
             reason=self.reason,
             memalloc=self.memalloc,
             batch=batch,
+            puts_back=puts_back,
         )
         return self._count(ret, lists)
 

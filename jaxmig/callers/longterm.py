@@ -24,5 +24,6 @@ def run(r: Request) -> Outcome:
     c = c.take(~unshared & (c.kind != frame.MOVABLE_OPS))
     c = c.take(isolable(r.s, c))
     if len(c):
-        lists.one(c.head)
+        # migrate_longterm_unpinnable_folios() puts its list back whatever came of it.
+        lists.one(c.head, puts_back=True)
     return Outcome(lists.ret, -errno.ENOMEM if lists.ret else 0, lists.calls)

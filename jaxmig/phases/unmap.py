@@ -76,10 +76,10 @@ def _rows(
 ) -> Int32[Array, "lanes 4"]:
     where, refused = pages
     state = frame.LOCKED | jnp.where(held.maps > 0, frame.UNMAPPED, 0)
-    state |= jnp.where(held.dirty, frame.DIRTY, 0)
-    state = jnp.where(where & w.is_head, state, 0) | jnp.where(
-        refused, frame.FLUSHED, 0
-    )
+    # The folio is marked before an entry that cannot go is put back.
+    dirty = jnp.where(held.dirty, frame.DIRTY, 0)
+    state = jnp.where(where & w.is_head, state | dirty, 0)
+    state |= jnp.where(refused, frame.FLUSHED | dirty, 0)
     taken = jnp.where(where, held.maps + held.lost, 0)
 
     def rows() -> Int32[Array, "lanes 4"]:

@@ -96,7 +96,10 @@ class Traced:
     ) -> "Traced":
         """With the weights that `cost` was made with; `fields` are the others."""
         weights = cost_model.weights(profile, copy=copy, policy=cost.policy, arch=arch)
-        handler = (float(profile["target.page"]), float(profile["target.full"]))
+        # Where flushes are broadcast nobody is interrupted, and profiles have no such cost.
+        handler = (0.0, 0.0)
+        if arch != "arm64":
+            handler = (float(profile["target.page"]), float(profile["target.full"]))
         return Traced(
             record=record, cost=cost, weights=weights, handler_ns=handler, **fields
         )

@@ -144,8 +144,11 @@ class Session:
         reason: str = "syscall_or_cpuset",
         memalloc: bool = False,
         batch: int | None = None,
+        puts_back: bool = False,
     ) -> int:
         """migrate_pages() of one list to one node.
+
+        `puts_back`: the caller puts back what is on its list even after a success.
 
         A folio that two areas map is isolated once.  A node that the machine has not is
         one where no memory is ever free.
@@ -184,7 +187,7 @@ class Session:
         if self.logs is not None and result.events.log is not None:
             self.logs.append(log.Written(result.events.log.rows(), mode, reason))
         ret = -errno.ENOMEM if result.errno else int(result.failed)
-        if self._book(result.events)["nr_split"] and ret == 0:
+        if self._book(result.events)["nr_split"] and ret == 0 and not puts_back:
             self._forget_pieces(whole)
         return ret
 

@@ -114,6 +114,8 @@ def _add_region(
         tokens = [0 if i in zero else token + i for i in span]
         made = states.get(index // step, {})
         folio = _add_folio(world, region, node, index, tokens, made)
+        if twin is not None and "zero_page" in made and "untouched" not in made:
+            _map_zero_pages(twin, twin.start + index, len(tokens))
         if folio is None:
             continue
         folio.poison = {i - index for i in span if i in poison}
@@ -177,12 +179,7 @@ def _add_folio(
     if "untouched" in states:
         return None
     if "zero_page" in states:
-        for process in region.processes:
-            for i in range(len(tokens)):
-                at = vpn + i
-                process.entries[at] = Entry(
-                    process, region, at, 1, 0, None, "pte", state="zero"
-                )
+        _map_zero_pages(region, vpn, len(tokens))
         return None
     folio = Folio(region.order, region.kind, node, tokens)
     private = folio.hugetlb and len(region.processes) == 1
@@ -203,6 +200,14 @@ def _add_folio(
     for process in region.processes:
         map_folio(folio, process, region, vpn, hint="prot_none" in states)
     return folio
+
+
+def _map_zero_pages(region: Region, vpn: int, pages: int) -> None:
+    """What a read-only touch leaves in every process that has the region."""
+    for process in region.processes:
+        for at in range(vpn, vpn + pages):
+            zero = Entry(process, region, at, 1, 0, None, "pte", state="zero")
+            process.entries[at] = zero
 
 
 def map_folio(
