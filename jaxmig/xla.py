@@ -66,9 +66,12 @@ def marks() -> bool:
 
 
 # The compiled programs that are kept, by function and arguments, least recently used
-# first.  Each takes some ten megabytes, and some of the mappings that a process may have.
+# first, each with the mappings that it took: some ten megabytes, and up to 1,200 of the
+# 65,530 mappings that Linux gives a process (vm.max_map_count).  Beyond them LLVM ends
+# the process.
 KEPT: Final = 64
-_kept: dict[tuple["Program", Any], Any] = {}
+MAPPINGS: Final = 24_000
+_kept: dict[tuple["Program", Any], tuple[Any, int]] = {}
 _made = collections.Counter[str]()
 
 
@@ -101,13 +104,13 @@ class Program:
         key = self, (jax.tree.structure(args), kinds)
         found = _kept.pop(key, None)
         if found is None:
-            found = self._compile(args)
+            had = _mappings()
+            compiled = self._compile(args)
+            found = compiled, max(_mappings() - had, 0)
             _made["programs"] += 1
+            _make_room(found[1])
         _kept[key] = found
-        while len(_kept) > KEPT:
-            # Whoever still holds it may use it; a lookup compiles it anew.
-            _kept.pop(next(iter(_kept)), None)
-        return found
+        return found[0]
 
     def jitted(self, on: bool = True, short: bool = False) -> Any:
         """The function under `jax.jit`, traced with the tricks or without.
@@ -138,6 +141,26 @@ class Program:
             if "INTERNAL" not in str(error) or not known():
                 raise
             return self.jitted(on=False, short=short).lower(*args).compile()
+
+
+def _make_room(mappings: int) -> None:
+    """Give back what was used longest ago, until one more program may be kept.
+
+    Whoever still holds one may use it; a lookup compiles it anew.
+    """
+    mappings += sum(taken for _, taken in _kept.values())
+    while _kept and (len(_kept) >= KEPT or mappings > MAPPINGS):
+        _, taken = _kept.pop(next(iter(_kept)))
+        mappings -= taken
+
+
+def _mappings() -> int:
+    """How many mappings this process has; 0 where Linux does not tell."""
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            return sum(1 for _ in maps)
+    except OSError:
+        return 0
 
 
 def _kind(x: Any) -> tuple[Any, ...]:

@@ -21,6 +21,30 @@ def test_programs_not_used_lately_are_given_back(monkeypatch) -> None:
     assert xla.compilations() - before == 4
 
 
+def test_programs_are_given_back_before_the_process_runs_out_of_mappings(
+    monkeypatch,
+) -> None:
+    """Linux ends a process that asks for one mapping too many while LLVM compiles."""
+    taken = iter((0, 300, 300, 700, 700, 1200, 1200, 1300))
+    monkeypatch.setattr(xla, "MAPPINGS", 1000)
+    monkeypatch.setattr(xla, "_mappings", lambda: next(taken))
+    monkeypatch.setattr(xla, "_kept", {})
+    double = xla.Program(lambda x: x * 2)
+    kept = []
+    for size in (8, 16, 24, 32):
+        double(jnp.ones(size, jnp.int32))
+        kept.append([mappings for _, mappings in xla._kept.values()])
+    assert kept == [[300], [300, 400], [400, 500], [400, 500, 100]]
+
+
+def test_a_compiled_program_counts_its_mappings(monkeypatch) -> None:
+    monkeypatch.setattr(xla, "_kept", {})
+    double = xla.Program(lambda x: x * 2)
+    held = [double.executable(jnp.ones(8 * n, jnp.int32)) for n in range(1, 9)]
+    if xla._mappings():
+        assert sum(mappings for _, mappings in xla._kept.values()) >= len(held)
+
+
 def test_a_program_in_use_outlives_its_place(monkeypatch) -> None:
     monkeypatch.setattr(xla, "KEPT", 1)
     double = xla.Program(lambda x: x * 2)
