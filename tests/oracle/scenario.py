@@ -121,7 +121,8 @@ def _add_region(
         folio.poison = {i - index for i in span if i in poison}
         if twin is not None:
             for process in region.processes:
-                map_folio(folio, process, twin, twin.start + index)
+                hint = "prot_none" in made
+                map_folio(folio, process, twin, twin.start + index, hint)
     return (twin or region).start + region.pages
 
 
