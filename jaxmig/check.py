@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig import conditions as cond, frame, pte
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
-from jaxmig.machine import NOWHERE, Machine, Tlb
+from jaxmig.machine import BLANK, NOWHERE, Machine, Tlb
 from jaxmig.policy.folio import pin_refs
 from jaxmig.pte import BITS, PFN
 from jaxmig.pytree import pytree
@@ -135,7 +135,7 @@ def _stacks(m: Machine) -> dict[int, Bool[Array, ""]]:
     whole = used & (frame.order(flags) > 0)
     intact = jnp.zeros_like(whole).at[jnp.where(whole, start, NOWHERE)]
     split = (order > 0) & ~intact.set(True, mode="drop")[start]
-    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
+    blank = jnp.asarray(BLANK, jnp.int32)
     return {
         FREE_TWICE: ((times > 1) | (used & (times > 0))).any(),
         LOST: (~used & (times == 0) & ~split).any(),

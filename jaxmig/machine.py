@@ -30,6 +30,7 @@ PMD_PAGES: Final = 1 << PMD_ORDER
 # An index beyond every array: scatters drop it, gathers fill it.  -1 would be the last
 # row.
 NOWHERE: Final = np.int32(2**31 - 1)
+BLANK: Final = (0, 0, 0, NOWHERE)  # the row of a free frame
 
 
 @dataclasses.dataclass(frozen=True)

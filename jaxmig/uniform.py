@@ -15,7 +15,7 @@ from jaxtyping import Array, Int32
 
 from jaxmig import contents, frame, pte
 from jaxmig.buckets import BASE_PAGES, LARGE, bucket
-from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine, Tlb
+from jaxmig.machine import BLANK, NOWHERE, Cpus, Geometry, Machine, Tlb
 from jaxmig.tlb import empty_tlb
 
 # Anonymous memory that one process has written to.
@@ -107,7 +107,7 @@ def _lay_out(
     frames: Order, pages: Int32[Array, ""], g: Geometry
 ) -> tuple[Array, Array, Array]:
     """Rows of the frames, entries, free stacks."""
-    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
+    blank = jnp.asarray(BLANK, jnp.int32)
     rows = jnp.broadcast_to(blank, (g.frames, frame.COLUMNS))
     lanes = jnp.arange(STEP, dtype=jnp.int32)
 

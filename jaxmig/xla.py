@@ -10,12 +10,15 @@ Each operation of a loop is dispatched on its own, which costs half a microsecon
 of short trips is better compiled as one function.  The mark that asks for it is private
 to XLA, so it is made only while jaxmig itself compiles (`Program`), only for the jaxlibs
 in TESTED, and a compilation that fails is done again without.  Inside somebody's own
-`jax.jit` there are no marks.
+`jax.jit` there are no marks, nor kernels of jaxmig's own (Pallas), which not every GPU
+can run.
 """
 
 import collections
 import contextlib
 import contextvars
+import functools
+import importlib
 import inspect
 import math
 import os
@@ -43,6 +46,9 @@ _OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
 # jax 0.6 can only mark all that is traced inside, which is too much.
 _CAN_MARK: Final = "x" in inspect.signature(set_xla_metadata).parameters
 _tricks: contextvars.ContextVar[bool] = contextvars.ContextVar("tricks", default=False)
+_kernels: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "kernels", default=False
+)
 
 
 def known() -> bool:
@@ -51,18 +57,40 @@ def known() -> bool:
 
 
 @contextlib.contextmanager
-def tricks(on: bool) -> Iterator[None]:
-    """Trace with the tricks, where they are known, or without."""
-    token = _tricks.set(on and known())
+def tricks(on: bool, gpu: bool = False) -> Iterator[None]:
+    """Trace with the tricks, where they are known, or without; `gpu`: for GPUs."""
+    tokens = _tricks.set(on and known()), _kernels.set(on and gpu)
     try:
         yield
     finally:
-        _tricks.reset(token)
+        _tricks.reset(tokens[0])
+        _kernels.reset(tokens[1])
 
 
 def marks() -> bool:
     """Whether what is traced now may be marked."""
     return _tricks.get()
+
+
+def kernels() -> bool:
+    """Whether what is traced now may hold kernels of jaxmig's own for GPUs."""
+    return _kernels.get()
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether this process's device is a GPU for which JAX has Pallas and Triton.
+
+    Source: jax/_src/pallas/triton, which asks for compute capability 8.0.
+    """
+    if jax.default_backend() != "gpu":
+        return False
+    try:
+        importlib.import_module("jax.experimental.pallas.triton")
+    except ImportError:
+        return False
+    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    return float(capability) >= 8 if capability.replace(".", "").isdigit() else False
 
 
 # The compiled programs that are kept, by function and arguments, least recently used
@@ -112,15 +140,21 @@ class Program:
         _kept[key] = found
         return found[0]
 
-    def jitted(self, on: bool = True, short: bool = False) -> Any:
+    def jitted(
+        self, on: bool = True, short: bool = False, gpu: bool | None = None
+    ) -> Any:
         """The function under `jax.jit`, traced with the tricks or without.
 
-        `short`: all its arrays are.
+        Args:
+          on: with the tricks.
+          short: all its arrays are.
+          gpu: it is for a GPU, on which Triton's kernels run; None: where there is one.
         """
+        gpu = has_triton() if gpu is None else gpu
 
         # A function of its own each time: JAX would give back what it traced before.
         def traced(*args: Any) -> Any:
-            with tricks(on):
+            with tricks(on, gpu):
                 return self.function(*args)
 
         options: dict[str, Any] = {}
@@ -138,7 +172,8 @@ class Program:
         try:
             return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
-            if "INTERNAL" not in str(error) or not known():
+            # Whatever Triton cannot do, XLA can.
+            if not has_triton() and ("INTERNAL" not in str(error) or not known()):
                 raise
             return self.jitted(on=False, short=short).lower(*args).compile()
 

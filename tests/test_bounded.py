@@ -1,5 +1,6 @@
 """Long runs without waiting for them: memory that does not grow, counters past 2^32."""
 
+import re
 import tracemalloc
 from itertools import islice
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jaxmig import events, files
+from jaxmig.cli import room
 from jaxmig.cli.errors import Failure
 from jaxmig.cli.room import check_room
 from jaxmig.sweep import journal, rows
@@ -93,8 +95,38 @@ def test_what_would_not_fit_is_said_before(how: dict, advice: str) -> None:
         Failure, match=r"needs [\d,.]+ GiB.* has [\d,.]+ GiB free"
     ) as told:
         check_room("memhog:4p", nodes=2, **how)
-    assert str(told.value).endswith(advice)
+    said = re.sub(r" \([\d,.]+ GiB fit\)", "", str(told.value))
+    assert said.endswith(advice)
     assert len(str(told.value)) < 300
+
+
+class Gpu:
+    """What JAX tells of a device with 80 GiB, of which one is in use."""
+
+    platform, device_kind = "gpu", "NVIDIA H100 80GB HBM3"
+
+    def memory_stats(self) -> dict[str, int]:
+        return {"bytes_limit": 80 << 30, "bytes_in_use": 1 << 30}
+
+
+def test_on_a_gpu_its_own_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contents of 40 GiB on two nodes do not fit; 32 GiB do, and 40 without."""
+    monkeypatch.setattr(room.jax, "local_devices", lambda: [Gpu()])
+    with pytest.raises(Failure) as told:
+        check_room("memhog:40g", 10 << 20, 2, True)
+    assert str(told.value) == (
+        "memhog:40g on 2 nodes needs 82.5 GiB of memory, the NVIDIA H100 80GB HBM3 has "
+        "79.0 GiB free; use fewer pages (38.3 GiB fit) or --no-content"
+    )
+    check_room("memhog:32g", 32 << 18, 2, True)
+    check_room("memhog:40g", 10 << 20, 2, False)
+
+
+def test_a_device_that_tells_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gpu, "memory_stats", lambda self: None)
+    monkeypatch.setattr(room.jax, "local_devices", lambda: [Gpu()])
+    assert room.memory() == ("the NVIDIA H100 80GB HBM3", None)
+    check_room("memhog:1t", 1 << 28, 2, True)
 
 
 def test_files_that_are_read_whole_have_a_largest_size(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings, strategies as st
 from jax import export
 from jaxmig import Builder, conditions as cond, frame, xla
 from jaxmig.machine import NOWHERE
-from jaxmig.phases import copypage, lanes
+from jaxmig.phases import copypage, gpucopy, lanes
 from jaxmig.phases.window import Window, flat
 from jaxmig.policy import outcomes as oc, plan
 from jaxmig.policy.batches import cut
@@ -356,6 +356,22 @@ def test_memories_side_by_side_are_copied_each_by_itself() -> None:
             want = memory[n].copy()
             want[dst[n]] = memory[n][src[n]]
             np.testing.assert_array_equal(copies[n], want)
+
+
+def test_the_kernel_for_gpus_copies_what_gather_and_scatter_copy() -> None:
+    """Run by JAX's interpreter; lanes without a destination copy nothing."""
+    rng = np.random.default_rng(1)
+    for frames, lanes_ in ((2, 1), (64, 20), (700, 333)):
+        memory = rng.integers(0, 2**32, (frames, 1024), dtype=np.uint32)
+        order = rng.permutation(frames).astype(np.int32)
+        src, dst = order[:lanes_], order[lanes_ : 2 * lanes_].copy()
+        dst[rng.random(lanes_) < 0.3] = NOWHERE
+        src[(rng.random(lanes_) < 0.3) & (dst == NOWHERE)] = NOWHERE
+        args = [jnp.asarray(x) for x in (memory, src, dst)]
+        found = gpucopy.copy_pages(*args, interpret=True)
+        want = copypage._by_rows(*args, step=copypage.GATHERED)
+        np.testing.assert_array_equal(found, want)
+        assert (dst != NOWHERE).sum() == (np.asarray(found) != memory).any(axis=1).sum()
 
 
 # Marks

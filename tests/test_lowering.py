@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import export
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
-from jaxmig import machines, migrate
+from jaxmig import machines, migrate, xla
 from jaxmig.access import Shape, Stream
 from jaxmig.rules import rules, structure, word
 from jaxmig.shard import call as shard_call
@@ -42,9 +42,20 @@ ACCELERATORS = ("cuda", "tpu")
 SIZES = "*" if jax.__version_info__ < (0, 11) else "+"
 
 
+TRITON = "__gpu$xla.gpu.triton"  # what a kernel of Pallas becomes
+
+
 def module(jitted: Any, *args: Any) -> str:
     """The program for both accelerators, as text."""
     return export.export(jitted, platforms=ACCELERATORS)(*args).mlir_module()
+
+
+def for_cuda(program: xla.Program, *args: Any) -> str:
+    """The program for a GPU on which Triton's kernels run, as text."""
+    checks = [export.DisabledSafetyCheck.custom_call(TRITON)]
+    jitted = program.jitted(gpu=True)
+    exported = export.export(jitted, platforms=("cuda",), disabled_checks=checks)
+    return exported(*args).mlir_module()
 
 
 def check(text: str, donated: int) -> None:
@@ -130,11 +141,8 @@ def test_accesses_and_timelines_lower(shape):
     check(text, donated=len(jax.tree.leaves(run.world)))
 
 
-@pytest.mark.parametrize(
-    ("what", "layout"), [("base", "nodes"), ("conditions", "striped")]
-)
-def test_sharded_calls_lower(what, layout):
-    """For four accelerators, none of which is here; boxes cross, arrays do not."""
+def sharded(what: str, layout: str) -> tuple[xla.Program, tuple[Any, ...]]:
+    """A call for four accelerators, none of which is here, and its arguments' shapes."""
     m = machine(what)
     mesh = AbstractMesh((4,), ("pages",))
     plan = plan_of(m, mesh, layout)
@@ -151,8 +159,63 @@ def test_sharded_calls_lower(what, layout):
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
     cut = NamedSharding(mesh, P("pages"))
     heads = jax.ShapeDtypeStruct((PAGES,), jnp.int32, sharding=cut)
-    jitted = shard_call.compiled(rules("6.3"), plan, PAGES, True).jitted()
-    text = module(jitted, shapes, heads, *[number] * 4)
-    check(text, donated=len(jax.tree.leaves(m)))
+    program = shard_call.compiled(rules("6.3"), plan, PAGES, True)
+    return program, (shapes, heads, *[number] * 4)
+
+
+@pytest.mark.parametrize(
+    ("what", "layout"), [("base", "nodes"), ("conditions", "striped")]
+)
+def test_sharded_calls_lower(what, layout):
+    """For four accelerators, none of which is here; boxes cross, arrays do not."""
+    program, args = sharded(what, layout)
+    text = module(program.jitted(), *args)
+    check(text, donated=len(jax.tree.leaves(machine(what))))
     found = set(re.findall(r"stablehlo\.(all_\w+|collective_\w+)", text))
     assert found == {"all_reduce", "all_to_all", "collective_permute"}
+
+
+def writes(text: str, rows: int, columns: str) -> int:
+    """Scatters of a program into an array of so many rows."""
+    operand = rf"tensor<{rows}x{columns}>"
+    return len(re.findall(rf"stablehlo\.scatter\"\(.*?\}}\) : \({operand}", text, re.S))
+
+
+@pytest.mark.parametrize(("kernel", "what", "safe"), KERNELS)
+def test_on_gpus_one_kernel_copies_contents(kernel, what, safe):
+    """Nothing is gathered and scattered; a window of large folios has a form of its own."""
+    m, r = machine(what), rules(kernel)
+    text = for_cuda(migrate.program(structure(r), True, safe), *call(m), word(r))
+    check(text, donated=len(jax.tree.leaves(m)))
+    assert text.count(f"@{TRITON}(") == (
+        2 if what == "large" and PAGES > 1 << 14 else 1
+    )
+    assert writes(text, m.geometry.frames, "1024xui32") == 0
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+def test_a_base_page_costs_four_random_writes_on_a_gpu(kernel):
+    """Its entry twice, for the migration entry; its old row and its new one once each.
+
+    A third write of entries is gone through only where a process has let a page go.
+    """
+    m, r = machine("base"), rules(kernel)
+    text = for_cuda(migrate.program(structure(r), True, True), *call(m), word(r))
+    assert writes(text, m.geometry.frames, "4xi32") == 2
+    assert writes(text, m.pte.shape[0], "2xi32") == 2 + 1
+
+
+def test_contents_that_stay_on_a_shard_go_by_the_same_kernel():
+    program, args = sharded("base", "striped")
+    text = for_cuda(program, *args)
+    assert text.count(f"@{TRITON}(") == 1
+
+
+def test_many_machines_at_once_and_programs_of_others_have_no_kernel_of_ours():
+    m, r = machine("base"), rules("6.3")
+    args = (m, *call(m)[1:])
+    many = jax.tree.map(lambda x: jnp.stack([x, x]), args)
+    program = xla.Program(jax.vmap(lambda *args: migrate.run(*args, r=r, safe=True)))
+    assert TRITON not in for_cuda(program, *many)
+    theirs = jax.jit(lambda *args: migrate.run(*args, r=r, safe=True))
+    assert TRITON not in export.export(theirs, platforms=("cuda",))(*args).mlir_module()

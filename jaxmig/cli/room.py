@@ -1,7 +1,9 @@
-"""Whether a machine fits into this computer's memory."""
+"""Whether a machine fits into the memory where it will lie: the computer's or a GPU's."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import jax
 
 from jaxmig.buckets import BASE_PAGES, bucket
 from jaxmig.cli.errors import Failure
@@ -23,7 +25,7 @@ def check_room(
     machines: int = 1,
     mappings: int = 0,
 ) -> None:
-    """Raises Failure for machines that this computer's memory cannot hold.
+    """Raises Failure for machines that memory cannot hold, before anything is made.
 
     Args:
       pages: base pages of all processes; every node has room for all of them.
@@ -33,13 +35,34 @@ def check_room(
     frames = bucket(pages, BASE_PAGES) * nodes
     need = frames * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
     need += mappings * machines * BYTES_PER_MAPPING
-    there = _available()
+    where, there = memory()
     if there is not None and need > there:
-        advice = "use fewer pages" + (" or --no-content" if content else "")
+        left = there - mappings * machines * BYTES_PER_MAPPING
+        each = nodes * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
+        fits = max(left, 0) // each * PAGE_BYTES / 2**30
+        advice = "use fewer pages" + (f" ({fits:,.1f} GiB fit)" if fits else "")
+        advice += " or --no-content" if content else ""
         raise Failure(
-            f"{name} on {nodes} nodes needs {need / 2**30:,.1f} GiB of memory, this "
-            f"computer has {there / 2**30:,.1f} GiB free; {advice}"
+            f"{name} on {nodes} nodes needs {need / 2**30:,.1f} GiB of memory, {where} "
+            f"has {there / 2**30:,.1f} GiB free; {advice}"
         )
+
+
+def memory() -> tuple[str, int | None]:
+    """Whose memory holds a machine's arrays, and how many bytes of it are free."""
+    device = accelerator()
+    if device is None:
+        return "this computer", _available()
+    found = device.memory_stats() or {}
+    limit = found.get("bytes_limit")
+    free = None if limit is None else limit - found.get("bytes_in_use", 0)
+    return f"the {device.device_kind}", free
+
+
+def accelerator() -> Any:
+    """The device that commands run on, None if that is the processor."""
+    device = jax.local_devices()[0]
+    return None if device.platform == "cpu" else device
 
 
 def _available() -> int | None:

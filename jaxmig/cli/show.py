@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jaxmig import __version__, job, machines, report
-from jaxmig.cli import output, pictures, traces
+from jaxmig.cli import output, pictures, room, traces
 from jaxmig.targets import Setting, Target
 from jaxmig.terminal import printable
 
@@ -73,7 +73,10 @@ def _assumed(asked: Asked) -> str:
         copy=call.copy,
         content=s.content,
     )
-    return f"{line}\n{printable(f'Target: {target.name}: {target.description}')}"
+    lines = [line, printable(f"Target: {target.name}: {target.description}")]
+    if device := room.accelerator():
+        lines.append(f"Run on: {device.device_kind}")
+    return "\n".join(lines)
 
 
 def _document(asked: Asked, records: list[report.records.Record]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig import xla
-from jaxmig.machine import NOWHERE, WORDS, Machine
+from jaxmig.machine import BLANK, NOWHERE, WORDS, Machine
 from jaxmig.phases import lanes
-from jaxmig.phases.lanes import Lanes, Mask
+from jaxmig.phases.lanes import Lanes
 from jaxmig.pytree import pytree
 
 Index = Int32[Array, ""]
@@ -146,7 +146,7 @@ def move_rows(
 
 
 def blank(count: int) -> Array:
-    return jnp.tile(jnp.asarray([[0, 0, 0, NOWHERE]], jnp.int32), (count, 1))
+    return jnp.tile(jnp.asarray([BLANK], jnp.int32), (count, 1))
 
 
 def _slice(array: Array, start: Index, size: int) -> Array:
@@ -173,8 +173,29 @@ def copy(m: Machine, src: Lanes, dst: Lanes) -> Machine:
 
     cpu = _on_cpu if xla.marks() else functools.partial(_by_rows, step=CACHED)
     elsewhere = functools.partial(_by_rows, step=GATHERED)
-    memory = jax.lax.platform_dependent(m.memory, src, dst, cpu=cpu, default=elsewhere)
+    own = {"cuda": _on_gpu} if xla.kernels() else {}
+    memory = jax.lax.platform_dependent(
+        m.memory, src, dst, cpu=cpu, default=elsewhere, **own
+    )
     return dataclasses.replace(m, memory=memory)
+
+
+@jax.custom_batching.custom_vmap
+def _on_gpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
+    # Whoever has no GPU need not wait until it is loaded.
+    from jaxmig.phases.gpucopy import copy_pages
+
+    return copy_pages(memory, src, dst)
+
+
+@_on_gpu.def_vmap
+def _many_on_gpu(
+    _: int, batched: list[bool], memory: Array, src: Lanes, dst: Lanes
+) -> tuple[Array, bool]:
+    # The kernel knows of one memory.
+    axes = tuple(0 if b else None for b in batched)
+    rows = functools.partial(_by_rows, step=GATHERED)
+    return jax.vmap(rows, in_axes=axes)(memory, src, dst), True
 
 
 def _by_rows(memory: Array, src: Lanes, dst: Lanes, step: int) -> Array:
@@ -237,20 +258,3 @@ def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
         return memory
 
     return jax.lax.fori_loop(0, -(-count // TOGETHER) * pieces, some, memory)
-
-
-@jax.named_scope("folio_migrate_mapping")
-def switch(
-    m: Machine, src: Lanes, dst: Lanes, row: Int32[Array, "lanes 4"], gone: Mask
-) -> Machine:
-    """Give pages `dst` what `src` was; lanes without a destination stay.
-
-    Args:
-      row: rows of `src`.
-      gone: pages that are no more; their rows are blank as those of `src` are.
-    """
-    where = dst != NOWHERE
-    rows = lanes.scatter(m.frame, dst, where, row)
-    blank = jnp.broadcast_to(jnp.asarray([0, 0, 0, NOWHERE], jnp.int32), row.shape)
-    rows = lanes.scatter(rows, src, where | gone, blank)
-    return dataclasses.replace(m, frame=rows)

@@ -1,9 +1,13 @@
 """Phase 4: migration entries become entries of the destination, or of the source again.
 
+The destination is what the source was, and the source's row is blank: all rows are
+written once, when everything about them is known.
+
 Nothing is flushed: no TLB can hold a migration entry.
 
-Source: remove_migration_ptes(), remove_migration_pte() in mm/migrate.c,
-remove_migration_pmd() in mm/huge_memory.c, Linux 6.3.
+Source: folio_migrate_mapping(), folio_migrate_flags(), remove_migration_ptes(),
+remove_migration_pte() in mm/migrate.c, remove_migration_pmd() in mm/huge_memory.c,
+Linux 6.3.
 """
 
 import dataclasses
@@ -13,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxmig import frame, pte
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.machine import BLANK, NOWHERE, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Known, Lanes, Mask
 from jaxmig.phases.unmap import Held
@@ -22,20 +26,25 @@ from jaxmig.phases.unmap import Held
 @jax.named_scope("remove_migration_ptes")
 def remap(
     m: Machine,
-    page: Lanes,
-    pages: tuple[Mask, Mask],
+    src: Lanes,
+    dst: Lanes,
+    pages: tuple[Mask, Mask, Mask],
     known: Known,
     held: Held,
 ) -> Machine:
     """Map pages wherever a migration entry stands for them, and unlock their folios.
 
     Args:
-      page: int32[lanes], the frame where each page of the window is now.
-      pages: those that were unmapped, and heads that refused to be.
-      known: their rows and entries, as they are.
+      src: int32[lanes], frames of the pages.
+      dst: int32[lanes], where they are now; NOWHERE: where they were.
+      pages: those that were unmapped, heads that refused to be, and pages that are no
+        more, whose rows are blank as those of `src` are.
+      known: their rows and entries, as unmapping left them.
       held: what unmapping made of the rows.
     """
-    row, (unmapped, refused) = known.row, pages
+    row, (unmapped, refused, gone) = known.row, pages
+    moved = dst != NOWHERE
+    page = jnp.where(moved, dst, src)
     # Kind and owner stand in every row, whether the folio is dirty in its head's.
     flags = row[:, FLAGS]
     anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
@@ -58,5 +67,7 @@ def remap(
         flags & ~(frame.LOCKED | frame.UNMAPPED | frame.FLUSHED),
         row[:, frame.RMAP],
     )
-    changed = unmapped | refused
-    return dataclasses.replace(m, frame=lanes.scatter(m.frame, page, changed, new))
+    rows = lanes.scatter(m.frame, page, unmapped | refused | moved, new)
+    blank = jnp.broadcast_to(jnp.asarray(BLANK, jnp.int32), row.shape)
+    rows = lanes.scatter(rows, src, moved | gone, blank)
+    return dataclasses.replace(m, frame=rows)

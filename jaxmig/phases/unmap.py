@@ -34,7 +34,12 @@ class Held:
 
 @jax.named_scope("try_to_migrate")
 def unmap(
-    m: Machine, w: Window, known: Known, pages: tuple[Mask, Mask], held: Held
+    m: Machine,
+    w: Window,
+    known: Known,
+    pages: tuple[Mask, Mask],
+    held: Held,
+    seen: bool,
 ) -> tuple[Machine, Known]:
     """Write migration entries for base pages; lock their folios.
 
@@ -43,6 +48,7 @@ def unmap(
       pages: those that are unmapped; heads whose first entry is flushed and put back as
         it was, which are marked until then.
       held: what becomes of their rows.
+      seen: somebody looks at the rows before the last phase writes them again.
     Returns:
       The machine, and what is known of the pages then.
 
@@ -65,10 +71,19 @@ def unmap(
     first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
     start = (m, first, known.words)
     m, _, words = lanes.along_chains(m.geometry.shared, write, start)
-    changed = where | refused
     new = _rows(w, row, pages, held)
-    m = dataclasses.replace(m, frame=lanes.scatter(m.frame, w.page, changed, new))
-    return m, Known(new, words)
+    if seen:
+        rows = lanes.scatter(m.frame, w.page, where | refused, new)
+    elif m.conditions is not None:
+        # The flush looks for the marks of those that refused.
+        rows = xla.when(
+            lanes.some(refused)[0],
+            lambda rows: lanes.scatter(rows, w.page, refused, new),
+            m.frame,
+        )
+    else:
+        rows = m.frame
+    return dataclasses.replace(m, frame=rows), Known(new, words)
 
 
 def _rows(

@@ -30,7 +30,7 @@ from jaxmig.phases.window import Window
 from jaxmig.policy.folio import Where
 from jaxmig.policy.look import Mapped, Seen
 from jaxmig.policy.plan import Left, Pages, Plan
-from jaxmig.pytree import pytree
+from jaxmig.pytree import pytree, static
 from jaxmig.rules import Rules
 
 Index = Int32[Array, ""]
@@ -50,6 +50,7 @@ class Batch:
     page: Lanes  # where each base page goes
     asked: Asked  # the flushes
     emptied: Bool[Array, " cpus"]  # CPUs that an earlier flush has emptied
+    seen: bool = static()  # somebody looks at the machine between two phases
 
 
 def prepare(
@@ -58,6 +59,7 @@ def prepare(
     known: tuple[Seen, Mapped, Plan, Pages, Asked, Bool[Array, " cpus"]],
     at: Where,
     ready: Bool[Array, ""],
+    seen_inside: bool = False,
 ) -> tuple[Machine, Batch]:
     """A window whose folios have frames to go to.
 
@@ -65,6 +67,7 @@ def prepare(
       known: of the window what the page tables say, its plan, both by page and by folio,
         and the flushes it asks for; CPUs that the call has emptied before.
       ready: true, once all that is read of the page tables has been read.
+      seen_inside: somebody looks at the machine between two phases.
     """
     seen, mapped, p, pages, asked, emptied = known
     pages = dataclasses.replace(
@@ -78,13 +81,15 @@ def prepare(
     page = jnp.where(stays, NOWHERE, w.page + step)
     heads = (jnp.where(w.is_head, x, 0) for x in (maps >> 1, lost))
     held = Held(*heads, dirty=(maps & 1) > 0)
-    return m, Batch(w, p, pages, held, found, found, dst, page, asked, emptied)
+    return m, Batch(
+        w, p, pages, held, found, found, dst, page, asked, emptied, seen_inside
+    )
 
 
 def unmap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     """Phase 1: migration entries."""
     pages = (b.pages.unmapped, b.pages.refused)
-    m, known = unmapping.unmap(m, b.w, b.known, pages, b.held)
+    m, known = unmapping.unmap(m, b.w, b.known, pages, b.held, b.seen)
     return m, dataclasses.replace(b, known=known)
 
 
@@ -108,10 +113,9 @@ def remap(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:
     """Phase 4: identity and entries, to the destination or back; old frames are free."""
     w, p, pages = b.w, b.plan, b.pages
     m = _keep_conditions(m, w.head, b.dst, p.left)
-    m = copypage.switch(m, w.page, b.page, b.known.row, pages.gone)
     m = _follow_drivers(m, b)
-    now = jnp.where(b.page == NOWHERE, w.page, b.page)
-    m = remapping.remap(m, now, (pages.unmapped, pages.refused), b.known, b.held)
+    those = (pages.unmapped, pages.refused, pages.gone)
+    m = remapping.remap(m, w.page, b.page, those, b.known, b.held)
     m = _zap(m, b.found, pages.gone)
     m = alloc.give_many(m, w, xla.after(w.head, b.dst), p.moved | p.gone)
     return m, b

@@ -86,7 +86,7 @@ def migrate_window(
     for what in (asked.one, asked.whole, pending, owed.deferred, owed.caught_up):
         read = xla.after(read, what)
     known = (seen, mapped, p, pages, asked, c.owed.emptied)
-    m, b = prepare(m, w, known, at, read == 0)
+    m, b = prepare(m, w, known, at, read == 0, upto is not None)
     m = apply(r, m, b, upto)
     movable = frame.kind(w.flags) == frame.MOVABLE_OPS
     stay = w.there & ~p.moved & ~p.gone

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int32, UInt32
 from jaxmig import frame, pte, tlb, xla
 from jaxmig.events import Events
 from jaxmig.frame import FLAGS, REFCOUNT, RMAP
-from jaxmig.machine import NOWHERE, Geometry, Machine
+from jaxmig.machine import BLANK, NOWHERE, Geometry, Machine
 from jaxmig.phases import flush
 from jaxmig.policy.call import Call
 from jaxmig.policy.folio import ENOMEM, Where
@@ -115,7 +115,7 @@ def _trip(g: Geometry, t: Trip, i: Index, at: Where, lanes: Array) -> Trip:
     dirty = walked & pte.has(bits, pte.DIRTY)
     flags = flags | jnp.where(dirty, frame.DIRTY, 0)
     gone = ok | freed
-    blank = jnp.asarray([0, 0, 0, NOWHERE], jnp.int32)
+    blank = jnp.asarray(BLANK, jnp.int32)
     whole = jnp.where(jnp.arange(4) == FLAGS, flags, row)
     rows = xla.put(t.frame, src, jnp.where(gone, blank, whole))
     rows = xla.put(rows, target, jnp.where(freed, blank, whole))

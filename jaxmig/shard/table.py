@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jaxmig import frame, pte
-from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine
+from jaxmig.machine import BLANK, NOWHERE, Cpus, Geometry, Machine
 from jaxmig.phases import lanes
 from jaxmig.phases.lanes import Lanes, Mask
 from jaxmig.phases.window import Window, flat
@@ -53,7 +53,7 @@ def lay(
     there = entries != NOWHERE
     first = jnp.where(there[0], index, NOWHERE)
     rows = row.at[:, frame.RMAP].set(first)
-    blank = jnp.broadcast_to(jnp.asarray([0, 0, 0, NOWHERE], jnp.int32), (room, 4))
+    blank = jnp.broadcast_to(jnp.asarray(BLANK, jnp.int32), (room, 4))
     pfn = jnp.where(there, index[None], NOWHERE)
     small = jnp.stack([pfn, jnp.where(there, words[..., pte.BITS], 0)], axis=-1)
     number = jnp.arange(maps, dtype=jnp.int32)[:, None] * room + index[None]

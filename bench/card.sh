@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# What to ask of a GPU that is at hand for some minutes, the most important first: times
+# and ratios, then whether its states and counts are those of the oracle.
+#
+#   bench/card.sh [SECONDS]     480 for the benchmark, if nothing is said; then 120 more
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-480}
+python bench/accelerator.py --repeat 5 --seconds "$seconds" --save
+JAXMIG_EXAMPLES=100000 timeout 120 python -m pytest -q -n 0 -x \
+    tests/test_scenarios.py tests/test_groundtruth.py tests/test_phases.py ||
+    [ $? -eq 124 ]
