@@ -32,9 +32,9 @@ ROW, ENTRY, SLOT = 16, 8, 4  # bytes of Machine.frame, .pte and .free
 # A list entry, the row and the entry, then both anew, the old row blank, a frame taken
 # and one given.
 FLOOR: Final = SLOT + ROW + ENTRY + ENTRY + ROW + ROW + SLOT + SLOT
-# Read: row, entry, slot.  Written: rows by unmap, switch (two) and remap, the entry by
-# unmap and remap, a slot.
-PICKED: Final = (ROW + ENTRY + SLOT) + (4 * ROW + 2 * ENTRY + SLOT)
+# Read: row, entry, slot.  Written: the entry by unmap and remap, the old row and the new
+# one by remap, a slot.
+PICKED: Final = (ROW + ENTRY + SLOT) + (2 * ROW + 2 * ENTRY + SLOT)
 # GB/s of device memory, NVIDIA's data sheets.
 DEVICES: Final = {"A100 80GB SXM": 2039, "H100 SXM": 3350, "H200 SXM": 4800}
 

@@ -256,6 +256,17 @@ def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
     return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reads, lambda: zeros)
 
 
+def once(witness: Int32[Array, "..."], compute: Callable[[], Array]) -> Array:
+    """`compute()`, which XLA:CPU does not compute anew for each of its uses.
+
+    It reads nothing that is written, so that others need no wall: on a GPU each
+    conditional waits for the host.
+    """
+    return jax.lax.platform_dependent(
+        witness, cpu=lambda at: read(at, compute), default=lambda _: compute()
+    )
+
+
 def when(pred: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
     """`change(state)` if `pred` else `state`, in place."""
 

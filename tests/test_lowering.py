@@ -9,6 +9,7 @@ import jaxmig
 import numpy as np
 import pytest
 from jax import export
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 from jaxmig import machines, migrate, xla
 from jaxmig.access import Shape, Stream
@@ -203,6 +204,35 @@ def test_a_base_page_costs_four_random_writes_on_a_gpu(kernel):
     text = for_cuda(migrate.program(structure(r), True, True), *call(m), word(r))
     assert writes(text, m.geometry.frames, "4xi32") == 2
     assert writes(text, m.pte.shape[0], "2xi32") == 2 + 1
+
+
+def asked(jaxpr: Any, platform: str) -> int:
+    """Conditionals of a program on a platform, those inside others left out."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        branches = eqn.params.get("branches", ())
+        if of := eqn.params.get("branches_platforms"):
+            # Chosen while the program is compiled.
+            mine = [
+                b for b, p in zip(branches, of, strict=True) if platform in (p or ())
+            ]
+            total += asked((mine or branches[-1:])[0].jaxpr, platform)
+        elif eqn.primitive.name == "cond":
+            total += 1
+        else:
+            total += sum(
+                asked(inner, platform) for inner in jaxprs_in_params(eqn.params)
+            )
+    return total
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+def test_few_conditionals_of_a_window_make_a_gpu_wait_for_the_host(kernel):
+    """Walls in front of what is written, and what is rare."""
+    m, r = machine("base"), rules(kernel)
+    jitted = migrate.program(structure(r), True, True).jitted(gpu=True)
+    jaxpr = jitted.trace(*call(m), word(r)).jaxpr.jaxpr
+    assert asked(jaxpr, "cuda") == 8
 
 
 def test_contents_that_stay_on_a_shard_go_by_the_same_kernel():

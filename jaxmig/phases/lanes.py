@@ -81,6 +81,12 @@ def some(*masks: Mask) -> list[Bool[Array, ""]]:
 
 def rank(mask: Mask) -> Lanes:
     """Position of each lane among those of `mask`."""
+    return jax.lax.platform_dependent(
+        mask, cpu=_rank_on_cpu, default=lambda mask: running(mask) - 1
+    )
+
+
+def _rank_on_cpu(mask: Mask) -> Lanes:
     lanes = jnp.arange(mask.shape[0], dtype=jnp.int32)
     (first,) = totals(mask)
     # The common masks are all lanes, or all but padding at the end.

@@ -61,8 +61,8 @@ def unmap(
         here = entry != NOWHERE
         old, following = lanes.entry_or(known.words, m, entry)
         bits = old[:, pte.BITS]
-        # Behind a wall it is computed once, for this phase and the last one.
-        new = xla.read(
+        # For this phase and the last one.
+        new = xla.once(
             w.page, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
         )
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
@@ -105,4 +105,4 @@ def _rows(
             row[:, frame.RMAP],
         )
 
-    return xla.read(w.page, rows)
+    return xla.once(w.page, rows)

@@ -137,7 +137,7 @@ def listed(m: Machine, folios: Lanes, start: Index, end: Index, width: int) -> L
     """
     # The last slice of a list that windows do not fill begins earlier: slices clamp.
     first = jnp.minimum(start, folios.shape[0] - width)
-    head = xla.read(start, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
+    head = xla.once(start, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
     index = first + jnp.arange(width, dtype=jnp.int32)
     head = jnp.where((index >= start) & (index < end), head, NOWHERE)
     skipped = start - first
