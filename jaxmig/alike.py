@@ -26,6 +26,8 @@ NODES: Final = 4
 CPUS: Final = 8
 MMS: Final = 4
 SMALL: Final = Classes(base=4096, large=8, pmds=32, orders=COMMON, up=coarse)
+# Each frame that nobody uses is 4 KiB more.
+WITH_CONTENTS: Final = Classes(base=1024, large=2, pmds=32, orders=COMMON, up=coarse)
 
 
 def alike(hw: Hardware) -> Hardware:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from jaxmig import arguments, conditions as cond, frame, pte
-from jaxmig.alike import FEW_PAGES, SMALL, alike
+from jaxmig.alike import FEW_PAGES, SMALL, WITH_CONTENTS, alike
 from jaxmig.assemble import EXACT, Hardware, assemble
 from jaxmig.machine import Machine
 from jaxmig.regions import (
@@ -240,9 +240,8 @@ class Builder:
           content: whether frames hold their 4 KiB.
           seed: frames are in random order on their nodes if there is one.
           headroom: whether a node can be source and destination of one call.
-          share_programs: a small machine without contents gets nodes, CPUs, address
-            spaces and frames that nobody uses, so that others share its compiled
-            programs (see alike.py).
+          share_programs: a small machine gets nodes, CPUs, address spaces and frames
+            that nobody uses, so that others share its compiled programs (see alike.py).
         """
         f = folios_of(self.regions)
         ptes, pmds, table = entries_of(self.regions, self.processes, self._marks)
@@ -258,7 +257,8 @@ class Builder:
             free=self.free,
         )
         pages = sum(r.pages for r in self.regions)
-        share = share_programs and not content and pages <= FEW_PAGES
+        share = share_programs and pages <= FEW_PAGES
+        small = WITH_CONTENTS if content else SMALL
         return assemble(
             alike(hw) if share else hw,
             f,
@@ -271,7 +271,7 @@ class Builder:
             headroom=headroom or share,
             seed=seed,
             content=content,
-            classes=SMALL if share else EXACT,
+            classes=small if share else EXACT,
         )
 
 

@@ -69,7 +69,7 @@ def engine(
     scenario = loads(to_toml(document))
     copy = document["machine"].get("copy", "cpu")
     options = player._Options(batch, arch, copy, profile(PROFILES[arch]))
-    state, layout = player.build(scenario, content=content)
+    state, layout = player.build(scenario, content=content, share_programs=True)
     before = Before(scenario, state, layout)
     had = LEDGER(state)
     records, pictures = [], [before.snapshot(state)]

@@ -165,11 +165,12 @@ class _Drawing:
                 self.area(found, area, "cow" if fork else region.kind)
             pages[name] = found
         folios = [self.folio(h, kind) for h, (_, kind) in self.folios.items()]
-        free = dict(enumerate(np.asarray(self.m.nfree).tolist()))
+        nodes, free = scenario.machine.nodes, np.asarray(self.m.nfree).tolist()
+        assert not any(free[nodes:])  # nodes that nobody uses, see alike.py
         return {
             "pages": pages,
             "folios": folios + in_order(self.unmapped()),
-            "free": free,
+            "free": dict(enumerate(free[:nodes])),
         }
 
     def area(self, found: dict[int, Picture], a: Area, kind: str) -> None:

@@ -37,12 +37,22 @@ def test_one_program_serves_them_and_answers_as_if_each_had_its_own() -> None:
     assert told[0] == told[1]
 
 
-def test_what_is_large_or_has_contents_stays_as_it_is() -> None:
-    for pages, content in ((1 << 12, False), (8, True)):
+def test_what_is_large_stays_as_it_is() -> None:
+    for content in (False, True):
         b = Builder(nodes=2, cpus=3)
-        b.mmap(b.process("p"), pages)
+        b.mmap(b.process("p"), 1 << 12)
         m = b.build(content=content, share_programs=True)
         assert (m.geometry.nodes, m.cpus.lazy.shape[0]) == (2, 3)
+
+
+def test_contents_cost_few_frames_that_nobody_uses() -> None:
+    """A frame is 4 KiB: of base pages 16 MiB at least, with all orders 18 MiB more."""
+    for order, most in ((0, 4), (4, 4 + 2 * 4.7)):
+        b = Builder(nodes=2, cpus=3)
+        b.mmap(b.process("p"), 16, order=order)
+        m = b.build(content=True, share_programs=True)
+        assert m.memory is not None
+        assert m.geometry.frames <= most * 1024
 
 
 def test_what_is_added_has_no_memory_and_no_pages() -> None:

@@ -58,7 +58,7 @@ def holds(e: Example) -> None:
     scenario = loads(to_toml(e.document))
     arch = e.program.arch
     options = player._Options(e.batch, arch, "cpu", machines.load(PROFILES[arch]))
-    state, layout = player.build(scenario)
+    state, layout = player.build(scenario, share_programs=True)
     had = check.ledger(state)
     for number in range(len(scenario.calls)):
         state = warm(state)
