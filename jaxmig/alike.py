@@ -6,9 +6,10 @@ which nothing runs, address spaces that map nothing, free frames, orders without
 Which form of the engine works a call does not depend on it, nor does any count.
 
 Classes: nodes 4, 8, 16 ...; CPUs 8, 16 ...; address spaces 4, 8 ...; folios of base
-pages, of these and 2 MiB, or of the orders in COMMON and whatever else there is; pages
-and entries 4,096.  A machine on which pages are shared can have conditions, and
-one that has conditions can share pages.
+pages alone, or of the orders in COMMON; pages and entries so many, or four times as many,
+and so on.  A machine with another order, with more folios, or with larger folios that
+hold contents has pools of its own.  A machine on which pages are shared can have
+conditions, and one that has conditions can share pages.
 """
 
 import dataclasses
@@ -20,14 +21,19 @@ from jaxtyping import Bool
 from jaxmig.assemble import Classes, Hardware
 from jaxmig.buckets import coarse
 
-FEW_PAGES: Final = 1 << 11  # beyond, programs would no longer be short (xla.SHORT)
-COMMON: Final = (2, 4, 6, 9)  # orders
+# Beyond, laying out and checking frames that nobody uses would cost as much as compiling.
+FEW_PAGES: Final = 1 << 13
+# Each call copies the contents of all frames.
+FEW_WITH_CONTENTS: Final = 1 << 8
 NODES: Final = 4
 CPUS: Final = 8
 MMS: Final = 4
-SMALL: Final = Classes(base=4096, large=8, pmds=32, orders=COMMON, up=coarse)
-# Each frame that nobody uses is 4 KiB more.
-WITH_CONTENTS: Final = Classes(base=1024, large=2, pmds=32, orders=COMMON, up=coarse)
+# Orders, and folios of each; those of 2 MiB, and the base pages that they are split into,
+# make most of the frames.
+COMMON: Final = ((0, 1 << 14), (2, 512), (4, 128), (6, 32), (9, 32))
+SMALL: Final = Classes(4096, pmds=32, up=coarse, conditions=True, pools=COMMON)
+# Each frame that nobody uses is 4 KiB more: no pools for larger folios.
+WITH_CONTENTS: Final = Classes(1024, large=2, pmds=32, up=coarse, conditions=True)
 
 
 def alike(hw: Hardware) -> Hardware:

@@ -62,8 +62,11 @@ class Classes:
     base: int = BASE_PAGES  # the least room for base pages and entries
     large: int = LARGE  # for folios of a larger order
     pmds: int = LARGE
-    orders: tuple[int, ...] = ()  # with any larger folio, pools for these as well
     up: Callable[[int, int], int] = bucket  # a size that holds a number
+    # Machines with and without shared pages or conditions are one class.
+    conditions: bool = False
+    # Where there are larger folios, and they fit: orders, and folios of each on a node.
+    pools: tuple[tuple[int, int], ...] = ()
 
 
 EXACT: Final = Classes()
@@ -80,19 +83,23 @@ def geometry_of(
 ) -> Geometry:
     """Pools with room for every folio of their order on every node."""
     orders = tuple(sorted({0, *np.unique(f.order).tolist()}))
-    if orders not in ((0,), (0, frame.PMD_ORDER)):
-        orders = tuple(sorted({*orders, *classes.orders}))
     counts = {o: int((f.order == o).sum()) for o in orders}
     if splits:
         counts[0] = sum(n << o for o, n in counts.items())
-    least = {o: classes.large if o else classes.base for o in orders}
-    times = 2 if headroom else 1
-    blocks = tuple(classes.up(counts[o] * times, least[o]) for o in orders)
+    times, pools = 2 if headroom else 1, dict(classes.pools)
+    common = orders != (0,) and all(
+        n * times <= pools.get(o, 0) for o, n in counts.items()
+    )
+    if common:
+        orders, blocks = tuple(pools), tuple(pools.values())
+    else:
+        least = {o: classes.large if o else classes.base for o in orders}
+        blocks = tuple(classes.up(counts[o] * times, least[o]) for o in orders)
     per_node = sum(n << o for n, o in zip(blocks, orders, strict=True))
     if per_node * hw.nodes >= NOWHERE:
         raise ValueError(f"{per_node * hw.nodes} frames: at most {NOWHERE - 1}")
     hugetlb = bool(((f.flags & frame.KIND) == frame.HUGETLB).any())
-    hugetlb |= len(orders) > 1 and bool(classes.orders)
+    hugetlb |= common
     poisoned = any(bit == frame.POISONED and len(at) for at, _, bit in f.marks)
     return Geometry(
         hw.nodes, per_node, orders, blocks, ptes, shared, headroom, hugetlb, poisoned
@@ -182,7 +189,7 @@ def assemble(
     live = folio >= 0
     counts = np.bincount(folio[live], minlength=f.order.shape[0])
     shared = _is_shared(f, folio, page, live, counts)
-    if classes.orders and (shared or left is not None):
+    if classes.conditions and (shared or left is not None):
         shared = True
         left = np.zeros((len(f.order), len(cond.STATES)), int) if left is None else left
         marks = np.zeros(len(f.order), np.int32) if marks is None else marks

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from jaxmig import arguments, conditions as cond, frame, pte
-from jaxmig.alike import FEW_PAGES, SMALL, WITH_CONTENTS, alike
+from jaxmig.alike import FEW_PAGES, FEW_WITH_CONTENTS, SMALL, WITH_CONTENTS, alike
 from jaxmig.assemble import EXACT, Hardware, assemble
 from jaxmig.machine import Machine
 from jaxmig.regions import (
@@ -257,8 +257,10 @@ class Builder:
             free=self.free,
         )
         pages = sum(r.pages for r in self.regions)
-        share = share_programs and pages <= FEW_PAGES
-        small = WITH_CONTENTS if content else SMALL
+        few, small = (
+            (FEW_WITH_CONTENTS, WITH_CONTENTS) if content else (FEW_PAGES, SMALL)
+        )
+        share = share_programs and pages <= few
         return assemble(
             alike(hw) if share else hw,
             f,

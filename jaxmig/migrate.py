@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int32
 
 from jaxmig import arguments, events, log as logs, tlb, xla
-from jaxmig.buckets import BASE_PAGES, LONG_LIST, bucket
+from jaxmig.buckets import BASE_PAGES, LONG_LIST, SHORT_LIST, bucket, coarse
 from jaxmig.events import Events
 from jaxmig.machine import Machine
 from jaxmig.policy import serial_pages
@@ -268,8 +268,9 @@ def check_poison(kernel: str, m: Machine) -> None:
 def listed(folios: Any) -> tuple[Any, int]:
     """A list of folios in a room of its class, and its length.
 
-    Every call pads its list here, so that few lengths are ever compiled: powers of two
-    where padding costs next to nothing, four classes an octave where it takes memory.
+    Every call pads its list here, so that few lengths are ever compiled: powers of four,
+    then of two where padding costs next to nothing, four classes an octave where it takes
+    memory.
 
     Args:
       folios: int32[folios], head frames, on the host or on a device.
@@ -279,7 +280,10 @@ def listed(folios: Any) -> tuple[Any, int]:
     on_device = isinstance(folios, jax.Array)
     heads = folios if on_device else np.asarray(folios, np.int32).reshape(-1)
     n = heads.shape[0]
-    room = bucket(n, max(BASE_PAGES, min(1 << max(n - 1, 0).bit_length(), LONG_LIST)))
+    if n <= SHORT_LIST:
+        room = coarse(n, BASE_PAGES)
+    else:
+        room = bucket(n, min(1 << (n - 1).bit_length(), LONG_LIST))
     if n == room:
         return jnp.asarray(heads, jnp.int32), n
     pad = jnp.pad if on_device else np.pad

@@ -36,8 +36,9 @@ T = TypeVar("T")
 TESTED: Final = ("0.10.2",)
 WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are such
-# A program whose arrays are all short runs for less time than it takes to optimize it.
+# A program that works on few rows runs for less time than it takes to optimize it.
 SHORT: Final = 1 << 16  # rows
+FEW_BYTES: Final = 1 << 24  # of the arrays in which they stand
 QUICK_OPTIONS: Final = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
@@ -94,10 +95,10 @@ def has_triton() -> bool:
 
 
 # The compiled programs that are kept, by function and arguments, least recently used
-# first, each with the mappings that it took: some ten megabytes, and up to 1,200 of the
+# first, each with the mappings that it took: some sixty megabytes, and up to 1,200 of the
 # 65,530 mappings that Linux gives a process (vm.max_map_count).  Beyond them LLVM ends
 # the process.
-KEPT: Final = 64
+KEPT: Final = 24
 MAPPINGS: Final = 24_000
 _kept: dict[tuple["Program", Any], tuple[Any, int]] = {}
 _made = collections.Counter[str]()
@@ -168,7 +169,10 @@ class Program:
         )
 
     def _compile(self, args: tuple[Any, ...]) -> Any:
-        short = max(map(_rows, jax.tree.leaves(args)), default=0) <= SHORT
+        # What a program is given to work on is short; it may stand in longer arrays.
+        state, *others = (_longest(x) for x in args)
+        short = max(others, default=state) <= SHORT
+        short &= state <= SHORT or _bytes(args[0]) <= FEW_BYTES
         try:
             return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
@@ -201,6 +205,14 @@ def _mappings() -> int:
 def _kind(x: Any) -> tuple[Any, ...]:
     where = x.sharding if isinstance(x, jax.Array) else None
     return jnp.shape(x), jnp.result_type(x), where
+
+
+def _bytes(arrays: Any) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(arrays))
+
+
+def _longest(arrays: Any) -> int:
+    return max(map(_rows, jax.tree.leaves(arrays)), default=0)
 
 
 def _rows(x: Any) -> int:

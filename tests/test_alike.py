@@ -40,19 +40,27 @@ def test_one_program_serves_them_and_answers_as_if_each_had_its_own() -> None:
 def test_what_is_large_stays_as_it_is() -> None:
     for content in (False, True):
         b = Builder(nodes=2, cpus=3)
-        b.mmap(b.process("p"), 1 << 12)
+        b.mmap(b.process("p"), 1 << 14)
         m = b.build(content=content, share_programs=True)
         assert (m.geometry.nodes, m.cpus.lazy.shape[0]) == (2, 3)
 
 
 def test_contents_cost_few_frames_that_nobody_uses() -> None:
-    """A frame is 4 KiB: of base pages 16 MiB at least, with all orders 18 MiB more."""
-    for order, most in ((0, 4), (4, 4 + 2 * 4.7)):
+    """A frame is 4 KiB: 16 MiB of base pages; larger folios have pools of their own."""
+    for order, most in ((0, 4 * 1024), (4, 4 * (1024 + 2 * 16))):
         b = Builder(nodes=2, cpus=3)
         b.mmap(b.process("p"), 16, order=order)
         m = b.build(content=True, share_programs=True)
         assert m.memory is not None
-        assert m.geometry.frames <= most * 1024
+        assert m.geometry.frames == most
+
+
+def test_more_folios_than_the_classes_hold_have_pools_of_their_own() -> None:
+    for folios, orders in ((4, 5), (40, 2)):
+        b = Builder(nodes=2, cpus=3)
+        b.mmap(b.process("p"), folios << 7, order=7 if folios > 4 else 6)
+        m = b.build(content=False, share_programs=True)
+        assert len(m.geometry.orders) == orders
 
 
 def test_what_is_added_has_no_memory_and_no_pages() -> None:

@@ -54,15 +54,18 @@ def test_a_program_in_use_outlives_its_place(monkeypatch) -> None:
     assert (np.asarray(held(ones)) == 2).all()
 
 
-def test_only_programs_of_short_arrays_are_compiled_quickly(monkeypatch) -> None:
+def test_only_programs_that_work_on_few_rows_are_compiled_quickly(monkeypatch) -> None:
+    """They may stand in longer arrays, which are the first argument."""
     asked = []
     jitted = xla.Program.jitted
 
-    def spy(self, on=True, short=False):
+    def spy(self, on=True, short=False, gpu=None):
         asked.append(short)
-        return jitted(self, on, short)
+        return jitted(self, on, short, gpu)
 
     monkeypatch.setattr(xla.Program, "jitted", spy)
-    for size in (xla.SHORT, xla.SHORT + 1):
-        xla.Program(lambda x, n: x + n)(jnp.zeros(size, jnp.int32), jnp.int32(size))
-    assert asked == [True, False]
+    few, room = xla.SHORT, xla.FEW_BYTES // 4
+    for state, worked in ((few, few), (few, few + 1), (room, 1), (room + 1, 1)):
+        arrays = (jnp.zeros(n, jnp.int32) for n in (state, worked))
+        xla.Program(lambda x, y: x[0] + y)(*arrays)
+    assert asked == [True, False, True, False]
