@@ -172,7 +172,7 @@ flush requests                             1,024                  2
 IPIs                                       2,048                  4
 IPI reduction                                  -            99.80 %
 modelled time                            4.43 ms            2.34 ms
-modelled time, median                    4.57 ms            2.46 ms
+modelled time, median                    4.58 ms            2.46 ms
 modelled time, 80 % range     3.66 ms .. 5.66 ms  1.76 ms .. 3.4 ms
 modelled time, alloc                      205 us             205 us
 modelled time, unmap                      256 us             256 us
@@ -242,7 +242,7 @@ def test_assumptions_in_one_line():
     assert line == (
         "Assumed: xeon-2s (x86, 2 nodes, 12 CPUs); target on CPUs 1-3,9, lazy on none; "
         "CPU 0 migrates; batch limit none; copy cpu; contents not carried; "
-        "costs: 0 measured, 5 published, 17 assumed (jaxmig machines)"
+        "costs: 0 measured, 5 published, 19 assumed (jaxmig machines)"
     )
 
 
