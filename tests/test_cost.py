@@ -254,6 +254,15 @@ def test_large_counts_lose_nothing():
     assert price(counts(allocs=pages), load("xeon-2s")).alloc == 200 * pages
 
 
+def test_a_range_does_not_depend_on_the_order_of_a_file():
+    profile = load("zen3-2s")
+    numbers = dict(reversed(profile.numbers.items()))
+    other = dataclasses.replace(profile, numbers=numbers, name="reversed")
+    assert list(other.numbers) != list(profile.numbers)
+    some, same = (price(batched(512, 4), p) for p in (profile, other))
+    assert (some.low, some.median, some.high) == (same.low, same.median, same.high)
+
+
 def test_time_range_is_absent_without_ranges():
     profile = load("xeon-2s")
     exact = profile.replace(profile.values("cost."))
