@@ -203,9 +203,14 @@ def test_arch_without_costs_is_refused():
 # --- laws ----------------------------------------------------------------------------
 
 
-@given(consistent(), st.sampled_from(names()), st.sampled_from(["serial", "batched"]))
-def test_phases_and_tree_sum_to_the_total(drawn, machine, policy):
-    cost = price(drawn, load(machine), policy=policy)
+@given(
+    consistent(),
+    st.sampled_from(names()),
+    st.sampled_from(["serial", "batched"]),
+    st.integers(0, 100),
+)
+def test_phases_and_tree_sum_to_the_total(drawn, machine, policy, hot):
+    cost = price(drawn, load(machine).replace({"machine.hot": hot}), policy=policy)
     assert sum(getattr(cost, phase) for phase in PHASES) == cost.total
     assert all(type(ns) is int and ns >= 0 for ns in cost.time_ns.values())
     root = call_tree(cost)

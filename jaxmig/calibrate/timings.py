@@ -281,7 +281,8 @@ def _losses(probe: Probe, cpu: int) -> list[Row]:
         if len(ns) >= FEWEST and (ipis is None or ipis / 2 <= len(ns) <= ipis * 2):
             cuts = {"p10": 10, "p25": 25, "median": 50, "p75": 75, "p90": 90}
             named = {
-                f"gap_ns_{k}": float(np.percentile(ns, p)) for k, p in cuts.items()
+                f"gap_ns_{k}": round(float(np.percentile(ns, p)), 1)
+                for k, p in cuts.items()
             }
             row = {"what": LOSS, "pages": n, "ipis": ipis, "gaps": len(ns)}
             made.append(row | named)
@@ -331,7 +332,7 @@ def _area(pages: int) -> mmap.mmap:
 
 
 def _row(what: str, n: int, ticks: Sequence[float], probe: Probe) -> Row:
-    ns = np.asarray(ticks) * probe.ns_per_tick
+    ns = np.round(np.asarray(ticks) * probe.ns_per_tick, 1)
     return {
         "what": what,
         "n": n,
