@@ -55,6 +55,7 @@ ANSWERS: Final = 500  # interrupts of a CPU whose losses are looked at
 PATIENCE_S: Final = 0.4  # for a row, on a busy machine
 Row = dict[str, Any]
 _NODES: Final = Path("/sys/devices/system/node")
+_CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
         tell("one node: shootdowns and copies stay on it")
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {near[0]})
-    doc: dict[str, Any] = {"target_and_futex": []}
+    doc: dict[str, Any] = {"guest": _guest(), "target_and_futex": []}
     answering = near[1] if near[1:] else far
     try:
         areas = _areas(far)
@@ -105,6 +106,12 @@ def places() -> tuple[list[int], int | None]:
     if not nodes:
         return sorted(allowed), None
     return nodes[0], nodes[1][0] if len(nodes) > 1 else None
+
+
+def _guest() -> bool:
+    """Whether this is a virtual machine, as far as its CPUs say."""
+    text = _CPUINFO.read_text()
+    return bool(re.search(r"^flags\s*:.*\bhypervisor\b", text, re.MULTILINE))
 
 
 def _cpus(text: str) -> set[int]:
