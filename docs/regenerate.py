@@ -29,31 +29,43 @@ PICTURES = {
 def outputs(page: Path) -> None:
     """Run the blocks of a page and replace the outputs that are not right any more."""
     text = page.read_text("utf-8")
-    home = Path.cwd()
+    home, at = Path.cwd(), 0
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         shared = doc_blocks.Page(Path(directory))
         for block in doc_blocks.blocks(page):
-            if block.kind != "console" or block.key == "no-run":
-                try:
-                    shared.run(block)
-                except doc_blocks.Wrong as wrong:
-                    print(f"not mended: {wrong}")
+            at = text.index(f"```{block.kind}\n{block.text}", at)
+            try:
+                new = _block(shared, block)
+            except doc_blocks.Wrong as wrong:
+                print(f"not mended: {wrong}")
                 continue
-            for command, wanted in doc_blocks.steps(block):
-                got = shared.output(command, block)
-                try:
-                    doc_blocks.check(block, command, wanted, got)
-                except doc_blocks.Wrong:
-                    print(f"{block.where}: {command}")
-                    start = text.index(f"$ {command[:20]}", text.index(block.text))
-                    at = text.index("\n", start) + 1
-                    while text[at - 2] == "\\":
-                        at = text.index("\n", at) + 1
-                    new = doc_blocks.masked(got)
-                    text = text[:at] + new + text[at + len(wanted) :]
-                    page.write_text(text, "utf-8")
+            if new != block.text:
+                head, tail = text[:at], text[at:]
+                text = head + tail.replace(block.text, new, 1)
+                page.write_text(text, "utf-8")
         os.chdir(home)
+
+
+def _block(shared: doc_blocks.Page, block: doc_blocks.Block) -> str:
+    """The text of a block after it ran."""
+    if block.kind != "console" or block.key == "no-run":
+        shared.run(block)
+        return block.text
+    made, rest = "", block.text
+    for command, wanted in doc_blocks.steps(block):
+        got = shared.output(command, block)
+        lines = rest.splitlines(keepends=True)
+        while lines[0].endswith("\\\n"):
+            lines[:2] = ["".join(lines[:2])]
+        rest = rest[len(lines[0]) + len(wanted) :]
+        try:
+            doc_blocks.check(block, command, wanted, got)
+        except doc_blocks.Wrong:
+            print(f"{block.where}: {command}")
+            wanted = doc_blocks.masked(got)
+        made += lines[0] + wanted
+    return made
 
 
 def pictures() -> None:
@@ -71,6 +83,7 @@ def main(arguments: list[str]) -> None:
     """See the module's docstring."""
     if "--pictures" in arguments:
         pictures()
+    os.environ["COLUMNS"] = "100"  # as in the test of these pages
     named = [Path(a).resolve() for a in arguments if not a.startswith("-")]
     for page in named or doc_blocks.pages():
         outputs(page)

@@ -28,7 +28,8 @@ from jaxmig.machines import Arch, Profile
 from jaxmig.machines.sampling import is_ranged, ranges
 from jaxmig.machines.terms import DERIVED, PHASES, PRICED, Policy, Term, derived, terms
 
-__all__ = ["PHASES", "PRICED", "Cost", "Policy", "Term", "price", "terms", "weights"]
+__all__ = ["PHASES", "PRICED", "Cost", "Policy", "Term", "derived", "price", "terms"]
+__all__ += ["weights"]
 
 ENGINE: Final = "dma:"  # a copy engine as kernel batch-copy asks one
 MAX_CHANNELS: Final = 16

@@ -114,7 +114,8 @@ def first_folio_ns(r: Result) -> int:
     large = t.pages > t.folios
     move = t.move_huge if large else t.move_base
     engine = t.engine_huge if large else t.engine_base
-    return unmapped + t.flush_lazy + engine * int(t.moved[last]) + move
+    first = t.call + unmapped + t.flush_lazy + engine * int(t.moved[last]) + move
+    return first + (0 if large else t.first_copy)
 
 
 def point(batch: int, r: Result, walk_ns: int) -> dict[str, float]:

@@ -130,6 +130,7 @@ class Page:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.names: dict[str, Any] = {"__name__": "__docs__"}
+        (directory / "docs").symlink_to(ROOT / "docs")  # pages name their examples so
         shims = directory / ".bin"
         shims.mkdir(exist_ok=True)
         for name, module in (("jaxmig", "-m jaxmig "), ("python3", "")):

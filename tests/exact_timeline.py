@@ -178,6 +178,7 @@ class Exact:
         """All trips; threads run along."""
         start = 0
         for trip in range(self.trips):
+            start += self.t.call
             for i in range(len(self.t.first)):
                 start = self.segment(i, trip, start)
             self.ends.append(start)
@@ -261,7 +262,11 @@ class Exact:
         for q in range(start, start + moved):
             clock += self.t.engine_huge if q < self.s.huge else self.t.engine_base
         for q in range(start, start + moved):
-            clock += self.t.move_huge if q < self.s.huge else self.t.move_base
+            large = q < self.s.huge
+            clock += self.t.move_huge if large else self.t.move_base
+            clock += self.t.first_copy if q == self.s.huge else 0
+            if q >= self.t.fits:
+                clock += self.t.beyond_huge if large else self.t.beyond
             self.remap[q] = clock
             if q not in self.pte:
                 continue

@@ -135,11 +135,14 @@ X86 = {
     "ptes_set": ("remap", 150),
     "pmds_set": ("remap", 150),
     "lru_drains": ("other", 0),
-    "calls": ("other", 2500),
+    "calls": ("other", 2140),
     "folios_cached": ("other", 1300),
     "cleared_later": ("unmap", -80),
     "set_later": ("remap", -30),
     "pages_beyond": ("copy", 0),
+    "pages_hot": ("copy", 100 - 900),
+    "pages_hot_huge": ("copy", 100 - 196000 / 512),
+    "copies_first": ("copy", 360),
 }
 
 
@@ -200,9 +203,14 @@ def test_arch_without_costs_is_refused():
 # --- laws ----------------------------------------------------------------------------
 
 
-@given(consistent(), st.sampled_from(names()), st.sampled_from(["serial", "batched"]))
-def test_phases_and_tree_sum_to_the_total(drawn, machine, policy):
-    cost = price(drawn, load(machine), policy=policy)
+@given(
+    consistent(),
+    st.sampled_from(names()),
+    st.sampled_from(["serial", "batched"]),
+    st.integers(0, 100),
+)
+def test_phases_and_tree_sum_to_the_total(drawn, machine, policy, hot):
+    cost = price(drawn, load(machine).replace({"machine.hot": hot}), policy=policy)
     assert sum(getattr(cost, phase) for phase in PHASES) == cost.total
     assert all(type(ns) is int and ns >= 0 for ns in cost.time_ns.values())
     root = call_tree(cost)
@@ -218,8 +226,8 @@ def test_phases_and_tree_sum_to_the_total(drawn, machine, policy):
 
 @given(consistent(), consistent(), st.integers(1, 1000), st.sampled_from(names()))
 def test_price_is_linear(a, b, k, machine):
-    # Later mappings and a full cache are a whole call's: each try has a first mapping.
-    profile = load(machine).replace({"cost.copy_beyond": 0})
+    # Later mappings, a full cache and a first copy are a whole call's.
+    profile = load(machine).replace({"cost.copy_beyond": 0, "cost.copy_first": 0})
     for drawn in (a, b):
         drawn["ptes_cleared"] += drawn["tries"]
         drawn["ptes_set"] += drawn["tries"]
@@ -249,6 +257,15 @@ def test_weights_are_the_price_as_a_matrix(drawn, machine):
 def test_large_counts_lose_nothing():
     pages = 10**18 + 1
     assert price(counts(allocs=pages), load("xeon-2s")).alloc == 200 * pages
+
+
+def test_a_range_does_not_depend_on_the_order_of_a_file():
+    profile = load("zen3-2s")
+    numbers = dict(reversed(profile.numbers.items()))
+    other = dataclasses.replace(profile, numbers=numbers, name="reversed")
+    assert list(other.numbers) != list(profile.numbers)
+    some, same = (price(batched(512, 4), p) for p in (profile, other))
+    assert (some.low, some.median, some.high) == (same.low, same.median, same.high)
 
 
 def test_time_range_is_absent_without_ranges():
@@ -325,7 +342,8 @@ def test_doubling_a_cost_moves_the_total_by_its_share(drawn, machine, key, data)
 def test_a_call_a_file_and_later_mappings_have_their_price():
     profile = load("xeon-2s")
     one = price(counts(**moved(1)), profile).total
-    assert price(counts(**moved(1), calls=1), profile).total == one + 2500
+    called = price(counts(**moved(1), calls=1), profile)
+    assert (called.total, called.places["call"]) == (one + 2140 + 360, 2140)
     assert price(counts(**moved(1), folios_cached=1), profile).total == one + 1300
     shared = counts(**(moved(1) | {"ptes_cleared": 9, "ptes_set": 9}))
     assert price(shared, profile).total == one + 8 * (170 + 120)
@@ -344,6 +362,27 @@ def test_pages_beyond_the_cache_cost_more():
     assert copy(32) == 32 * 900
     assert copy(33) == 33 * 900 + 100
     assert copy(64, "threads:4") < 64 * 900
+
+
+def test_a_call_s_first_copy_is_dearer_and_hot_ones_are_cheaper():
+    xeon = load("xeon-2s")
+
+    def copy(pages: int, hot: int = 0, calls: int = 1, huge: int = 0) -> int:
+        some = counts(pages_copied=pages, pages_copied_huge=huge, calls=calls)
+        return price(some, xeon.replace({"machine.hot": hot})).copy
+
+    assert copy(0) == 0
+    assert copy(64) == 64 * 900 + 360
+    # Calls of one page each: nothing is ever fetched ahead.
+    assert copy(64, calls=64) == 64 * (900 + 360)
+    assert copy(64, hot=25) == 48 * 900 + 16 * 100 + 360
+    assert copy(64, hot=100) == 64 * 100
+    assert copy(0, hot=100, huge=512) == 51200
+    # What no cache can hold is not in it: 4,096 of 8,192 pages are beyond.
+    assert copy(8192, hot=100) == 4096 * (100 + 900) + 360
+    assert price(counts(pages_copied=64, calls=1), load("haswell-2s")).copy == 128957
+    quick = xeon.replace({"cost.copy_4k": 80, "machine.hot": 100})
+    assert price(counts(pages_copied=64), quick).copy == 64 * 80
 
 
 def test_a_profile_from_before_says_what_it_lacks_and_costs_as_it_did():

@@ -60,7 +60,6 @@ def test_what_a_page_shows_is_so(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").symlink_to(DOCS)
     shared = Page(tmp_path)
     for block in blocks(page):
         shared.run(block)
@@ -123,6 +122,17 @@ def test_a_wrong_output_is_noticed(tmp_path: Path) -> None:
     )
     with pytest.raises(doc_blocks.Wrong, match="ended with 2"):
         Page(tmp_path).run(told)
+
+
+def test_outputs_are_written_again_where_they_are_wrong(tmp_path: Path) -> None:
+    """Commands that begin alike, over several lines, and with a page's own examples."""
+    text = "$ echo a b\nwrong\n$ echo a \\\n    c\na c\n$ ls docs/examples/thp*\n?\n"
+    block = doc_blocks.Block(ROOT / "README.md", 1, "console", text, "", "")
+    new = runpy.run_path(str(DOCS / "regenerate.py"))["_block"](Page(tmp_path), block)
+    assert new == (
+        "$ echo a b\na b\n$ echo a \\\n    c\na c\n"
+        "$ ls docs/examples/thp*\ndocs/examples/thp_share.py\n"
+    )
 
 
 def hooks() -> dict[str, object]:

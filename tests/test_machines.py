@@ -21,7 +21,8 @@ MACHINES = [
     "zen3-2s-invlpgb",
     "zen4-vm",
 ]
-NEW = ("cache", "call", "cached", "copy_beyond", "walk_next", "remap_next")
+NEW = ("cache", "hot", "call", "cached", "walk_next", "remap_next")
+NEW += ("copy_first", "copy_hot", "copy_beyond")
 SMALL = 'base = "xeon-2s"\ntitle = "mine"\n'
 
 
@@ -71,8 +72,8 @@ def test_a_guest_s_shootdown_is_a_kind_of_its_own():
     assert guest["cost.flush_first"] > 5 * server["cost.flush_first"]
     assert guest["target.page"] > 20 * server["target.page"]
     counts = guest.origins("cost.")
-    assert counts == {"measured": 15, "published": 0, "assumed": 7}
-    assert sum(server.origins("cost.").values()) == sum(counts.values()) == 22
+    assert counts == {"measured": 17, "published": 0, "assumed": 7}
+    assert sum(server.origins("cost.").values()) == sum(counts.values()) == 24
 
 
 def test_a_file_from_before_says_what_it_lacks(tmp_path, capsys):
@@ -83,9 +84,12 @@ def test_a_file_from_before_says_what_it_lacks(tmp_path, capsys):
     assert {key.split(".")[1] for key in profile.absent} == set(NEW)
     assert profile["cost.walk_next"] == profile["cost.walk"] == 250
     assert profile["cost.call"] == profile["machine.cache"] == 0
+    assert profile["cost.copy_hot"] == profile["cost.copy_4k"] == 900
     assert load(write(tmp_path, dumps(profile))) == profile
     line = assumed_line(profile, running=[1])
-    assert "not in the profile, so nothing: machine.cache, cost.call" in line
+    assert (
+        "not in the profile, so nothing: machine.cache, machine.hot, cost.call" in line
+    )
     assert "not in" not in assumed_line(load("xeon-2s"), running=[1])
     assert "taken as cost.walk" in machine_text(profile)
 

@@ -14,7 +14,8 @@ from jaxmig.machines import Profile
 COPY: Final = "cost.copy_4k"
 # What a complete set of timings tells.
 TIMED: Final = (
-    *("cost.copy_2m", "access.fault", "access.walk", "access.wake"),
+    *("cost.copy_2m", "cost.copy_first", "cost.copy_hot"),
+    *("access.fault", "access.walk", "access.wake"),
     *("cost.flush_first", "cost.flush_next", "cost.flush_lazy"),
     *("cost.local_page", "cost.local_full", "target.page", "target.full"),
 )

@@ -1,8 +1,9 @@
 """Timings of this machine, unprivileged and in some seconds: rows for `micro.py`.
 
 The migrating side is this thread on a CPU of its own; other CPUs of its node spin, one,
-two, four ..., then one of another node.  Two rounds show what differs between them.
-What cannot be measured here is said.
+two, four ..., then one of another node.  Short rounds, each with everything in it, lie
+apart: a guest's host is faster in one second than in the next, and medians of rounds
+that are spread over many seconds are not.  What cannot be measured here is said.
 
     mprotect_rw_to_r             1, 33, 34 and more pages lose the right to write
     copy4k_*                     4 KiB from and to memory, in order and not, and cached
@@ -28,9 +29,14 @@ from typing import Any, Final
 import numpy as np
 
 from jaxmig.calibrate.fit import Tell
+from jaxmig.calibrate.micro import IN_ORDER, LOSS, OTHER_NODE, PROTECT, TRIP
 from jaxmig.calibrate.probe import Probe, address
 from jaxmig.machine import PAGE_BYTES
 
+ROUNDS: Final = 11
+FEW: Final = 3  # rounds that are made however busy the machine is
+PAUSE_S: Final = 1.0  # between two rounds
+ENOUGH_S: Final = 35.0  # no round begins later
 BATCHES: Final = 101
 CALLS: Final = 16  # of a batch
 PROTECTED: Final = (1, 8, 33, 34, 128)
@@ -42,13 +48,14 @@ GAPS: Final = 1 << 16
 GAP_NS: Final = 150.0  # shorter are no interrupts
 LONGEST_NS: Final = 50_000.0  # longer are other threads
 TRIPS: Final = 20
-WAKES: Final = 1000  # batches of so many trips
+WAKES: Final = 200  # batches of so many trips
 ANSWERED: Final = 0.8  # of the CPUs, or of a batch's time
 FEWEST: Final = 8  # batches that make a row
 ANSWERS: Final = 500  # interrupts of a CPU whose losses are looked at
-PATIENCE_S: Final = 1.5  # for a row, on a busy machine
+PATIENCE_S: Final = 0.4  # for a row, on a busy machine
 Row = dict[str, Any]
 _NODES: Final = Path("/sys/devices/system/node")
+_CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
@@ -68,20 +75,21 @@ def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
         tell("one node: shootdowns and copies stay on it")
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {near[0]})
+    doc: dict[str, Any] = {"guest": _guest(), "target_and_futex": []}
+    answering = near[1] if near[1:] else far
     try:
-        others = [near[1:], near[1:]]
-        doc: dict[str, Any] = {
-            name: _round(probe, cpus, _memory(probe, far))
-            for name, cpus in zip(("micro", "micro_second_run"), others, strict=True)
-        }
+        areas = _areas(far)
+        end = time.monotonic() + ENOUGH_S
+        for i in range(ROUNDS):
+            if i >= FEW and time.monotonic() > end:
+                break
+            time.sleep(PAUSE_S if i else 0)
+            doc[f"micro_{i}"] = _round(probe, near[1:], _memory(probe, *areas))
+            if answering is not None:
+                rows = [*_losses(probe, answering), *_wake(probe, answering)]
+                doc["target_and_futex"] += rows
         if far is not None:
-            doc["micro_other_node"] = _round(probe, [far], [])
-        answering = near[1] if near[1:] else far
-        doc["target_and_futex"] = (
-            []
-            if answering is None
-            else [*_losses(probe, answering), *_wake(probe, answering)]
-        )
+            doc[OTHER_NODE] = _round(probe, [far], [])
     finally:
         os.sched_setaffinity(0, before)
     return doc
@@ -98,6 +106,12 @@ def places() -> tuple[list[int], int | None]:
     if not nodes:
         return sorted(allowed), None
     return nodes[0], nodes[1][0] if len(nodes) > 1 else None
+
+
+def _guest() -> bool:
+    """Whether this is a virtual machine, as far as its CPUs say."""
+    text = _CPUINFO.read_text()
+    return bool(re.search(r"^flags\s*:.*\bhypervisor\b", text, re.MULTILINE))
 
 
 def _cpus(text: str) -> set[int]:
@@ -169,7 +183,7 @@ def _protect(probe: Probe, spinning: int = 0) -> list[Row]:
                 tried.append((ipis / CALLS if before is not None else ipis, ticks))
         good = _answered(tried, least)
         if len(good) >= FEWEST:
-            made.append(_row("mprotect_rw_to_r", n, [t for _, t in good], probe))
+            made.append(_row(PROTECT, n, [t for _, t in good], probe))
             made[-1]["tlb_ipis_per_call"] = statistics.median(n for n, _ in good)
     return made
 
@@ -198,15 +212,21 @@ def _delay(thread: int) -> int:
     return int(text.split()[1])
 
 
-def _memory(probe: Probe, far: int | None) -> list[Row]:
-    """Copies, faults and page walks; to memory of CPU `far`'s node if there is one."""
+def _areas(far: int | None) -> tuple[mmap.mmap, mmap.mmap]:
+    """Memory of this CPU's node, and of CPU `far`'s if there is one."""
     source, target = _area(AREA), _area(AREA)
-    to, from_ = address(target), address(source)
     here = os.sched_getaffinity(0)
-    for at, cpus in ((from_, here), (to, here if far is None else {far})):
+    for area, cpus in ((source, here), (target, here if far is None else {far})):
         os.sched_setaffinity(0, cpus)
-        ctypes.memset(at, 1, AREA * PAGE_BYTES)  # the node that writes first has it
+        # The node that writes first has it.
+        ctypes.memset(address(area), 1, AREA * PAGE_BYTES)
     os.sched_setaffinity(0, here)
+    return source, target
+
+
+def _memory(probe: Probe, source: mmap.mmap, target: mmap.mmap) -> list[Row]:
+    """Copies, faults and page walks."""
+    to, from_ = address(target), address(source)
     starts = [i * COPIED * PAGE_BYTES for i in range(BATCHES)]
     cold = [probe.copy(to + s, from_ + s, COPIED) / COPIED for s in starts]
     warm = [min(probe.copy(to, from_, 1) for _ in range(CALLS)) for _ in range(BATCHES)]
@@ -216,7 +236,7 @@ def _memory(probe: Probe, far: int | None) -> list[Row]:
         for some in pages.reshape(BATCHES, CALLS)
     ]
     rows = [
-        _row("copy4k_sequential_cold", 0, cold, probe),
+        _row(IN_ORDER, 0, cold, probe),
         _row("copy4k_random_cold", 0, alone, probe),
         _row("copy4k_warm", 0, warm, probe),
         _row("fault_anon_zero_page_read", 512, _faults(probe), probe),
@@ -268,9 +288,10 @@ def _losses(probe: Probe, cpu: int) -> list[Row]:
         if len(ns) >= FEWEST and (ipis is None or ipis / 2 <= len(ns) <= ipis * 2):
             cuts = {"p10": 10, "p25": 25, "median": 50, "p75": 75, "p90": 90}
             named = {
-                f"gap_ns_{k}": float(np.percentile(ns, p)) for k, p in cuts.items()
+                f"gap_ns_{k}": round(float(np.percentile(ns, p)), 1)
+                for k, p in cuts.items()
             }
-            row = {"what": "target_loss", "pages": n, "ipis": ipis, "gaps": len(ns)}
+            row = {"what": LOSS, "pages": n, "ipis": ipis, "gaps": len(ns)}
             made.append(row | named)
     return made
 
@@ -296,7 +317,7 @@ def _wake(probe: Probe, cpu: int) -> list[Row]:
         if late < (1 - ANSWERED) * ticks * probe.ns_per_tick:
             good.append(ticks / TRIPS)
     other.join()
-    return [_row("futex_round_trip", 0, good, probe)] if len(good) >= FEWEST else []
+    return [_row(TRIP, 0, good, probe)] if len(good) >= FEWEST else []
 
 
 def interrupts() -> int | None:
@@ -318,7 +339,7 @@ def _area(pages: int) -> mmap.mmap:
 
 
 def _row(what: str, n: int, ticks: Sequence[float], probe: Probe) -> Row:
-    ns = np.asarray(ticks) * probe.ns_per_tick
+    ns = np.round(np.asarray(ticks) * probe.ns_per_tick, 1)
     return {
         "what": what,
         "n": n,

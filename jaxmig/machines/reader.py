@@ -23,7 +23,15 @@ from jaxmig.machines.profile import (
     ProfileError,
     RateTable,
 )
-from jaxmig.machines.schema import ARCHS, ENGINES, LATER, SCHEMA, SHAPE, required
+from jaxmig.machines.schema import (
+    ARCHS,
+    ENGINES,
+    LATER,
+    SCHEMA,
+    SHAPE,
+    SHARES,
+    required,
+)
 from jaxmig.terminal import printable
 
 _WORKERS = re.compile(r"[0-9]{1,6}").fullmatch
@@ -138,6 +146,8 @@ def _amount(raw: Mapping[str, Any], part: str, where: str, key: str) -> int | fl
         _fail(where, f"{key}.{part}", f"{_short(value)}: give at most {MOST:,}")
     if key in SHAPE and (not isinstance(value, int) or value < 1):
         _fail(where, f"{key}.{part}", f"{value}: give a whole number >= 1")
+    if key in SHARES and value > 100:
+        _fail(where, f"{key}.{part}", f"{_short(value)}: give at most 100 %")
     return value
 
 

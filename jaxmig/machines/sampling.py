@@ -10,6 +10,7 @@ range to the ninetieth; its share is that of the squares of all such moves.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -108,18 +109,18 @@ def _keys(profile: Profile) -> tuple[str, ...]:
 def _arrays(
     profile: Profile, keys: tuple[str, ...], seed: int
 ) -> dict[str, Float64[np.ndarray, " machines"]]:
-    rng = np.random.default_rng(seed)
-
-    def normal() -> Float64[np.ndarray, " machines"]:
+    def normal(name: str) -> Float64[np.ndarray, " machines"]:
+        # By its name: a number's draws are the same whatever stands beside it in a file.
+        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
         half = rng.standard_normal(SAMPLES // 2)
         return np.concatenate([half, -half])  # no draw is off to one side as a whole
 
-    shared = {kind: normal() for kind in ("software", "copy", "flush")}
+    shared = {kind: normal(kind) for kind in ("software", "copy", "flush")}
     arrays = {}
     for i, key in enumerate(keys):
         z = np.zeros(SAMPLES + 2 * len(keys))
         kind = _KINDS.get(key.removeprefix("cost.").partition("_")[0], "software")
-        own = normal()
+        own = normal(key)
         z[:SAMPLES] = TOGETHER**0.5 * shared[kind] + (1 - TOGETHER) ** 0.5 * own
         z[SAMPLES + i], z[SAMPLES + len(keys) + i] = -EIGHT_IN_TEN, EIGHT_IN_TEN
         arrays[key] = _at(profile.numbers[key], z / NINE_IN_TEN)

@@ -32,6 +32,10 @@ SHAPE: Final = {
     "tlb.huge_sets": Key("sets", "2 MiB TLB of a CPU"),
     "tlb.huge_ways": Key("ways", "2 MiB TLB of a CPU"),
 }
+# Per cent of something.
+SHARES: Final = {
+    "machine.hot": Key("%", "pages copied that the migrating CPU's cache holds"),
+}
 COSTS: Final = {
     "cost.call": Key("ns", "a migrate_pages() call itself, whatever its list"),
     "cost.alloc": Key("ns", "one destination folio: allocator and free list"),
@@ -50,6 +54,10 @@ COSTS: Final = {
     ),
     "cost.lru_drain": Key("ns", "one lru_add_drain()"),
     "cost.copy_4k": Key("ns", "copying 4 KiB to another node, in a run of pages"),
+    "cost.copy_first": Key(
+        "ns", "more for a call's first 4 KiB copied: nothing fetches ahead of it"
+    ),
+    "cost.copy_hot": Key("ns", "copying 4 KiB within the migrating CPU's cache"),
     "cost.copy_beyond": Key(
         "ns", "more for each 4 KiB copied in one call beyond what the cache holds"
     ),
@@ -74,14 +82,19 @@ COSTS: Final = {
     "access.fault": Key("ns", "entering and leaving a page fault"),
     "access.wake": Key("ns", "from unlock of the folio to the waiter running"),
 }
-SCHEMA: Final = SHAPE | COSTS
+_ALL: Final = SHAPE | SHARES | COSTS
+SECTIONS: Final = ("machine", "tlb", "cost", "target", "access")  # as files have them
+SCHEMA: Final = {k: _ALL[k] for s in SECTIONS for k in _ALL if k.startswith(s)}
 # Files written before these keys were there say what they said then: nothing, or as the
 # first mapping.  None: nothing is added.
 LATER: Final = {
     "machine.cache": None,
+    "machine.hot": None,
     "cost.call": None,
     "cost.cached": None,
     "cost.copy_beyond": None,
+    "cost.copy_first": None,
+    "cost.copy_hot": "cost.copy_4k",
     "cost.walk_next": "cost.walk",
     "cost.remap_next": "cost.remap",
 }

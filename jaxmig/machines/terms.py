@@ -33,7 +33,10 @@ PRICED: Final = (
     *("ptes_set", "pmds_set", "lru_drains", "folios_cached", "calls"),
 )
 # What follows from the counters of a whole call, and is no counter itself.
-DERIVED: Final = ("cleared_later", "set_later", "pages_beyond")
+DERIVED: Final = (
+    *("cleared_later", "set_later", "pages_beyond"),
+    *("pages_hot", "pages_hot_huge", "copies_first"),
+)
 PMD_PAGES: Final = 512
 
 
@@ -63,18 +66,25 @@ def derived(counts: Mapping[str, int], profile: Profile) -> dict[str, int]:
     """The counts and what follows from them.
 
     A try walks a folio's mappings; each beyond one a try is a later one.  A call's source
-    and destination pages share the cache: what does not fit is `pages_beyond`.
+    and destination pages share the cache: what does not fit is `pages_beyond`, and of the
+    rest `machine.hot` per cent are there before.  A call's first 4 KiB are `copies_first`.
     """
     tries, cache = counts["tries"], int(profile["machine.cache"])
     cleared, set_ = (
         counts[f"ptes_{what}"] + counts[f"pmds_{what}"] for what in ("cleared", "set")
     )
-    copied = counts["pages_copied"] + counts["pages_copied_huge"]
+    small, huge = counts["pages_copied"], counts["pages_copied_huge"]
+    beyond = max(small + huge - cache // 2, 0) if cache else 0
+    held = profile["machine.hot"] / 100 * (1 - beyond / max(small + huge, 1))
+    hot = round(small * held)
     return {
         **counts,
         "cleared_later": max(cleared - tries, 0),
         "set_later": max(set_ - tries, 0),
-        "pages_beyond": max(copied - cache // 2, 0) if cache else 0,
+        "pages_beyond": beyond,
+        "pages_hot": hot,
+        "pages_hot_huge": round(huge * held),
+        "copies_first": min(counts["calls"], small - hot),
     }
 
 
@@ -174,14 +184,23 @@ def _copies(p: Priced, copy: str, policy: Policy) -> list[Term]:
     elif copy != "cpu":
         place = "engine"
     page = p["cost.copy_4k"] / small
-    # The CPU looks at the references before it copies, an engine has copied by then.
-    wasted = page if place == "engine" else 0.0
-    beyond = 0.0 if place == "engine" else p["cost.copy_beyond"]
-    return [
-        Term("pages_beyond", "copy", place, beyond),
+    pages = [
         Term("pages_copied", "copy", place, page),
-        Term("copies_wasted", "copy", place, wasted),
+        # The CPU looks at the references before it copies, an engine has copied by then.
+        Term("copies_wasted", "copy", place, page if place == "engine" else 0.0),
         # Counted as the engine's above; of folios below PMD size nearly always.
         Term("pages_by_cpu", "copy", "copy", p["cost.copy_4k"] - page),
         Term("pages_copied_huge", "copy", place, p["cost.copy_2m"] / PMD_PAGES / huge),
+    ]
+    if place == "engine":
+        return pages  # from memory to memory, past the CPU's caches
+    part = p["cost.copy_2m"] / PMD_PAGES
+    # A cache is never slower than memory, whatever two measurements say.
+    less = [np.minimum(p["cost.copy_hot"] - ns, 0) for ns in (p["cost.copy_4k"], part)]
+    return [
+        *pages,
+        Term("pages_beyond", "copy", place, p["cost.copy_beyond"]),
+        Term("copies_first", "copy", place, p["cost.copy_first"]),
+        Term("pages_hot", "copy", place, less[0]),
+        Term("pages_hot_huge", "copy", place, less[1]),
     ]

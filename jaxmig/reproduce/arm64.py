@@ -34,7 +34,9 @@ def trip_ns(t: Timetable, awake: int = 0) -> int:
     large = (t.pages - t.folios) // 511
     moves = large * t.move_huge + (t.folios - large) * t.move_base
     engine = large * t.engine_huge + (t.folios - large) * t.engine_base
-    return unmap + flush + engine + moves
+    beyond = max(t.folios - max(t.fits, large), 0) * t.beyond
+    beyond += max(large - t.fits, 0) * t.beyond_huge
+    return t.call + unmap + flush + engine + moves + t.first_copy + beyond
 
 
 ARM_KEYS: Final = (

@@ -46,9 +46,10 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Wi
         return Window(0, 0, 0, 0)
     unmap, move = (sum(places.get(p, 0) for p in ps) / folios for ps in (UNMAP, MOVE))
     flush = sum(places.get(p, 0) for p in FLUSH) / max(batches, 1)
+    call = places.get("call", 0)
     if not batches:
         once = round(unmap + move)
-        return Window(once, once, once, once)
+        return Window(once, once, once, call + once)
     full, rest = divmod(folios, max(limit, 1))
     times, weights = _batch(unmap, flush, move, limit, full)
     if rest:
@@ -58,7 +59,7 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Wi
         quantile(times, weights, 0.5),
         quantile(times, weights, 0.99),
         round(times.max()),
-        round(unmap * min(limit, folios) + flush + move),
+        round(call + unmap * min(limit, folios) + flush + move),
     )
 
 

@@ -123,17 +123,17 @@ def world(s: Shape, a: Access, p: Plan, window: int) -> World:
     idle = int(p.trips) == 0
     count = 0 if idle else count
     j = np.arange(window)
-    fresh = j < count
+    fresh, begin = j < count, int(p.prices.call)
     w = Window(
         first=_i(first),
-        unmap=_i(np.where(fresh, (j + 1) * unit, NEVER)),
+        unmap=_i(np.where(fresh, begin + (j + 1) * unit, NEVER)),
         remap=_i(np.where(fresh, NEVER, -NEVER)),
-        start=_i(0),
+        start=_i(begin),
         unit=_i(unit),
         count=_i(count),
         gen=jnp.zeros(s.mms, jnp.int32),
     )
-    due = count * unit
+    due = begin + count * unit
     zero = ("start_s", "start_ns", "flushes", "silent", "moved", "end_s", "end_ns")
     m = Migrator(
         phase=_i(IDLE if idle else UNMAP),

@@ -53,6 +53,9 @@ def _remap_times(
     q, large = p.prices, start + j < s.huge
     copy = jnp.where(large, q.engine_huge, q.engine_base)
     cost = jnp.where(large, q.move_huge, q.move_base)
+    beyond = jnp.where(large, q.beyond_huge, q.beyond)
+    cost += jnp.where(start + j >= q.fits, beyond, 0)
+    cost += jnp.where(start + j == s.huge, q.first_copy, 0)
     ends = jnp.cumsum(jnp.where(j < moved, cost, 0), dtype=jnp.int32)
     # Whatever an engine copies is there before the first folio is mapped again.
     ends += jnp.where(j < moved, copy, 0).sum(dtype=jnp.int32)
@@ -123,7 +126,7 @@ def _next(p: Plan, w: World, busy: Number, moved: Number) -> World:
     j = jnp.arange(w.window.unmap.shape[0], dtype=jnp.int32)
     new = origin + j - first
     fresh = (new >= 0) & (new < count)
-    busy = jnp.where(over, p.pause, busy)
+    busy = jnp.where(over, p.pause + p.prices.call, busy)
     due = busy + count * unit
     window = dataclasses.replace(
         w.window,

@@ -42,6 +42,11 @@ class Prices:
     broadcast_all: Number
     handler_page: Number
     handler_full: Number
+    call: Number
+    first_copy: Number
+    fits: Number  # folios
+    beyond: Number
+    beyond_huge: Number
 
 
 @pytree

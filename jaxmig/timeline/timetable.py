@@ -10,7 +10,7 @@ mm/rmap.c, Linux 6.2 and 6.3.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,9 @@ class Timetable:
     A segment unmaps `count` folios from `first`, one every `unit` ns, flushes, and
     moves the last `moved` folios unmapped.  A copy engine copies all of these first;
     the CPU copies each folio as it moves it.  The last segment is empty: the trip's end.
+    A trip is one call: `call` is before its first folio.  Its first copy of a base page
+    takes `first_copy` more; folios from the `fits`-th on, which no cache holds beside those
+    before, take `beyond` or `beyond_huge` more.
     """
 
     first: np.ndarray
@@ -57,6 +60,11 @@ class Timetable:
     broadcast_all: int
     handler_page: int
     handler_full: int
+    call: int
+    first_copy: int
+    fits: int
+    beyond: int
+    beyond_huge: int
     folios: int
     pages: int
     batches: int
@@ -76,11 +84,12 @@ def _checked(t: Timetable) -> Timetable:
     Raises:
       TimetableError: a batch that takes longer than that.
     """
-    each = int(t.unit.max(initial=0)) + t.engine_base + t.move_base
-    large = int(t.unit.max(initial=0)) + t.engine_huge + t.move_huge
+    unit = int(t.unit.max(initial=0))
+    each = unit + t.engine_base + t.move_base + max(t.beyond, 0)
+    large = unit + t.engine_huge + t.move_huge + max(t.beyond_huge, 0)
     folios = max(int(t.count.max(initial=0)), int(t.moved.max(initial=0)))
     huge = min((t.pages - t.folios) // (PMD_PAGES - 1), folios)
-    took = huge * large + (folios - huge) * each
+    took = t.call + t.first_copy + huge * large + (folios - huge) * each
     if took > LONGEST:
         line = f"a batch of {folios:,} folios takes {took / 1e9:.1f} s"
         raise TimetableError(f"{line}, more than 1 s; give a lower --batch")
@@ -102,12 +111,18 @@ def timetable(
     batch: int = 512,
     copy: str = "cpu",
     pause: int = 0,
+    mappings: int = 1,
+    cached: bool = False,
 ) -> Timetable:
     """The trip of `folios` folios, the first `huge` of them 2 MiB, on a machine.
+
+    Prices are those of `cost`, so that a trip takes what `migratepages` says of a call.
 
     Args:
       batch: base pages at which a batch is closed, 0: never; serial kernels have none.
       pause: between two trips, ns: the next call, or the next program.
+      mappings: of each folio; beyond the first, of processes that run nowhere.
+      cached: whether the folios are of the page cache: shmem or a file's.
     Raises:
       ValueError: for a release with a rule of its own for deferring flushes.
       TimetableError: a batch longer than a second.
@@ -120,32 +135,30 @@ def timetable(
     arm = profile.arch == "arm64"
     deferred = made.batched and (not arm or made.arm64_defers)
     p = {k: round(v) for k, v in profile.values().items()}
-    base, pmd = _units(p, arm, deferred)
     limit = (batch or 1 << 30) if made.batched else 1
+    # A serial release has no batch to give to an engine.
+    policy: cost.Policy = "batched" if made.batched else "serial"
+    engine = made.batched and copy != "cpu"
+    cache = _Cache.of(profile, folios, huge)
+    how = policy, mappings, cached, cache.hot
+    fit = cost.channels(copy, limit, made.offloads)
+    small = _Folio.of(profile, fit, 1, *how)
+    fit = cost.channels(copy, min(huge, -(-limit // PMD_PAGES)), made.offloads)
+    large = _Folio.of(profile, fit, PMD_PAGES, *how)
+    issue = (p["cost.tlbi"] if arm else p["cost.defer"] * deferred) * mappings
     spans = list(_batches(folios, huge, limit, made.crossing_opens_next))
     later = (BROADCAST if arm else BATCH) if deferred else NONE
     now = BROADCAST if arm else PAGE
-    rows = [r for a, b in spans for r in _segments(a, b, huge, base, pmd, later, now)]
+    units = round(small.unmap + issue), round(large.unmap + issue * arm)
+    rows = [r for a, b in spans for r in _segments(a, b, huge, *units, later, now)]
     rows.append((folios, 0, 1, NONE, 0))
-    columns = _columns(rows, bool(rules(kernel, arch=profile.arch).invlpgb))
-    move = p["cost.switch"] + p["cost.remap"]
-    # A serial release has no batch to give to an engine.
-    small = large = 1.0
-    if made.batched:
-        fit = cost.channels(copy, limit, made.offloads)
-        small, _ = profile.copy_speedups(fit)
-        fit = cost.channels(copy, min(huge, -(-limit // PMD_PAGES)), made.offloads)
-        _, large = profile.copy_speedups(fit)
-    copies = round(p["cost.copy_4k"] / small), round(p["cost.copy_2m"] / large)
-    engine = made.batched and copy != "cpu"
-    alone, together = ((0, 0), copies) if engine else (copies, (0, 0))
-    gain = p["cost.batch_gain"] if made.batched else 0
+    ns = cost.weights(profile, policy=policy)
     table = Timetable(
-        *columns,
-        move_base=max(move + alone[0] - gain, 1),
-        move_huge=max(move + alone[1] - gain, 1),
-        engine_base=together[0],
-        engine_huge=together[1],
+        *_columns(rows, bool(rules(kernel, arch=profile.arch).invlpgb)),
+        move_base=max(round(small.move + small.copy * (not engine)), 1),
+        move_huge=max(round(large.move + large.copy * (not engine)), 1),
+        engine_base=round(small.copy * engine),
+        engine_huge=round(large.copy * engine),
         flush_first=p.get("cost.flush_first", 0),
         flush_next=p.get("cost.flush_next", 0),
         flush_lazy=p.get("cost.flush_lazy", 0),
@@ -153,12 +166,89 @@ def timetable(
         broadcast_all=p.get("cost.broadcast_all", 0),
         handler_page=p.get("target.page", 0),
         handler_full=p.get("target.full", 0),
+        call=round(ns["calls"]["other"]),
+        first_copy=0 if engine else round(ns["copies_first"]["copy"] * cache.first),
+        fits=cache.fits,
+        beyond=0 if engine else round(small.beyond),
+        beyond_huge=0 if engine else round(large.beyond),
         folios=folios,
         pages=huge * PMD_PAGES + folios - huge,
         batches=len(spans) if made.batched else 0,
         pause=pause,
     )
     return _checked(table)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folio:
+    """What a folio costs, ns: to its migration entries, its copy, and behind it.
+
+    `beyond` is what its copy takes more where no cache holds it.
+    """
+
+    unmap: float
+    copy: float
+    move: float
+    beyond: float
+
+    @staticmethod
+    def of(
+        profile: Profile,
+        copy: str,
+        pages: int,
+        policy: cost.Policy,
+        mappings: int,
+        cached: bool,
+        held: float,
+    ) -> "_Folio":
+        """By the prices of `cost`, whose counters are those of a folio moved at once.
+
+        Args:
+          held: the part of its copies that the cache held before.
+        """
+        w = cost.weights(profile, copy=copy, policy=policy)
+        kind, end = ("pmds", "_huge") if pages > 1 else ("ptes", "")
+        cleared = w[f"{kind}_cleared"]["unmap"] * mappings
+        cleared += w["cleared_later"]["unmap"] * (mappings - 1)
+        set_ = w[f"{kind}_set"]["remap"] * mappings
+        set_ += w["set_later"]["remap"] * (mappings - 1)
+        moved = w["moves"]["other"] + w["folios_moved"]["other"]
+        hot = w[f"pages_hot{end}"]["copy"] * held
+        return _Folio(
+            w["allocs"]["alloc"]
+            + w["alloc_pages"]["alloc"] * pages
+            + w["tries"]["other"]
+            + cleared,
+            (w[f"pages_copied{end}"]["copy"] + hot) * pages,
+            moved + w["folios_cached"]["other"] * cached + set_,
+            w["pages_beyond"]["copy"] * pages,
+        )
+
+
+class _Cache(NamedTuple):
+    """What a cache makes of a trip's copies.
+
+    Attributes:
+      hot: the part of all copies that it held before.
+      fits: folios that it holds together with their copies; a 2 MiB folio across the
+        border is one.
+      first: whether one copy is dearer than those behind it, 0 or 1.
+    """
+
+    hot: float
+    fits: int
+    first: int
+
+    @staticmethod
+    def of(profile: Profile, folios: int, huge: int) -> "_Cache":
+        """As `cost.derived` has it of a call that moves all folios."""
+        small, large = folios - huge, huge * PMD_PAGES
+        counts = dict.fromkeys(cost.PRICED, 0) | {"calls": 1, "pages_copied": small}
+        found = cost.derived(counts | {"pages_copied_huge": large}, profile)
+        fit = small + large - found["pages_beyond"]
+        fits = -(-fit // PMD_PAGES) if fit < large else huge + fit - large
+        hot = found["pages_hot"] + found["pages_hot_huge"]
+        return _Cache(hot / max(small + large, 1), fits, found["copies_first"])
 
 
 def _columns(rows: "list[Row]", broadcast: bool) -> list[np.ndarray]:
@@ -168,15 +258,6 @@ def _columns(rows: "list[Row]", broadcast: bool) -> list[np.ndarray]:
         kinds = np.asarray([NONE, BROADCAST, BROADCAST_ALL, BROADCAST, BROADCAST])
         columns[3] = kinds[columns[3]].astype(np.int32)
     return columns
-
-
-def _units(p: dict[str, int], arm: bool, deferred: bool) -> tuple[int, int]:
-    """ns from one cleared entry to the next: of base pages, of 2 MiB folios."""
-    unit = p["cost.alloc"] + p["cost.bookkeeping"] + p["cost.walk"]
-    issue = p.get("cost.tlbi", 0) if arm else 0
-    defer = 0 if arm or not deferred else p.get("cost.defer", 0)
-    small = unit + p["cost.alloc_page"] + issue + defer
-    return small, unit + PMD_PAGES * p["cost.alloc_page"] + issue
 
 
 def _batches(
