@@ -26,10 +26,9 @@ from jaxmig.policy.run import (
 )
 from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.pytree import pytree
-from jaxmig.releases import release
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.rules import Rules, as_data, rules, structure, word
 
-NR_MAX_BATCHED_MIGRATION: Final = 512
 MOST_ROWS: Final = 1 << 25  # of a log
 Index = Int32[Array, ""]
 

@@ -30,6 +30,7 @@ from jaxmig import cli, cost, machines, scenario, snapshot
 from jaxmig.cli import app
 from jaxmig.procfs import schema
 from jaxmig.procfs.npz import flatten
+from jaxmig.refused import Refused, WrongUse
 from jaxmig.resident.layout import foreign, lay_out
 from jaxmig.sweep import JournalError, journal, rows
 from jaxmig.targets.snapshots import of_snapshot
@@ -59,7 +60,7 @@ TOKENS = (
     *(b"9" * 19, b"9" * 400, b"f" * 16, b"2147483648", b"18446744073709551616", b"0x"),
     *("²".encode(), b"\xff\xfe", b"\xef\xbb\xbf", b"\x1b[2J", b"[" * 300, b" " * 500),
 )
-KNOWN = (*app.KNOWN, JournalError, app.TargetError)
+KNOWN = (Refused, WrongUse, JournalError)
 
 
 @dataclass

@@ -29,7 +29,9 @@ LAYERS = (
     ("tlb",),
     ("contents", "conditions", "rules", "events", "log", "buckets"),
     ("machine", "releases"),
-    ("pte", "frame", "xla", "pytree", "files", "terminal"),
+    ("pte", "frame", "xla", "pytree", "files", "terminal", "ranges"),
+    ("naming",),
+    ("refused",),
 )
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

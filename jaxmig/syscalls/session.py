@@ -19,7 +19,6 @@ from jaxmig.events import COUNTERS, Events
 from jaxmig.machine import Machine
 from jaxmig.migrate import (
     MOST_ROWS,
-    NR_MAX_BATCHED_MIGRATION,
     Result,
     check_poison,
     executable,
@@ -27,7 +26,8 @@ from jaxmig.migrate import (
     listed,
     replace,
 )
-from jaxmig.releases import Release, release
+from jaxmig.refused import Refused
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, Release, release
 from jaxmig.rules import Rules, rules, structure, word
 from jaxmig.syscalls.space import Heads, View
 
@@ -35,7 +35,7 @@ SMALLEST_LOG: Final = 1 << 14  # rows
 ROWS_A_FOLIO: Final = 16  # of a base page that moves at once
 
 
-class NotModelled(Exception):
+class NotModelled(Refused):
     """What a call would do depends on something that is not modelled; says on what."""
 
 
