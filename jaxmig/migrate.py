@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -249,11 +250,26 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
 
     `args` are those of `run` from the machine to the limit, as arrays.
     """
+    return compiling(r, donate, *args, log=log, like=False)()
+
+
+def compiling(
+    r: Rules, donate: bool, *args: Any, log: int = 0, like: bool = True
+) -> Callable[[], Executable]:
+    """What makes `executable()` of these arguments; other threads may do so, too.
+
+    `like`: of arguments like these, which may be given away by then.
+    """
     state, _, size, node = args[:4]
     safe = not log and uncoupled(r, state, size, node)
     bits = (word(r),)
-    compiled = program(structure(r), donate, safe, log=log).executable(*args, *bits)
-    return Executable(compiled, bits)
+    made = program(structure(r), donate, safe, log=log)
+    kinds = jax.tree.map(xla.like, args) if like else args
+
+    def compiled() -> Executable:
+        return Executable(made.executable(*kinds, *bits), bits)
+
+    return compiled
 
 
 def check_poison(kernel: str, m: Machine) -> None:
@@ -279,10 +295,10 @@ def listed(folios: Any) -> tuple[Any, int]:
     heads = folios if on_device else np.asarray(folios, np.int32).reshape(-1)
     n = heads.shape[0]
     room = bucket(n, max(BASE_PAGES, min(1 << max(n - 1, 0).bit_length(), LONG_LIST)))
-    if n == room:
-        return jnp.asarray(heads, jnp.int32), n
-    pad = jnp.pad if on_device else np.pad
-    return jnp.asarray(pad(heads, (0, room - n)), jnp.int32), n
+    if on_device:
+        heads = heads.astype(jnp.int32)
+        return heads if n == room else jnp.pad(heads, (0, room - n)), n
+    return xla.upload(np.pad(heads, (0, room - n))), n
 
 
 def migrate_pages(
@@ -392,6 +408,8 @@ def inside(shape: Rules, safe: bool) -> xla.Program:
 
 def limit_of(batch: Any) -> Int32[Array, ""]:
     """Base pages that close a batch, from an option where 0 means that none do."""
+    if isinstance(batch, int):
+        return xla.upload(np.int32(batch or NO_LIMIT))
     limit = jnp.asarray(batch, jnp.int32)
     return jnp.where(limit == 0, np.int32(NO_LIMIT), limit)
 

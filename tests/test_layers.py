@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxmig"
 LAYERS = (
     ("cli", "__main__"),
     ("advise", "explain", "reproduce", "sweep", "plots", "calibrate", "job"),
-    ("custom", "player", "targets", "resident"),
+    ("custom", "player", "targets", "resident", "ahead"),
     ("world", "workloads", "stalls", "timeline", "timetable"),
     ("callers",),
     ("syscalls", "nodes"),

@@ -6,6 +6,7 @@ terminal closed, terminated.
 
 import argparse
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -119,6 +120,8 @@ def _run(name: str, only: str, argv: Sequence[str]) -> int:
     try:
         parser(only).parse_args(argv, args)
         command = importlib.import_module(f"jaxmig.cli.{args.command}")
+        gc.freeze()
+        gc.enable()
         code: int = command.run(args)
         return code
     except WrongUse as error:
