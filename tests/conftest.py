@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,22 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """JAXMIG_TEST_ORDER=SEED: modules, and the tests of each, in an order of its own."""
+    seed = os.environ.get("JAXMIG_TEST_ORDER")
+    if seed is None:
+        return
+    modules: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    chance = random.Random(seed)
+    for mine in modules.values():
+        chance.shuffle(mine)
+    names = list(modules)
+    chance.shuffle(names)
+    items[:] = [item for name in names for item in modules[name]]
 
 
 @pytest.fixture(autouse=True)
