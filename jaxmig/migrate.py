@@ -346,24 +346,40 @@ def migrate_pages(
     """
     r = rules(kernel, mode, reason, arch, memalloc, engine)
     check_poison(kernel, state)
+    log = arguments.whole("log", log, 0, MOST_ROWS)
+    args, known = checked(state, folios, node, size, cpu, batch)
+    if stop is not None:
+        numbers = (jnp.asarray(x, jnp.int32) for x in _stop(stop, log))
+        safe = uncoupled(r, state, *known)
+        return inside(structure(r), safe)(*args, *numbers, word(r))
+    if _traced(args):
+        # Inside somebody's jit or vmap: part of his program, compiled as he says.
+        safe = uncoupled(r, state, *known)
+        return run(*args, r=r, safe=safe, log=log)
+    return executable(r, donate, *args, log=log)(*args)
+
+
+def checked(
+    state: Machine,
+    folios: Any,
+    node: Any,
+    size: Any = None,
+    cpu: Any = 0,
+    batch: Any = NR_MAX_BATCHED_MIGRATION,
+) -> tuple[tuple[Any, ...], tuple[Any, Any]]:
+    """The arguments of `run` from the machine to the limit, and size and node as given.
+
+    Raises ValueError for what migrate_pages() refuses.
+    """
     folios, size = arguments.folios(state, folios, size)
     node, cpu = arguments.node(state, node), arguments.cpu(state, cpu)
-    log = arguments.whole("log", log, 0, MOST_ROWS)
-    args: Any = (
+    args = (
         state,
         listed(folios)[0],
         *(jnp.asarray(x, jnp.int32) for x in (size, node, cpu)),
         limit_of(arguments.whole("batch", batch, 0)),
     )
-    if stop is not None:
-        numbers = (jnp.asarray(x, jnp.int32) for x in _stop(stop, log))
-        safe = uncoupled(r, state, size, node)
-        return inside(structure(r), safe)(*args, *numbers, word(r))
-    if _traced(args):
-        # Inside somebody's jit or vmap: part of his program, compiled as he says.
-        safe = uncoupled(r, state, size, node)
-        return run(*args, r=r, safe=safe, log=log)
-    return executable(r, donate, *args, log=log)(*args)
+    return args, (size, node)
 
 
 def _traced(args: Any) -> bool:

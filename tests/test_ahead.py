@@ -1,12 +1,18 @@
 """What makes the first result quick: no needless programs, buffers used again, threads."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxmig
 import numpy as np
 import pytest
 from jaxmig import ahead, contents, job, machines, targets, xla
+from jaxmig.machine import Machine
 from jaxmig.migrate import limit_of, listed
 from jaxmig.query import folios_on
 from jaxmig.rules import Rules, rules
@@ -108,6 +114,59 @@ def test_a_job_compiles_each_of_its_programs_once() -> None:
         left, right = ({k: v for k, v in o.record.items() if k not in walls}
                        for o in (a, b))  # fmt: skip
         assert left == right
+
+
+def small(pages: int) -> tuple[Machine, np.ndarray]:
+    b = jaxmig.Builder(nodes=2, cpus=4, tlb=(8, 2), huge_tlb=(8, 2))
+    b.mmap(b.process("app", [1, 2]), pages)
+    state = b.build(content=False)
+    return state, jaxmig.folios_on(state, 0)
+
+
+def test_after_a_warm_up_other_sizes_of_the_class_compile_nothing(
+    compiled: list[str],
+) -> None:
+    kernels = ("6.2", "6.3", "6.18")
+    jaxmig.warm_up(*small(900), 1, kernels=kernels)
+    made = len(compiled)
+    told = []
+    for pages in (700, 1000):
+        for kernel in kernels:
+            after, result = jaxmig.migrate_pages(*small(pages), 1, kernel=kernel)
+            assert jaxmig.pages_by_node(after) == [0, pages]
+            told.append(result.vmstat["nr_tlb_remote_flush"])
+        # What JAX compiles to make numbers of Python's comes once.
+        made = len(compiled) if pages == 700 else made
+    assert told == [700, 2, 2, 1000, 2, 2]
+    assert len(compiled) == made
+
+
+def test_a_second_run_of_a_script_finds_its_programs(tmp_path: Path) -> None:
+    code = f"""
+import jax, sys
+heard = []
+jax.monitoring.register_event_listener(lambda event, **_: heard.append(event))
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_ahead import small
+import jaxmig
+jaxmig.warm_up(*small(900), 1, kernels=["6.2"])
+print(*(sum(e.endswith(x) for e in heard) for x in ("cache_hits", "cache_misses")))
+"""
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": str(Path(jaxmig.__file__).parent.parent),
+    }
+    counts = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        counts.append([int(n) for n in done.stdout.split()])
+    (first_hits, compiled), (hits, misses) = counts
+    assert (first_hits, hits, misses) == (0, compiled, 0)
+    assert compiled > 0
 
 
 def test_what_fails_ahead_is_told_to_whoever_waits() -> None:
