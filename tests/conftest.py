@@ -13,6 +13,12 @@ from hypothesis import settings
 from jaxmig import xla
 
 MOST_MAPPINGS: Final = 25_000
+# Modules that compile little or nothing: `pytest -m quick` is for people who change a line.
+QUICK: Final = (
+    *("at_once", "bounded", "calibrate", "cost", "journal_rows", "layers", "machines"),
+    *("nodes", "procfs_formats", "report", "rules_once", "scenario_parse", "snapshot"),
+    *("snapshot_fields", "trace_files", "trace_kinds"),
+)
 
 # How long an example takes depends on who else uses the processor.
 settings.register_profile("jaxmig", deadline=None)
@@ -27,8 +33,14 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+# Before pytest itself chooses by marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """JAXMIG_TEST_ORDER=SEED: modules, and the tests of each, in an order of its own."""
+    """Marks, and with JAXMIG_TEST_ORDER=SEED an order of modules and of their tests."""
+    for item in items:
+        quick = item.path.stem.removeprefix("test_") in QUICK
+        if quick and not item.get_closest_marker("slow"):
+            item.add_marker("quick")
     seed = os.environ.get("JAXMIG_TEST_ORDER")
     if seed is None:
         return
