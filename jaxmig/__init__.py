@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         timeline,
         workloads,
     )
+    from jaxmig.ahead import warm_up
     from jaxmig.build import Builder
     from jaxmig.machine import Machine
     from jaxmig.migrate import Result, migrate_pages
@@ -80,6 +81,7 @@ __all__ = [
     "syscalls",
     "targets",
     "timeline",
+    "warm_up",
     "workloads",
 ]
 # Where the names are that are no modules themselves.
@@ -91,6 +93,7 @@ _HOME: Final = {
     "folios_on": "query",
     "migrate_pages": "migrate",
     "pages_by_node": "query",
+    "warm_up": "ahead",
 }
 
 

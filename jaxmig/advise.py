@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from jaxmig.machines import Profile
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
-from jaxmig.releases import release
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.sweep import Grid, Row, Sweep, play
 
 Tick = Callable[[str, float, float], None]

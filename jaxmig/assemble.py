@@ -8,11 +8,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, Int64, UInt32
 
-from jaxmig import conditions as cond, contents, frame, pte
+from jaxmig import conditions as cond, contents, frame, pte, xla
 from jaxmig.buckets import BASE_PAGES, LARGE, bucket
 from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine
 from jaxmig.tlb import empty_tlb
@@ -205,18 +204,19 @@ def assemble(
     rows = _frame_rows(g, f, head, counts, mapped, live, first)
     word = np.where(live, mapped, NOWHERE).astype(np.int32)
     used = _used(g.nodes, f)
+    table = np.resize(np.append(pmd_table, 0), pmds.folio.shape[0])
     limits = list(hw.free) + [None] * (g.nodes - len(hw.free))
     total = int(used.sum())
     nfree = [total if n is None else n for n in limits]
     return Machine(
-        frame=jnp.array(rows),
+        frame=xla.upload(rows),
         memory=_contents(rows) if content else None,
-        pte=jnp.array(np.stack([word, bits], axis=1)),
-        rmap_next=jnp.array(following),
-        pmd_table=jnp.asarray(np.resize(np.append(pmd_table, 0), pmds.folio.shape[0])),
-        free=jnp.array(free),
-        top=jnp.array(top),
-        nfree=jnp.asarray(np.asarray(nfree, np.int32)),
+        pte=xla.upload(np.stack([word, bits], axis=1)),
+        rmap_next=xla.upload(following),
+        pmd_table=xla.upload(table.astype(np.int32)),
+        free=xla.upload(free),
+        top=xla.upload(top),
+        nfree=xla.upload(np.asarray(nfree, np.int32)),
         tlb=empty_tlb(*hw.tlb, hw.lazy.shape[0]),
         huge_tlb=empty_tlb(*hw.huge_tlb, hw.lazy.shape[0]),
         cpus=_cpus(hw),
@@ -297,12 +297,12 @@ def _cpus(hw: Hardware) -> Cpus:
     mms, cpus = hw.mask.shape
     loaded = np.where(hw.mask.any(0), hw.mask.argmax(0), NOWHERE).astype(np.int32)
     return Cpus(
-        mask=jnp.asarray(hw.mask),
-        lazy=jnp.asarray(hw.lazy),
-        mm=jnp.asarray(loaded),
-        gen=jnp.zeros(cpus, jnp.int32),
-        mm_gen=jnp.zeros(mms, jnp.int32),
-        pending=jnp.zeros(cpus, bool),
+        mask=xla.upload(hw.mask),
+        lazy=xla.upload(hw.lazy),
+        mm=xla.upload(loaded),
+        gen=xla.upload(np.zeros(cpus, np.int32)),
+        mm_gen=xla.upload(np.zeros(mms, np.int32)),
+        pending=xla.upload(np.zeros(cpus, bool)),
     )
 
 
@@ -315,4 +315,4 @@ def _conditions(
     fields = np.minimum(left, cond.UNTIL_WAITED).T
     rows = np.zeros((g.frames, cond.WORDS), np.int32)
     rows[head] = np.stack(np.broadcast_arrays(*cond.pack(fields, marks)), axis=1)
-    return jnp.array(rows)
+    return xla.upload(rows)

@@ -20,11 +20,10 @@ from jaxmig.picture import LEGEND, Picture, wrapped
 from jaxmig.policy.apply import PHASES
 from jaxmig.query import folios_on
 from jaxmig.rules import rules
-from jaxmig.sentences import BATCHED, SERIAL
+from jaxmig.sentences import BATCHED, MAX_PAGES, SERIAL
 
 CPUS: Final = 4
 RUNNING: Final = (1, 2, 3)
-MAX_PAGES: Final = 64  # more than that nobody reads
 TLB: Final = (16, 4)  # sets, ways: all pages fit
 
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxmig import callers, cost, report, syscalls, verify
+from jaxmig import callers, contents, cost, report, syscalls, verify
+from jaxmig.ahead import Ahead
 from jaxmig.machine import Machine
 from jaxmig.machines import Arch, Profile
-from jaxmig.migrate import Result, executable, listed
+from jaxmig.migrate import Result, executable
 from jaxmig.releases import release
 from jaxmig.report.timed import FIRST_PID, Places, Traced, tasks
 from jaxmig.rules import Rules, rules
@@ -58,11 +58,25 @@ class Outcome:
 class Donating(Session):
     """A session that gives its machine to each call, and times the call alone."""
 
-    def __init__(self, state: Machine, kernel: str, call: Call, arch: str) -> None:
+    def __init__(
+        self,
+        state: Machine,
+        kernel: str,
+        call: Call,
+        arch: str,
+        ahead: Ahead,
+        later: Sequence[str],
+    ) -> None:
+        """`later`: kernels that will be asked for the same call."""
         how = {"cpu": call.cpu, "batch": call.batch, "keep_logs": call.logs}
         engine = call.copy.startswith(cost.ENGINE)
         super().__init__(state, kernel, arch=arch, engine=engine, **how)
         self.requested = 0
+        self._ahead, self._later = ahead, later
+
+    def _rules(self, kernel: str, mode: str, reason: str, memalloc: bool) -> Rules:
+        self._how = mode, reason, memalloc
+        return super()._rules(kernel, mode, reason, memalloc)
 
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
@@ -72,10 +86,11 @@ class Donating(Session):
             return super()._run(r, state, folios, node, limit)
         # numpy views of arrays that are given away would keep them alive.
         self.state, self._view = state, None
-        heads, size = listed(folios)
-        numbers = (jnp.int32(n) for n in (size, node, self.cpu))
-        args = (state, heads, *numbers, limit)
+        args = self._arguments(state, folios, node, limit)
+        later = [self._rules(kernel, *self._how) for kernel in self._later]
         start = time.perf_counter()
+        self._ahead.begin(r, later, *args)
+        self._ahead.wait(r)
         program = executable(r, True, *args)
         self.compile_s += time.perf_counter() - start
         return self._timed(program, args)
@@ -99,19 +114,29 @@ def run(
     """
     for kernel in kernels:
         callers.check(call.caller or "kernel", kernel)
-    return [_one(target, setting, profile, kernel, call, tick) for kernel in kernels]
+    try:
+        with Ahead() as ahead:
+            return [
+                _one(target, setting, profile, kernels[i:], call, tick, ahead)
+                for i in range(len(kernels))
+            ]
+    finally:
+        contents.leave(None)
 
 
 def _one(
     target: Target,
     setting: Setting,
     profile: Profile,
-    kernel: str,
+    kernels: Sequence[str],
     call: Call,
     tick: Tick,
+    ahead: Ahead,
 ) -> Outcome:
+    """The first of `kernels`."""
+    kernel, *later = kernels
     state, space = target.build(setting)
-    s = Donating(state, kernel, call, profile.arch)
+    s = Donating(state, kernel, call, profile.arch, ahead, later)
     del state
     tick(f"{kernel}: built")
     before = verify.frames(s.state)
@@ -148,6 +173,8 @@ def _one(
         wrong=wrong,
         full=tuple(n for n in sorted(call.new) if ret and not s.free(n)),
     )
+    if later and not call.logs:
+        contents.leave(s.state.memory)
     outcome.traced = _traced(target, s, space, profile, call, outcome)
     return outcome
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -26,10 +27,9 @@ from jaxmig.policy.run import (
 )
 from jaxmig.policy.stepwise import Stretch, migrate_stepwise
 from jaxmig.pytree import pytree
-from jaxmig.releases import release
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.rules import Rules, as_data, rules, structure, word
 
-NR_MAX_BATCHED_MIGRATION: Final = 512
 MOST_ROWS: Final = 1 << 25  # of a log
 Index = Int32[Array, ""]
 
@@ -250,11 +250,26 @@ def executable(r: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
 
     `args` are those of `run` from the machine to the limit, as arrays.
     """
+    return compiling(r, donate, *args, log=log, like=False)()
+
+
+def compiling(
+    r: Rules, donate: bool, *args: Any, log: int = 0, like: bool = True
+) -> Callable[[], Executable]:
+    """What makes `executable()` of these arguments; other threads may do so, too.
+
+    `like`: of arguments like these, which may be given away by then.
+    """
     state, _, size, node = args[:4]
     safe = not log and uncoupled(r, state, size, node)
     bits = (word(r),)
-    compiled = program(structure(r), donate, safe, log=log).executable(*args, *bits)
-    return Executable(compiled, bits)
+    made = program(structure(r), donate, safe, log=log)
+    kinds = jax.tree.map(xla.like, args) if like else args
+
+    def compiled() -> Executable:
+        return Executable(made.executable(*kinds, *bits), bits)
+
+    return compiled
 
 
 def check_poison(kernel: str, m: Machine) -> None:
@@ -284,10 +299,10 @@ def listed(folios: Any) -> tuple[Any, int]:
         room = coarse(n, BASE_PAGES)
     else:
         room = bucket(n, min(1 << (n - 1).bit_length(), LONG_LIST))
-    if n == room:
-        return jnp.asarray(heads, jnp.int32), n
-    pad = jnp.pad if on_device else np.pad
-    return jnp.asarray(pad(heads, (0, room - n)), jnp.int32), n
+    if on_device:
+        heads = heads.astype(jnp.int32)
+        return heads if n == room else jnp.pad(heads, (0, room - n)), n
+    return xla.upload(np.pad(heads, (0, room - n))), n
 
 
 def migrate_pages(
@@ -335,24 +350,40 @@ def migrate_pages(
     """
     r = rules(kernel, mode, reason, arch, memalloc, engine)
     check_poison(kernel, state)
+    log = arguments.whole("log", log, 0, MOST_ROWS)
+    args, known = checked(state, folios, node, size, cpu, batch)
+    if stop is not None:
+        numbers = (jnp.asarray(x, jnp.int32) for x in _stop(stop, log))
+        safe = uncoupled(r, state, *known)
+        return inside(structure(r), safe)(*args, *numbers, word(r))
+    if _traced(args):
+        # Inside somebody's jit or vmap: part of his program, compiled as he says.
+        safe = uncoupled(r, state, *known)
+        return run(*args, r=r, safe=safe, log=log)
+    return executable(r, donate, *args, log=log)(*args)
+
+
+def checked(
+    state: Machine,
+    folios: Any,
+    node: Any,
+    size: Any = None,
+    cpu: Any = 0,
+    batch: Any = NR_MAX_BATCHED_MIGRATION,
+) -> tuple[tuple[Any, ...], tuple[Any, Any]]:
+    """The arguments of `run` from the machine to the limit, and size and node as given.
+
+    Raises ValueError for what migrate_pages() refuses.
+    """
     folios, size = arguments.folios(state, folios, size)
     node, cpu = arguments.node(state, node), arguments.cpu(state, cpu)
-    log = arguments.whole("log", log, 0, MOST_ROWS)
-    args: Any = (
+    args = (
         state,
         listed(folios)[0],
         *(jnp.asarray(x, jnp.int32) for x in (size, node, cpu)),
         limit_of(arguments.whole("batch", batch, 0)),
     )
-    if stop is not None:
-        numbers = (jnp.asarray(x, jnp.int32) for x in _stop(stop, log))
-        safe = uncoupled(r, state, size, node)
-        return inside(structure(r), safe)(*args, *numbers, word(r))
-    if _traced(args):
-        # Inside somebody's jit or vmap: part of his program, compiled as he says.
-        safe = uncoupled(r, state, size, node)
-        return run(*args, r=r, safe=safe, log=log)
-    return executable(r, donate, *args, log=log)(*args)
+    return args, (size, node)
 
 
 def _traced(args: Any) -> bool:
@@ -397,6 +428,8 @@ def inside(shape: Rules, safe: bool) -> xla.Program:
 
 def limit_of(batch: Any) -> Int32[Array, ""]:
     """Base pages that close a batch, from an option where 0 means that none do."""
+    if isinstance(batch, int):
+        return xla.upload(np.int32(batch or NO_LIMIT))
     limit = jnp.asarray(batch, jnp.int32)
     return jnp.where(limit == 0, np.int32(NO_LIMIT), limit)
 

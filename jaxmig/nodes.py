@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from jaxmig.refused import Refused
+
 # strtoul() with base 0 reads all three spellings.
 _NUMBER: Final = r"(?:0[xX][0-9a-fA-F]{1,8}|[0-9]{1,9})"
 _PART: Final = re.compile(rf"({_NUMBER})(?:-({_NUMBER}))?")
 _CPUS: Final = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 
 
-class NodeError(ValueError):
+class NodeError(Refused, ValueError):
     """A set of nodes or CPUs that cannot be read; one line that says what to write."""
 
 

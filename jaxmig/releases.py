@@ -7,12 +7,15 @@ row.  Commits are those of Linux's history.  6.12 is 6.12.0, 6.18 is 6.18.33 and
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from jaxmig.machine import Cpus
+if TYPE_CHECKING:
+    from jaxmig.machine import Cpus
 
 # (CPUs, the CPU that migrates) -> bool[mms]: whose flushes are left to the batch's.
-Defers = Callable[[Cpus, Any], Any]
+Defers = Callable[["Cpus", Any], Any]
+NR_MAX_BATCHED_MIGRATION: Final = 512  # base pages
+MODES: Final = ("async", "sync_light", "sync")  # enum migrate_mode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, Int32
 
 from jaxmig.pytree import pytree, static
-from jaxmig.releases import Defers, release
+from jaxmig.releases import MODES, Defers, release
 
-MODES: Final = ("async", "sync_light", "sync")
 ARCHES: Final = ("x86", "x86-invlpgb", "arm64")
 # MR_* of include/linux/migrate_mode.h, by number.
 REASONS: Final = (

@@ -5,6 +5,7 @@ Source: mm/migrate.c, mm/rmap.c, arch/x86/mm/tlb.c, Linux 6.2 and 6.3.
 
 from typing import Final
 
+MAX_PAGES: Final = 64  # more than that nobody reads
 UNMAP, FLUSH, COPY, REMAP = "unmap", "flush", "copy", "remap"
 # (function, sentences) of a phase; {pages} and {cpus} are filled in.
 SERIAL: Final = {

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+FORMATS: Final = ("simple", "grid", "github", "plain", "tsv")  # of tables
 LONGEST: Final = 300  # characters of a message
 SHOWN: Final = 40  # of its end, where it is cut
 

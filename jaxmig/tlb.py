@@ -46,10 +46,10 @@ def empty_tlb(sets: int, ways: int, cpus: int) -> Tlb:
     shape = (sets, cpus * ways)
     # Four buffers of their own: one shared by two fields could not be donated.
     return Tlb(
-        entry=jnp.full(shape, NOWHERE, jnp.int32),
-        pfn=jnp.full(shape, NOWHERE, jnp.int32),
-        bits=jnp.zeros(shape, jnp.int32),
-        age=jnp.zeros(shape, jnp.int32),
+        entry=xla.upload(np.full(shape, NOWHERE, np.int32)),
+        pfn=xla.upload(np.full(shape, NOWHERE, np.int32)),
+        bits=xla.upload(np.zeros(shape, np.int32)),
+        age=xla.upload(np.zeros(shape, np.int32)),
     )
 
 

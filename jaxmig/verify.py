@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, UInt32
 
-from jaxmig import pte
+from jaxmig import pte, xla
 from jaxmig.contents import page_of
 from jaxmig.machine import NOWHERE, PMD_PAGES, Machine
 
@@ -60,7 +60,7 @@ def _padded(pfns: Frames) -> Array:
     chunks = max(-(-pfns.size // CHUNK), 1)
     room = np.zeros(CHUNK << (chunks - 1).bit_length(), np.int32)
     room[: pfns.size] = pfns
-    return jnp.asarray(room)
+    return xla.upload(room)
 
 
 @jax.jit

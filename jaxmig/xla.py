@@ -22,12 +22,14 @@ import importlib
 import inspect
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Int32
 
@@ -43,6 +45,7 @@ QUICK_OPTIONS: Final = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
 }
+ALIGNED: Final = 64  # bytes
 _OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
 # jax 0.6 can only mark all that is traced inside, which is too much.
 _CAN_MARK: Final = "x" in inspect.signature(set_xla_metadata).parameters
@@ -102,6 +105,7 @@ KEPT: Final = 24
 MAPPINGS: Final = 24_000
 _kept: dict[tuple["Program", Any], tuple[Any, int]] = {}
 _made = collections.Counter[str]()
+_books = threading.Lock()  # of the two above
 
 
 def compilations() -> int:
@@ -131,15 +135,19 @@ class Program:
         """The compiled function for arguments like these, compiled where it is new."""
         kinds = tuple(map(_kind, jax.tree.leaves(args)))
         key = self, (jax.tree.structure(args), kinds)
-        found = _kept.pop(key, None)
-        if found is None:
-            had = _mappings()
-            compiled = self._compile(args)
-            found = compiled, max(_mappings() - had, 0)
+        with _books:
+            found = _kept.pop(key, None)
+            if found is not None:
+                _kept[key] = found
+                return found[0]
+        had = _mappings()
+        compiled = self._compile(args)
+        taken = max(_mappings() - had, 0)
+        with _books:
             _made["programs"] += 1
-            _make_room(found[1])
-        _kept[key] = found
-        return found[0]
+            _make_room(taken)
+            _kept[key] = compiled, taken
+        return compiled
 
     def jitted(
         self, on: bool = True, short: bool = False, gpu: bool | None = None
@@ -202,7 +210,15 @@ def _mappings() -> int:
         return 0
 
 
+def like(x: Any) -> jax.ShapeDtypeStruct:
+    """What a program must know of an argument to be compiled."""
+    shape, dtype, where = _kind(x)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
 def _kind(x: Any) -> tuple[Any, ...]:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.shape, x.dtype, x.sharding
     where = x.sharding if isinstance(x, jax.Array) else None
     return jnp.shape(x), jnp.result_type(x), where
 
@@ -216,8 +232,24 @@ def _longest(arrays: Any) -> int:
 
 
 def _rows(x: Any) -> int:
-    shape = jnp.shape(x)
+    shape = _kind(x)[0]
     return math.prod(shape[:-1] if len(shape) > 1 else shape)
+
+
+def upload(x: np.ndarray | np.generic) -> Array:
+    """`x` in a buffer of its own on the device; nothing is compiled, unlike in jnp.array.
+
+    XLA:CPU takes an array that begins at a multiple of 64 bytes as it is, and what
+    belongs to numpy cannot be given away.
+    """
+    x = np.asarray(x)
+    if x.ctypes.data % ALIGNED == 0:
+        room = np.empty(x.nbytes + ALIGNED + x.itemsize, np.uint8)
+        start = -room.ctypes.data % ALIGNED + x.itemsize
+        apart = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+        apart[...] = x
+        x = apart
+    return jax.device_put(x)
 
 
 def compile_loops_whole() -> None:

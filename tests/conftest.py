@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,12 @@ from hypothesis import settings
 from jaxmig import xla
 
 MOST_MAPPINGS: Final = 25_000
+# Modules that compile little or nothing: `pytest -m quick` is for people who change a line.
+QUICK: Final = (
+    *("at_once", "bounded", "calibrate", "cost", "journal_rows", "layers", "machines"),
+    *("nodes", "procfs_formats", "report", "rules_once", "scenario_parse", "snapshot"),
+    *("snapshot_fields", "trace_files", "trace_kinds"),
+)
 
 # How long an example takes depends on who else uses the processor.
 settings.register_profile("jaxmig", deadline=None)
@@ -24,6 +31,28 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+# Before pytest itself chooses by marks.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks, and with JAXMIG_TEST_ORDER=SEED an order of modules and of their tests."""
+    for item in items:
+        quick = item.path.stem.removeprefix("test_") in QUICK
+        if quick and not item.get_closest_marker("slow"):
+            item.add_marker("quick")
+    seed = os.environ.get("JAXMIG_TEST_ORDER")
+    if seed is None:
+        return
+    modules: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    chance = random.Random(seed)
+    for mine in modules.values():
+        chance.shuffle(mine)
+    names = list(modules)
+    chance.shuffle(names)
+    items[:] = [item for name in names for item in modules[name]]
 
 
 @pytest.fixture(autouse=True)

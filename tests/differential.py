@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from engine_snapshot import Before, canonical
+from invariants import LEDGER, VIOLATIONS
 from jaxmig import check, machines, player
 from jaxmig.scenario import ScenarioError, loads
 from oracle import Refused, SleepsForever, play
 
 Document = dict[str, Any]
-VIOLATIONS = jax.jit(check.violations)
-LEDGER = jax.jit(check.ledger)
 PROFILES = {
     "x86": "xeon-2s",
     "x86-invlpgb": "zen3-2s-invlpgb",

@@ -8,12 +8,12 @@ before it.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import jaxmig
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from invariants import LEDGER, VIOLATIONS
 from jaxmig import check, conditions as cond, frame, pte
 from jaxmig.callers import CALLERS, call
 from jaxmig.machine import NOWHERE, Machine, Tlb
@@ -23,7 +23,6 @@ from jaxmig.syscalls.session import SleepsForever
 PAGES, CPUS, RUNNING = 48, 4, (1, 2)
 SETS, WAYS = 8, 2
 FIRST = 0x10000
-VIOLATIONS = jax.jit(check.violations)
 HELD = {"locked": cond.LOCKED, "writeback": cond.WRITEBACK}
 PAGE = st.integers(0, PAGES - 1)
 
@@ -49,7 +48,7 @@ class Living(RuleBasedStateMachine):
         self.m = empty_machine()
         self.blank = np.asarray(self.m.frame)[int(np.asarray(self.m.pte)[1, pte.PFN])]
         self.bits = int(np.asarray(self.m.pte)[1, pte.BITS])
-        self.ledger = check.ledger(self.m)
+        self.ledger = LEDGER(self.m)
         self.calls: list[str] = []
 
     def words(self) -> np.ndarray:
@@ -188,7 +187,7 @@ class Living(RuleBasedStateMachine):
         assert out.ret >= 0 or out.ret == -12
         self.m = s.state
         if caller == "soft_offline":  # it keeps the memory that it empties
-            self.ledger = check.ledger(self.m)
+            self.ledger = LEDGER(self.m)
 
     @invariant()
     def holds(self) -> None:

@@ -8,20 +8,61 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 HERE = Path(__file__).parent
 GRACE_S = 5
+LIMIT_S = 1800  # only what hangs takes so long
 
 
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A port of the loopback that nobody else gets: gRPC may bind it beside us."""
     with contextlib.closing(socket.socket()) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        yield s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def told(code: str, *args: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """`jaxmig ARGS` behind `code`, as soon as that has called tell().
+
+    Whoever waits for a sign need not know how fast the machine is today.
+    """
+    reader, writer = os.pipe()
+    first = f"import os, sys\ntell = lambda: os.write({writer}, b'.')\n"
+    last = "from jaxmig.cli import main\nsys.exit(main())\n"
+    child = subprocess.Popen(
+        [sys.executable, "-c", first + code + last, *args],
+        cwd=HERE.parent,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=(writer,),
+    )
+    os.close(writer)
+    try:
+        # Nothing comes from a program that ends before.
+        assert os.read(reader, 1) == b".", child.communicate()
+        yield child
+    finally:
+        os.close(reader)
+        end(child)
+
+
+def until(happens: Callable[..., object]) -> bool:
+    """Wait for something; False after a time that only what hangs takes."""
+    last = time.monotonic() + LIMIT_S
+    while not happens():
+        if time.monotonic() > last:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def environment(devices: int = 1) -> dict[str, str]:

@@ -226,7 +226,9 @@ def main(words: list[str]) -> None:
     if words[0] == "--join":
         port, n, i = map(int, words[1:4])
         words = words[4:]
-        jax.distributed.initialize(f"localhost:{port}", n, i, initialization_timeout=60)
+        jax.distributed.initialize(
+            f"localhost:{port}", n, i, initialization_timeout=600
+        )
     for name in words:
         CASES[name]()
         print("passed:", name, flush=True)

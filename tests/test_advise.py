@@ -5,7 +5,7 @@ import json
 import pytest
 from jaxmig import cli, machines
 from jaxmig.advise import advise, engines
-from jaxmig.cli.advise import duration
+from jaxmig.cli.options import duration
 from jaxmig.sweep import Grid, Sweep, play
 from jaxmig.sweep.memory import Memory
 from jaxmig.targets import resolve

@@ -1,8 +1,8 @@
 """Machines made alike: the same programs, the same answers."""
 
-import jax
 import numpy as np
-from jaxmig import Builder, check, folios_on, migrate_pages, xla
+from invariants import LEDGER, VIOLATIONS
+from jaxmig import Builder, folios_on, migrate_pages, xla
 from jaxmig.machine import Machine
 
 # Nodes, CPUs, processes.  Scenarios with larger folios are held against the oracle.
@@ -26,7 +26,7 @@ def test_one_program_serves_them_and_answers_as_if_each_had_its_own() -> None:
         for shape in SMALL:
             m = machine(*shape, alike=alike)
             after, result = migrate_pages(m, folios_on(m, node=0), 1, kernel="6.18")
-            assert not int(jax.jit(check.violations)(after, check.ledger(m)))
+            assert not int(VIOLATIONS(after, LEDGER(m)))
             ipis = result.events.ipis_per_cpu()
             assert not any(ipis[shape[1] :])
             answers.append((result.ret, result.events.counts(), ipis[: shape[1]]))

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import check, frame, shard, syscalls
+from invariants import VIOLATIONS
+from jaxmig import frame, shard, syscalls
 from jaxmig.callers import call
 from jaxmig.syscalls import Area, Space
 
@@ -125,7 +126,7 @@ def test_a_size_leaves_out_what_is_behind_it() -> None:
     """Padding may be anything that lies in the machine."""
     after, result = jaxmig.migrate_pages(STATE, [3, 4, 4, LAST], 1, size=2)
     assert result.vmstat["pgmigrate_success"] == 2
-    assert int(check.violations(after)) == 0
+    assert int(VIOLATIONS(after)) == 0
 
 
 @pytest.mark.parametrize("one", [np.int64(1), np.uint8(1), np.array(1), jnp.int32(1)])
@@ -133,7 +134,7 @@ def test_scalars_of_numpy_and_jax_are_numbers(one: Any) -> None:
     heads = jnp.asarray(FOLIOS[:8])
     after, result = jaxmig.migrate_pages(STATE, heads, one, cpu=one, batch=one)
     assert result.vmstat["pgmigrate_success"] == 8
-    assert int(check.violations(after)) == 0
+    assert int(VIOLATIONS(after)) == 0
 
 
 def test_what_is_traced_ends_and_writes_nothing_outside() -> None:
@@ -150,11 +151,11 @@ def test_what_is_traced_ends_and_writes_nothing_outside() -> None:
     for n in wild:
         after, events = call_(heads, n, 0, 512, 64)
         assert jaxmig.pages_by_node(after) in ([64, 0], [0, 64])
-        assert int(check.violations(after)) == 0
+        assert int(VIOLATIONS(after)) == 0
         for cpu, batch, size in ((n, 512, 64), (0, n, 64), (0, 512, n)):
             after, events = call_(heads, 1, cpu, batch, size)
             assert events.counts()["pgmigrate_success"] in {min(max(size, 0), 64)}
-            assert int(check.violations(after)) == 0
+            assert int(VIOLATIONS(after)) == 0
         call_(jnp.full(64, n, jnp.int32), 1, 0, 512, 64)[1].counts()
     with pytest.raises(ValueError, match="node is float32"):
         call_(heads, 1.5, 0, 512, 64)

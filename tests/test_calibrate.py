@@ -784,7 +784,7 @@ def test_the_command_writes_what_machine_takes(
     "time", ["1139603850ns", "1.1396038500000s", "0001139603850ns"]
 )
 def test_a_time_may_have_any_number_of_digits(time: str) -> None:
-    from jaxmig.cli.advise import duration
+    from jaxmig.cli.options import duration
 
     assert duration(time) == 1_139_603_850
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from invariants import LEDGER, VIOLATIONS
 from jaxmig import Builder, Machine, check, frame, migrate_pages, pte
 from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
 from jaxmig.machine import NOWHERE
 from jaxmig.pte import BITS, PFN
 
-VIOLATIONS = jax.jit(check.violations)
 PAGES, LARGE, SHARED = 8, 2, 3
 
 
@@ -32,7 +32,7 @@ def whole() -> Machine:
 
 
 def mask(m: Machine, before: check.Ledger | None = None) -> int:
-    return int(VIOLATIONS(m, check.ledger(m) if before is None else before))
+    return int(VIOLATIONS(m, LEDGER(m) if before is None else before))
 
 
 def pfn(m: Machine, entry: int) -> int:
@@ -51,7 +51,7 @@ def entry(m: Machine, at: int, column: int, value: int) -> Machine:
 
 
 def test_nothing_is_wrong_before_or_after_a_call(whole: Machine) -> None:
-    before = check.ledger(whole)
+    before = LEDGER(whole)
     assert check.explain(mask(whole, before)) == []
     heads = [pfn(whole, e) for e in (0, 1, 7, PAGES, PAGES + 4)]
     for kernel in ("6.2", "6.3"):
@@ -224,7 +224,7 @@ BREAKS: list[tuple[Callable[[Machine], Machine], int]] = [
 def test_each_invariant_has_teeth(
     whole: Machine, spoil: Callable[[Machine], Machine], bit: int
 ) -> None:
-    found = mask(spoil(whole), check.ledger(whole))
+    found = mask(spoil(whole), LEDGER(whole))
     assert found & bit
     assert check.SENTENCES[bit.bit_length() - 1] in check.explain(found)
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from jaxmig import __version__, cli, verify
 from jaxmig.cli import runtime
 from jaxmig.machines import names
 from jaxmig.targets import Setting, resolve
+from processes import LIMIT_S, told
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "data/procfs/snapshot-v1.npz"
@@ -322,7 +322,11 @@ def test_a_scenario_too_few_nodes_is_refused(
 def test_module_and_pipe(tmp_path: Path) -> None:
     command = f"{sys.executable} -m jaxmig machines xeon-2s | head -1"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60
+        ["bash", "-c", command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
     )
     assert "number" in done.stdout
     assert done.stderr == ""
@@ -335,7 +339,7 @@ def test_nothing_of_jax_reaches_stderr(tmp_path: Path) -> None:
     args = [sys.executable, "-m", "jaxmig", *SMALL, "--kernel", "6.2"]
     for _ in range(2):
         done = subprocess.run(
-            args, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+            args, cwd=ROOT, env=env, capture_output=True, text=True, timeout=LIMIT_S
         )
         assert (done.returncode, done.stderr) == (0, "")
     (kept,) = (tmp_path / "jaxmig").iterdir()
@@ -343,14 +347,31 @@ def test_nothing_of_jax_reaches_stderr(tmp_path: Path) -> None:
     assert list(kept.iterdir())
 
 
-@pytest.mark.parametrize("after", [0.15, 0.3])
-def test_ctrl_c_while_jax_is_imported_is_one_line_and_130(after: float) -> None:
-    args = [sys.executable, "-m", "jaxmig", *SMALL]
-    child = subprocess.Popen(args, cwd=ROOT, stderr=subprocess.PIPE)
-    time.sleep(after)
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=20)
-    assert (child.returncode, err.decode().strip()) == (130, "jaxmig: interrupted")
+# Tells when a module begins to be imported.
+ON_IMPORT = """
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            tell()
+sys.meta_path.insert(0, Finder())
+"""
+# Tells when a program begins to be compiled.
+ON_COMPILATION = """
+from jaxmig import xla
+real = xla.Program._compile
+def compile(self, args):
+    tell()
+    return real(self, args)
+xla.Program._compile = compile
+"""
+
+
+@pytest.mark.parametrize("module", ["jaxmig.cli.app", "jax", "jax.numpy", "jaxmig.job"])
+def test_ctrl_c_while_jax_is_imported_is_one_line_and_130(module: str) -> None:
+    with told(ON_IMPORT.format(module=module), *SMALL) as child:
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=LIMIT_S)
+    assert (child.returncode, err.strip()) == (130, "jaxmig: interrupted")
 
 
 def test_nothing_to_move_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,16 +380,12 @@ def test_nothing_to_move_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ctrl_c_is_one_line_and_130() -> None:
-    args = [sys.executable, "-m", "jaxmig", *SMALL, "--kernel", "all"]
-    env = os.environ | {"JAXMIG_NO_CACHE": "1"}
-    child = subprocess.Popen(
-        args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    time.sleep(4)  # long enough to start, far too short for all releases
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=20)
-    assert child.returncode == 130
-    assert err.decode().strip() == "jaxmig: interrupted"
+    # Far more is left than the first compilation: every release is played.
+    args = (*SMALL, "--kernel", "all")
+    with told(ON_COMPILATION, *args, JAXMIG_NO_CACHE="1") as child:
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=LIMIT_S)
+    assert (child.returncode, err.strip()) == (130, "jaxmig: interrupted")
 
 
 def test_the_cache_is_keyed_by_version_and_processor(

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from jaxmig import cli, report
 from jaxmig.cli import app, completion, progress as bars
 from jaxmig.report.records import VMSTAT
+from processes import LIMIT_S, until
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
@@ -227,7 +227,7 @@ def shell(command: str, **env: str) -> subprocess.CompletedProcess[str]:
     run = f"exec {sys.executable} -m jaxmig {command}"
     return subprocess.run(
         ["bash", "-c", run], cwd=ROOT, env=os.environ | env, text=True,
-        capture_output=True, timeout=300, check=False,
+        capture_output=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
 
 
@@ -301,12 +301,13 @@ def test_bars_show_the_time_left_on_a_terminal_only(
     for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
         with bars.progress(2, "job") as tick:
-            time.sleep(0.1)  # nobody ticks, and yet the bar is drawn
-            drawn = stream.getvalue().count("\r")
+            # Nobody ticks, and yet the bar is drawn.
+            drawn = not shown or until(lambda s=stream: s.getvalue().count("\r") > 1)
             tick("first", 1, 2)
-            time.sleep(0.1)
+            drawn &= not shown or until(lambda s=stream: "25 %" in s.getvalue())
         text = stream.getvalue()
-        assert (drawn > 1) == shown
+        assert drawn
+        assert bool(text) == shown
         assert ("job: first:  25 %" in text) == shown
         assert (" left" in text) == shown
 
@@ -354,7 +355,7 @@ def test_import_brings_no_more_than_the_engine() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-        timeout=300, check=False,
+        timeout=LIMIT_S, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "[] []\n"), done.stderr
 
@@ -392,7 +393,7 @@ sys.exit(throughput.main())
 def test_the_benchmark_prints_one_line_and_fails_on_a_mismatch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BENCH], cwd=ROOT, capture_output=True, text=True,
-        timeout=600, check=False,
+        timeout=LIMIT_S, check=False,
     )  # fmt: skip
     (line,) = done.stdout.splitlines()
     made = json.loads(line)

@@ -17,6 +17,7 @@ from jaxmig.cli.errors import say
 from jaxmig.machines import ProfileError
 from jaxmig.terminal import LONGEST, message, printable
 from jaxmig.traces import Reading, TraceError
+from processes import LIMIT_S
 
 REPO = Path(__file__).parent.parent
 
@@ -225,7 +226,7 @@ def test_a_signal_leaves_no_draft(tmp_path: Path, number: int, code: int) -> Non
             assert run.poll() is None
         with trace.open("wb") as file:  # it reads, and will not see an end
             run.send_signal(number)
-            said = run.communicate(timeout=60)[1]
+            said = run.communicate(timeout=LIMIT_S)[1]
             file.close()
     finally:
         run.kill()

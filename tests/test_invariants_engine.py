@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from differential import PROFILES, to_toml
 from hypothesis import HealthCheck, given, seed, settings
+from invariants import LEDGER, VIOLATIONS
 from jaxmig import check, machines, player, pte
 from jaxmig.machine import NOWHERE, Machine, Tlb
 from jaxmig.pte import BITS, PFN
@@ -18,7 +19,6 @@ from jaxmig.tlb import empty_tlb
 from strategies import Example, Program, examples
 
 SETS, WAYS = 32, 4
-VIOLATIONS = jax.jit(check.violations)
 
 
 def warm(m: Machine) -> Machine:
@@ -59,7 +59,7 @@ def holds(e: Example) -> None:
     arch = e.program.arch
     options = player._Options(e.batch, arch, "cpu", machines.load(PROFILES[arch]))
     state, layout = player.build(scenario, share_programs=True)
-    had = check.ledger(state)
+    had = LEDGER(state)
     for number in range(len(scenario.calls)):
         state = warm(state)
         assert _warmed(state) == _warmable(state)
@@ -70,7 +70,7 @@ def holds(e: Example) -> None:
         except ScenarioError:
             return
         if made.get("caller") == "soft_offline":
-            had = check.ledger(state)  # poisoned frames are lost
+            had = LEDGER(state)  # poisoned frames are lost
         assert check.explain(int(VIOLATIONS(state, had))) == []
 
 

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxmig"
 LAYERS = (
     ("cli", "__main__"),
     ("advise", "explain", "reproduce", "sweep", "plots", "calibrate", "job"),
-    ("custom", "player", "targets", "resident"),
+    ("custom", "player", "targets", "resident", "ahead"),
     ("world", "workloads", "stalls", "timeline", "timetable"),
     ("callers",),
     ("syscalls", "nodes"),
@@ -29,7 +29,9 @@ LAYERS = (
     ("tlb",),
     ("contents", "conditions", "rules", "events", "log", "buckets"),
     ("machine", "releases"),
-    ("pte", "frame", "xla", "pytree", "files", "terminal"),
+    ("pte", "frame", "xla", "pytree", "files", "terminal", "ranges"),
+    ("naming",),
+    ("refused",),
 )
 RANK = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 

@@ -300,7 +300,7 @@ def test_profiles_load_from_a_zipped_wheel(tmp_path):
     wheel = tmp_path / "jaxmig.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("jaxmig/__init__.py", "")
-        for name in ("files.py", "terminal.py"):
+        for name in ("files.py", "refused.py", "terminal.py"):
             archive.write(package.parent / name, f"jaxmig/{name}")
         for file in package.iterdir():
             if file.suffix in (".py", ".toml"):

@@ -6,7 +6,8 @@ import jaxmig
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig import check, nodes
+from invariants import LEDGER, VIOLATIONS
+from jaxmig import nodes
 
 
 @pytest.mark.parametrize(
@@ -95,4 +96,4 @@ def test_many_nodes_are_one_program() -> None:
     wanted = [5 + n if n not in (11, 3, 7, 0) else 0 for n in range(12)]
     wanted[5] += 16 + 8 + 12 + 5
     assert jaxmig.pages_by_node(after) == wanted
-    assert int(check.violations(after, check.ledger(state))) == 0
+    assert int(VIOLATIONS(after, LEDGER(state))) == 0

@@ -19,6 +19,7 @@ from jaxmig.syscalls.space import View
 from jaxmig.targets import Setting
 from jaxmig.traces import TraceError, accesses, native
 from jaxmig.workloads import replay, spool, trace
+from processes import until
 
 DATA = Path(__file__).parent / "data/traces"
 PAGE = 4096
@@ -249,9 +250,7 @@ def test_an_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
     assert child.stdin is not None
     child.stdin.write(b" L 1000,8\n" * 500_000)
     child.stdin.flush()
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert until(lambda: list(tmp_path.iterdir()))
     assert [p.name.startswith(".jaxmig-") for p in tmp_path.iterdir()] == [True]
     child.send_signal(signal.SIGINT)
     _, err = child.communicate()

@@ -8,10 +8,9 @@ from jaxmig import shard
 from jaxmig.machine import NOWHERE
 from jaxmig.shard.deal import Deal, block_of
 from jaxmig.shard.window import sizes
-from processes import HERE, environment, free_port, together
+from processes import HERE, LIMIT_S, environment, held_port, together
 
 CASES = str(HERE / "shard_cases.py")
-LIMIT_S = 900  # most of it is compilation, on a machine that does other things too
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,8 @@ def test_four_devices_agree_with_one_in(case: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_with_two_devices_each_agree_with_one() -> None:
-    port = str(free_port())
     cases = ("each_node_a_device", "everything")
-    programs = [[CASES, "--join", port, "2", str(i), *cases] for i in range(2)]
-    together(programs, environment(2), LIMIT_S)
+    with held_port() as port:
+        join = (CASES, "--join", str(port), "2")
+        programs = [[*join, str(i), *cases] for i in range(2)]
+        together(programs, environment(2), LIMIT_S)

@@ -39,7 +39,7 @@ from jaxmig.sweep.pricing import Prices
 from jaxmig.sweep.window import Window, away, quantile
 from jaxmig.syscalls import Session
 from jaxmig.targets import Setting, resolve
-from processes import environment, free_port, together
+from processes import LIMIT_S, environment, held_port, together
 
 SMALL = ("sweep", "memhog:1m", "--batch", "1,64:256:64", "--cpus", "2:8:2x")
 OLD, NEW = frozenset({0}), frozenset({1})
@@ -420,13 +420,14 @@ def test_processes_make_the_same_file(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_without_a_common_directory(whole: Path, tmp_path: Path) -> None:
-    at = ("--coordinator", f"localhost:{free_port()}", "--processes", "2")
-    programs = []
-    for i in range(2):
-        (tmp_path / str(i)).mkdir()
-        mine = ("--process-id", str(i), "-o", str(tmp_path / f"{i}/x.csv"))
-        programs.append(["-m", "jaxmig", *SMALL, *at, *mine])
-    together(programs, environment(), 300)
+    with held_port() as port:
+        at = ("--coordinator", f"localhost:{port}", "--processes", "2")
+        programs = []
+        for i in range(2):
+            (tmp_path / str(i)).mkdir()
+            mine = ("--process-id", str(i), "-o", str(tmp_path / f"{i}/x.csv"))
+            programs.append(["-m", "jaxmig", *SMALL, *at, *mine])
+        together(programs, environment(), LIMIT_S)
     assert (tmp_path / "0/x.csv").read_bytes() == whole.read_bytes()
 
 

@@ -19,8 +19,7 @@ from jaxmig.calibrate.fit import CalibrationError, Measured, Tell
 from jaxmig.calibrate.names import group_of, grouped
 from jaxmig.calibrate.report import Report
 from jaxmig.machines import Profile
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
-from jaxmig.releases import release
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.report.units import duration
 
 # Percentages that sum to at least this are of migrate_pages(), but for lines cut off.

@@ -3,6 +3,7 @@
 One module a command, each with `add()` (its parser) and `run()` (what it does).
 """
 
+import gc
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         # An exception while numpy and jax are imported could end anywhere in them.
         signal.signal(signal.SIGINT, _leave)
+        # Nothing that is imported is garbage; looking for some takes a tenth of it.
+        gc.disable()
     from jaxmig.cli import app
 
     return app.main(sys.argv[1:] if argv is None else argv, alone=argv is None)

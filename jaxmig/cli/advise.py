@@ -1,14 +1,12 @@
 """`jaxmig advise`: the fastest migration within a stall budget."""
 
 import argparse
-import re
 import sys
-from fractions import Fraction
 
 from jaxmig import __version__, machines, report
 from jaxmig.advise import Advice, advise, engines
-from jaxmig.cli import named, options, output, runtime, sweepopts
-from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.cli import named, output, runtime, sweepopts
+from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
 from jaxmig.report import units
@@ -18,46 +16,7 @@ from jaxmig.sweep.memory import Memory
 from jaxmig.syscalls import SleepsForever
 from jaxmig.terminal import printable
 
-EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
-  jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
-"""
 HEADERS = ("kernel", "mode", "copy", "batch limit", "pages/s", "p50", "p99", "longest")
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
-_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
-_LONGEST = 10**18  # ns: 31 years
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "find the batch limit, mode and copy engine for a stall budget"
-    parser = options.add_parser(commands, "advise", summary, EXAMPLES, run)
-    sweepopts.add_target(parser)
-    group = parser.add_argument_group("budget, how long a page may be away")
-    one = group.add_mutually_exclusive_group(required=True)
-    for name, who in (
-        ("p99", "99 of 100 pages"),
-        ("p50", "half of them"),
-        ("max", "all"),
-    ):
-        text = f"for {who}, like 200us or 1.5ms"
-        one.add_argument(f"--{name}", type=duration, metavar="TIME", help=text)
-    options.add_machine(parser)
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--json", metavar="FILE", help="also as JSON; - is stdout, alone"
-    )
-    group.add_argument("--csv", metavar="FILE", help="also as CSV; - is stdout, alone")
-    group.add_argument("--table", choices=report.FORMATS, default="simple")
-
-
-def duration(text: str) -> int:
-    """A time with its unit, as whole ns."""
-    found = _DURATION.fullmatch(text)
-    # Digits as they stand: a float would lose the last of a long run's.
-    ns = round(Fraction(found[1]) * _NS[found[2]]) if found and len(text) < 64 else 0
-    if not 0 < ns <= _LONGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; give one like 200us")
-    return ns
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,64 +6,39 @@ terminal closed, terminated.
 
 import argparse
 import contextlib
+import gc
+import importlib
 import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-
-from jax.errors import JaxRuntimeError
+from typing import Final
 
 from jaxmig import __version__, files
-from jaxmig.cli import (
-    advise,
-    calibrate,
-    completion,
-    explain,
-    machines,
-    memhog,
-    migratepages,
-    migspeed,
-    play,
-    pmbench,
-    replay,
-    reproduce,
-    snapshot,
-    sweep,
-)
-from jaxmig.cli.errors import Failure, Parser, Usage, say
-from jaxmig.machines import ProfileError
-from jaxmig.nodes import NodeError
-from jaxmig.procfs import ProcError
-from jaxmig.scenario import ScenarioError
-from jaxmig.snapshot import SnapshotError
-from jaxmig.syscalls import NotModelled
-from jaxmig.targets import TargetError
-from jaxmig.timeline import TimetableError
-from jaxmig.traces import TraceError
+from jaxmig.cli import completion
+from jaxmig.cli.errors import Parser, say
+from jaxmig.refused import Refused, WrongUse
 
-COMMANDS = (
-    migratepages,
-    play,
-    snapshot,
-    sweep,
-    advise,
-    calibrate,
-    pmbench,
-    replay,
-    reproduce,
-    explain,
-    memhog,
-    migspeed,
-    machines,
-)
-KNOWN = (
-    *(Failure, NodeError, ProcError, ProfileError, ScenarioError, SnapshotError),
-    NotModelled,
-    TraceError,
-    TimetableError,
-)
+# Each has its options in `jaxmig.cli.parsers` and its work in `jaxmig.cli`.
+COMMANDS: Final = {
+    "migratepages": "migrate a target's pages between nodes, serial and batched side "
+    "by side",
+    "run": "play scenario files: a machine, its pages, and the calls that move them",
+    "snapshot": "save the page table of live processes, read from /proc",
+    "sweep": "migrate a target in many configurations, a row of results each",
+    "advise": "find the batch limit, mode and copy engine for a stall budget",
+    "calibrate": "make a machine profile from measurements of your own",
+    "pmbench": "pmbench 0.9 on the modelled machine, its report, with pages migrating",
+    "replay": "play a recorded trace of addresses, with its memory migrating",
+    "reproduce": "print every published figure beside the prediction, with its error",
+    "explain": "show a small migration phase by phase: page table, TLBs, memory",
+    "memhog": "memhog on the modelled machine, with its memory migrating",
+    "migspeed": "migspeed on the modelled machine: pages of its own, moved by mbind",
+    "machines": "list the machine profiles, or every number of one with its source",
+}
+OWN_HELP: Final = ("pmbench",)  # as in the original, its -h is --threshold
 ENDS = {
     signal.SIGINT: "interrupted",
     signal.SIGTERM: "terminated",
@@ -74,21 +49,29 @@ EXAMPLE = """  jaxmig migratepages memhog:64m 0 1   64 MiB to node 1, serial and
 """
 
 
-def parser() -> Parser:
-    """The parser of all commands."""
+def parser(only: str | None = None) -> Parser:
+    """The parser of all commands.
+
+    Args:
+      only: the command whose options will be asked for; all of them if there is none.
+    """
     top = Parser(
         prog="jaxmig",
         description="Simulates how Linux migrates pages between memory nodes.",
     )
     top.example = EXAMPLE
     top.add_argument("--version", action="version", version=f"jaxmig {__version__}")
-    completion.add(top)
+    completion.add(top, parser)
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )
-    for module in COMMANDS:
-        module.add(commands)
-    completion.files(commands)
+    for name, summary in COMMANDS.items():
+        about = f"{summary[0].upper()}{summary[1:]}."
+        made = commands.add_parser(
+            name, help=summary, description=about, add_help=name not in OWN_HELP
+        )
+        if only in (None, name):
+            importlib.import_module(f"jaxmig.cli.parsers.{name}").fill(made)
     return top
 
 
@@ -112,12 +95,12 @@ def _main(argv: Sequence[str]) -> int:
     name = "jaxmig"
     try:
         try:
-            args = parser().parse_args(argv)
+            only = next((word for word in argv if not word.startswith("-")), "")
+            name = f"jaxmig {only}" if only in COMMANDS else name
+            code = _run(name, only, argv)
         except SystemExit as stop:
             sys.stdout.flush()
             return int(stop.code or 0)
-        name = f"jaxmig {args.command}"
-        code = _run(name, args)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -132,19 +115,23 @@ def _main(argv: Sequence[str]) -> int:
     return 1
 
 
-def _run(name: str, args: argparse.Namespace) -> int:
+def _run(name: str, only: str, argv: Sequence[str]) -> int:
+    args = argparse.Namespace()
     try:
-        code: int = args.run(args)
+        parser(only).parse_args(argv, args)
+        command = importlib.import_module(f"jaxmig.cli.{args.command}")
+        gc.freeze()
+        gc.enable()
+        code: int = command.run(args)
         return code
-    except (Usage, TargetError) as error:
+    except WrongUse as error:
         say(f"{name}: {error}; see `{name} --help`")
         return 2
-    except KNOWN as error:
+    except Refused as error:
         say(f"{name}: {error}")
         return 1
-    except (MemoryError, JaxRuntimeError) as error:
-        # XLA says RESOURCE_EXHAUSTED; whatever else it says is a fault worth a trace.
-        if isinstance(error, JaxRuntimeError) and "RESOURCE_EXH" not in str(error):
+    except Exception as error:
+        if not _memory_ended(error):
             raise
         bare = getattr(args, "content", None) is False
         say(
@@ -154,6 +141,15 @@ def _run(name: str, args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say(f"{name}: interrupted")
         return 130
+
+
+def _memory_ended(error: Exception) -> bool:
+    """XLA says RESOURCE_EXHAUSTED; whatever else it says is a fault worth a trace."""
+    if isinstance(error, MemoryError):
+        return True
+    from jax.errors import JaxRuntimeError
+
+    return isinstance(error, JaxRuntimeError) and "RESOURCE_EXH" in str(error)
 
 
 def _make_streams_safe() -> None:

@@ -4,9 +4,8 @@ eval "$(jaxmig --print-completion bash)"
 """
 
 import argparse
-from typing import Final
-
-import shtab
+from collections.abc import Callable
+from typing import Any, Final
 
 from jaxmig.cli.errors import Parser
 
@@ -15,42 +14,35 @@ SHELLS: Final = ("bash", "zsh")
 FILES: Final = ("FILE", "FILE.npz", "FILE.toml", "SCENARIO.toml", "TARGET", "TRACE")
 
 
-class _Print(argparse.Action):
-    """Writes the completion script and leaves; shtab's own option offers tcsh too."""
+def script(top: argparse.ArgumentParser, shell: str) -> str:
+    """The text that a shell evaluates; `top` knows all options of all commands."""
+    import shtab
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        del namespace, option_string
-        print(script(parser, str(values)), flush=True)
-        parser.exit()
-
-
-def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The text that a shell evaluates."""
-    text = shtab.complete(parser, shell)
+    (commands,) = (a for a in top._actions if isinstance(a.choices, dict))
+    for parser in dict(commands.choices or {}).values():
+        for action in parser._actions:
+            if action.metavar in FILES:
+                action.complete = shtab.FILE
+    text = shtab.complete(top, shell)
     # shtab quotes no option; zsh would look for files that pmbench's -? matches.
     return text.replace("{-?,", "{-\\?,") if shell == "zsh" else text
 
 
-def add(top: Parser) -> None:
-    """The option that prints the script."""
+def add(top: Parser, whole: Callable[[], Parser]) -> None:
+    """The option that prints the script of the whole parser; shtab's offers tcsh too."""
+
+    class Print(argparse.Action):
+        """Writes the script and leaves."""
+
+        def __call__(self, parser: Any, namespace: Any, values: Any, _: Any) -> None:
+            del namespace
+            print(script(whole(), values), flush=True)
+            parser.exit()
+
     top.add_argument(
         "--print-completion",
-        action=_Print,
+        action=Print,
         choices=SHELLS,
         metavar="SHELL",
         help=f"the script that completes jaxmig in {' or '.join(SHELLS)}",
     )
-
-
-def files(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """Let arguments that name files complete to them."""
-    for parser in commands.choices.values():
-        for action in parser._actions:
-            if action.metavar in FILES:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -4,14 +4,15 @@ import argparse
 import sys
 from typing import NoReturn
 
+from jaxmig.refused import Refused, WrongUse
 from jaxmig.terminal import message as one_line
 
 
-class Failure(Exception):
+class Failure(Refused):
     """What was asked cannot be done; the text says what, where and what to do."""
 
 
-class Usage(Exception):
+class Usage(WrongUse):
     """The command line contradicts itself; exit code 2."""
 
 

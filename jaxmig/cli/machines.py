@@ -5,24 +5,7 @@ import sys
 from typing import Any
 
 from jaxmig import machines, report
-from jaxmig.cli import options
-from jaxmig.cli.errors import Parser
 from jaxmig.cli.output import write
-
-EXAMPLES = """  jaxmig machines
-  jaxmig machines xeon-2s
-"""
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "list the machine profiles, or every number of one with its source"
-    parser = options.add_parser(commands, "machines", summary, EXAMPLES, run)
-    parser.add_argument("name", nargs="?", type=options.machine, metavar="NAME")
-    parser.add_argument(
-        "--json", metavar="FILE", help="as JSON instead; - is standard output"
-    )
-    parser.add_argument("--table", choices=report.FORMATS, default="simple")
 
 
 def run(args: argparse.Namespace) -> int:

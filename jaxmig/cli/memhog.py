@@ -5,50 +5,21 @@ import re
 import sys
 
 from jaxmig import machines, nodes
-from jaxmig.cli import options, runtime
-from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.cli import runtime
+from jaxmig.cli.errors import Failure, Usage
+from jaxmig.cli.parsers.memhog import POLICIES
 from jaxmig.machine import PAGE_BYTES
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
 from jaxmig.scenario.words import size_of
 from jaxmig.workloads import memhog
 
-EXAMPLES = """  jaxmig memhog -r10 64m --migrate 0:1
-  jaxmig memhog -r10 1g --migrate 0:1 --machine arm64-2n128c --kernel 6.2,6.6
-"""
-POLICIES = (
-    *("preferred-many", "local", "interleave", "membind", "preferred", "default"),
-    "weighted-interleave",
-)
 SPREAD = ("interleave", "weighted-interleave")
 USAGE = """memhog [-fFILE] [-rNUM] [-H] size[kmg] [policy [nodeset]]
 -f mmap is backed by FILE
 -rNUM repeat memset NUM times
 -H disable transparent hugepages
 Policies: """ + ", ".join(POLICIES)
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "memhog on the modelled machine, with its memory migrating"
-    p = options.add_parser(commands, "memhog", summary, EXAMPLES, run)
-    p.add_argument("-f", metavar="FILE", help="mmap is backed by FILE (no effect here)")
-    p.add_argument("-r", metavar="NUM", default="1", help="repeat memset NUM times")
-    p.add_argument("-H", action="store_true", help="disable transparent hugepages")
-    p.add_argument("size", metavar="SIZE", nargs="?", help="bytes, with k, m or g")
-    p.add_argument("policy", nargs="?", help=", ".join(POLICIES))
-    p.add_argument("nodeset", nargs="?", help="nodes of the policy")
-    p.add_argument("--thp", action="store_true", help="2 MiB pages, unless -H")
-    group = p.add_argument_group("migration")
-    group.add_argument(
-        "--migrate", metavar="FROM:TO", help="once, from the second pass"
-    )
-    group.add_argument("--kernel", type=options.kernels, metavar="LIST")
-    group.add_argument("--machine", type=options.machine, default="xeon-2s")
-    group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
-    group.add_argument(
-        "--batch", type=options.whole("base pages", 0, 1 << 20), default=512
-    )
 
 
 def run(args: argparse.Namespace) -> int:

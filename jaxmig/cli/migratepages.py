@@ -4,46 +4,11 @@ import argparse
 from typing import Any
 
 from jaxmig import job, machines
-from jaxmig.cli import named, options, output, pictures, runtime, shape, traces
-from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli import named, output, pictures, runtime, shape, traces
+from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
-from jaxmig.releases import BOTH
-
-EXAMPLES = """  jaxmig migratepages memhog:64m 0 1
-  jaxmig migratepages 4711 0 1 --cpus 4 --running 1-3
-  jaxmig migratepages app.npz 0 1 --kernel 6.2,6.18 --json result.json
-"""
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "migrate a target's pages between nodes, serial and batched side by side"
-    parser = options.add_parser(commands, "migratepages", summary, EXAMPLES, run)
-    parser.add_argument("target", metavar="TARGET", help=named.TARGET)
-    parser.add_argument("from_", metavar="FROM", help="nodes: 0 or 0,1 or 0-3 or all")
-    parser.add_argument("to", metavar="TO", help="nodes, written the same way")
-    parser.add_argument(
-        "--pid",
-        type=options.whole("PID", 1, options.MAX_INT),
-        help="which process of a snapshot or trace that holds several",
-    )
-    parser.add_argument(
-        "--unprivileged",
-        action="store_true",
-        help="without CAP_SYS_NICE: pages mapped more than once stay",
-    )
-    parser.add_argument(
-        "--explain-time",
-        action="store_true",
-        help="say which costs make most of the range of the modelled time",
-    )
-    options.add_machine(parser)
-    shape.add_memory(parser)
-    options.add_call(parser)
-    options.add_output(parser)
-    traces.add(parser)
+from jaxmig.releases import BOTH, NR_MAX_BATCHED_MIGRATION
 
 
 def run(args: argparse.Namespace) -> int:

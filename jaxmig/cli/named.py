@@ -1,20 +1,19 @@
 """The target that an argument names, with what its user must know of it on stderr."""
 
 import os
+from typing import TYPE_CHECKING
 
-from jaxmig import targets
 from jaxmig.cli.errors import say
 from jaxmig.cli.progress import amount
-from jaxmig.targets import Target
 
-TARGET = (
-    "a PID, a snapshot FILE.npz[:PID], trace:FILE, memhog:SIZE[,thp] or "
-    "pmbench:setsize=SIZE,jobs=N"
-)
+if TYPE_CHECKING:
+    from jaxmig.targets import Target
 
 
-def target(text: str, pid: int | None) -> Target:
+def target(text: str, pid: int | None) -> "Target":
     """Resolves it; reading a long trace shows how far it is."""
+    from jaxmig import targets  # `jaxmig snapshot` needs none
+
     file = targets.file_of(text)
     size = os.stat(file).st_size if file else 0
     with amount(size, f"reading {text}") as done:

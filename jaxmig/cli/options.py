@@ -1,38 +1,49 @@
-"""Options that several commands have, and the types that check their values."""
+"""Options that several commands have, and the types that check their values.
+
+Nothing here or in `parsers` imports JAX: help and wrong usage are answered at once.
+"""
 
 import argparse
+import re
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Final
 
-from jaxmig import machines, nodes, report
-from jaxmig.cli.errors import Parser
-from jaxmig.machine import PAGE_BYTES
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
-from jaxmig.releases import RELEASES, expand
-from jaxmig.rules import MODES
-from jaxmig.scenario.words import CALLER_MODES, size_of
+from jaxmig import machines, nodes
+from jaxmig.cli.errors import Parser, Usage
+from jaxmig.naming import TargetError, kind_of
+from jaxmig.releases import MODES, NR_MAX_BATCHED_MIGRATION, RELEASES, expand
+from jaxmig.scenario.words import BASE_PAGE, CALLER_MODES, size_of
+from jaxmig.terminal import FORMATS
 
 MAX_INT: Final = 2**31 - 1
 MAX_CPUS: Final = 8192
 MAX_NODES: Final = 1024
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
+_NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+_LONGEST: Final = 10**18  # ns: 31 years
+TARGET: Final = (
+    "a PID, a snapshot FILE.npz[:PID], trace:FILE, memhog:SIZE[,thp] or "
+    "pmbench:setsize=SIZE,jobs=N"
+)
 
 
-def add_parser(
-    commands: "argparse._SubParsersAction[Parser]",
-    name: str,
-    summary: str,
-    examples: str,
-    run: Callable[[argparse.Namespace], int],
-) -> Parser:
-    """A command's parser; its help opens with an example."""
-    made = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
+def add_target(parser: Parser) -> None:
+    """What moves, and from where to where."""
+    parser.add_argument("target", type=target, metavar="TARGET", help=TARGET)
+    for name, node in (("from_", "0"), ("to", "1")):
+        parser.add_argument(
+            name,
+            metavar=name.strip("_").upper(),
+            nargs="?",
+            default=node,
+            help=f"nodes ({node})",
+        )
+    parser.add_argument(
+        "--pid",
+        type=whole("PID", 1, MAX_INT),
+        help="which process of a snapshot or trace that holds several",
     )
-    made.example = examples
-    made.set_defaults(run=run)
-    return made
 
 
 def add_machine(parser: Parser) -> None:
@@ -136,11 +147,34 @@ def add_output(parser: Parser) -> None:
     )
     group.add_argument(
         "--table",
-        choices=report.FORMATS,
+        choices=FORMATS,
         default="simple",
         metavar="FORMAT",
-        help=f"of the table: {', '.join(report.FORMATS)} (simple)",
+        help=f"of the table: {', '.join(FORMATS)} (simple)",
     )
+
+
+def add_traces(parser: Parser) -> None:
+    """The options that name files which show a call step by step."""
+    group = parser.add_argument_group(
+        "traces", "With --trace or --tracefs folios are worked one by one: slower."
+    )
+    for name, what in (
+        ("trace", "Chrome trace events of every CPU, for ui.perfetto.dev"),
+        ("tracefs", "the kernel's trace points, as its trace file shows them"),
+        ("folded", "folded stacks of the modelled time, for flamegraph tools"),
+        ("speedscope", "the same for speedscope.app"),
+    ):
+        group.add_argument(f"--{name}", metavar="FILE", help=what)
+
+
+def target(text: str) -> str:
+    """Something that may be a target; it is read later."""
+    try:
+        kind_of(text)
+    except TargetError as error:
+        raise Usage(str(error)) from None  # argparse would name the argument before it
+    return text
 
 
 def kernels(text: str) -> tuple[str, ...]:
@@ -173,10 +207,20 @@ def cpus(text: str) -> tuple[int, ...]:
 def pages(text: str) -> int:
     """A size as base pages."""
     size = size_of(text)
-    if size is None or size > MAX_INT * PAGE_BYTES:
+    if size is None or size > MAX_INT * BASE_PAGE:
         line = f"{text!r} is no size; give one like 512m"
         raise argparse.ArgumentTypeError(line)
-    return size // PAGE_BYTES
+    return size // BASE_PAGE
+
+
+def duration(text: str) -> int:
+    """A time with its unit, as whole ns."""
+    found = _DURATION.fullmatch(text)
+    # Digits as they stand: a float would lose the last of a long run's.
+    ns = round(Fraction(found[1]) * _NS[found[2]]) if found and len(text) < 64 else 0
+    if not 0 < ns <= _LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give one like 200us")
+    return ns
 
 
 def free(text: str) -> dict[int, int]:

@@ -6,58 +6,12 @@ from pathlib import Path
 
 from jaxmig import machines
 from jaxmig.cli import output
-from jaxmig.cli.errors import Failure, Parser, Usage
-from jaxmig.workloads import affinity, pmreport
-from jaxmig.workloads.patterns import PATTERNS
+from jaxmig.cli.errors import Failure, Usage
+from jaxmig.workloads import affinity
 from jaxmig.workloads.pmbench import node_of
 
 ACCESSES = ("touch", "histo")
 TIMESTAMPS = ("rdtsc", "rdtscp")  # perfc is Windows'
-
-
-class _Usage(argparse.Action):
-    """argp's --usage: the short form, and out."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.print_usage()
-        parser.exit()
-
-
-def add(p: Parser) -> None:
-    """pmbench's own options; -h is its --threshold."""
-    p.add_argument("-?", "--help", action="help", help="show this help and exit")
-    p.add_argument("--usage", action=_Usage, nargs=0, help="show the short form")
-    version = f"{pmreport.VERSION} (jaxmig)"
-    p.add_argument("-V", "--version", action="version", version=version)
-    numbers = (
-        ("-m", "--mapsize", 256, "mmap size, MiB"),
-        ("-s", "--setsize", 128, "working set, MiB"),
-        ("-d", "--delay", 0, "clock cycles between accesses; used above 10"),
-        ("-r", "--ratio", 50, "percent of reads"),
-        ("-o", "--offset", -1, "word inside the page, 0 to 1023 (random)"),
-        ("-h", "--threshold", 0, "ns; longer accesses leave a marker in the original"),
-    )
-    for short, name, value, text in numbers:
-        p.add_argument(short, name, type=int, default=value, help=f"{text} ({value})")
-    p.add_argument("-e", "--shape", type=float, default=1.00001, help="of the pattern")
-    p.add_argument("-p", "--pattern", default="uniform", help=", ".join(PATTERNS))
-    p.add_argument("-a", "--access", default="histo", help="touch or histo (histo)")
-    p.add_argument("-t", "--timestamp", default="rdtscp", help="rdtsc or rdtscp")
-    p.add_argument("-j", "--jobs", type=int, metavar="N", help="threads (1)")
-    p.add_argument(
-        "-y", "--affinityset", action="append", default=[], metavar="CPUSTR[:THREADS]",
-        help="threads on these CPUs with a map of their own; may repeat, excludes -j",
-    )  # fmt: skip
-    p.add_argument(
-        "-f", "--file", metavar="FILE",
-        help="the report as XML, too; with several kernels FILE-KERNEL",
-    )  # fmt: skip
-    p.add_argument(
-        "--trace", metavar="FILE", help="accesses of a file, as `jaxmig replay` reads"
-    )
-    flags = ("-q --quiet", "-c --cold", "-i --initialize", "-z --wrneedsrd")
-    for flag in flags:
-        p.add_argument(*flag.split(), action="store_true")
 
 
 def sets(args: argparse.Namespace) -> tuple[affinity.AffinitySet, ...]:

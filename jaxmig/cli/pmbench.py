@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from jaxmig import machines, stalls
 from jaxmig.cli import options, output, pictures, pmargs, runtime
-from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli.errors import Failure, Usage, say
+from jaxmig.cli.parsers.pmbench import SLICE_MS
 from jaxmig.cli.progress import progress
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
@@ -15,42 +16,7 @@ from jaxmig.workloads import pmreport, pmxml, trace as trace_files
 from jaxmig.workloads.patterns import PATTERNS
 from jaxmig.workloads.pmbench import Options, Result, run as benchmark
 
-EXAMPLES = """  jaxmig pmbench -j 5 -s 128 1 --migrate 0:1
-  jaxmig pmbench -p normal -e 2000 1 --migrate 0:1 --kernel 6.3 --batch 64
-  jaxmig pmbench -j 4 1 --migrate 0:1 --limits 1,8,64,512,4096
-"""
-SLICE_MS = 100
 LONGEST_DELAY = 10**8  # cycles
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command; -h is pmbench's --threshold, as in the original."""
-    summary = "pmbench 0.9 on the modelled machine, its report, with pages migrating"
-    p: Parser = commands.add_parser(
-        "pmbench", help=summary, description=f"{summary}.", add_help=False
-    )
-    p.example = EXAMPLES
-    p.set_defaults(run=run)
-    p.add_argument("duration", type=int, metavar="DURATION", help="seconds")
-    pmargs.add(p)
-    group = p.add_argument_group("migration")
-    group.add_argument("--migrate", metavar="FROM:TO", help="back and forth meanwhile")
-    group.add_argument("--kernel", type=options.kernels, metavar="LIST")
-    group.add_argument("--machine", type=options.machine, default="xeon-2s")
-    group.add_argument(
-        "--batch", type=options.whole("base pages", 0, 1 << 20), default=512
-    )
-    group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
-    group.add_argument(
-        "--limits", metavar="LIST", help="a table of batch limits, or all: 1 ... 8192"
-    )
-    group.add_argument("--plot", metavar="FILE", help="of --limits, .png or .svg")
-    group.add_argument(
-        "--modelled",
-        type=options.whole("ms", 1, 10**7),
-        metavar="MS",
-        help=f"how much of DURATION is modelled, ms ({SLICE_MS})",
-    )
 
 
 def _options(args: argparse.Namespace) -> Options:

@@ -21,17 +21,6 @@ HEADERS: Final = (
 )
 
 
-def add(group: "argparse._ArgumentGroup") -> None:
-    """Options of what is written."""
-    for name in ("json", "csv"):
-        text = f"also as {name.upper()}; - is standard output, alone"
-        group.add_argument(f"--{name}", metavar="FILE", help=text)
-    group.add_argument(
-        "--table", choices=report.FORMATS, default="simple", metavar="FORMAT",
-        help=f"of the table: {', '.join(report.FORMATS)} (simple)",
-    )  # fmt: skip
-
-
 def show(
     args: argparse.Namespace,
     t: Trace,

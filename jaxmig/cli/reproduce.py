@@ -5,27 +5,10 @@ import sys
 import textwrap
 
 from jaxmig import report, reproduce
-from jaxmig.cli import options, output, runtime
-from jaxmig.cli.errors import Parser
+from jaxmig.cli import output, runtime
 from jaxmig.cli.progress import progress
 
-EXAMPLES = """  jaxmig reproduce
-  jaxmig reproduce --json rows.json
-"""
 HEADERS = ("id", "what", "unit", "published", "predicted", "error", "open", "kernel")
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "print every published figure beside the prediction, with its error"
-    parser = options.add_parser(commands, "reproduce", summary, EXAMPLES, run)
-    parser.add_argument(
-        "--json", metavar="FILE", help="also as JSON; - is stdout alone"
-    )
-    parser.add_argument("--table", choices=report.FORMATS, default="simple")
-    parser.add_argument(
-        "--inputs", action="store_true", help="list every number used and its source"
-    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,8 +4,8 @@ import argparse
 import dataclasses
 
 from jaxmig import nodes
-from jaxmig.cli import options, traces
-from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.cli import traces
+from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.room import check_room
 from jaxmig.machines import Profile
 from jaxmig.targets import Setting, Target
@@ -18,23 +18,6 @@ class Shape:
     setting: Setting
     old: frozenset[int]
     new: frozenset[int]
-
-
-def add_memory(parser: Parser) -> None:
-    """How much memory nodes have."""
-    group = parser.add_argument_group("memory")
-    group.add_argument(
-        "--node-size",
-        type=options.pages,
-        metavar="SIZE",
-        help="memory of each node (as much as the target needs)",
-    )
-    group.add_argument(
-        "--free",
-        type=options.free,
-        metavar="NODE=SIZE",
-        help="how much of a node is free before the call; several with commas",
-    )
 
 
 def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:

@@ -3,29 +3,12 @@
 import argparse
 
 from jaxmig import snapshot
-from jaxmig.cli import named, options
-from jaxmig.cli.errors import Parser, Usage
+from jaxmig.cli import named
+from jaxmig.cli.errors import Usage
 from jaxmig.cli.output import check
 from jaxmig.cli.progress import amount
 from jaxmig.procfs import list_pids
 from jaxmig.terminal import printable
-
-EXAMPLES = """  jaxmig snapshot 4711 -o app.npz
-  jaxmig snapshot --all -o machine.npz      as root: shared pages are seen by their PFN
-  jaxmig migratepages machine.npz:4711 0 1  one of them, sharing pages with the others
-"""
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "save the page table of live processes, read from /proc"
-    parser = options.add_parser(commands, "snapshot", summary, EXAMPLES, run)
-    pid = options.whole("PID", 1, options.MAX_INT)
-    parser.add_argument("pid", nargs="*", type=pid, metavar="PID")
-    parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE.npz", help="where to save it"
-    )
-    parser.add_argument("--all", action="store_true", help="every process")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,27 +9,12 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from jaxmig.cli import gather, options, output, pictures, runtime, sweepopts
-from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli import gather, output, pictures, runtime, sweepopts
+from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import redrawn
 from jaxmig.cli.room import check_room
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 from jaxmig.syscalls import SleepsForever
-
-EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,8,64,512 --cpus 2:128:2x -o out.csv
-  jaxmig sweep app.npz 0 1 --machine xeon-2s,arm64-2n128c --samples 500 -o out.parquet
-  srun -n 8 sh -c 'jaxmig sweep memhog:1g --cpus 2:256:2 -o out.csv --resume \\
-      --processes 8 --process-id $SLURM_PROCID'     parts on shared storage, merged
-  ... --coordinator $(scontrol show hostnames | head -n 1):8476 ...   without one: parts
-      come to process 0 over the network
-"""
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "migrate a target in many configurations, a row of results each"
-    parser = options.add_parser(commands, "sweep", summary, EXAMPLES, run)
-    sweepopts.add(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,25 +6,11 @@ from typing import Final
 
 from jaxmig import __version__, report
 from jaxmig.cli import output
-from jaxmig.cli.errors import Parser, Usage, say
+from jaxmig.cli.errors import Usage, say
 from jaxmig.report import folded, perfetto, tracefs
 from jaxmig.report.timed import Traced
 
 NAMES: Final = ("trace", "tracefs", "folded", "speedscope")
-
-
-def add(parser: Parser) -> None:
-    """The options that name these files."""
-    group = parser.add_argument_group(
-        "traces", "With --trace or --tracefs folios are worked one by one: slower."
-    )
-    for name, what in (
-        ("trace", "Chrome trace events of every CPU, for ui.perfetto.dev"),
-        ("tracefs", "the kernel's trace points, as its trace file shows them"),
-        ("folded", "folded stacks of the modelled time, for flamegraph tools"),
-        ("speedscope", "the same for speedscope.app"),
-    ):
-        group.add_argument(f"--{name}", metavar="FILE", help=what)
 
 
 def files(args: argparse.Namespace) -> list[str]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from jaxmig.machines.schema import LATER, required
+from jaxmig.refused import Refused
 
 Arch = Literal["x86", "x86-invlpgb", "arm64"]
 Bound = Literal["value", "low", "high"]
@@ -22,7 +23,7 @@ MEASURED = "measured"
 Origin = Literal["measured", "published", "assumed"]
 
 
-class ProfileError(ValueError):
+class ProfileError(Refused, ValueError):
     """A machine profile that cannot be used: file, key and what to do, in one line."""
 
 

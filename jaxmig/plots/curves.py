@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.plots.style import GREY, MARKERS, SERIES, decades, powers_of_two
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

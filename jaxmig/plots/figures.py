@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from jaxmig.machines.terms import PHASES
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.plots import curves, flame, heat, phases
 from jaxmig.plots.style import figure, rc
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 from jaxmig.report.tree import Node
 from jaxmig.sweep.axes import AXES
 

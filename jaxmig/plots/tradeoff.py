@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.plots.style import GREY, MARKERS, SERIES, decades, figure, powers_of_two, rc
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

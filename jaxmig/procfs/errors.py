@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jaxmig.refused import Refused
+
 PTRACE = "run as the same user, as root or with CAP_SYS_PTRACE"
 SYS_ADMIN = "run as root or with CAP_SYS_ADMIN"
 ELSEWHERE = (
@@ -13,7 +15,7 @@ ELSEWHERE = (
 )
 
 
-class ProcError(Exception):
+class ProcError(Refused):
     """A process could not be read; the text says what, where and what to do."""
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jaxmig import files
 from jaxmig.procfs import schema
 from jaxmig.procfs.columns import Table
+from jaxmig.refused import Refused
 
 T = TypeVar("T", bound=Table)
 MOST_BYTES = 1 << 40  # of all fields: a machine of 64 TiB in base pages
@@ -36,7 +37,7 @@ HEADERS = {
 COMPRESS_BELOW = 1 << 26  # bytes; above, zlib would take longer than the reading
 
 
-class SnapshotError(Exception):
+class SnapshotError(Refused):
     """A snapshot file cannot be used: what is wrong, where, and what to do."""
 
 

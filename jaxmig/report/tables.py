@@ -10,7 +10,8 @@ from typing import Final, TextIO
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
-FORMATS: Final = ("simple", "grid", "github", "plain", "tsv")
+from jaxmig.terminal import FORMATS
+
 _UNCUT: Final = ("github", "tsv")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from jaxmig.refused import Refused
 from jaxmig.scenario.locate import Where, find_line
 from jaxmig.terminal import printable
 
@@ -10,7 +11,7 @@ _WIDTH = 60
 _TABLES = ("machine", "process", "region", "condition", "call")
 
 
-class ScenarioError(ValueError):
+class ScenarioError(Refused, ValueError):
     """A scenario that cannot be played; `str()` of it is always one line.
 
     Attributes:

@@ -19,11 +19,12 @@ from jaxtyping import Array, Int32
 from jaxmig import arguments, events, migrate, tlb, xla
 from jaxmig.events import Events
 from jaxmig.machine import NOWHERE, Machine
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result
+from jaxmig.migrate import Result
 from jaxmig.phases import flush
 from jaxmig.phases.lanes import CHUNK
 from jaxmig.policy.call import no_stats
 from jaxmig.policy.folio import SLEEPS, Where
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 from jaxmig.rules import Rules, rules
 from jaxmig.shard import tlbs, window, work
 from jaxmig.shard.deal import Deal

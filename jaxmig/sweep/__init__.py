@@ -17,7 +17,8 @@ this computer's speed could change: a sweep that was killed and resumed, or cut 
 processes, ends in the same bytes.
 """
 
-from jaxmig.sweep.axes import AXES, AxisError, Configuration, Grid, values
+from jaxmig.ranges import AxisError, values
+from jaxmig.sweep.axes import AXES, Configuration, Grid
 from jaxmig.sweep.engine import Engine, Run, Tally
 from jaxmig.sweep.journal import Journal, JournalError
 from jaxmig.sweep.many import count_many

@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmig.machine import Machine
-from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION, Result, limit_of
+from jaxmig.migrate import Result, limit_of
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 from jaxmig.rules import Rules, as_data, rules, structure, word
 from jaxmig.sweep.counts import What, count, countable
 from jaxmig.sweep.program import jitted, played

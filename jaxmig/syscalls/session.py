@@ -19,7 +19,6 @@ from jaxmig.events import COUNTERS, Events
 from jaxmig.machine import Machine
 from jaxmig.migrate import (
     MOST_ROWS,
-    NR_MAX_BATCHED_MIGRATION,
     Result,
     check_poison,
     executable,
@@ -27,7 +26,8 @@ from jaxmig.migrate import (
     listed,
     replace,
 )
-from jaxmig.releases import Release, release
+from jaxmig.refused import Refused
+from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, Release, release
 from jaxmig.rules import Rules, rules, structure, word
 from jaxmig.syscalls.space import Heads, View
 
@@ -35,7 +35,7 @@ SMALLEST_LOG: Final = 1 << 14  # rows
 ROWS_A_FOLIO: Final = 16  # of a base page that moves at once
 
 
-class NotModelled(Exception):
+class NotModelled(Refused):
     """What a call would do depends on something that is not modelled; says on what."""
 
 
@@ -175,7 +175,7 @@ class Session:
             # Allocating there always fails, as on a node whose memory is used up.
             home = self._other_node(folios)
             state = replace(state, nfree=state.nfree.at[home].set(0))
-        r = self._rules(mode, reason, memalloc)
+        r = self._rules(self.kernel, mode, reason, memalloc)
         limit = limit_of(self.batch if batch is None else batch)
         state, result = self._run(r, state, folios, home, limit)
         if home != node:
@@ -235,27 +235,32 @@ class Session:
             rows[heads] = np.stack(cond.pack(fields, marks), axis=-1)
             self.rewind(replace(self.state, conditions=jnp.asarray(rows)))
 
-    def _rules(self, mode: str, reason: str, memalloc: bool) -> Rules:
+    def _rules(self, kernel: str, mode: str, reason: str, memalloc: bool) -> Rules:
         """The rules, without what makes no difference: fewer of them are compiled."""
         large = self.state.geometry.orders != (0,)
         if not (large and reason in ("numa_misplaced", "longterm_pin")):
             reason = "syscall_or_cpuset"
         waits = mode != "async"
         memalloc = memalloc and waits
-        return rules(self.kernel, mode, reason, self.arch, memalloc, self.engine)
+        return rules(kernel, mode, reason, self.arch, memalloc, self.engine)
 
     def _run(
         self, r: Rules, state: Machine, folios: Heads, node: int, limit: Any
     ) -> tuple[Machine, Result]:
-        heads, size = listed(folios)
-        numbers = (jnp.int32(n) for n in (size, node, self.cpu))
-        args = (state, heads, *numbers, limit)
+        args = self._arguments(state, folios, node, limit)
         if self.logs is not None:
             return self._run_logged(r, args, len(folios))
         start = time.perf_counter()
         call = executable(r, False, *args)
         self.compile_s += time.perf_counter() - start
         return self._timed(call, args)
+
+    def _arguments(
+        self, state: Machine, folios: Heads, node: int, limit: Any
+    ) -> tuple[Any, ...]:
+        heads, size = listed(folios)
+        numbers = (xla.upload(np.int32(n)) for n in (size, node, self.cpu))
+        return state, heads, *numbers, limit
 
     def _timed(
         self, call: Callable[..., Any], args: tuple[Any, ...]

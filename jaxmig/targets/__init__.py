@@ -11,13 +11,13 @@ A Target knows how many nodes it needs and where it runs before anything is buil
 
 import os
 from collections.abc import Callable
-from typing import Final
 
 from jaxmig import snapshot
+from jaxmig.naming import TargetError, kind_of, nothing
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets.recorded import of_trace
 from jaxmig.targets.snapshots import of_snapshot
-from jaxmig.targets.target import Setting, Target, TargetError
+from jaxmig.targets.target import Setting, Target
 from jaxmig.targets.workloads import WORKLOADS, memhog, pmbench
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "pmbench",
     "resolve",
 ]
-TRACE: Final = "trace:"
 
 
 def resolve(
@@ -47,33 +46,30 @@ def resolve(
       TargetError: no such kind of target, or bad arguments.
       ProcError, SnapshotError, TraceError: the process or file cannot be read.
     """
-    name, colon, arguments = text.partition(":")
-    exists = os.path.exists(text)
-    if colon and name in WORKLOADS and not exists:
-        return WORKLOADS[name](text, arguments.split(","))
-    if text.startswith(TRACE) and not exists:
+    kind, arguments = kind_of(text), text.partition(":")[2]
+    if kind == "workload":
+        known = WORKLOADS.get(text.partition(":")[0])
+        if known is None:
+            raise nothing(text)
+        return known(text, arguments.split(","))
+    if kind == "trace":
         return of_trace(text, arguments, pid, tick)
-    if text.isascii() and text.isdigit():
+    if kind == "process":
         return of_snapshot(text, snapshot.take(int(text)))
-    if exists:
+    if os.path.exists(text):
         return of_snapshot(text, snapshot.load(text), pid)
-    file, colon, number = text.rpartition(":")
-    if colon and number.isascii() and number.isdigit() and file.endswith(".npz"):
-        if pid is not None:
-            raise TargetError(f"{text}: names its process; leave out --pid")
-        return of_snapshot(text, snapshot.load(file), int(number))
     if text.endswith(".npz"):
         advice = f"take one with `jaxmig snapshot PID -o {text}`"
         raise SnapshotError(f"{text}: no such file; {advice}")
-    raise TargetError(
-        f"{text}: neither a PID nor a file nor a workload; give one like 4711, "
-        "app.npz, trace:app.txt, memhog:1g or memhog:1g,thp"
-    )
+    if pid is not None:
+        raise TargetError(f"{text}: names its process; leave out --pid")
+    file, _, number = text.rpartition(":")
+    return of_snapshot(text, snapshot.load(file), int(number))
 
 
 def file_of(text: str) -> str:
     """The file that a target is read from, or nothing if there is none."""
-    names = [text, text.removeprefix(TRACE)]
+    names = [text, text.removeprefix("trace:")]
     file = text.rpartition(":")[0]
     names += [file] if file.endswith(".npz") else []
     return next((name for name in names if os.path.isfile(name)), "")

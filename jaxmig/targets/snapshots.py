@@ -7,8 +7,9 @@ import numpy as np
 from jaxmig import resident
 from jaxmig.frame import PMD_ORDER
 from jaxmig.machine import PAGE_BYTES
+from jaxmig.naming import TargetError
 from jaxmig.snapshot import PageFlag, Snapshot, SnapshotError
-from jaxmig.targets.target import Target, TargetError
+from jaxmig.targets.target import Target
 from jaxmig.terminal import printable
 
 

@@ -7,10 +7,6 @@ from jaxmig.machine import Machine
 from jaxmig.syscalls import Space
 
 
-class TargetError(ValueError):
-    """A target that cannot be used; one line that says what to write instead."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """The hardware that a target is put on."""

@@ -6,9 +6,10 @@ from typing import Final
 from jaxmig.build import Builder, Region
 from jaxmig.frame import PMD_ORDER
 from jaxmig.machine import PAGE_BYTES, PMD_PAGES, Machine
+from jaxmig.naming import TargetError
 from jaxmig.scenario.words import size_of, size_text
 from jaxmig.syscalls import Area, Space
-from jaxmig.targets.target import Setting, Target, TargetError
+from jaxmig.targets.target import Setting, Target
 
 MEMHOG_CPU: Final = 5  # the published run bound it with `numactl -C 5`
 PMBENCH_SETSIZE: Final = 128 << 20  # its default, as are the others below

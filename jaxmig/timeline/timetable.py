@@ -17,6 +17,7 @@ import numpy as np
 from jaxmig import cost
 from jaxmig.machine import PMD_PAGES
 from jaxmig.machines import Profile
+from jaxmig.refused import Refused
 from jaxmig.releases import release
 from jaxmig.rules import rules
 
@@ -28,7 +29,7 @@ NONE, PAGE, BATCH, WHOLE, BROADCAST, BROADCAST_ALL = range(6)  # flushes of a se
 LONGEST: Final = 10**9  # ns from the first unmap of a batch to its last remap
 
 
-class TimetableError(ValueError):
+class TimetableError(Refused, ValueError):
     """A migration that cannot be put on a timeline; one line that says why."""
 
 

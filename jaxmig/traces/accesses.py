@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from jaxmig.refused import Refused
+
 UNKNOWN: Final = -1
 PAGE_SHIFT: Final = 12
 # With five levels of page tables; what lies between is not canonical.
@@ -30,10 +32,12 @@ ACCESS: Final = np.dtype(
     ]
 )
 Rows = npt.NDArray[np.void]  # of ACCESS
+GAP_NS: Final = 5  # between accesses that have no times: a few instructions (assumed)
+MAX_GAP_NS: Final = 1_000_000  # clocks of a block are 30 bits
 LEAST: Final = 1 << 15  # rows of a block that is not the last
 
 
-class TraceError(ValueError):
+class TraceError(Refused, ValueError):
     """A trace that cannot be read: file, line and what to do, in one line."""
 
 

@@ -11,10 +11,9 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from jaxmig.machines import Profile
-from jaxmig.workloads import affinity
+from jaxmig.workloads import VERSION, affinity
 from jaxmig.workloads.pmbench import DRAWS, Options, Result, node_of
 
-VERSION: Final = "pmbench 0.9"
 CYCLES_KHZ: Final = 2_100_000  # of the modelled time stamp counter (assumed)
 OCTAVES: Final = 15  # that are printed with their parts: 2^8 ... 2^23 ns
 COLUMNS: Final = (

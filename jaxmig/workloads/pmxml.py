@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from jaxmig.machines import Profile
-from jaxmig.workloads import pmreport
+from jaxmig.workloads import VERSION, pmreport
 from jaxmig.workloads.pmbench import DRAWS, Options, Result
 
 Node = ElementTree.Element
@@ -56,7 +56,7 @@ def _signature(report: Node, r: Result, p: Profile) -> None:
     o = r.options
     signature = _add(report, "signature")
     info = _add(signature, "pmbench_info")
-    _leaves(info, version_number=pmreport.VERSION, version_options="")
+    _leaves(info, version_number=VERSION, version_options="")
     _leaves(info, version_xmloutput=OUTPUT_VERSION)
     system = _add(signature, "os_info")
     _leaves(system, hostname=p.name)

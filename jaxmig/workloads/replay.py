@@ -17,11 +17,10 @@ from jaxmig import stalls
 from jaxmig.access import Shape
 from jaxmig.machines import Profile
 from jaxmig.timeline import Run, Timetable, Totals, costs_of, timetable
+from jaxmig.traces.accesses import GAP_NS, MAX_GAP_NS
 from jaxmig.workloads.streams import Streams
 from jaxmig.workloads.trace import Trace
 
-GAP_NS: Final = 5  # of a trace without times: a few instructions (assumed)
-MAX_GAP_NS: Final = 1_000_000  # clocks of a block are 30 bits
 BLOCK: Final = 1 << 13
 Tick = Callable[[int], None]
 

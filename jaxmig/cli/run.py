@@ -7,18 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from jaxmig import __version__, machines, player, report, scenario
-from jaxmig.cli import options, output, pictures, runtime, traces
-from jaxmig.cli.errors import Failure, Parser, Usage, say
+from jaxmig.cli import output, pictures, runtime, traces
+from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
 from jaxmig.report.records import Record
 from jaxmig.report.timed import Traced
 from jaxmig.scenario import Scenario, ScenarioError
-
-EXAMPLES = """  jaxmig run full-node.toml
-  jaxmig run *.toml --json results.jsonl
-"""
 
 
 @dataclasses.dataclass
@@ -31,17 +27,6 @@ class Played:
     records: Sequence[Record] = ()
     traced: Sequence[Traced] = ()
     error: str = ""
-
-
-def add(commands: "argparse._SubParsersAction[Parser]") -> None:
-    """The parser of the command."""
-    summary = "play scenario files: a machine, its pages, and the calls that move them"
-    parser = options.add_parser(commands, "run", summary, EXAMPLES, run)
-    parser.add_argument("scenario", nargs="+", metavar="SCENARIO.toml")
-    options.add_machine(parser)
-    options.add_call(parser)
-    options.add_output(parser)
-    traces.add(parser)
 
 
 def run(args: argparse.Namespace) -> int:

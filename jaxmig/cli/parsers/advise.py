@@ -1,0 +1,31 @@
+"""`jaxmig advise`: the fastest migration within a stall budget."""
+
+from jaxmig.cli import options
+from jaxmig.cli.errors import Parser
+from jaxmig.terminal import FORMATS
+
+EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
+  jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
+"""
+
+
+def fill(parser: Parser) -> None:
+    """The options of the command."""
+    parser.example = EXAMPLES
+    options.add_target(parser)
+    group = parser.add_argument_group("budget, how long a page may be away")
+    one = group.add_mutually_exclusive_group(required=True)
+    for name, who in (
+        ("p99", "99 of 100 pages"),
+        ("p50", "half of them"),
+        ("max", "all"),
+    ):
+        text = f"for {who}, like 200us or 1.5ms"
+        one.add_argument(f"--{name}", type=options.duration, metavar="TIME", help=text)
+    options.add_machine(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--json", metavar="FILE", help="also as JSON; - is stdout, alone"
+    )
+    group.add_argument("--csv", metavar="FILE", help="also as CSV; - is stdout, alone")
+    group.add_argument("--table", choices=FORMATS, default="simple")
