@@ -34,9 +34,11 @@ class BusyError(FileError):
     """Another process writes the file."""
 
 
-def text(path: str | Path, most: int = MOST_TEXT) -> str:
+def text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
     """The text of a file, without a byte order mark.
 
+    Args:
+      errors: "replace" where names in it need not be text.
     Raises:
       FileError: it cannot be read, is longer than `most` bytes, or no UTF-8.
     """
@@ -50,7 +52,7 @@ def text(path: str | Path, most: int = MOST_TEXT) -> str:
     if data[:2] in BOMS:
         raise FileError("text of UTF-16; save it as UTF-8")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise FileError(f"line {line}: not UTF-8 text") from None

@@ -28,6 +28,8 @@ from pathlib import Path
 import numpy as np
 from jaxmig import cli, cost, machines, scenario, snapshot
 from jaxmig.cli import app
+from jaxmig.cli.errors import Usage
+from jaxmig.machines import reader
 from jaxmig.procfs import schema
 from jaxmig.procfs.npz import flatten
 from jaxmig.resident.layout import foreign, lay_out
@@ -59,7 +61,7 @@ TOKENS = (
     *(b"9" * 19, b"9" * 400, b"f" * 16, b"2147483648", b"18446744073709551616", b"0x"),
     *("²".encode(), b"\xff\xfe", b"\xef\xbb\xbf", b"\x1b[2J", b"[" * 300, b" " * 500),
 )
-KNOWN = (*app.KNOWN, JournalError, app.TargetError)
+KNOWN = (*app.KNOWN, JournalError, app.TargetError, Usage)
 
 
 @dataclass
@@ -143,6 +145,42 @@ def _rows() -> bytes:
     return (rows.heading() + "".join(made)).encode()
 
 
+def calibrated(*words: str | Path) -> None:
+    """`jaxmig calibrate`, whose profile --machine accepts."""
+    args = app.parser().parse_args(["calibrate", *map(str, words), "-o", "-"])
+    made = io.StringIO()
+    with contextlib.redirect_stdout(made):
+        assert args.run(args) == 0
+    reader.parse(made.getvalue(), "x", "x", machines.load)
+
+
+def report(path: Path) -> None:
+    """One `perf report`, of which a share of the time is said or not."""
+    share = ("--share", "0.7") if path.stat().st_size % 2 else ()
+    calibrated(path, "--pages", "1000", "--elapsed", "10ms", *share)
+
+
+def counters(path: Path) -> None:
+    """/proc/vmstat and /proc/interrupts after a migration."""
+    before = path.with_name("before")
+    before.write_bytes(_vmstat(0))
+    calibrated(before, path, "--elapsed", "10ms")
+
+
+def timings(path: Path) -> None:
+    """What `calibrate --measure` wrote."""
+    calibrated("--micro", path)
+
+
+def _vmstat(moved: int) -> bytes:
+    lines = [f"nr_free_pages {9999 - moved}", f"pgmigrate_success {moved}"]
+    lines += ["pgmigrate_fail 0", "thp_migration_success 0"]
+    lines += [f"nr_tlb_remote_flush {moved}"] * (moved % 2 == 0)
+    lines += ["            CPU0       CPU1", "  8:   0   0   IO-APIC   8-edge   rtc0"]
+    lines += [f" TLB:   {moved}   {moved}   TLB shootdowns", " ERR:   0", ""]
+    return "\n".join(lines).encode()
+
+
 def words(path: Path) -> None:
     """A command line, one word a line; only what is refused before any work is run."""
     text = path.read_text("utf-8", "replace")
@@ -170,6 +208,11 @@ def _traces() -> list[bytes]:
             elif path.suffix == ".zlib":
                 found.append(zlib.decompress(data))
     return found
+
+
+def _golden(folder: str, suffix: str) -> list[bytes]:
+    paths = (HERE / "data" / folder).rglob(f"*{suffix}")
+    return [path.read_bytes() for path in sorted(paths)]
 
 
 SCENE = b"""kernel = "both"
@@ -226,6 +269,9 @@ def kinds() -> dict[str, Kind]:
         ),
         "scenario": Kind([SCENE], scene, ".toml"),
         "journal": Kind([_rows()], table, ".csv"),
+        "report": Kind(_golden("perf", ".txt"), report, ".txt"),
+        "vmstat": Kind([_vmstat(1000), _vmstat(1001)], counters, ""),
+        "timings": Kind(_golden("perf", ".json"), timings, ".json"),
         "words": Kind([x.replace(" ", "\n").encode() for x in LINES], words, ""),
     }
     for path in sorted(CORPUS.iterdir()):
