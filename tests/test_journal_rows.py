@@ -7,6 +7,7 @@ from pathlib import Path
 import hostile
 import pytest
 from jaxmig.sweep import JournalError, journal, rows
+from test_files import room
 
 
 def written(tmp_path: Path, data: bytes) -> Path:
@@ -94,6 +95,27 @@ def test_a_long_file_is_taken_up_in_constant_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + (1 << 16)
     assert path.stat().st_size > 1 << 19
+
+
+def test_a_disk_that_runs_full_costs_the_torn_row_alone(tmp_path: Path) -> None:
+    _, first, second, third = hostile._rows().decode().splitlines(True)
+    path = tmp_path / "x.csv"
+    with journal.Journal(path, hostile.STAMP, lambda i: "", resume=False) as file:
+        file.add(first)
+        with (
+            room(path.stat().st_size + 50),
+            pytest.raises(
+                JournalError, match="disk full; make room, then use --resume"
+            ),
+        ):
+            file.add(second)
+        with room(100), pytest.raises(JournalError, match="File too large; make room"):
+            file.add(second)
+    with journal.Journal(path, hostile.STAMP, lambda i: "", resume=True) as file:
+        assert file.done == 1
+        file.add(second)
+        file.add(third)
+    assert path.read_bytes() == hostile._rows()
 
 
 def test_parts_become_one_file_only_if_all_are_whole(tmp_path: Path) -> None:
