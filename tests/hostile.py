@@ -37,6 +37,7 @@ from jaxmig.sweep import JournalError, journal, rows
 from jaxmig.targets.snapshots import of_snapshot
 from jaxmig.terminal import LONGEST, message
 from jaxmig.traces import ACCESS, Reading, TraceError, native
+from procfs_fake import SLEEP, SLEEP_PID, sleep_root
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "fuzz/corpus"
@@ -172,6 +173,28 @@ def timings(path: Path) -> None:
     calibrated("--micro", path)
 
 
+PROC = ("maps", "smaps", "smaps_rollup", "numa_maps", "statm", "stat")
+
+
+def process(path: Path) -> None:
+    """One of a process's files in /proc, named by the first line; the others are right."""
+    name, _, data = path.read_bytes().partition(b"\n")
+    if name.decode("utf-8", "replace") not in PROC:
+        raise snapshot.SnapshotError("none of the files")
+    root = path.with_name("proc")
+    file = (
+        (root if root.exists() else sleep_root(root)) / str(SLEEP_PID) / name.decode()
+    )
+    right = file.read_bytes()
+    file.write_bytes(data)
+    try:
+        s = snapshot.take(SLEEP_PID, root=root, page_size=4096)
+    finally:
+        file.write_bytes(right)
+    s.save(path.with_name("x.npz"))
+    page_table(path.with_name("x.npz"))
+
+
 def _vmstat(moved: int) -> bytes:
     lines = [f"nr_free_pages {9999 - moved}", f"pgmigrate_success {moved}"]
     lines += ["pgmigrate_fail 0", "thp_migration_success 0"]
@@ -269,6 +292,9 @@ def kinds() -> dict[str, Kind]:
         ),
         "scenario": Kind([SCENE], scene, ".toml"),
         "journal": Kind([_rows()], table, ".csv"),
+        "process": Kind(
+            [f"{n}\n".encode() + (SLEEP / n).read_bytes() for n in PROC], process, ""
+        ),
         "report": Kind(_golden("perf", ".txt"), report, ".txt"),
         "vmstat": Kind([_vmstat(1000), _vmstat(1001)], counters, ""),
         "timings": Kind(_golden("perf", ".json"), timings, ".json"),
