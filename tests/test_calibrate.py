@@ -257,6 +257,15 @@ BAD_REPORTS = {
         f"#  Children      Self\n{LINE.format(101, 'x').replace('%', '%  1.00%', 1)}",
         "line 2: more than 100 %",
     ),
+    "half of children": (
+        f"#  Children      Self\n{LINE.format(5, 'x')}",
+        "line 2: one share where others have two",
+    ),
+    "nothing of its own": (
+        "# Parent symbol\n#  Children      Self\n"
+        + LINE.format(5, "try_to_migrate").replace("%", "%  0.00%", 1),
+        "no function of migrate_pages",
+    ),
     "together": (
         LINE.format(60, "copy_page") * 2,
         r"shares behind line 1 add up to 120.00 %; give one report a file",

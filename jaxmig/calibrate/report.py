@@ -103,9 +103,10 @@ def _section(text: str, first: int) -> _Section:
         # Guests' kernels are [g], programs [.]: other people's time.
         if not found or found[3] != "k" or (filtered and "[other]" in found[5]):
             continue
+        if children and not found[2]:
+            raise CalibrationError(f"line {i}: one share where others have two; cut?")
         name = plain(found[4])
-        mine = found[2] if children else found[1]
-        own[name] = own.get(name, 0.0) + float(mine or 0)
+        own[name] = own.get(name, 0.0) + float(found[2] if children else found[1])
         if children:
             below[name] = below.get(name, 0.0) + float(found[1])
     if (whole := sum(own.values())) > 100 + _ROUNDING * text.count("\n"):
