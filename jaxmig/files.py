@@ -34,9 +34,11 @@ class BusyError(FileError):
     """Another process writes the file."""
 
 
-def text(path: str | Path, most: int = MOST_TEXT) -> str:
+def text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
     """The text of a file, without a byte order mark.
 
+    Args:
+      errors: "replace" where names in it need not be text.
     Raises:
       FileError: it cannot be read, is longer than `most` bytes, or no UTF-8.
     """
@@ -50,7 +52,7 @@ def text(path: str | Path, most: int = MOST_TEXT) -> str:
     if data[:2] in BOMS:
         raise FileError("text of UTF-16; save it as UTF-8")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise FileError(f"line {line}: not UTF-8 text") from None
@@ -101,7 +103,7 @@ def claim(name: str | Path, private: bool = False) -> None:
         raise FileError("is named for two outputs; choose another name for one")
     try:
         check(target)
-        _DRAFTS[key] = _made(target, private)
+        _make(key, target, private)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(f"cannot be written: {reason}; choose another file") from None
@@ -191,13 +193,13 @@ def _same(a: Path, b: Path) -> bool:
     return False
 
 
-def _made(target: Path, private: bool) -> Draft:
+def _make(key: str, target: Path, private: bool) -> None:
     folder = target.parent
     tag = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:TAG]
     path = folder / f"{PREFIX}{tag}-{secrets.token_hex(6)}{SUFFIX}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(path, flags, PRIVATE if private else PUBLIC)
-    draft = Draft(target, path, fd)
+    _DRAFTS[key] = Draft(target, path, fd)  # a signal takes it away from now on
     try:
         # Only who looks for left drafts may hold it, for an instant.
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -206,10 +208,8 @@ def _made(target: Path, private: bool) -> Draft:
         if tag in swept(folder, path):
             raise BusyError("another process writes it; wait, or choose another file")
     except BaseException:
-        path.unlink(missing_ok=True)
-        os.close(fd)
+        _drop(key)
         raise
-    return draft
 
 
 def swept(folder: Path, mine: Path | None = None) -> set[str]:

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 from jaxmig import cli, cost, machines, scenario, snapshot
 from jaxmig.cli import app
+from jaxmig.machines import reader
 from jaxmig.procfs import schema
 from jaxmig.procfs.npz import flatten
 from jaxmig.refused import Refused, WrongUse
@@ -36,10 +37,11 @@ from jaxmig.sweep import JournalError, journal, rows
 from jaxmig.targets.snapshots import of_snapshot
 from jaxmig.terminal import LONGEST, message
 from jaxmig.traces import ACCESS, Reading, TraceError, native
+from procfs_fake import SLEEP, SLEEP_PID, sleep_root
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "fuzz/corpus"
-SLOW_S = 5.0
+SLOW_S = 5.0  # of the processor
 GROWTH = 1 << 30  # bytes of memory that a whole run may add
 TOKENS = (
     *(b"\n", b"\0", b"-", b"-1", b"0", b",", b":", b" ", b"\t", b"\r\n", b"=", b'"'),
@@ -144,6 +146,64 @@ def _rows() -> bytes:
     return (rows.heading() + "".join(made)).encode()
 
 
+def calibrated(*words: str | Path) -> None:
+    """`jaxmig calibrate`, whose profile --machine accepts."""
+    args = app.parser().parse_args(["calibrate", *map(str, words), "-o", "-"])
+    made = io.StringIO()
+    with contextlib.redirect_stdout(made):
+        assert args.run(args) == 0
+    reader.parse(made.getvalue(), "x", "x", machines.load)
+
+
+def report(path: Path) -> None:
+    """One `perf report`, of which a share of the time is said or not."""
+    share = ("--share", "0.7") if path.stat().st_size % 2 else ()
+    calibrated(path, "--pages", "1000", "--elapsed", "10ms", *share)
+
+
+def counters(path: Path) -> None:
+    """/proc/vmstat and /proc/interrupts after a migration."""
+    before = path.with_name("before")
+    before.write_bytes(_vmstat(0))
+    calibrated(before, path, "--elapsed", "10ms")
+
+
+def timings(path: Path) -> None:
+    """What `calibrate --measure` wrote."""
+    calibrated("--micro", path)
+
+
+PROC = ("maps", "smaps", "smaps_rollup", "numa_maps", "statm", "stat")
+
+
+def process(path: Path) -> None:
+    """One of a process's files in /proc, named by the first line; the others are right."""
+    name, _, data = path.read_bytes().partition(b"\n")
+    if name.decode("utf-8", "replace") not in PROC:
+        raise snapshot.SnapshotError("none of the files")
+    root = path.with_name("proc")
+    file = (
+        (root if root.exists() else sleep_root(root)) / str(SLEEP_PID) / name.decode()
+    )
+    right = file.read_bytes()
+    file.write_bytes(data)
+    try:
+        s = snapshot.take(SLEEP_PID, root=root, page_size=4096)
+    finally:
+        file.write_bytes(right)
+    s.save(path.with_name("x.npz"))
+    page_table(path.with_name("x.npz"))
+
+
+def _vmstat(moved: int) -> bytes:
+    lines = [f"nr_free_pages {9999 - moved}", f"pgmigrate_success {moved}"]
+    lines += ["pgmigrate_fail 0", "thp_migration_success 0"]
+    lines += [f"nr_tlb_remote_flush {moved}"] * (moved % 2 == 0)
+    lines += ["            CPU0       CPU1", "  8:   0   0   IO-APIC   8-edge   rtc0"]
+    lines += [f" TLB:   {moved}   {moved}   TLB shootdowns", " ERR:   0", ""]
+    return "\n".join(lines).encode()
+
+
 def words(path: Path) -> None:
     """A command line, one word a line; only what is refused before any work is run."""
     text = path.read_text("utf-8", "replace")
@@ -171,6 +231,11 @@ def _traces() -> list[bytes]:
             elif path.suffix == ".zlib":
                 found.append(zlib.decompress(data))
     return found
+
+
+def _golden(folder: str, suffix: str) -> list[bytes]:
+    paths = (HERE / "data" / folder).rglob(f"*{suffix}")
+    return [path.read_bytes() for path in sorted(paths)]
 
 
 SCENE = b"""kernel = "both"
@@ -227,6 +292,12 @@ def kinds() -> dict[str, Kind]:
         ),
         "scenario": Kind([SCENE], scene, ".toml"),
         "journal": Kind([_rows()], table, ".csv"),
+        "process": Kind(
+            [f"{n}\n".encode() + (SLEEP / n).read_bytes() for n in PROC], process, ""
+        ),
+        "report": Kind(_golden("perf", ".txt"), report, ".txt"),
+        "vmstat": Kind([_vmstat(1000), _vmstat(1001)], counters, ""),
+        "timings": Kind(_golden("perf", ".json"), timings, ".json"),
         "words": Kind([x.replace(" ", "\n").encode() for x in LINES], words, ""),
     }
     for path in sorted(CORPUS.iterdir()):

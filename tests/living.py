@@ -18,7 +18,7 @@ from jaxmig import check, conditions as cond, frame, pte
 from jaxmig.callers import CALLERS, call
 from jaxmig.machine import NOWHERE, Machine, Tlb
 from jaxmig.syscalls import Area, Session, Space
-from jaxmig.syscalls.session import SleepsForever
+from jaxmig.syscalls.session import NotModelled, SleepsForever
 
 PAGES, CPUS, RUNNING = 48, 4, (1, 2)
 SETS, WAYS = 8, 2
@@ -41,7 +41,7 @@ class Living(RuleBasedStateMachine):
 
     kernels: tuple[str, ...] = ("6.2", "6.3", "6.12", "6.18")
     callers: tuple[str, ...] = tuple(CALLERS)
-    steps = 0  # of all examples
+    steps = played = 0  # of all examples; calls that came to an end
 
     @initialize()
     def start(self) -> None:
@@ -179,12 +179,17 @@ class Living(RuleBasedStateMachine):
         caller = data.draw(st.sampled_from(self.callers))
         space = Space([Area(start=FIRST, pages=PAGES, first_pte=0)])
         s = Session(self.m, kernel, batch=batch)
-        self.calls.append(self.scenario(kernel, caller, to))
+        text = self.scenario(kernel, caller, to, batch)
+        self.calls.append(text)
         try:
             out = call(s, space, frozenset({1 - to}), to, caller=caller)
-        except SleepsForever:
-            return
-        assert out.ret >= 0 or out.ret == -12
+        except (SleepsForever, NotModelled):
+            return  # refused: the machine is as it was
+        except Exception as error:
+            error.add_note(text)
+            raise
+        assert out.ret >= 0 or out.ret == -12, text
+        type(self).played += 1
         self.m = s.state
         if caller == "soft_offline":  # it keeps the memory that it empties
             self.ledger = LEDGER(self.m)
@@ -195,12 +200,13 @@ class Living(RuleBasedStateMachine):
             broken = check.explain(int(VIOLATIONS(self.m, self.ledger)))
             assert not broken, "\n".join([*broken, *self.calls[-1:]])
 
-    def scenario(self, kernel: str, caller: str, to: int) -> str:
+    def scenario(self, kernel: str, caller: str, to: int, batch: int) -> str:
         """The state and a call as a scenario file."""
         lines = [f'kernel = "{kernel}"', "[machine]", "nodes = 2", f"cpus = {CPUS}"]
         free = ", ".join(f'{i} = "{int(n) * 4}k"' for i, n in enumerate(self.m.nfree))
         lines += [
             'node_size = "1m"',
+            f"max_batch = {batch}",
             f"free = {{ {free} }}",
             "[[process]]",
             'name = "app"',

@@ -304,6 +304,49 @@ def test_an_event_that_measures_no_time_is_left_out(first: bool) -> None:
         report.parse(misses)
 
 
+LINE = "    {:.2f}%  sh  [kernel]  [k] {}\n"
+HEAD = "# Samples: 112  of event '{}'\n# Event count (approx.): 5\n"
+BAD_REPORTS = {
+    "one share": (LINE.format(100.01, "copy_page"), "line 1: more than 100 %"),
+    "later on": ("\n" * 4 + HEAD + LINE.format(999, "x"), "line 7: more than 100 %"),
+    "of children": (
+        f"#  Children      Self\n{LINE.format(101, 'x').replace('%', '%  1.00%', 1)}",
+        "line 2: more than 100 %",
+    ),
+    "half of children": (
+        f"#  Children      Self\n{LINE.format(5, 'x')}",
+        "line 2: one share where others have two",
+    ),
+    "nothing of its own": (
+        "# Parent symbol\n#  Children      Self\n"
+        + LINE.format(5, "try_to_migrate").replace("%", "%  0.00%", 1),
+        "no function of migrate_pages",
+    ),
+    "together": (
+        LINE.format(60, "copy_page") * 2,
+        r"shares behind line 1 add up to 120.00 %; give one report a file",
+    ),
+    "samples": ("# Samples: 1.2.3\n" + LINE.format(5, "x"), "line 1: no number of"),
+    "samples' digits": ("# Samples: " + "9" * 400 + "\n", "line 1: no number of"),
+    "no time": (HEAD.format("page-faults") + LINE.format(5, "x"), "measure no time"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REPORTS)
+def test_a_report_that_cannot_be_is_refused(name: str) -> None:
+    text, words = BAD_REPORTS[name]
+    with pytest.raises(CalibrationError, match=words) as caught:
+        of(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_small_number_of_samples_has_a_blank_for_its_unit() -> None:
+    """perf writes `112  of event`; which event it is must not be lost."""
+    found = report.parse(HEAD.format("cpu-clock") + LINE.format(5, "copy_page"))
+    assert found.samples == 112
+    assert found.own == {"copy_page": 5.0}
+
+
 def test_columns_may_be_missing_and_guests_do_not_count() -> None:
     symbols = "\n".join(
         re.sub(r"%.*(\[[k.]\])", r"%  \1", line) for line in FLAT.splitlines()
@@ -428,10 +471,49 @@ def test_without_counters_flushes_are_unknown_until_somebody_says() -> None:
         copy([files[0], vmstat(1007, 5, 5)])
 
 
-@pytest.mark.parametrize("files", [("", ""), ("pgmigrate_success 5\n",) * 2])
-def test_bad_vmstat_is_refused(files: tuple[str, str]) -> None:
-    with pytest.raises(CalibrationError):
-        from_vmstat(*files, "x", XEON, Run(0, 10**9))
+GOOD = vmstat(0, 0, 0)
+BAD_VMSTAT = {
+    "empty": ("", "no pgmigrate_success in it"),
+    "the same": (GOOD, "pgmigrate_success did not grow"),
+    "superscript": (
+        "pgmigrate_success 100\nnr_x ²\n",
+        "line 2: 'nr_x ²' is no counter",
+    ),
+    "negative": (
+        "pgmigrate_success -5\n",
+        "line 1: 'pgmigrate_success -5' is no counter",
+    ),
+    "2^64": (f"pgmigrate_success {2**64}\n", "line 1: .* is no counter"),
+    "digits": (
+        f"pgmigrate_success {'9' * 5000}\n",
+        "line 1: 'pgmigrate_success 9.* is",
+    ),
+    "hexadecimal": ("pgmigrate_success 0x10\n", "line 1: .* is no counter"),
+    "another file": ("cpu  1 2 3\npgmigrate_success 5\n", "line 1: 'cpu  1 2 3' is no"),
+    "twice": (GOOD + vmstat(9, 9, 9), "line 5: nr_free_pages a second time"),
+    "rows twice": (GOOD + " TLB: 1 2\n" * 2, "line 6: TLB a second time"),
+    "no count": (
+        GOOD + " TLB: shootdowns\n",
+        "line 5: 'TLB: shootdowns' is no counter",
+    ),
+    "cut": (vmstat(100, 50, 50)[:-2], "its last line is cut; take it again"),
+    "huge": (vmstat(100, 1, 1) + "thp_migration_success 1\n", "of 512 pages each"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VMSTAT)
+def test_bad_vmstat_is_refused(name: str) -> None:
+    after, words = BAD_VMSTAT[name]
+    before = GOOD + "thp_migration_success 0\n"
+    with pytest.raises(CalibrationError, match=words) as caught:
+        from_vmstat(before, after, "x", XEON, Run(0, 10**9))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fallen", [(1, 9, 9), (9, 1, 9), (9, 9, 1)])
+def test_a_counter_that_falls_is_refused(fallen: tuple[int, int, int]) -> None:
+    with pytest.raises(CalibrationError, match="falls from 8 to 1; is the order right"):
+        from_vmstat(vmstat(8, 8, 8), vmstat(*fallen), "x", XEON, Run(0, 10**9))
 
 
 def test_flushes_longer_than_the_call_are_refused() -> None:
@@ -594,6 +676,12 @@ def test_the_arithmetic_of_timings() -> None:
     assert {m.key for m in from_micro(doc, "x", XEON)} == {"cost.local_full"}
 
 
+def one(fields: str, more: str = "") -> str:
+    """A file of one row."""
+    row = ", ".join(['"what": "x"', *([fields] if fields else [])])
+    return f'{{"micro": {{"remote=0": [{{{row}}}]}}{", " if more else ""}{more}}}'
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -601,7 +689,22 @@ def test_the_arithmetic_of_timings() -> None:
         ("[]", "no `micro` rows"),
         ('{"micro": {"remote=0": []}}', "no `micro` rows"),
         ('{"micro": {"remote=0": [5]}}', "is no row"),
-        ('{"micro": {"remote=0": [{"what": "x", "min_ns": -1}]}}', "0 or more"),
+        ('{"micro": {"remote=x": [{"what": "x"}]}}', "no `micro` rows"),
+        ("[" * 100_000, "numbers or nesting beyond reason"),
+        ("9" * 5000, "numbers or nesting beyond reason"),
+        (one('"min_ns": -1'), "x, min_ns: -1 is no number, 0 to"),
+        (one('"p90_ns": Infinity'), "p90_ns: inf is no number"),
+        (one('"median_ns": NaN'), "median_ns: nan is no number"),
+        (one('"median_ns": 1e300'), "median_ns: 1e[+]300 is no number"),
+        (one('"median_ns": true'), "median_ns: True is no number"),
+        (one('"n": 1.5'), "n: 1.5 is no whole number"),
+        (one('"tlb_ipis_per_call": "1"'), "tlb_ipis_per_call: '1' is no number"),
+        (one('"what": 5'), "is no row"),
+        (one('"what": "page_walk"'), "a row of page_walk is without median_ns"),
+        (one('"what": "mprotect_rw_to_r", "n": 1'), "is without min_ns"),
+        (one("", '"target_and_futex": 5'), "target_and_futex is no list"),
+        (one("", '"target_and_futex": ["x"]'), "'x' is no row"),
+        (one("", '"target_and_futex": [{"what": "target_loss"}]'), "without pages"),
     ],
 )
 def test_what_is_no_timing_is_refused(text: str, told: str) -> None:
@@ -816,3 +919,22 @@ def test_mistakes_are_one_line(
     assert run(*(a.format(file=tmp_path / "f") for a in args)) == code
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
+
+
+@pytest.mark.parametrize("how", [(), ("--micro",)])
+def test_what_is_read_whole_has_a_largest_size(
+    capsys: pytest.CaptureFixture[str], how: tuple[str, ...]
+) -> None:
+    assert run(*how, "/dev/zero", "--pages", "5", "--elapsed", "1s") == 1
+    said = capsys.readouterr().err
+    assert said.endswith("/dev/zero: longer than 67,108,864 bytes; give another file\n")
+
+
+def test_names_of_programs_need_not_be_text(tmp_path: Path) -> None:
+    data = FLAT.encode().replace(b"migratepages", b"migrat\xffpages")
+    assert data != FLAT.encode()
+    (tmp_path / "perf.txt").write_bytes(b"\xef\xbb\xbf" + data)
+    made = ("--pages", str(PAGES), "--elapsed", "2s", "-o", tmp_path / "x.toml")
+    assert run(tmp_path / "perf.txt", *made) == 0
+    (tmp_path / "perf.txt").write_bytes(FLAT.encode("utf-16"))
+    assert run(tmp_path / "perf.txt", *made) == 1

@@ -1,20 +1,26 @@
 """Files that are read whole, and files that appear whole or not at all."""
 
+import contextlib
 import errno
 import fcntl
 import os
+import resource
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from jaxmig import cli, files, machines, scenario, snapshot
+from jaxmig.cli import app, output, runtime
 from jaxmig.cli.errors import say
 from jaxmig.machines import ProfileError
+from jaxmig.plots import style
+from jaxmig.plots.style import PlotError
 from jaxmig.terminal import LONGEST, message, printable
 from jaxmig.traces import Reading, TraceError
 from processes import LIMIT_S
@@ -146,6 +152,45 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes: writes end in their middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def drawn(path: Path) -> None:
+    made = pytest.importorskip("matplotlib.figure").Figure()
+    style.save(made, str(path))
+
+
+TAKEN = snapshot.load(REPO / "tests/data/procfs/snapshot-v1.npz")
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "x": lambda path: put(path, b"x" * 100_000),
+    "x.json": lambda path: output.write(str(path), "x" * 100_000),
+    "x.npz": TAKEN.save,
+    "x.svg": drawn,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_room_in_the_middle_of_a_file(tmp_path: Path, name: str) -> None:
+    """Of every kind: the old one stays, and the line says what to do."""
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    with room(1000), pytest.raises(Exception, match="File too large; choose") as told:
+        WRITERS[name](path)
+    assert type(told.value) in (*app.KNOWN, files.FileError, PlotError)
+    assert "\n" not in str(told.value)
+    assert path.read_bytes() == b"old"
+    WRITERS[name](path)
+    assert path.read_bytes() != b"old"
+
+
 def test_pipes_and_devices_stay_what_they_are(tmp_path: Path) -> None:
     put(Path("/dev/null"))
     (tmp_path / "null").symlink_to("/dev/null")
@@ -234,6 +279,39 @@ def test_a_signal_leaves_no_draft(tmp_path: Path, number: int, code: int) -> Non
     assert run.returncode == code
     assert len(said.strip().splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["trace"]
+
+
+def test_a_cache_that_others_may_write_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever writes there would say what this process runs."""
+    said: dict[str, object] = {}
+    monkeypatch.setattr(jax.config, "update", said.__setitem__)
+    monkeypatch.setattr(runtime.xla, "compile_loops_whole", lambda: None)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("JAXMIG_NO_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = runtime.cache_directory()
+    runtime.prepare()
+    assert said["jax_compilation_cache_dir"] == str(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
+    assert capsys.readouterr().err == ""
+    for place in (folder, folder.parent):
+        for mode, back in ((0o777, 0o700), (0o720, 0o700)):
+            place.chmod(mode)
+            runtime.prepare()
+            assert said["jax_compilation_cache_dir"] is None
+            words = "compiled programs are not kept: others may write there; chmod go-w"
+            assert capsys.readouterr().err == f"{folder}: {words}\n"
+            place.chmod(back)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    runtime.prepare()
+    assert "are not kept: it is another user's" in capsys.readouterr().err
+    folder.rmdir()
+    folder.write_bytes(b"")
+    runtime.prepare()
+    assert "are not kept: File exists" in capsys.readouterr().err
+    assert said["jax_compilation_cache_dir"] is None
 
 
 # Reading.

@@ -203,3 +203,51 @@ def test_vanishing_files(tmp_path: Path) -> None:
     snapshot = take_all(root=tmp_path, page_size=4096)
     assert snapshot.processes.pid.tolist() == [8]
     assert any("7/maps" in sentence for sentence in snapshot.missing)
+
+
+ODD = ("\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r", "\u00a0", " ")
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_file_s_name_is_never_taken_for_an_area(tmp_path: Path, odd: str) -> None:
+    """Linux escapes newlines alone: what else ends a line may stand in a name."""
+    planted = f"/tmp/a{odd}0-1000 rwxp 00000000 00:00 0{odd}"
+    areas = [Area(16, 2, {0: PRESENT | 7}, path=planted, inode=5), Area(64, 1)]
+    shown = odd.replace(" ", r"\040")  # here blanks are escaped, too
+    areas[0].numa = f"default file=/tmp/a{shown}N1=9{shown}10 N0=1"
+    taken = take(5, root=invent(tmp_path, 5, areas, rss=1), page_size=4096)
+    assert taken.areas.path == (planted, "")
+    assert taken.areas.start.tolist() == [16 << 12, 64 << 12]
+    assert taken.node.tolist() == [0]
+
+
+NOT_AREAS = (
+    "1000-0 rw-p 0 08:01 0 x",
+    "0-11111111111111111 rw-p 0 08:01 0 x",
+    "0-1000 rw-p 0 08:01 ² x",
+    "Rss: x kB",
+    "Rss: 9999999999999999 kB",
+    "words",
+)
+
+
+@pytest.mark.parametrize("line", NOT_AREAS)
+def test_what_linux_never_wrote_is_named_by_its_line(line: str) -> None:
+    with pytest.raises(errors.ProcError, match="maps:2: not a line of maps or smaps"):
+        maps.parse_areas(f"0-1000 rw-p 0 08:01 0 \n{line}\n")
+
+
+@pytest.mark.parametrize(
+    "line", ["x default", "1000", "1000 default N0=-1", "1000 default anon=1e3", "\x0c"]
+)
+def test_lines_of_numa_maps_too(line: str) -> None:
+    with pytest.raises(errors.ProcError, match="numa_maps:2: not a line of numa_maps"):
+        numa_maps.parse_numa_maps(f"0 default\n{line}\n")
+
+
+def test_counts_beyond_an_area_take_no_memory() -> None:
+    lines = numa_maps.parse_numa_maps(f"1000 default N0=2 N1={10**14}\n")
+    area = np.zeros(5, np.int64)
+    node, guess = numa_maps.spread_nodes(area, [0x1000], lines, 4096)
+    assert node.tolist() == [0, 0, 1, 1, 1]
+    assert guess.all()

@@ -14,6 +14,7 @@ Source: flush_tlb_mm_range(), get_flush_tlb_info() in arch/x86/mm/tlb.c, Linux 6
 """
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -33,6 +34,21 @@ PROTECT: Final = "mprotect_rw_to_r"
 IN_ORDER: Final = "copy4k_sequential_cold"
 LOSS: Final = "target_loss"
 TRIP: Final = "futex_round_trip"
+LONGEST_NS: Final = 10**12  # of a timing
+COUNTS: Final = ("n", "pages")
+# What a row of a kind must have; of other kinds nothing is used.
+FIELDS: Final = {
+    PROTECT: ("n", "min_ns", "median_ns"),
+    IN_ORDER: ("median_ns",),
+    "fault_anon_zero_page_read": ("median_ns",),
+    "page_walk": ("median_ns",),
+    TRIP: ("min_ns", "median_ns", "p90_ns"),
+    LOSS: (
+        "pages",
+        *(f"gap_ns_{end}" for end in ("p10", "p25", "median", "p75", "p90")),
+    ),
+}
+_ROUND: Final = re.compile(r"remote=(-?[0-9]{1,5})")
 Row = Mapping[str, Any]
 Rounds = Sequence[Mapping[str, Sequence[Row]]]
 
@@ -41,7 +57,7 @@ def read(text: str) -> dict[str, Any]:
     """The parts of such a file that are timings.
 
     Raises:
-      CalibrationError: not JSON, or without rows; one line.
+      CalibrationError: not JSON, without rows, or with rows of something else; one line.
     """
     try:
         doc = json.loads(text)
@@ -49,20 +65,43 @@ def read(text: str) -> dict[str, Any]:
         raise CalibrationError(
             f"not JSON ({error}); give what --measure wrote"
         ) from None
+    except (RecursionError, ValueError):
+        # Python refuses to read numbers of thousands of digits.
+        raise CalibrationError("numbers or nesting beyond reason") from None
     doc = doc if isinstance(doc, dict) else {}
     kept = {k: v for k, v in doc.items() if k.startswith("micro")}
     kept["target_and_futex"] = doc.get("target_and_futex", [])
     kept["guest"] = doc.get("guest", True)
+    if not isinstance(kept["target_and_futex"], list):
+        raise CalibrationError("target_and_futex is no list of rows")
     rows = [row for r in _rounds(kept) for rows in r.values() for row in rows]
     if not rows:
         raise CalibrationError("no `micro` rows in it; give what --measure wrote")
     for row in (*rows, *kept["target_and_futex"]):
-        if not isinstance(row, dict) or "what" not in row:
-            raise CalibrationError(f"{row!r} is no row of --measure")
-        times = [v for k, v in row.items() if k.endswith("_ns")]
-        if not all(isinstance(v, int | float) and v >= 0 for v in times):
-            raise CalibrationError(f"{row['what']}: times are numbers of ns, 0 or more")
+        _check(row)
     return kept
+
+
+def _check(row: Any) -> None:
+    """Raises CalibrationError unless a row has what its kind is read for."""
+    what = row.get("what") if isinstance(row, dict) else None
+    if not isinstance(what, str):
+        raise CalibrationError(f"{row!r:.80} is no row of --measure")
+    kind = next((k for k in FIELDS if what.startswith(k)), "")
+    lacking = [name for name in FIELDS.get(kind, ()) if name not in row]
+    if lacking:
+        raise CalibrationError(f"a row of {what:.40} is without {lacking[0]}")
+    for name, value in row.items():
+        if name in COUNTS or name.endswith("_ns") or name.startswith("gap_ns_"):
+            _number(f"{what:.40}, {name:.40}", value, name in COUNTS)
+    _number(f"{what:.40}, tlb_ipis_per_call", row.get("tlb_ipis_per_call", 0), False)
+
+
+def _number(where: str, value: Any, whole: bool) -> None:
+    fits = type(value) is int or (type(value) is float and not whole)
+    if not fits or not 0 <= value <= LONGEST_NS:
+        kind = "whole number" if whole else "number"
+        raise CalibrationError(f"{where}: {value!r:.40} is no {kind}, 0 to 10^12")
 
 
 def from_micro(doc: Mapping[str, Any], source: str, base: Profile) -> list[Measured]:
@@ -122,7 +161,7 @@ def _most(values: Sequence[float]) -> list[float]:
 def _rounds(doc: Mapping[str, Any]) -> Rounds:
     sets = [v for k, v in doc.items() if k.startswith("micro") and isinstance(v, dict)]
     return [
-        {k: v for k, v in s.items() if k.startswith("remote=") and isinstance(v, list)}
+        {k: v for k, v in s.items() if _ROUND.fullmatch(k) and isinstance(v, list)}
         for s in sets
     ]
 

@@ -62,7 +62,7 @@ def from_perf(
     """
     r = reports.parse(text, tell)
     percent, whole = shares(r)
-    if not percent.keys() & {"copy", "walk", *TLB}:
+    if not percent.keys() & {"copy", "walk", *TLB} or not whole:
         raise CalibrationError("no function of migrate_pages() in it; profile the call")
     scale = _scale(r, whole, run, tell) / 100
     ns = {group: p * scale * run.elapsed_ns for group, p in percent.items()}

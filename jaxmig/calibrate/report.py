@@ -15,15 +15,19 @@ from jaxmig.calibrate.fit import CalibrationError, Tell
 from jaxmig.calibrate.names import plain
 
 _LINE: Final = re.compile(
-    r"^\s*(\d{1,3}\.\d+)%(?:\s+(\d{1,3}\.\d+)%)?\s(?:.*?\s)?\[([a-zA-Z.])\]\s+(\S+)(.*)$"
+    r"^\s*(\d{1,3}\.\d+)%(?:\s+(\d{1,3}\.\d+)%)?\s(?:.*?\s)?\[([a-zA-Z.])\]\s+(\S+)(.*)$",
+    re.ASCII,
 )
 _SECTION: Final = re.compile(r"^(?=# Samples: )", re.MULTILINE)
-_SAMPLES: Final = re.compile(r"^# Samples: ([0-9.]+)([KMG]?)(?: of events? '([^']*)')?")
-_COUNT: Final = re.compile(r"^# Event count \(approx\.\): (\d+)", re.MULTILINE)
+_SAMPLES: Final = re.compile(
+    # perf writes a blank where a small number has no unit.
+    r"^# Samples: (\d{1,9}(?:\.\d{1,9})?)([KMG]?)(?=\s|$)(?: {1,2}of events? '([^'\n]*)')?"
+)
+_COUNT: Final = re.compile(r"^# Event count \(approx\.\): (\d{1,20})$", re.MULTILINE)
 _CHILDREN: Final = re.compile(r"^#\s+Children\s+Self", re.MULTILINE)
 _TIME: Final = re.compile(r"cycles|clock")
-_CORE: Final = re.compile(r"^cpu_\w+/(.*?)/?[a-zA-Z]*$")
 _UNITS: Final = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9}
+_ROUNDING: Final = 0.005  # percent, of each line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +52,20 @@ class _Section:
 
 def is_report(text: str) -> bool:
     """Whether any line is one of a report."""
-    return any(_LINE.match(line) for line in text.splitlines())
+    return any(_LINE.match(line) for line in text.split("\n"))
 
 
 def parse(text: str, tell: Tell = lambda line: None) -> Report:
     """What a report says.
 
     Raises:
-      CalibrationError: it holds no line of one, or none of an event that measures time.
+      CalibrationError: it holds no line of one, or none of an event that measures time,
+        or shares of more than all.
     """
-    found = [_section(part) for part in _SECTION.split(text)]
+    found, first = [], 1
+    for part in _SECTION.split(text):
+        found.append(_section(part, first))
+        first += part.count("\n")
     sections = [s for s in found if s.report.own]
     if not sections:
         raise CalibrationError(
@@ -79,26 +87,35 @@ def parse(text: str, tell: Tell = lambda line: None) -> Report:
 
 def _kind(event: str) -> str:
     """`cycles` of `cpu_core/cycles/P`: hybrid CPUs count each kind of core apart."""
-    core = _CORE.match(event)
-    return core[1].strip("/") if core else event
+    return event.split("/")[1] if re.match(r"cpu_\w+/", event) else event
 
 
-def _section(text: str) -> _Section:
+def _section(text: str, first: int) -> _Section:
+    """The part of a report whose first line is line `first` of the file."""
     own: dict[str, float] = {}
     below: dict[str, float] = {}
     children = bool(_CHILDREN.search(text))
     filtered = "Parent symbol" in text
-    for line in text.splitlines():
+    for i, line in enumerate(text.split("\n"), first):
         found = _LINE.match(line)
+        if found and max(float(found[1]), float(found[2] or 0)) > 100:
+            raise CalibrationError(f"line {i}: more than 100 % of the samples")
         # Guests' kernels are [g], programs [.]: other people's time.
         if not found or found[3] != "k" or (filtered and "[other]" in found[5]):
             continue
+        if children and not found[2]:
+            raise CalibrationError(f"line {i}: one share where others have two; cut?")
         name = plain(found[4])
-        mine = found[2] if children else found[1]
-        own[name] = own.get(name, 0.0) + float(mine or 0)
+        own[name] = own.get(name, 0.0) + float(found[2] if children else found[1])
         if children:
             below[name] = below.get(name, 0.0) + float(found[1])
+    if (whole := sum(own.values())) > 100 + _ROUNDING * text.count("\n"):
+        raise CalibrationError(
+            f"shares behind line {first} add up to {whole:.2f} %; give one report a file"
+        )
     head, count = _SAMPLES.match(text), _COUNT.search(text)
+    if text.startswith("# Samples: ") and not head:
+        raise CalibrationError(f"line {first}: no number of samples")
     samples = round(float(head[1]) * _UNITS[head[2]]) if head else None
     report = Report(own, below if children else None, samples, filtered)
     event = (head[3] or "") if head else ""

@@ -6,7 +6,7 @@ A kernel without CONFIG_DEBUG_TLBFLUSH counts no flush in /proc/vmstat: then the
 of /proc/interrupts, in the same files, serves, or the release's own arithmetic.
 """
 
-import re
+import itertools
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,32 +18,66 @@ from jaxmig.releases import release
 from jaxmig.report.units import duration
 
 MOVED: Final = "pgmigrate_success"
+HUGE: Final = "thp_migration_success"
 SENT, RECEIVED = "nr_tlb_remote_flush", "nr_tlb_remote_flush_received"
 ROW: Final = "TLB"  # of /proc/interrupts, all CPUs together
+MOST: Final = 2**64  # no counter's value
 ENDS: Final[tuple[Bound, Bound]] = ("low", "high")
 # What a base page costs, each scaled alike; a part of another or of a later mapping too.
 SOFTWARE: Final = ("alloc", "bookkeeping", "walk", "remap", "switch", "copy_4k")
 ALSO: Final = ("move_check", "walk_next", "remap_next")
-_TLB: Final = re.compile(r"^\s*TLB:((?:\s+\d+)+)", re.MULTILINE)
 
 
 def parse(text: str) -> dict[str, int]:
     """Counters of /proc/vmstat, and the TLB row of /proc/interrupts if it is there.
 
     Raises:
-      CalibrationError: no such file.
+      CalibrationError: no such file, one that was cut, or a line that is none of them.
     """
-    found = {}
-    for line in text.splitlines():
-        name, _, value = line.strip().partition(" ")
-        if value.strip().isdigit():
-            found[name] = int(value)
+    found: dict[str, int] = {}
+    for i, line in enumerate(text.split("\n"), 1):
+        name, *cells = line.split() or [""]
+        if name == f"{ROW}:":
+            name, cells = ROW, list(itertools.takewhile(_is_count, cells))
+        elif not name or name.endswith(":") or name.startswith("CPU"):
+            continue  # another row of /proc/interrupts
+        elif len(cells) > 1:
+            cells = []
+        if not cells or not all(map(_is_count, cells)):
+            shown = line.strip()[:40]
+            raise CalibrationError(
+                f"line {i}: {shown!r} is no counter of /proc/vmstat; give two copies of it"
+            )
+        if name in found:
+            raise CalibrationError(f"line {i}: {name} a second time; give one copy")
+        found[name] = sum(map(int, cells))
     if MOVED not in found:
         raise CalibrationError(f"no {MOVED} in it; give two copies of /proc/vmstat")
-    row = _TLB.search(text)
-    if row:
-        found[ROW] = sum(map(int, row[1].split()))
+    if not text.endswith("\n"):
+        raise CalibrationError("its last line is cut; take it again")
     return found
+
+
+def _is_count(word: str) -> bool:
+    return word.isascii() and word.isdigit() and len(word) <= 20 and int(word) < MOST
+
+
+def _changes(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    """What two files' counters grew by; those that are used may not fall."""
+    change = {name: b[name] - a[name] for name in b if name in a}
+    for name in (MOVED, HUGE, SENT, RECEIVED, ROW):
+        if change.get(name, 0) < 0:
+            raise CalibrationError(
+                f"{name} falls from {a[name]:,} to {b[name]:,}; is the order right?"
+            )
+    if not change[MOVED]:
+        raise CalibrationError(f"{MOVED} did not grow; is the order right?")
+    if change.get(HUGE, 0) * PMD_PAGES > change[MOVED]:
+        raise CalibrationError(
+            f"{HUGE} grew by {change[HUGE]:,} of {PMD_PAGES} pages each, {MOVED} by "
+            f"{change[MOVED]:,}: one of them is wrong; take both files again"
+        )
+    return change
 
 
 def from_vmstat(
@@ -62,12 +96,8 @@ def from_vmstat(
       CalibrationError: nothing moved between them, the flushes are unknown, or they
         alone take longer.
     """
-    a, b = parse(before), parse(after)
-    change = {name: b[name] - a[name] for name in b if name in a}
-    pages = change[MOVED]
-    if pages <= 0:
-        raise CalibrationError(f"{MOVED} did not grow; is the order right?")
-    huge = change.get("thp_migration_success", 0)
+    change = _changes(parse(before), parse(after))
+    pages, huge = change[MOVED], change.get(HUGE, 0)
     folios, small = pages - huge * (PMD_PAGES - 1), pages - huge * PMD_PAGES
     flushes = _flushes(change, base, (folios, pages), run, tell)
     elapsed = run.elapsed_ns * (run.share or 1.0)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxmig import calibrate, machines
+from jaxmig import calibrate, files, machines
 from jaxmig.calibrate import CalibrationError, Measured, Run
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure, Usage, say
@@ -110,6 +110,7 @@ def _one_each(args: argparse.Namespace, files: int) -> list[int]:
 
 def _text(name: str) -> str:
     try:
-        return Path(name).read_text("utf-8", "replace")
-    except OSError as error:
-        raise Failure(f"{name}: {error.strerror}; give a readable file") from None
+        # Programs in a report need not be named in UTF-8.
+        return files.text(name, errors="replace")
+    except files.FileError as error:
+        raise Failure(f"{name}: {error}; give another file") from None

@@ -16,9 +16,12 @@ from jaxmig.procfs.columns import I8, I32, I64, U8, U64, AreaKind, Perm, Table
 from jaxmig.procfs.errors import ProcError, read_text
 
 HEADER = re.compile(
-    r"([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps-]) ([0-9a-f]+) "
-    r"([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)"
+    r"([0-9a-f]{1,16})-([0-9a-f]{1,16}) ([r-])([w-])([x-])([ps-]) ([0-9a-f]{1,16}) "
+    r"([0-9a-f]{1,8}):([0-9a-f]{1,8}) ([0-9]{1,19}) *(.*)"
 )
+DETAIL = re.compile(r"([A-Za-z_]+): *(.*?)( kB)?")
+KILOBYTES = re.compile(r"[0-9]{1,15}")
+MOUNT = re.compile(r"[0-9]+ [0-9]+ ([0-9]{1,9}):([0-9]{1,9}) ")
 # Shared memory that no mount table lists: the kernel mounts it for itself.
 SHMEM_NAMES = ("/dev/zero", "/memfd:", "/SYSV", "/dev/shm/", "[anon_shmem:")
 PERMS = ((3, "r", Perm.READ), (4, "w", Perm.WRITE), (5, "x", Perm.EXEC))
@@ -69,16 +72,15 @@ class RawArea:
 def parse_areas(text: str, source: str = "maps") -> list[RawArea]:
     """Areas of a maps or smaps file, in address order.
 
-    Raises ProcError for a first line that is no area, naming `source` and the line.
+    Raises ProcError for a line that is neither, naming `source` and the line.
     """
     areas: list[RawArea] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        header = HEADER.fullmatch(line.rstrip())
-        if header:
+    # Names of files may hold whatever else ends a line elsewhere.
+    for number, line in enumerate(text.split("\n"), 1):
+        header = HEADER.fullmatch(line)
+        if header and int(header[1], 16) < int(header[2], 16):
             areas.append(_area(header))
-        elif areas and ":" in line:
-            _detail(areas[-1], line)
-        elif line.strip():
+        elif line and not (areas and _detail(areas[-1], line)):
             raise ProcError(f"{source}:{number}: not a line of maps or smaps: {line!r}")
     return areas
 
@@ -92,12 +94,19 @@ def _area(header: re.Match[str]) -> RawArea:
     return RawArea(start, end, perms, offset, device, int(g(10)), g(11))
 
 
-def _detail(area: RawArea, line: str) -> None:
-    key, _, value = line.partition(":")
+def _detail(area: RawArea, line: str) -> bool:
+    """Whether a line says more of the area; it is kept then."""
+    detail = DETAIL.fullmatch(line)
+    if detail is None:
+        return False
+    key, value, unit = detail.groups()
     if key == "VmFlags":
         area.vm_flags = value.strip()
-    elif value.endswith(" kB"):
-        area.kilobytes[key] = int(value[:-3])
+    elif unit:
+        if not KILOBYTES.fullmatch(value):
+            return False
+        area.kilobytes[key] = int(value)
+    return True
 
 
 def read_areas(process: Path) -> tuple[list[RawArea], bool]:
@@ -122,12 +131,11 @@ def mounted_kinds(process: Path) -> dict[int, AreaKind]:
         return {}
     kinds = {"tmpfs": AreaKind.SHMEM, "hugetlbfs": AreaKind.HUGETLB}
     found = {}
-    for line in text.splitlines():
-        left, _, right = line.partition(" - ")
-        kind = kinds.get(right.partition(" ")[0])
-        if kind is not None:
-            major, _, minor = left.split()[2].partition(":")
-            found[int(major) << 32 | int(minor)] = kind
+    for line in text.split("\n"):
+        kind = kinds.get(line.partition(" - ")[2].partition(" ")[0])
+        mount = MOUNT.match(line)
+        if kind is not None and mount:
+            found[int(mount[1]) << 32 | int(mount[2])] = kind
     return found
 
 

@@ -8,6 +8,7 @@ many, not which; the two other sources tell which.
 import ctypes
 import dataclasses
 import platform
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from jaxmig.procfs.columns import I16, I64, Bools
 from jaxmig.procfs.errors import ProcError
 
 MOVE_PAGES = {"x86_64": 279, "aarch64": 239, "riscv64": 239}
+ADDRESS = re.compile("[0-9a-f]{1,16}")
+COUNT = re.compile("[0-9]{1,15}")
+COUNTED = re.compile("N[0-9]{1,3}|anon|kernelpagesize_kB")
 ASK = 1 << 16  # pages in one call of move_pages
 
 
@@ -37,25 +41,20 @@ class NumaArea:
 def parse_numa_maps(text: str, source: str = "numa_maps") -> dict[int, NumaArea]:
     """Areas by start address in bytes. Raises ProcError for a line that is none."""
     areas = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        try:
-            start = int(words[0], 16)
-            policy = words[1]
-            values = dict(w.split("=", 1) for w in words[2:] if "=" in w)
-            nodes = {
-                int(key[1:]): int(value)
-                for key, value in values.items()
-                if key[0] == "N" and key[1:].isdigit()
-            }
-            size = int(values.get("kernelpagesize_kB", 4)) * 1024
-            areas[start] = NumaArea(
-                start, policy, nodes, int(values.get("anon", 0)), size
-            )
-        except (IndexError, ValueError) as error:
-            raise ProcError(
-                f"{source}:{number}: not a line of numa_maps: {line!r}"
-            ) from error
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.split(" ")
+        values = dict(w.split("=", 1) for w in words[2:] if "=" in w)
+        counts = {k: v for k, v in values.items() if COUNTED.fullmatch(k)}
+        if not line:
+            continue
+        if len(words) < 2 or not all(map(COUNT.fullmatch, counts.values())):
+            counts, words = {}, [""]
+        if not ADDRESS.fullmatch(words[0]):
+            raise ProcError(f"{source}:{number}: not a line of numa_maps: {line!r}")
+        nodes = {int(k[1:]): int(n) for k, n in counts.items() if k[0] == "N"}
+        size = int(counts.get("kernelpagesize_kB", 4)) * 1024
+        start, anon = int(words[0], 16), int(counts.get("anon", 0))
+        areas[start] = NumaArea(start, words[1], nodes, anon, size)
     return areas
 
 
@@ -128,9 +127,11 @@ def spread_nodes(
             continue
         scale = max(line.page_size // base_page, 1)
         named = np.array(list(line.nodes), np.int16)
-        counts = np.array(list(line.nodes.values())) * scale
+        # No area is resident twice: what is beyond it lies nowhere.
+        counts = np.minimum(list(line.nodes.values()), high - low) * scale
         node[low:high] = named[np.argmax(counts)]  # zero pages are in no count
-        laid = np.repeat(named, counts)[: high - low]
-        node[low : low + len(laid)] = laid
+        ends = np.cumsum(counts)
+        page = np.arange(min(high - low, int(ends[-1])))
+        node[low : low + len(page)] = named[np.searchsorted(ends, page, side="right")]
         guess[low:high] = len(named) > 1
     return node, guess

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def require_user_process(pid: int, root: str | Path = "/proc") -> Path:
     """
     path = process_dir(pid, root)
     fields = stat_fields(read_text(path / "stat"))
-    if len(fields) <= FLAGS or not fields[FLAGS].isdigit():
+    if len(fields) <= FLAGS or not _is_count(fields[FLAGS]):
         raise ProcError(f"{path / 'stat'}: not a stat line")
     if int(fields[FLAGS]) & PF_KTHREAD:
         raise KernelThread(
@@ -100,7 +101,7 @@ def read_process(path: Path, pid: int, base_page: int) -> RawProcess:
             fields = stat_fields(read_text(path / "task" / str(tid) / "stat"))
         except ProcError:
             continue  # threads come and go
-        if len(fields) > PROCESSOR:
+        if len(fields) > PROCESSOR and _is_count(fields[PROCESSOR], 9):
             threads.append((tid, int(fields[PROCESSOR])))
     rss = _rollup_rss(path, base_page)
     return RawProcess(pid, comm, rss, _statm(path), tuple(threads))
@@ -111,18 +112,22 @@ def _rollup_rss(path: Path, base_page: int) -> int:
         text = read_text(path / "smaps_rollup")
     except ProcError:
         return -1
-    for line in text.splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) * 1024 // base_page
-    return -1
+    found = re.search(r"^Rss: *([0-9]{1,15}) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 // base_page if found else -1
 
 
 def _statm(path: Path) -> tuple[int, ...]:
     try:
-        values = tuple(int(word) for word in read_text(path / "statm").split())
-    except (ProcError, ValueError):
-        values = ()
-    return values if len(values) == len(STATM) else (-1,) * len(STATM)
+        words = read_text(path / "statm").split()
+    except ProcError:
+        words = []
+    known = len(words) == len(STATM) and all(map(_is_count, words))
+    return tuple(map(int, words)) if known else (-1,) * len(STATM)
+
+
+def _is_count(word: str, digits: int = 15) -> bool:
+    """Whether it is a number as Linux writes one, of at most so many digits."""
+    return word.isascii() and word.isdigit() and len(word) <= digits
 
 
 def process_table(raw: list[RawProcess]) -> Processes:

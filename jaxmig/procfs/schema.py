@@ -90,7 +90,8 @@ def check_shape(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         fits = dtype == np.dtype(f.dtype) and len(shape) == 1 + (f.columns > 0)
         fits = fits and shape[1:] in ((), (f.columns,))
     if not fits:
-        wanted = {"int": "one number", TEXT: "text"}.get(f.dtype, f.dtype)
+        rows = f"{f.dtype}[{f.table}s{f', {f.columns}' if f.columns else ''}]"
+        wanted = {"int": "one number", TEXT: "text"}.get(f.dtype, rows)
         raise ValueError(f"{name} is {dtype}{list(shape)}, not {wanted}")
 
 

@@ -5,9 +5,11 @@ rows of another one are never continued.  A line goes to the system in one write
 process that is killed leaves whole lines and at most one torn one, which is cut off.
 """
 
+import collections
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,8 @@ from jaxmig import files
 from jaxmig.sweep import rows
 
 _SWEEP: Final = b"jaxmig sweep"
+BLOCK: Final = 1 << 24  # bytes of rows that become Parquet at a time
+LONGEST: Final = 1 << 14  # bytes of a line; a row has some 500
 
 
 class JournalError(ValueError):
@@ -86,16 +90,25 @@ class Journal:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise JournalError(f"{self.path}: another process writes it") from None
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            raise JournalError(f"{self.path}: is no file; choose another")
+        heading, whole = rows.heading().encode(), 0
         with open(self._fd, "rb", closefd=False) as file:
-            data = file.read()
-        whole = data.rfind(b"\n") + 1
-        lines = _lines(data[:whole].decode("utf-8", "replace"))
-        heading = rows.heading()
-        # A torn heading is ours too.
-        if lines[:1] != [heading] and (lines or not heading.encode().startswith(data)):
-            raise JournalError(f"{self.path}: is no file of this version's sweeps; "
-                               "choose another, or --overwrite")  # fmt: skip
-        for i, line in enumerate(lines[1:]):
+            first = file.readline(LONGEST)
+            if not heading.startswith(first):  # a torn heading is ours too
+                raise JournalError(f"{self.path}: is no file of this version's sweeps; "
+                                   "choose another, or --overwrite")  # fmt: skip
+            if first == heading:
+                whole = len(first) + self._check(file, stamp, keys)
+        os.ftruncate(self._fd, whole)
+        if not whole:
+            self.add(rows.heading())
+
+    def _check(self, file: IO[bytes], stamp: str, keys: Callable[[int], str]) -> int:
+        """Counts the rows behind the heading; returns their bytes."""
+        size = 0
+        for i, data in enumerate(_whole(file)):
+            line = data.decode("utf-8", "replace")
             if not line.endswith(f",{stamp}\n"):
                 raise JournalError(_other(self.path, line, stamp))
             if not line.startswith(keys(i)):
@@ -105,10 +118,8 @@ class Journal:
                 )
             with _line_of(self.path, i + 2):
                 rows.check(line)
-        os.ftruncate(self._fd, whole)
-        if not lines:
-            self.add(heading)
-        self.done = max(len(lines) - 1, 0)
+            self.done, size = i + 1, size + len(data)
+        return size
 
 
 def _other(path: Path, line: str, stamp: str) -> str:
@@ -131,16 +142,23 @@ def read(path: Path) -> list[rows.Row]:
       JournalError: it cannot be read or holds something else.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        raise JournalError(f"{path}: {error}") from None
-    if not text.startswith(rows.heading()):
-        raise JournalError(f"{path}: is no file of a sweep; choose another")
-    made = []
-    for i, line in enumerate(text.split("\n")[1:-1]):
-        with _line_of(path, i + 2):
-            made.append(rows.check(line))
-    return made
+        with path.open("rb") as file:
+            if file.readline(LONGEST) != rows.heading().encode():
+                raise JournalError(f"{path}: is no file of a sweep; choose another")
+            return [_row(path, i, data) for i, data in enumerate(_whole(file))]
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}") from None
+
+
+def _row(path: Path, i: int, data: bytes) -> rows.Row:
+    with _line_of(path, i + 2):
+        return rows.check(data.decode("utf-8", "replace"))
+
+
+def _whole(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines with their ends, one by one; nothing but a newline ends one."""
+    while (line := file.readline(LONGEST)).endswith(b"\n") or len(line) == LONGEST:
+        yield line
 
 
 @contextlib.contextmanager
@@ -166,30 +184,40 @@ def merge(path: Path, parts: Sequence[Path], owners: Sequence[int]) -> bool:
     Args:
       owners: which part holds each row, in the order of the rows.
     """
-    try:
-        texts = [_lines(p.read_text("utf-8"))[1:] for p in parts]
-    except FileNotFoundError:
-        return path.exists()
-    counts = [0] * len(parts)
-    for owner in owners:
-        counts[owner] += 1
-    complete = all(t[-1:] == [] or t[-1].endswith("\n") for t in texts)
-    if [len(t) for t in texts] != counts or not complete:
-        return False
-    for p, text in zip(parts, texts, strict=True):
-        for i, line in enumerate(text):
-            with _line_of(p, i + 2):
-                rows.check(line)
-    streams = [iter(t) for t in texts]
-    try:
-        with _written(path) as file:
-            whole = rows.heading() + "".join(next(streams[o]) for o in owners)
-            file.write(whole.encode())
-    except files.BusyError:
-        return True  # another process is as far, and writes the same
+    with contextlib.ExitStack() as stack:
+        try:
+            streams = [stack.enter_context(p.open("rb")) for p in parts]
+        except FileNotFoundError:
+            return path.exists()
+        counts = collections.Counter(owners)
+        if [_count(file) for file in streams] != [counts[i] for i in range(len(parts))]:
+            return False
+        try:
+            with _written(path) as made:
+                made.write(rows.heading().encode())
+                numbers = [0] * len(parts)
+                for i in owners:
+                    data = streams[i].readline(LONGEST)
+                    _row(parts[i], numbers[i], data)
+                    made.write(data)
+                    numbers[i] += 1
+        except files.BusyError:
+            return True  # another process is as far, and writes the same
     for p in parts:
         p.unlink(missing_ok=True)
     return True
+
+
+def _count(file: IO[bytes]) -> int:
+    """Rows of a part, at whose first the file is left; -1 if a line is torn."""
+    lines = -1
+    while line := file.readline(LONGEST):
+        if not line.endswith(b"\n"):
+            return -1
+        lines += 1
+    file.seek(0)
+    file.readline(LONGEST)
+    return lines
 
 
 def to_parquet(source: Path, path: Path, stamp: str) -> None:
@@ -206,11 +234,17 @@ def to_parquet(source: Path, path: Path, stamp: str) -> None:
     # Releases look like numbers: 6.10 must not become 6.1.
     words, whole = pa.string(), pa.int64()
     types = {name: words if name in rows.WORDS else whole for name in rows.COLUMNS}
-    table = pc.read_csv(source, convert_options=pc.ConvertOptions(column_types=types))
     # Which sweep this is stands in the metadata too: a sweep may have no rows.
-    table = table.replace_schema_metadata({_SWEEP: stamp})
-    with _written(path) as file:
-        pq.write_table(table, file)
+    schema = pa.schema([(n, types[n]) for n in rows.COLUMNS], {_SWEEP: stamp})
+    options = pc.ConvertOptions(column_types=types)
+    blocks = pc.ReadOptions(block_size=BLOCK, use_threads=False)
+    with (
+        _written(path) as file,
+        pq.ParquetWriter(file, schema) as made,
+        pc.open_csv(source, blocks, convert_options=options) as table,
+    ):
+        for batch in table:
+            made.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
     source.unlink(missing_ok=True)
 
 
@@ -235,13 +269,6 @@ def check_parquet() -> None:
         raise JournalError(
             "Parquet needs pyarrow; pip install pyarrow, or name a .csv file"
         ) from None
-
-
-def _lines(text: str) -> list[str]:
-    """Lines with their ends; nothing but a newline ends one."""
-    lines = [line + "\n" for line in text.split("\n")]
-    last = lines.pop()[:-1]
-    return [*lines, last] if last else lines
 
 
 @contextlib.contextmanager

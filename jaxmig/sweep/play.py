@@ -26,7 +26,7 @@ from jaxmig.sweep.pricing import Price, Prices
 from jaxmig.sweep.program import SLOTS
 
 WINDOW_S: Final = 1.0
-KEPT: Final = 100_000  # calls whose counts are remembered
+KEPT: Final = 1_000  # calls whose counts are remembered: points that share one are near
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_ten_thousand_steps_break_nothing() -> None:
-    Living.steps = 0
+    Living.steps = Living.played = 0
     options = settings(
         max_examples=250, stateful_step_count=60, derandomize=True, deadline=None
     )
     run_state_machine_as_test(Living, settings=options)
     assert Living.steps >= 10_000
+    assert Living.played >= 500

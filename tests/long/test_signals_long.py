@@ -1,36 +1,97 @@
-"""Signals at random moments: no draft is left, and a sweep goes on byte for byte."""
+"""Twenty signals at random moments of each command that writes files.
 
+No draft is left, what was there before is whole, and the same command makes the same bytes
+afterwards; a sweep goes on where it ended.
+"""
+
+import contextlib
+import multiprocessing
 import os
 import random
+import re
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from jaxmig import files
+from jaxmig import cli, snapshot
 
 pytestmark = pytest.mark.slow
 
-REPO = Path(__file__).parents[2]
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-TIMES = 20
-SWEEP = "sweep memhog:1m 0 1 --batch 1:64:2x --cpus 2:16:2x -o x.csv --resume"
-COMMANDS = {
-    "migratepages": "migratepages memhog:4m 0 1 --json x.json --trace x.trace --plot x.svg",
-    "snapshot": f"snapshot {os.getpid()} -o x.npz",
-    "sweep": SWEEP,
-    "replay": "replay ../trace.csv -o x.npz",
-    "report": "migratepages memhog:64k 0 1 --csv x.csv --folded x.folded",
+# How a command ends; before it has its handlers SIGTERM ends it itself.
+ENDS = {
+    signal.SIGINT: (130,),
+    signal.SIGTERM: (143, -signal.SIGTERM),
+    signal.SIGKILL: (-signal.SIGKILL,),
 }
+WALL = re.compile(rb"\d+\.\d{9,}(e-\d+)?")
+HITS, MOST = 20, 60  # signals that met a command; tries
+COMMANDS = {
+    "migratepages": "migratepages memhog:1m 0 1 --json x.json --trace x.trace --csv x.csv",
+    "snapshot": f"snapshot {os.getpid()} -o x.npz",
+    "sweep": "sweep memhog:1m 0 1 --batch 1:64:2x --cpus 2:16:2x -o x.csv --resume",
+    "replay": "replay ../trace.csv -o x.npz",
+    "report": "run ../scenario.toml --plot x.svg --folded x.folded",
+}
+SCENARIO = """
+[[process]]
+name = "app"
+running = [1]
+[[region]]
+process = "app"
+name = "heap"
+size = "64k"
+[[call]]
+syscall = "kernel"
+process = "app"
+from = "0"
+to = "1"
+"""
 
 
-def run(words: str, folder: Path) -> subprocess.Popen[bytes]:
-    env = os.environ | {"PYTHONPATH": str(REPO), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "jaxmig", *words.split()]
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, env=env, cwd=folder, stdout=quiet, stderr=quiet)
+# Forked from a process that has imported everything: most of a start is that.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["jaxmig.cli.app"])
+
+
+def start(words: str, folder: Path, said: Path) -> BaseProcess:
+    process = FORKS.Process(target=command, args=(words.split(), folder, said))
+    process.start()
+    return process
+
+
+def command(words: list[str], folder: Path, said: Path) -> None:
+    """`jaxmig` in its own process."""
+    # Behind nohup or `&` Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(out, stream)
+    os.chdir(folder)
+    sys.argv = ["jaxmig", *words]
+    sys.exit(cli.main())
+
+
+def ended(process: BaseProcess) -> int | None:
+    """Its exit code; -N for a signal that it did not see."""
+    process.join()
+    return process.exitcode
+
+
+def outputs(folder: Path, name: str) -> dict[str, bytes]:
+    """Every file that is no draft, without how long the work took.
+
+    Of a snapshot that it is one: its process lives.
+    """
+    found = {p.name: p for p in folder.iterdir() if not p.name.startswith(".jaxmig-")}
+    if name == "snapshot":
+        return {p.name: snapshot.load(p).processes.comm[0].encode()
+                for p in found.values()}  # fmt: skip
+    timed = (".json", ".csv") if name == "migratepages" else ()
+    return {n: WALL.sub(b"", p.read_bytes()) if n.endswith(timed) else p.read_bytes()
+            for n, p in found.items()}  # fmt: skip
 
 
 def drafts(folder: Path) -> list[str]:
@@ -38,37 +99,44 @@ def drafts(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("number", SIGNALS)
-def test_no_draft_is_left(tmp_path: Path, name: str, number: int) -> None:
+@pytest.mark.parametrize("number", ENDS)
+def test_no_draft_is_left(tmp_path: Path, name: str, number: signal.Signals) -> None:
     lines = "".join(f"{4096 * i}\n" for i in range(300_000))
     (tmp_path / "trace.csv").write_text("address\n" + lines)
-    folder = tmp_path / "out"
+    (tmp_path / "scenario.toml").write_text(SCENARIO)
+    folder, said = tmp_path / "out", tmp_path / "said"
     folder.mkdir()
     for _ in range(2):  # the second time nothing is compiled
         (folder / "x.csv").unlink(missing_ok=True)
-        start = time.monotonic()
-        assert run(COMMANDS[name], folder).wait() == 0
-        took = time.monotonic() - start
-    whole = (folder / "x.csv").read_bytes() if name == "sweep" else b""
-    hit, r = 0, random.Random(f"{name} {number}")
-    for _ in range(TIMES):
-        if name != "sweep":
-            for path in folder.iterdir():
-                path.unlink()
-        elif whole:
-            (folder / "x.csv").unlink(missing_ok=True)
-        process = run(COMMANDS[name], folder)
-        time.sleep(r.uniform(0.3, 1.0) * took)
-        process.send_signal(number)
-        hit += process.wait() not in (0, 1)
-        if number == signal.SIGKILL:
-            files.swept(folder)  # as every command does at its start
-        assert drafts(folder) == []
+        began = time.monotonic()
+        assert ended(start(COMMANDS[name], folder, said)) == 0
+        took = time.monotonic() - began
+    whole = outputs(folder, name)
+    assert whole
+    hits, r = 0, random.Random(f"{name} {number}")
+    for _ in range(MOST):
+        if name == "sweep" and outputs(folder, name) == whole:
+            (folder / "x.csv").unlink()
+        process = start(COMMANDS[name], folder, said)
+        time.sleep(r.uniform(0.1, 0.95) * took)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.kill(process.pid, number)
+        code = ended(process)
+        assert code in (0, *ENDS[number])
+        hits += code != 0
+        # A killed one cannot clean up; the next start does.
+        assert number == signal.SIGKILL or drafts(folder) == []
+        there = outputs(folder, name)
         if name == "sweep":
-            assert whole.startswith(
-                (folder / "x.csv").read_bytes().rpartition(b"\n")[0]
-            )
-    assert hit > TIMES // 4
-    if name == "sweep":
-        assert run(SWEEP, folder).wait() == 0
-        assert (folder / "x.csv").read_bytes() == whole
+            # Interrupted before its first row, it has no file yet; rows are whole.
+            rows = there.get("x.csv", b"").rpartition(b"\n")[0]
+            assert whole["x.csv"].startswith(rows)
+        else:
+            assert there == whole
+        if hits == HITS:
+            break
+    assert hits == HITS
+    assert ended(start(COMMANDS[name], folder, said)) == 0
+    assert drafts(folder) == []
+    assert outputs(folder, name) == whole
+    assert b"Traceback" not in said.read_bytes()
