@@ -70,6 +70,7 @@ def engine(
     copy = document["machine"].get("copy", "cpu")
     options = player._Options(batch, arch, copy, profile(PROFILES[arch]))
     state, layout = player.build(scenario, content=content)
+    state = player.start(scenario, state, kernel)
     before = Before(scenario, state, layout)
     had = LEDGER(state)
     records, pictures = [], [before.snapshot(state)]

@@ -79,6 +79,7 @@ def _as_in(world: World, release: Release) -> None:
     """What of the first state depends on the release."""
     world.keeps_mask = release.has("mask_kept_at_switch")
     for process in world.processes.values():
+        process.cpumask |= process.left if world.keeps_mask else set()
         for entry in process.entries.values():
             folio = entry.folio
             # The page cache counts a hugetlb page as one, later by its base pages.
