@@ -36,7 +36,7 @@ FIELDS = (
     "caller_errno",
 )
 # Counters of some calls or releases only: a record without them has 0.
-EXTRA = ("lists", "reclaimed", "copies_wasted")
+EXTRA = ("lists", "reclaimed", "copies_wasted", "nr_isolated")
 # What became of the scenarios: compared, asleep for ever, refused.
 PLAYED: Counter[str] = Counter()
 

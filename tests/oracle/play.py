@@ -125,6 +125,7 @@ def _call(k: Kernel, call: dict, result: Play) -> None:
     if "caller" in call:
         record["lists"] = k.sent
         record["reclaimed"] = k.reclaimed
+        record["nr_isolated"] = k.nr_isolated
         error = errno.errorcode[-outcome] if outcome < 0 else None
         record["caller_error"] = record["caller_errno"] = error
     if status is not None:
