@@ -272,12 +272,18 @@ def compiling(
     return compiled
 
 
-def check_poison(kernel: str, m: Machine) -> None:
-    """Raise ValueError where a release would not survive the copy of a page."""
-    if m.geometry.poisoned and not release(kernel).survives_poison:
-        raise ValueError(
-            f"kernel {kernel!r}: a page is poisoned, which no release before 6.12 survives"
-        )
+def check_poison(kernel: str, m: Machine, engine: bool) -> None:
+    """Raise ValueError where nobody knows or survives the copy of a poisoned page."""
+    row = release(kernel)
+    if not m.geometry.poisoned:
+        return
+    problem = ""
+    if not row.survives_poison:
+        problem = "which no release before 6.12 survives"
+    elif engine and row.offloads:
+        problem = "and what a copy engine makes of it is not modelled; let the CPU copy"
+    if problem:
+        raise ValueError(f"kernel {kernel!r}: a page is poisoned, {problem}")
 
 
 def listed(folios: Any) -> tuple[Any, int]:
@@ -349,7 +355,7 @@ def migrate_pages(
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc, engine)
-    check_poison(kernel, state)
+    check_poison(kernel, state, engine)
     log = arguments.whole("log", log, 0, MOST_ROWS)
     args, known = checked(state, folios, node, size, cpu, batch)
     if stop is not None:

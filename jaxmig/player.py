@@ -76,12 +76,25 @@ def play(
     records: list[Record] = []
     share = 1 / max(len(kernels) * len(scenario.calls), 1)
     for kernel in kernels:
-        state = fresh
+        state = start(scenario, fresh, kernel)
         for number in range(len(scenario.calls)):
             state, made = _call(scenario, layout, state, kernel, number, options)
             records.append(made)
             tick(f"{kernel}: {made['syscall']}", share)
     return records
+
+
+def start(scenario: Scenario, fresh: Machine, kernel: str) -> Machine:
+    """The built machine as a release has it before the first call.
+
+    Up to 6.13 a CPU that switches to something else leaves the mask with that.
+    """
+    cpus = fresh.cpus
+    left = [(mm, c) for mm, p in enumerate(scenario.processes) for c in p.left]
+    if not left or not release(kernel).keeps_mask:
+        return fresh
+    mask = cpus.mask.at[tuple(np.transpose(left))].set(True)
+    return dataclasses.replace(fresh, cpus=dataclasses.replace(cpus, mask=mask))
 
 
 def _profile(scenario: Scenario) -> machines.Profile:

@@ -34,7 +34,7 @@ FIELDS = (
     "caller_errno",
 )
 # Counters of some calls or releases only: a record without them has 0.
-EXTRA = ("lists", "reclaimed", "copies_wasted")
+EXTRA = ("lists", "reclaimed", "copies_wasted", "nr_isolated")
 # What became of the scenarios: compared, asleep for ever, refused.
 PLAYED: Counter[str] = Counter()
 
@@ -68,6 +68,7 @@ def engine(
     copy = document["machine"].get("copy", "cpu")
     options = player._Options(batch, arch, copy, profile(PROFILES[arch]))
     state, layout = player.build(scenario, content=content, share_programs=True)
+    state = player.start(scenario, state, kernel)
     before = Before(scenario, state, layout)
     had = LEDGER(state)
     records, pictures = [], [before.snapshot(state)]

@@ -2,10 +2,11 @@
 
 python tests/fuzz.py --examples 100000 --seed 7 --journal fuzz.jsonl
 
-Each program is compiled once, played through and forgotten, so that memory does not
-grow with their number.  What is done is in the journal: the same command goes on behind
-it after an interrupt.  Exit code 1 if engine and oracle disagreed anywhere; what they
-disagreed on is shown as a scenario, as small as hypothesis could make it.
+Programs that may share what is compiled for them are neighbours, and jaxmig keeps only
+so many compiled, so that memory does not grow with their number.  What is done is in the
+journal: the same command goes on behind it after an interrupt.  Exit code 1 if engine and
+oracle disagreed anywhere; what they disagreed on is shown as a scenario, as small as
+hypothesis could make it (`--as-drawn`: as it was, which costs no search).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import multiprocessing
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from differential import PLAYED, differences, to_toml
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from jaxmig import xla
+from jaxmig.rules import STRUCTURE, rules
 from strategies import Example, Program, examples, programs
 from strategy_calls import caller_programs
 
@@ -38,6 +41,15 @@ class Task:
     program: Program
     count: int
     first: int
+    shrink: bool = True
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What tells whether two may share compiled programs, then how much alike."""
+        p = self.program
+        r = rules(p.kernel, arch=p.arch)
+        structure = [bool(getattr(r, name)) for name in STRUCTURE]
+        return (p.large, *structure, p.caller or "", p.mode)
 
     @property
     def key(self) -> str:
@@ -65,8 +77,9 @@ def tasks(arguments: argparse.Namespace) -> list[Task]:
         for i, program in enumerate(choice):
             count = total * (i + 1) // len(choice) - total * i // len(choice)
             first = arguments.seed * 1_000_000 + len(found) * 10_000
-            found.append(Task(program, count, first))
-    return [t for t in found if t.count and arguments.only in t.key]
+            found.append(Task(program, count, first, not arguments.as_drawn))
+    found = [t for t in found if t.count and arguments.only in t.key]
+    return sorted(found, key=lambda t: t.shape)
 
 
 class Disagreement(AssertionError):
@@ -83,10 +96,11 @@ def agree(e: Example) -> None:
         raise Disagreement("\n".join([head, *lines[:20], to_toml(e.document)]))
 
 
-def one_round(program: Program, number: int, count: int) -> tuple[int, str]:
+def one_round(task: Task, number: int, count: int) -> tuple[int, str]:
     """Examples played, and the disagreement that ended the round or ""."""
     played = 0
     options = settings(
+        phases=[Phase.generate, *([Phase.shrink] if task.shrink else [])],
         max_examples=count,
         deadline=None,
         database=None,
@@ -95,7 +109,7 @@ def one_round(program: Program, number: int, count: int) -> tuple[int, str]:
 
     @seed(number)
     @options
-    @given(examples([program]))
+    @given(examples([task.program]))
     def run(e: Example) -> None:
         nonlocal played
         played += 1
@@ -115,17 +129,16 @@ def play(task: Task) -> dict[str, Any]:
     PLAYED.clear()
     for number, done in enumerate(range(0, task.count, ROUND)):
         count = min(ROUND, task.count - done)
-        more, failure = one_round(task.program, task.first + number, count)
+        more, failure = one_round(task, task.first + number, count)
         played += more
         failures += [failure] if failure else []
-    compiled = xla.compilations() - before
-    xla.forget()
-
     return {
         "task": task.key,
+        "kernel": task.program.kernel,
+        "caller": task.program.caller,
         "examples": played,
         "compared": PLAYED["compared"],
-        "executables": compiled,
+        "executables": xla.compilations() - before,
         "wall_s": round(time.perf_counter() - start, 1),
         "cpu_s": round(time.process_time() - cpu, 1),
         "failures": failures,
@@ -179,7 +192,20 @@ def total(rows: list[dict[str, Any]]) -> int:
         f"{examples_} examples of {len(rows)} programs, {bad} disagreements; "
         f"{wall / 60:.1f} min, {cpu / 60:.1f} min of CPU"
     )
+    if rows:
+        (kernel, caller), share = min(compared(rows).items(), key=lambda item: item[1])
+        print(f"compared least: {share:.0%} of {kernel} {caller or 'without a caller'}")
     return int(bad > 0)
+
+
+def compared(rows: list[dict[str, Any]]) -> dict[tuple[str, str | None], float]:
+    """The share of examples that both played, for each release and caller."""
+    played, both = Counter[Any](), Counter[Any]()
+    for row in rows:
+        key = row["kernel"], row["caller"]
+        played[key] += row["examples"]
+        both[key] += row["compared"]
+    return {key: both[key] / played[key] for key in played if played[key]}
 
 
 def parsed(words: list[str] | None) -> argparse.Namespace:
@@ -196,6 +222,9 @@ def parsed(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--only", default="", help='some programs: "small 6.3 sync x86"'
+    )
+    parser.add_argument(
+        "--as-drawn", action="store_true", help="show what disagrees without shrinking"
     )
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--journal", type=Path, help="go on behind what it lists")

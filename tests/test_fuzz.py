@@ -12,7 +12,8 @@ def row(task: fuzz.Task, *failures: str) -> dict[str, Any]:
     """What `play` returns."""
     numbers = {"examples": task.count, "compared": task.count, "executables": 1}
     numbers |= {"wall_s": 1, "cpu_s": 1}
-    return {"task": task.key, **numbers, "failures": list(failures)}
+    who = {"kernel": task.program.kernel, "caller": task.program.caller}
+    return {"task": task.key, **who, **numbers, "failures": list(failures)}
 
 
 def test_every_example_is_given_to_a_program() -> None:

@@ -170,6 +170,16 @@ def test_a_sweep_shows_what_varies() -> None:
     assert bars.get_title(loc="left").startswith("Time a page by phase")
 
 
+def test_copy_engines_are_lines_of_their_own() -> None:
+    made = [r | {"copy": c} for r in some() for c in ("cpu", "dma:4")]
+    rate, _, total, first, *_ = axes_of(plots.sweep(made))
+    names = ["6.2 serial, xeon-2s", "6.3 batched, xeon-2s"]
+    for axes in (rate, total, first):
+        found = [line.get_label() for line in axes.lines if len(line.get_xdata()) == 3]
+        assert found == [f"{n}, {c} copy" for n in names for c in ("cpu", "dma:4")]
+        assert "copy" not in axes.get_title(loc="left")
+
+
 def everything() -> list[Row]:
     """A sweep over every axis that a picture shows."""
     made = []

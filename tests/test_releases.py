@@ -112,6 +112,9 @@ def test_releases_that_poison_ends_are_refused() -> None:
     m = b.build(content=False)
     with pytest.raises(ValueError, match="a page is poisoned"):
         migrate_pages(m, folios_on(m, node=0), 1, kernel="6.3")
+    # What an engine makes of such a page nobody has read.
+    with pytest.raises(ScenarioError, match="let the CPU copy"):
+        play(scenario, kernels=["batch-copy"], copy="dma:2")
 
 
 def test_what_does_not_pass_takes_no_time() -> None:

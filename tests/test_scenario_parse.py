@@ -114,6 +114,11 @@ def refusal(text: str) -> ScenarioError:
     return caught.value
 
 
+def test_who_has_left_a_process_may_run_another() -> None:
+    text = GOOD.replace("running = [5]", "running = [5]\nleft = [1, 3, 0]")
+    assert loads(text).processes[1] == ProcessSpec("web", (5,), left=(1, 3, 0))
+
+
 def test_every_key_arrives():
     scenario = loads(GOOD, "s.toml")
     assert scenario == Scenario(
@@ -354,6 +359,12 @@ MISTAKES = [
     ("running = [5]", 'running = "5"', "running string list"),
     ("running = [5]", "running = [[5]]", "running[0] = [5]: array"),
     ("lazy = [3]", "lazy = [1]", "lazy[0] = 1: already running"),
+    (
+        "lazy = [3]",
+        "lazy = [3]\n@left = [1]",
+        "left[0] = 1: already running process db",
+    ),
+    ("lazy = [3]", "lazy = [3]\n@left = [8]", "left[0] = 8: no such CPU 0 to 7"),
     ("lazy = [3]", "lazzy = [3]", 'lazzy = [3]: unknown "lazy"'),
     ('["db", "web"]', '["db", "wbe"]', 'process[1] = "wbe": "web"'),
     ('["db", "web"]', '["db", "db"]', "process[1] twice"),

@@ -16,7 +16,7 @@ import jax
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import __version__, cli, cost, machines, syscalls
+from jaxmig import __version__, cli, cost, job, machines, syscalls
 from jaxmig.events import COUNTERS
 from jaxmig.migrate import Result
 from jaxmig.rules import rules
@@ -118,7 +118,8 @@ def test_counts_are_those_of_single_calls(kernel: str, thp: int) -> None:
     """With the TLBs of the machine instead of the least ones, and unpadded CPUs."""
     where = memory()
     runs = [
-        Run(thp, kernel, "sync", "x86", c, b) for c, b in ((2, 7), (8, 0), (5, 512))
+        Run(thp, kernel, "sync", "x86", c, b, engine=False)
+        for c, b in ((2, 7), (8, 0), (5, 512))
     ]
     found = Engine(where, OLD, NEW).tallies(runs)
     for one, tally in zip(runs, found, strict=True):
@@ -139,7 +140,7 @@ def test_counts_are_those_of_single_calls(kernel: str, thp: int) -> None:
 
 def test_several_lists_go_through_the_system_call() -> None:
     where = Memory(resolve("memhog:1m"), 3, 0, 4, everywhere=True)
-    one = Run(0, "6.3", "sync", "x86", 4, 100)
+    one = Run(0, "6.3", "sync", "x86", 4, 100, engine=False)
     (tally,) = Engine(where, frozenset({0}), frozenset({1, 2})).tallies([one])
     assert tally.counts["pgmigrate_success"] == 256 == sum(tally.mapped[1:])
 
@@ -228,13 +229,46 @@ def test_what_cannot_be_swept_together_is_refused() -> None:
         count_many([m, b.build(content=False)], folios, 1)
 
 
-def test_serial_calls_do_not_depend_on_the_batch_limit() -> None:
-    runs = {run_of(0, "6.2", "sync", "x86", 4, b) for b in (0, 1, 512)}
-    assert len(runs) == 1
-    assert len({run_of(0, "6.3", "sync", "x86", 4, b) for b in (0, 1, 512)}) == 3
-    # Only a release that knows INVLPGB broadcasts.
-    assert run_of(0, "6.3", "sync", "x86-invlpgb", 4, 1).arch == "x86"
-    assert run_of(0, "6.18", "sync", "x86-invlpgb", 4, 1).arch == "x86-invlpgb"
+def runs(arch: str = "x86", **axes: tuple) -> set[Run]:
+    """The different calls of a grid."""
+    g = grid(**axes)
+    return {run_of(g.at(i), arch) for i in range(len(g))}
+
+
+def test_calls_are_told_apart_by_what_they_depend_on() -> None:
+    limits = (0, 1, 512)
+    assert len(runs(kernel=("6.2",), batch=limits)) == 1
+    assert len(runs(kernel=("6.3",), batch=limits)) == 3
+    # Only a release that knows INVLPGB broadcasts, and only one asks copy engines.
+    broadcasts = runs("x86-invlpgb", kernel=("6.3", "6.18"))
+    assert {r.kernel: r.arch for r in broadcasts} == {
+        "6.3": "x86",
+        "6.18": "x86-invlpgb",
+    }
+    engines = runs(kernel=("6.18", "batch-copy"), copy=("cpu", "dma:4", "dma:16"))
+    assert {(r.kernel, r.engine) for r in engines} == {
+        ("6.18", False),
+        ("batch-copy", False),
+        ("batch-copy", True),
+    }
+
+
+def test_batch_copy_is_priced_as_a_single_call_is() -> None:
+    """With 2 MiB pages: as many channels as a batch has folios."""
+    known = machines.load("zen3-2s")
+    axes = {"kernel": ("6.18", "batch-copy"), "thp": (100,), "machine": ("zen3-2s",)}
+    g = grid(**axes, copy=("cpu", "dma:4"), batch=(512, 1024))
+    swept = Sweep(memory("memhog:8m", 4), OLD, NEW, g, {"zen3-2s": known})
+    found = [r for some in play(swept, swept.indices) for r in some]
+    target = resolve("memhog:8m,thp")
+    setting = Setting(cpus=4, running=(1, 2, 3), content=False)
+    for row in found:
+        call = job.Call(OLD, NEW, batch=row["batch"], copy=row["copy"])
+        (one,) = job.run(target, setting, known, [row["kernel"]], call)
+        assert one.cost.total == row["time_ns.total"], row
+    assert len(found) == 8
+    # Without an engine the series is 6.18; with one a batch of n folios has n channels.
+    assert len({r["time_ns.total"] for r in found}) == 4
 
 
 @pytest.mark.parametrize("policy", ["serial", "batched"])

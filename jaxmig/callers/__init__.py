@@ -124,4 +124,15 @@ def call(
         compact_unevictable,
         tier,
     )
-    return c.run(request)
+    done = c.run(request)
+    return dataclasses.replace(done, nr_isolated=_drift(s, caller))
+
+
+def _drift(s: Session, caller: str) -> int:
+    """What migrate_folio_done() takes off NR_ISOLATED_* that nobody has put there.
+
+    Reclaim takes its pages off itself, which successes of a demotion leave to it since
+    6.12; DAMON never counts what it isolates.
+    """
+    twice = caller == "demotion" and not since(s.kernel, "6.12")
+    return -s.counts["pgmigrate_success"] if twice or caller == "damon" else 0

@@ -144,6 +144,11 @@ class Candidates:
         )
 
     @property
+    def driver_busy(self) -> Mask:
+        """A driver's page that somebody has locked: isolate_movable_page() only tries."""
+        return (self.kind == frame.MOVABLE_OPS) & self.blocked(cond.LOCKED)
+
+    @property
     def calm(self) -> Mask:
         """Base pages with which nothing can go wrong."""
         odd = (
@@ -165,6 +170,11 @@ def on_lru(s: Session, c: Candidates) -> Mask:
 def isolable(s: Session, c: Candidates) -> Mask:
     """The same, and what isolate_hugetlb() and isolate_movable_page() take."""
     free = c.view.isolable(c.head)
-    for by_driver in (False, True):
-        s.refuse([c.head[~free]], by_driver)
+    refuse(s, c.take(~free))
     return free
+
+
+def refuse(s: Session, c: Candidates) -> None:
+    """Somebody has found these isolated, on the LRU or by their driver."""
+    for by_driver in (False, True):
+        s.refuse([c.head], by_driver)

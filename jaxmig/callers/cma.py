@@ -10,12 +10,13 @@ a second try with pieces for which memory ends.
 
 import errno
 import itertools
+import sys
 from typing import Final
 
 import numpy as np
 
 from jaxmig import conditions as cond, frame
-from jaxmig.callers.candidates import Candidates, Mask, isolable
+from jaxmig.callers.candidates import Candidates, Mask, refuse
 from jaxmig.callers.compaction import COMPACT_CLUSTER_MAX
 from jaxmig.callers.left import left_of
 from jaxmig.callers.lists import Lists, cuts, downwards
@@ -32,11 +33,14 @@ TRIES: Final = 5
 def run(r: Request) -> Outcome:
     """All of the range, or up to the list of which something stays."""
     everything = Candidates.of(r.s.view(), r.space, r.old)
-    c = everything.take(_wanted(r, everything))
-    c = c.take(isolable(r.s, c))
+    wanted = everything.take(_wanted(r, everything))
+    free = wanted.view.isolable(wanted.head)
+    c = wanted.take(free)
     lists = Lists(r.s, r.node, r.mode, "contig_range")
     work = _Range(r, lists)
     error = work.run(c)
+    # What lies behind a full list that ended it was not looked at.
+    refuse(r.s, wanted.take(~free & (wanted.vpn < work.end)))
     if error == 0 and len(c) < len(everything):
         # test_pages_isolated(): what was skipped is still there.
         error = -errno.EBUSY
@@ -45,7 +49,7 @@ def run(r: Request) -> Outcome:
 
 
 def _wanted(r: Request, c: Candidates) -> Mask:
-    wanted = ~c.private_refs
+    wanted = ~c.private_refs & ~c.driver_busy
     if since(r.s.kernel, "6.10"):
         locked = c.blocked(cond.LOCKED)
         wanted &= ~(c.has(frame.MLOCKED) & c.has_mapping & locked)
@@ -58,11 +62,13 @@ class _Range:
     Attributes:
       reclaimed: base pages dropped.
       left: folios of the list that could not be emptied.
+      end: the page at which the range was given up.
     """
 
     def __init__(self, r: Request, lists: Lists) -> None:
         self.r, self.lists = r, lists
         self.reclaimed = self.left = 0
+        self.end = sys.maxsize
 
     def run(self, c: Candidates) -> int:
         """0, or what ended it."""
@@ -77,6 +83,8 @@ class _Range:
                 continue
             error = self._empty(hugetlb_last(downwards(c.take(part))).head)
             if error:
+                if c.size[first:last].sum() >= COMPACT_CLUSTER_MAX:
+                    self.end = int(c.vpn[last - 1])
                 break
         self._together(c, kept)
         return error

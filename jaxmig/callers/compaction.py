@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from jaxmig import conditions as cond, frame
-from jaxmig.callers.candidates import Candidates, Mask, isolable
+from jaxmig.callers.candidates import Candidates, Mask, refuse
 from jaxmig.callers.lists import Lists, downwards
 from jaxmig.callers.releases import since
 from jaxmig.callers.request import Outcome, Request
@@ -71,17 +71,21 @@ def run(r: Request) -> Outcome:
     control = Control.of(r)
     lists = Lists(r.s, r.node, r.mode, "compaction")
     c = Candidates.of(r.s.view(), r.space, r.old).by_node()
-    taken = _isolated(r, control, c)
+    wanted = _wanted(r, control, c)
     for node in np.unique(c.node).tolist():
-        here = c.node == node
-        scan = _Scan(control, lists, c.take(here), taken[here])
-        if scan.run() < 0:
+        here = c.take(c.node == node)
+        mine = wanted[c.node == node]
+        free = r.s.view().isolable(here.head)
+        scan = _Scan(control, lists, here, mine & free)
+        ended = scan.run()
+        refuse(r.s, here.take(scan.looked & mine & ~free))
+        if ended:
             break
     return Outcome(lists.ret, 0, lists.calls)
 
 
-def _isolated(r: Request, control: Control, c: Candidates) -> Mask:
-    """What isolate_migratepages_block() takes."""
+def _wanted(r: Request, control: Control, c: Candidates) -> Mask:
+    """What isolate_migratepages_block() tries to isolate."""
     large = c.order > 0
     if since(r.s.kernel, "6.9"):
         large &= (c.order >= HUGE) | ((control.order > 0) & (c.order >= control.order))
@@ -99,11 +103,7 @@ def _isolated(r: Request, control: Control, c: Candidates) -> Mask:
         dirty = (c.has(frame.DIRTY) & (c.kind == frame.FILE)) | (c.kind == frame.SHMEM)
         driver = c.kind == frame.MOVABLE_OPS
         wanted &= driver | ~(c.blocked(cond.WRITEBACK) | (dirty & locked))
-    # A driver's page is isolated under its lock.
-    wanted &= ~((c.kind == frame.MOVABLE_OPS) & locked)
-    found = np.flatnonzero(wanted)
-    wanted[found] = isolable(r.s, c.take(found))
-    return wanted
+    return wanted & ~c.driver_busy
 
 
 def _block(page: int, order: int) -> int:
@@ -118,7 +118,7 @@ class _Scan:
         self, control: Control, lists: Lists, c: Candidates, taken: Mask
     ) -> None:
         self.control, self.lists = control, lists
-        self.c, self.taken = c, taken
+        self.c, self.taken, self.looked = c, taken, np.zeros(len(c), bool)
         self.size, self.behind = c.size, c.vpn + c.size
         self.at = _block(int(c.vpn[0]), HUGE)  # migrate_pfn
         self.last = NOWHERE  # last_migrated_pfn
@@ -162,7 +162,13 @@ class _Scan:
             return self._blocks(finish, end)
         first, last = np.searchsorted(self.c.vpn, [self.at, end]).tolist()
         rows = first + np.flatnonzero(self.taken[first:last])
-        return self._cut(rows, finish, end)
+        rows = self._cut(rows, finish, end)
+        self._look(first)
+        return rows
+
+    def _look(self, first: int) -> None:
+        """The scanner has looked at what lies between a row and where it stands."""
+        self.looked[first : np.searchsorted(self.c.vpn, self.at)] = True
 
     def _cut(self, rows: np.ndarray, finish: bool, end: int) -> np.ndarray:
         """The rows up to the folio that makes the list long enough."""
@@ -184,10 +190,12 @@ class _Scan:
             rows = np.arange(first, first + int(stays[0]) if len(stays) else last)
             cut = self._cut(rows, finish, stop)
             if self.at < stop or not len(stays):
+                self._look(first)
                 if len(cut):
                     return cut
                 continue
             # What was isolated is put back: the block cannot become free any more.
+            self.looked[first : first + stays[0] + 1] = True
             self.at = min(max(stop, int(self.behind[first + stays[0]])), end)
         return np.zeros(0, np.int64)
 

@@ -20,6 +20,7 @@ def run(r: Request) -> Outcome:
     c = Candidates.of(r.s.view(), r.space, r.old)
     if c.has(frame.HURT).any():
         raise NotModelled("poisoned pages, which offlining unmaps where they are")
+    c = c.take(~c.driver_busy)
     c = c.take(isolable(r.s, c))
     if since(r.s.kernel, "6.12"):
         c = hugetlb_last(downwards(c))

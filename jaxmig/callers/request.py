@@ -43,12 +43,15 @@ class Outcome:
       error: negative errno that the caller reports upwards, 0 if none.
       lists: calls of migrate_pages().
       reclaimed: base pages that the caller dropped instead.
+      nr_isolated: what the call leaves wrong in NR_ISOLATED_ANON and NR_ISOLATED_FILE
+        together, base pages.
     """
 
     ret: int
     error: int
     lists: int
     reclaimed: int = 0
+    nr_isolated: int = 0
 
     def fields(self, caller: str) -> dict[str, Any]:
         """What a record says of a caller beside its counts."""
@@ -58,4 +61,5 @@ class Outcome:
             "caller_error": self.error,
             "lists": self.lists,
             "reclaimed": self.reclaimed,
+            "nr_isolated": self.nr_isolated,
         }

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = dict[str, Any]
+Name = tuple[str, str, str]
 Line = list[tuple[int, float]]
 RECEIVED: Final = "vmstat.nr_tlb_remote_flush_received"
 
 
-def lines(rows: Sequence[Row], x: str, y: str) -> dict[tuple[str, str], Line]:
-    """(kernel, machine) -> (x, y) ascending; the median where rows share an x."""
-    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+def lines(rows: Sequence[Row], x: str, y: str) -> dict[Name, Line]:
+    """(kernel, machine, copy engine) -> (x, y) ascending; the median of one x."""
+    found: dict[Name, dict[int, list[float]]] = {}
     for r in rows:
-        by_x = found.setdefault((r["kernel"], r["machine"]), {})
+        by_x = found.setdefault((r["kernel"], r["machine"], r["copy"]), {})
         by_x.setdefault(r[x], []).append(r[y])
     return {
         name: [(at, statistics.median(by_x[at])) for at in sorted(by_x)]
@@ -113,10 +114,9 @@ def _over_batch(axes: "Axes", rows: Sequence[Row]) -> None:
     _finish(axes, "no batch limit in the sweep")
 
 
-def _plot(
-    axes: "Axes", i: int, name: tuple[str, str], rows: Sequence[Row], line: Line
-) -> None:
-    kernel, machine = name
+def _plot(axes: "Axes", i: int, name: Name, rows: Sequence[Row], line: Line) -> None:
+    kernel, machine, copy = name
+    one = len({r["copy"] for r in rows}) == 1
     serial = any(r["policy"] == "serial" for r in rows if r["kernel"] == kernel)
     axes.plot(
         [x for x, _ in line],
@@ -127,7 +127,10 @@ def _plot(
         markersize=4,
         # Where both lie on one another, the dashes let the other through.
         zorder=3 if serial else 2,
-        label=f"{kernel} {'serial' if serial else 'batched'}, {machine}",
+        label=", ".join(
+            [f"{kernel} {'serial' if serial else 'batched'}", machine]
+            + ([] if one else [f"{copy} copy"])
+        ),
     )
 
 

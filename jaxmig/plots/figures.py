@@ -48,11 +48,10 @@ def sweep(rows: Sequence[Row]) -> "Figure":
     many = {name for name in AXES if len({r[name] for r in rows}) > 1}
     drawn: list[tuple[Any, list[Row], str]] = []
     if "batch" in many:
-        drawn += [(curves.rate, *_held(rows, "batch"))]
-        drawn += [(curves.stall, *_held(rows, "batch"))]
         # Gain and cost over the batch number, as asked for on linux-mm in May 2026.
-        drawn += [(curves.total, *_held(rows, "batch"))]
-        drawn += [(curves.first, *_held(rows, "batch"))]
+        panels = (curves.rate, curves.stall, curves.total, curves.first)
+        free = [n for n in ("batch", "copy") if n in many]
+        drawn += [(draw, *_held(rows, *free)) for draw in panels]
     if "cpus" in many:
         drawn += [(curves.ipis, *_held(rows, "cpus"))]
     if {"batch", "cpus"} <= many:

@@ -11,7 +11,7 @@ MACHINE_KEYS = (
     *("profile", "nodes", "cpus", "node_size", "free", "copy", "max_batch"),
     *("lru_gen", "compact_unevictable"),
 )
-PROCESS_KEYS = ("name", "running", "lazy")
+PROCESS_KEYS = ("name", "running", "lazy", "left")
 
 # What a profile's name means is known elsewhere; this asks for its number of CPUs, and
 # the ValueError that it raises for a name it does not know becomes the user's message.
@@ -134,7 +134,10 @@ def parse_processes(tables: list[Table], cpus: int) -> tuple[ProcessSpec, ...]:
             raise table.error("name", "another process has this name; choose another")
         running = _cpus(table, "running", cpus, owner)
         lazy = _cpus(table, "lazy", cpus, owner)
-        processes[name] = ProcessSpec(name, running, lazy)
+        # They belong to whoever runs there now, but not to this process.
+        mine = {cpu: owner[cpu] for cpu in running + lazy}
+        left = _cpus(table, "left", cpus, mine)
+        processes[name] = ProcessSpec(name, running, lazy, left)
     return tuple(processes.values())
 
 

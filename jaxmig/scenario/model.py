@@ -47,11 +47,15 @@ class MachineSpec:
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process and the CPUs in its mm_cpumask: running it, or lazily holding it."""
+    """A process and the CPUs in its mm_cpumask: running it, or lazily holding it.
+
+    `left` CPUs run something else by now; releases that keep masks have them in it.
+    """
 
     name: str
     running: tuple[int, ...] = ()
     lazy: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _check(kernel: str, r: Rules, state: Sharded, size: int, node: int) -> None:
         raise ValueError(
             f"kernel {kernel!r}: stops inside a batch at a page in use; on one device only"
         )
-    migrate.check_poison(kernel, state.m)
+    migrate.check_poison(kernel, state.m, bool(r.offloads))
     if tlb.has_strays(r, state.m.cpus):
         raise ValueError(
             f"kernel {kernel!r}: a CPU is in the mask of a process that it does not run; "

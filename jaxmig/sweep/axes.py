@@ -12,8 +12,9 @@ import numpy as np
 class Configuration:
     """One point of a grid.
 
-    The last two only change the price, the three before them only the call; so points
-    that share a machine and a compilation follow one another in a grid.
+    The last two change the price alone (but for batch-copy, which asks a copy engine), the
+    three before them only the call; so points that share a machine and a compilation
+    follow one another in a grid.
     """
 
     thp: int  # percent of the memory in 2 MiB pages

@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmig.cost import ENGINE
 from jaxmig.machine import Cpus, Machine
 from jaxmig.migrate import limit_of, listed
 from jaxmig.policy.folio import ENOMEM, SLEEPS
 from jaxmig.releases import release
 from jaxmig.rules import Rules, rules, structure, word
+from jaxmig.sweep.axes import Configuration
 from jaxmig.sweep.counts import countable
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.program import SLOTS, local_mesh, mapped, program_of
@@ -36,6 +38,7 @@ class Run:
     arch: str
     cpus: int
     batch: int  # 0: no limit, and for serial releases, which have none
+    engine: bool  # asks a copy engine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +53,15 @@ class Tally:
     mapped: tuple[int, ...]  # base pages that entries map on each node afterwards
 
 
-def run_of(thp: int, kernel: str, mode: str, arch: str, cpus: int, batch: int) -> Run:
+def run_of(c: Configuration, arch: str) -> Run:
     """The call of a configuration, without what makes no difference to it."""
+    kernel, row = c.kernel, release(c.kernel)
     # Releases that do not know the broadcast instruction interrupt on such a CPU too.
     if arch == "x86-invlpgb" and not rules(kernel, arch=arch).invlpgb:
         arch = "x86"
-    limit = batch if release(kernel).batched else 0
-    return Run(thp, kernel, mode, arch, cpus, limit)
+    limit = c.batch if row.batched else 0
+    engine = row.offloads and c.copy.startswith(ENGINE)
+    return Run(c.thp, kernel, c.mode, arch, c.cpus, limit, engine)
 
 
 class Engine:
@@ -148,6 +153,7 @@ class Engine:
             cpu=self.memory.cpu,
             batch=run.batch,
             arch=run.arch,
+            engine=run.engine,
         )
         ret = migrate_pages(s, space, self.old, self.new)
         there = tuple(int(n) for n in mapped(s.state))
@@ -173,7 +179,7 @@ class _Asked(Session):
 
 
 def _rules(run: Run) -> Rules:
-    return rules(run.kernel, run.mode, arch=run.arch)
+    return rules(run.kernel, run.mode, arch=run.arch, engine=run.engine)
 
 
 def _tally(found: tuple[Any, ...], unisolated: int) -> Tally:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from jaxmig import __version__, machines
+from jaxmig.cost import channels, folios_a_batch
 from jaxmig.machines import Arch, Profile
 from jaxmig.machines.terms import Policy
 from jaxmig.releases import release
@@ -90,7 +91,7 @@ class _Player:
         self.s = s
         self.engine = Engine(s.memory, s.old, s.new)
         self.tallies: dict[Run, Tally] = {}
-        self._prices: dict[tuple[str, str], Prices] = {}
+        self._prices: dict[tuple[str, ...], Prices] = {}
         self._last: tuple[Run | None, dict[tuple[str, str], Price]] = (None, {})
 
     def window(
@@ -114,8 +115,7 @@ class _Player:
         return len(taken), [self._row(c) for c in taken]
 
     def _run(self, c: Configuration) -> Run:
-        arch = self.s.profiles[c.machine].arch
-        return run_of(c.thp, c.kernel, c.mode, arch, c.cpus, c.batch)
+        return run_of(c, self.s.profiles[c.machine].arch)
 
     def _play(self, runs: list[Run]) -> None:
         alike: dict[Run, list[Run]] = {}
@@ -135,21 +135,24 @@ class _Player:
 
     def _price(self, c: Configuration, run: Run) -> Price:
         """All machines' prices of a call come out of one product."""
-        policy: Policy = "batched" if release(c.kernel).batched else "serial"
+        counts, row = self.tallies[run].counts, release(c.kernel)
+        policy: Policy = "batched" if row.batched else "serial"
+        folios = folios_a_batch(counts)
         if self._last[0] != run:
-            prices = self._weights(run.arch, policy)
-            self._last = run, prices.of(self.tallies[run].counts)
-        return self._last[1][c.machine, c.copy]
+            copies = [channels(x, folios, row.offloads) for x in self.s.grid.copy]
+            prices = self._weights(run.arch, policy, *dict.fromkeys(copies))
+            self._last = run, prices.of(counts)
+        return self._last[1][c.machine, channels(c.copy, folios, row.offloads)]
 
-    def _weights(self, arch: str, policy: Policy) -> Prices:
-        key = (arch, policy)
+    def _weights(self, arch: str, policy: Policy, *copies: str) -> Prices:
+        key = (arch, policy, *copies)
         if key not in self._prices:
             known = self.s.profiles
             # Kernels that cannot broadcast price such a machine as one with IPIs.
             fitting = {
                 (name, copy): known[name]
                 for name in self.s.grid.machine
-                for copy in self.s.grid.copy
+                for copy in copies
                 if known[name].arch.removesuffix("-invlpgb" * (arch == "x86")) == arch
             }
             self._prices[key] = Prices(fitting, policy, cast(Arch, arch))

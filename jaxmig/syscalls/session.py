@@ -162,7 +162,7 @@ class Session:
         if len(folios) == 0:
             return 0
         try:
-            check_poison(self.kernel, self.state)
+            check_poison(self.kernel, self.state, self.engine)
         except ValueError as error:
             raise NotModelled(str(error)) from None
         arguments.in_use(folios, self.view().flags(folios))

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from .folio import Folio
-from .isolate import isolate, putback
+from .isolate import isolate, isolate_page, putback
 from .job import Job, Page
 from .kernel import ENOMEM
 from .reclaim import reclaim_clean_pages_from_list
@@ -147,7 +147,7 @@ def _compacts(zone: Zone, page: Page) -> bool:
     if folio.large and not _small_enough(zone, folio):
         return False
     if folio.movable_ops:
-        return _by_driver(folio)
+        return isolate_page(folio)
     if _held(folio):
         return False
     if folio.mlocked and not job.k.world.compact_unevictable:
@@ -168,11 +168,6 @@ def _small_enough(zone: Zone, folio: Folio) -> bool:
         return False
     wanted = zone.order == -1 or folio.order < zone.order
     return wanted and folio.order < BLOCK_ORDER
-
-
-def _by_driver(folio: Folio) -> bool:
-    """isolate_movable_page(): a trylock, then the driver."""
-    return not folio.has("locked") and isolate(folio, by_driver=True)
 
 
 def _held(folio: Folio) -> bool:
@@ -231,7 +226,7 @@ def _isolate_range(job: Job, pages: list[Page]) -> list[Folio] | None:
 def _contiguous(job: Job, folio: Folio) -> bool:
     """Whether CMA isolates a page, of whatever size."""
     if folio.movable_ops:
-        return _by_driver(folio)
+        return isolate_page(folio)
     if folio.hugetlb:
         return isolate(folio)
     if _held(folio):

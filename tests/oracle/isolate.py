@@ -23,6 +23,13 @@ def isolate(folio: Folio, by_driver: bool = False) -> bool:
     return True
 
 
+def isolate_page(folio: Folio) -> bool:
+    """folio_isolate_lru(), isolate_hugetlb(), or isolate_movable_page(), a trylock."""
+    if folio.movable_ops and folio.has("locked"):
+        return False
+    return isolate(folio, by_driver=True)
+
+
 def putback(folios: list[Folio]) -> None:
     """putback_movable_pages()."""
     for folio in folios:

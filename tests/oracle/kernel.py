@@ -86,6 +86,7 @@ class Kernel:
     sent: int = 0  # calls of migrate_pages() that a caller made
     reclaimed: int = 0  # base pages dropped instead of migrated
     copies_wasted: int = 0
+    nr_isolated: int = 0  # NR_ISOLATED_ANON and _FILE, as the call leaves them
     engine: bool = False  # batch-copy: somebody has registered for copies
     trimmed: set[str] = field(default_factory=set)  # mms whose mask this call trimmed
 
@@ -137,6 +138,11 @@ class Kernel:
 
     def free_source(self, request: Request, src: Folio) -> None:
         """migrate_folio_done(): the last reference goes, except to poisoned pages."""
+        # Reclaim takes what it has demoted off NR_ISOLATED_* by itself, too; DAMON has
+        # never put its folios there.
+        late = self.release.has("demotion_lowers_once")
+        if request.reason == "damon" or (request.reason == "demotion" and not late):
+            self.nr_isolated -= src.nr
         # A poisoned frame is never used again.
         if request.reason != "memory_failure":
             self.world.release(src)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .folio import Folio
-from .isolate import isolate
+from .isolate import isolate_page
 from .job import Job
 from .kernel import Kernel
 from .rmap import try_to_unmap
@@ -18,7 +18,7 @@ def do_migrate_range(job: Job) -> None:
     for page in job.pages:
         if page.folio.poison:
             _unmap_poisoned(job.k, page.folio)
-        elif isolate(page.folio, by_driver=True):
+        elif isolate_page(page.folio):
             folios.append(page.folio)
     if job.k.release.has("offline_descends"):
         # Isolated to the head, but pages of a pool to the tail.

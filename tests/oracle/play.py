@@ -79,6 +79,7 @@ def _as_in(world: World, release: Release) -> None:
     """What of the first state depends on the release."""
     world.keeps_mask = release.has("mask_kept_at_switch")
     for process in world.processes.values():
+        process.cpumask |= process.left if world.keeps_mask else set()
         for entry in process.entries.values():
             folio = entry.folio
             # The page cache counts a hugetlb page as one, later by its base pages.
@@ -124,6 +125,7 @@ def _call(k: Kernel, call: dict, result: Play) -> None:
     if "caller" in call:
         record["lists"] = k.sent
         record["reclaimed"] = k.reclaimed
+        record["nr_isolated"] = k.nr_isolated
         error = errno.errorcode[-outcome] if outcome < 0 else None
         record["caller_error"] = record["caller_errno"] = error
     if status is not None:

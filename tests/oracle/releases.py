@@ -39,6 +39,7 @@ FIRST = {
     "split_trylock": "6.12",
     "zero_pieces": "6.12",
     "copy_can_fail": "6.12",
+    "demotion_lowers_once": "6.12",
     "offline_descends": "6.12",
     "damon": "6.12",
     "mask_kept_at_switch": "6.14",

@@ -48,7 +48,7 @@ def _cpus(document: dict, nodes: int) -> list[Cpu]:
     """CPUs, spread over the nodes in order."""
     named = [0]
     for item in document.get("process", []):
-        named += [*item.get("running", []), *item.get("lazy", [])]
+        named += [n for key in ("running", "lazy", "left") for n in item.get(key, [])]
     # Reading: without a number the machine has 4 CPUs, or as many as are named.
     count = document.get("machine", {}).get("cpus", max(4, max(named) + 1))
     return [Cpu(i, i * nodes // count) for i in range(count)]
@@ -71,6 +71,7 @@ def _add_process(world: World, item: dict) -> None:
         cpu = world.cpus[number]
         cpu.loaded, cpu.lazy = process, number not in item.get("running", [])
         process.cpumask.add(number)
+    process.left = set(item.get("left", []))
 
 
 def _add_region(

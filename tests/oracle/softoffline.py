@@ -34,7 +34,11 @@ def _offline_large(job: Job, folio: Folio) -> None:
                 job.busy = True
                 continue
             pieces = made
-        # Only the page in hand outlives a split that puts the zero page in its place.
+            # __split_huge_page() drops its own reference of all but the page in hand:
+            # where the zero page has taken their place, that was the last one.
+            for j, piece in enumerate(pieces):
+                if j != i and piece.refcount == 0:
+                    job.k.world.release(piece)
         if first or pieces[i].refcount:
             _offline(job, pieces[i])
 

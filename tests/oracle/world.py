@@ -19,6 +19,7 @@ class Process:
     regions: list[Region] = field(default_factory=list)
     tlb_gen: int = 1
     cpumask: set[int] = field(default_factory=set)
+    left: set[int] = field(default_factory=set)  # CPUs that run something else by now
 
     def lookup(self, vpn: int) -> Entry | None:
         """The entry that covers a base page, if any."""
