@@ -268,7 +268,7 @@ def test_bash_completes_commands_options_and_choices() -> None:
             ["bash", "-c", ask], capture_output=True, text=True, check=False
         )
         assert set(done.stdout.split()) >= expected, (words, done.stderr)
-    assert completion.SHELLS == ("bash", "zsh")
+    assert completion.SHELLS == ("bash", "zsh", "fish")
 
 
 def test_zsh_takes_the_script_as_it_is() -> None:

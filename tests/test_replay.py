@@ -187,7 +187,7 @@ def test_the_command_prints_a_table_and_what_it_left_out(
         (["-"], 2, "convert it first"),
         (["T", "--migrate", "0:2"], 2, "write 0:1 or 1:0"),
         (["T", "--kernel", "6.3"], 2, "need --migrate"),
-        (["T", "--format", "odd"], 2, "invalid choice"),
+        (["T", "--format", "odd"], 2, "use perf"),
         (["T", "--format", "view"], 1, "lackey.txt:1: no record of the view tool"),
         (["T", "-o", "out.txt"], 2, "its name ends in .npz or .csv"),
         (["T", "-o", "no/out.npz"], 1, "no such directory"),

@@ -489,7 +489,7 @@ def test_help_opens_with_an_example(
     assert capsys.readouterr().out.startswith(f"example:\n  jaxmig {command} ")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_the_commands(
     shell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

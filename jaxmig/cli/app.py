@@ -22,6 +22,7 @@ from jaxmig.cli import (
     completion,
     explain,
     machines,
+    manpage,
     memhog,
     migratepages,
     migspeed,
@@ -83,6 +84,7 @@ def parser() -> Parser:
     top.example = EXAMPLE
     top.add_argument("--version", action="version", version=f"jaxmig {__version__}")
     completion.add(top)
+    manpage.add(top)
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )

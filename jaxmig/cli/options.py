@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from jaxmig import machines, nodes, report
-from jaxmig.cli.errors import Parser
+from jaxmig.cli.errors import Parser, did_you_mean
 from jaxmig.machine import PAGE_BYTES
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import RELEASES, expand
@@ -157,7 +157,8 @@ def machine(text: str) -> str:
     """The name of a profile, or a file."""
     if not text.endswith(".toml") and text not in machines.names():
         known = ", ".join(machines.names())
-        line = f"{text!r} is no machine; use a .toml file or one of {known}"
+        near = did_you_mean(text, machines.names())
+        line = f"{text!r} is no machine; use a .toml file or one of {known}{near}"
         raise argparse.ArgumentTypeError(line)
     return text
 

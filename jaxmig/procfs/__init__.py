@@ -13,7 +13,7 @@ from jaxmig.procfs.errors import (
     ProcessVanished,
 )
 from jaxmig.procfs.maps import Areas
-from jaxmig.procfs.process import Processes, list_pids
+from jaxmig.procfs.process import Processes, list_pids, pids_named
 
 __all__ = [
     "AreaKind",
@@ -28,4 +28,5 @@ __all__ = [
     "ProcessVanished",
     "Processes",
     "list_pids",
+    "pids_named",
 ]

@@ -1,5 +1,6 @@
 """What /proc/PID says about the process itself: names, threads, counts."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from jaxmig.procfs.errors import (
 
 PF_KTHREAD = 0x00200000  # include/linux/sched.h, field 9 of stat
 FLAGS, STATE, PROCESSOR = 9, 3, 39  # fields of stat, counted from 1
+COMM_BYTES = 15
 STATM = ("size", "resident", "shared", "text", "lib", "data", "dt")  # pages
 
 
@@ -71,6 +73,21 @@ def list_pids(root: str | Path = "/proc") -> list[int]:
     except OSError as error:
         raise NotLinux(f"{root}: {ELSEWHERE}") from error
     return sorted(int(name) for name in names if name.isdigit())
+
+
+def pids_named(name: str, root: str | Path = "/proc") -> list[int]:
+    """PIDs of the processes of this name, ascending; none without a proc directory.
+
+    Linux keeps the first 15 bytes of a name (TASK_COMM_LEN in include/linux/sched.h).
+    """
+    wanted = name.encode("utf-8", "surrogateescape")[:COMM_BYTES]
+    found = []
+    with contextlib.suppress(NotLinux):
+        for pid in list_pids(root):
+            with contextlib.suppress(OSError):  # they come and go
+                comm = (Path(root) / str(pid) / "comm").read_bytes()
+                found += [pid] if comm.removesuffix(b"\n") == wanted else []
+    return found
 
 
 def require_user_process(pid: int, root: str | Path = "/proc") -> Path:

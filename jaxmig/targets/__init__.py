@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from jaxmig import snapshot
+from jaxmig.procfs import pids_named
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets.recorded import of_trace
 from jaxmig.targets.snapshots import of_snapshot
@@ -65,6 +66,9 @@ def resolve(
     if text.endswith(".npz"):
         advice = f"take one with `jaxmig snapshot PID -o {text}`"
         raise SnapshotError(f"{text}: no such file; {advice}")
+    if pids := pids_named(text):
+        some = ", ".join(map(str, pids[:8])) + (", ..." if len(pids) > 8 else "")
+        raise TargetError(f"{text}: the name of a process; give its PID: {some}")
     raise TargetError(
         f"{text}: neither a PID nor a file nor a workload; give one like 4711, "
         "app.npz, trace:app.txt, memhog:1g or memhog:1g,thp"

@@ -91,7 +91,8 @@ def _bytes(text: str, size: str) -> int:
     if n is None:
         raise TargetError(f"{text}: {size!r} is no size; give one like 64m or 1g")
     if not 0 < n <= MAX_BYTES:
-        raise TargetError(f"{text}: {size} of memory; give more than 0, at most 8192g")
+        most = f"a modelled machine holds at most {size_text(MAX_BYTES)}"
+        raise TargetError(f"{text}: {size} of memory: give more than 0; {most}")
     return n
 
 
