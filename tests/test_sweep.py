@@ -42,6 +42,7 @@ from jaxmig.targets import Setting, resolve
 from processes import environment, free_port, together
 
 SMALL = ("sweep", "memhog:1m", "--batch", "1,64:256:64", "--cpus", "2:8:2x")
+SMALL += ("--running", "all")
 OLD, NEW = frozenset({0}), frozenset({1})
 
 
@@ -495,7 +496,8 @@ def test_completion_knows_the_commands(
 ) -> None:
     assert run("--print-completion", shell) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("sweep", "advise", "--batch", "--resume"))
+    dashes = "" if shell == "fish" else "--"
+    assert all(word in out for word in ("sweep", "advise", f"{dashes}batch", "resume"))
 
 
 def test_windows_do_not_show_in_the_rows() -> None:

@@ -20,6 +20,7 @@ from jaxmig.terminal import printable
 
 EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
   jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
+  jaxmig advise memhog:1g --p99 1ms --engines      with threads and DMA channels, too
 """
 HEADERS = ("kernel", "mode", "copy", "batch limit", "pages/s", "p50", "p99", "longest")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
@@ -42,6 +43,11 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         text = f"for {who}, like 200us or 1.5ms"
         one.add_argument(f"--{name}", type=duration, metavar="TIME", help=text)
     options.add_machine(parser)
+    parser.add_argument(
+        "--engines",
+        action="store_true",
+        help="also copy engines that are not in Linux: threads and DMA channels",
+    )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--json", metavar="FILE", help="also as JSON; - is stdout, alone"
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     output.check(args.json, args.csv)
     runtime.prepare()
     stall = next(n for n in ("p99", "p50", "max") if getattr(args, n) is not None)
-    sweep = _sweep(args)
+    sweep = sweep_of(args)
     try:
         with progress(0, args.target) as tick:
             found = advise(sweep, getattr(args, stall), stall, tick)
@@ -87,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sweep(args: argparse.Namespace) -> Sweep:
+def sweep_of(args: argparse.Namespace) -> Sweep:
+    """What is tried; Usage or Failure where options do not fit together."""
     profile = machines.load(args.machine or "xeon-2s")
     target = named.target(args.target, args.pid)
     n = args.nodes or max(2, target.nodes)
@@ -100,34 +107,21 @@ def _sweep(args: argparse.Namespace) -> Sweep:
     cpus = args.cpus or profile.cpus
     if args.lazy:
         raise Usage("--lazy: only CPUs that run the target count here; leave it out")
-    if max(args.running or (0,)) >= cpus:
-        bad = max(args.running)
-        raise Usage(f"--running: CPU {bad}: the machine has CPUs 0-{cpus - 1}")
+    sweepopts.check_running(args.running, cpus)
     check_room(target.name, target.pages, n, False, 2)
     memory = Memory(target, n, min(old), cpus, False, given=args.running)
-    thp = 100 if target.name.endswith(",thp") else 0
     # sync first: of equally fast modes, the system call's is advised.
     grid = Grid(
-        (thp,), args.kernel or ("6.2", "6.3"), MODES[::-1], (cpus,), (0,),
-        (profile.name,), engines(profile),
+        (target.thp,), args.kernel or ("6.2", "6.3"), MODES[::-1], (cpus,), (0,),
+        (profile.name,), engines(profile) if args.engines else ("cpu",),
     )  # fmt: skip
     return Sweep(memory, old, new, grid, {profile.name: profile})
 
 
 def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
-    profile, memory = next(iter(s.profiles.values())), s.memory
-    assumed = report.assumed_line(
-        profile,
-        running=memory.running(memory.cpus),
-        cpus=memory.cpus,
-        nodes=memory.nodes,
-        content=False,
-    )
-    before, _, after = assumed.partition("batch limit 512 pages; copy cpu; ")
-    print(before + after)
-    print(
-        printable(f"Target: {memory.target.name}: {memory.target.description}") + "\n"
-    )
+    t = s.memory.target
+    print(sweepopts.assumed(s, ("batch",)))
+    print(printable(f"Target: {t.name}: {t.description}") + "\n")
     for line in _answer(found):
         print(line)
     title = f"\nThe best limit of each ({found.tried} configurations tried):\n"
@@ -148,23 +142,25 @@ def _answer(found: Advice) -> list[str]:
     best, linux = found.best, found.linux
     if best is None:
         return [f"Nothing stays within a {budget}."]
-    limit = f"batch limit {best['batch']}, " if best["policy"] == "batched" else ""
-    lines = [
-        f"Within a {budget}: {limit}mode {best['mode']}, copy {best['copy']}, "
-        f"kernel {best['kernel']}: {_said(best, found.stall)}."
-    ]
-    if linux is not None and linux["batch"] != best["batch"]:
-        copy = f"copy {linux['copy']}"
-        said = _said(linux, found.stall)
-        lines.append(f"With Linux's limit of {linux['batch']}, {copy}: {said}.")
+    # Linux copies on the CPU that migrates; what others need is not in it.
     mine = next((r for r in found.rows if r["copy"] == "cpu"), best)
-    if best["copy"] != "cpu" and mine[found.stall] <= found.budget_ns:
-        limit = f"batch limit {mine['batch']}, " if mine["policy"] == "batched" else ""
+    own = mine if mine[found.stall] <= found.budget_ns else best
+    lines = [f"Within a {budget}: {_chosen(own)}: {_said(own, found.stall)}."]
+    if linux is not None and linux["batch"] != own["batch"]:
+        copy = "" if linux["copy"] == own["copy"] else f", copy {linux['copy']}"
+        said = _said(linux, found.stall)
+        lines.append(f"With Linux's limit of {linux['batch']}{copy}: {said}.")
+    if best is not own:
+        said = _said(best, found.stall)
         lines.append(
-            f"As Linux copies, on one CPU: {limit}kernel {mine['kernel']}: "
-            f"{_said(mine, found.stall)}."
+            f"With an engine that Linux does not have: {_chosen(best)}: {said}."
         )
     return lines
+
+
+def _chosen(r: Row) -> str:
+    limit = f"batch limit {r['batch']}, " if r["policy"] == "batched" else ""
+    return f"{limit}mode {r['mode']}, copy {r['copy']}, kernel {r['kernel']}"
 
 
 def _said(r: Row, column: str) -> str:

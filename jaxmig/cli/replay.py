@@ -88,6 +88,9 @@ def _add_playing(group: "argparse._ArgumentGroup") -> None:
         "--batch", type=options.whole("base pages", 0, 1 << 20), default=512,
         metavar="PAGES", help="base pages a batch; 0: no limit (512)",
     )  # fmt: skip
+    group.add_argument("--running", type=options.cpus, metavar="CPUS",
+                       help="CPUs of the trace's threads, one each (the trace's; "
+                       "where it has none, 1, 2 ...)")  # fmt: skip
     group.add_argument("--copy", default="cpu", metavar="ENGINE",
                        help="cpu, threads:N or dma:N (cpu)")  # fmt: skip
     group.add_argument(
@@ -119,11 +122,19 @@ def run(args: argparse.Namespace) -> int:
     _left_out(args.trace, t.notes)
     for line in t.assumed:
         say(f"{args.trace}: assumed: {line}")
+    check_running(args, t)
     check_room(args.trace, t.base_pages, 2, False, 2)
     kernels = (None, *((args.kernel or BOTH) if args.migrate else ()))
     runs = [_play(args, t, profile, kernel) for kernel in kernels]
     replayed.show(args, t, profile, runs)
     return 0
+
+
+def check_running(args: argparse.Namespace, t: trace.Trace) -> None:
+    """Raises Usage where not every thread has a CPU of its own."""
+    n, lanes = len(args.running or t.lanes), len(t.lanes)
+    if n != lanes:
+        raise Usage(f"--running: {n} CPUs for {lanes} threads; name one a thread")
 
 
 def _play(
@@ -133,7 +144,8 @@ def _play(
     with amount(sum(t.accesses), title) as done:
         return replay.run(
             t, p, kernel, batch=args.batch, copy=args.copy, gap_ns=args.gap,
-            trips=args.trips, source=int((args.migrate or "0")[0]), tick=done,
+            trips=args.trips, source=int((args.migrate or "0")[0]),
+            cpus=args.running, tick=done,
         )  # fmt: skip
 
 

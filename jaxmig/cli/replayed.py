@@ -48,12 +48,24 @@ def show(
     if output.alone(args.json, args.csv):
         return
     gap = f"{runs[0].gap_ns} ns between two accesses of a thread"
-    print(
-        f"Assumed: {profile.name}; batch limit {args.batch} pages; copy {args.copy}; {gap}"
-    )
+    print(f"{assumed(args, t, profile)}; {gap}")
     print(printable(f"Trace: {t.path}: {describe(t)}") + "\n")
     width = report.terminal_width(sys.stdout)
     print(report.table(HEADERS, [_cells(r) for r in rows], args.table, width))
+
+
+def assumed(args: argparse.Namespace, t: Trace, profile: machines.Profile) -> str:
+    """On what machine the trace was played, as every command says it."""
+    running = args.running or t.cpus
+    return report.assumed_line(
+        profile,
+        running=running,
+        cpus=max(profile.cpus, max(running) + 1),
+        nodes=2,
+        batch=args.batch,
+        copy=args.copy,
+        content=False,
+    )
 
 
 def describe(t: Trace) -> str:

@@ -37,7 +37,7 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     print(
         report.compare(
             records,
-            assumed=_assumed(asked),
+            assumed=assumed(asked),
             fmt=args.table,
             width=report.terminal_width(sys.stdout),
             color=report.wants_color(sys.stdout, os.environ),
@@ -60,7 +60,8 @@ def _about_picture(asked: Asked) -> str:
     )
 
 
-def _assumed(asked: Asked) -> str:
+def assumed(asked: Asked) -> str:
+    """On what machine, in what state, and what the target is."""
     s, call, target = asked.setting, asked.call, asked.target
     line = report.assumed_line(
         asked.profile,

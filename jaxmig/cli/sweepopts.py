@@ -2,10 +2,10 @@
 
 import argparse
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from jaxmig import machines, nodes
+from jaxmig import machines, nodes, report
 from jaxmig.cli import named, options
 from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
@@ -90,8 +90,9 @@ def _add_axes(group: Any) -> None:
         help=f"of migrate_pages(): {', '.join(MODES)} (sync, by the system call)",
     )  # fmt: skip
     group.add_argument(
-        "--running", choices=("all", "target"), default="all",
-        help="where the target runs: all CPUs but the migrating one, or where it ran",
+        "--running", type=_running, default="target", metavar="CPUS",
+        help="CPUs that run the target, like 1-3,7 (those that a machine has), all but "
+        "the migrating one, or target: where it ran, as in migratepages (target)",
     )  # fmt: skip
 
 
@@ -132,10 +133,13 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     if args.mode != ("sync",) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
     cpus = args.cpus or (next(iter(profiles.values())).cpus,)
-    memory = Memory(target, n, min(old), max(cpus), args.running == "all")
+    given = args.running if isinstance(args.running, tuple) else None
+    check_running(given, max(cpus))
+    everywhere = args.running == "all"
+    memory = Memory(target, n, min(old), max(cpus), everywhere, given=given)
     if args.thp and memory.own_sizes:
         raise Failure(f"{target.name}: has page sizes of its own; leave out --thp")
-    thp = args.thp or (100 if target.name.endswith(",thp") else 0,)
+    thp = args.thp or (target.thp,)
     axes = (thp, args.kernel, args.mode, cpus, args.batch, args.machine, args.copy)
     return Sweep(
         memory=memory,
@@ -146,6 +150,34 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         samples=args.samples,
         seed=args.seed,
         digest=digest(args.target),
+    )
+
+
+def check_running(given: tuple[int, ...] | None, cpus: int) -> None:
+    """Raises Usage for a CPU that a machine of `cpus` lacks."""
+    if max(given or (0,)) >= cpus:
+        bad = next(c for c in given or () if c >= cpus)
+        raise Usage(f"--running: CPU {bad}: the machine has CPUs 0-{cpus - 1}")
+
+
+def assumed(s: Sweep, found_out: Sequence[str] = ()) -> str:
+    """What holds for all rows, as every command says it.
+
+    Args:
+      found_out: axes whose values the command chooses itself.
+    """
+    g, memory = s.grid, s.memory
+    several = [name for name, values in g.axes.items() if len(values) > 1]
+    varied = [name for name in g.axes if name in (*several, *found_out)]
+    return report.assumed_line(
+        next(iter(s.profiles.values())),
+        running=memory.running(memory.cpus),
+        cpus=memory.cpus,
+        nodes=memory.nodes,
+        batch=None if "batch" in varied else g.batch[0],
+        copy=None if "copy" in varied else g.copy[0],
+        content=False,
+        varied=varied,
     )
 
 
@@ -177,6 +209,10 @@ def _axis(what: str, least: int, most: int) -> Callable[[str], tuple[int, ...]]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return axis
+
+
+def _running(text: str) -> str | tuple[int, ...]:
+    return text if text in ("all", "target") else options.cpus(text)
 
 
 def _once(text: str) -> tuple[str, ...]:

@@ -30,9 +30,10 @@ def assumed_line(
     cpu: int = 0,
     cpus: int | None = None,
     nodes: int | None = None,
-    batch: int = 512,
-    copy: str = "cpu",
+    batch: int | None = 512,
+    copy: str | None = "cpu",
     content: bool = True,
+    varied: Sequence[str] = (),
 ) -> str:
     """One line that says on what machine and in what state the numbers hold.
 
@@ -40,18 +41,25 @@ def assumed_line(
       running, lazy: CPU numbers of the target.
       cpus, nodes: if not the profile's.
       batch: base pages; 0 is no limit.
+      batch, copy: None where they are varied.
+      varied: names of what has several values; of `cpus` the most are said.
     """
     n, absent = profile.origins("cost."), ", ".join(profile.absent)
-    return (
+    limit = f"{batch} pages" if batch else "none"
+    parts = [
         f"Assumed: {profile.name} ({profile.arch}, {nodes or profile.nodes} nodes, "
-        f"{cpus or profile.cpus} CPUs); target on CPUs {cpu_list(running)}, "
-        f"lazy on {cpu_list(lazy)}; CPU {cpu} migrates; batch limit "
-        f"{f'{batch} pages' if batch else 'none'}; copy {copy}; "
-        f"contents {'carried' if content else 'not carried'}; "
+        f"{cpus or profile.cpus} CPUs)",
+        f"target on CPUs {cpu_list(running)}, lazy on {cpu_list(lazy)}",
+        f"CPU {cpu} migrates",
+        f"batch limit {limit}" if batch is not None else "",
+        f"copy {copy}" if copy is not None else "",
+        f"contents {'carried' if content else 'not carried'}",
         f"costs: {n['measured']} measured, {n['published']} published, "
-        f"{n['assumed']} assumed (jaxmig machines)"
-        + (f"; not in the profile, so nothing: {absent}" if absent else "")
-    )
+        f"{n['assumed']} assumed (jaxmig machines)",
+        f"not in the profile, so nothing: {absent}" if absent else "",
+        f"varied: {', '.join(varied)}" if varied else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def compare(

@@ -48,7 +48,7 @@ class Memory:
         setting = self._setting(self.cpus)
         if not self.own_sizes:
             return _mixed(self.target, setting, thp)
-        if thp:
+        if thp != self.target.thp:
             raise TargetError(
                 f"{self.target.name}: has page sizes of its own; leave out --thp"
             )

@@ -46,8 +46,15 @@ def of_snapshot(text: str, s: Snapshot, pid: int | None = None) -> Target:
         missing=s.missing,
         assumed=resident.notes(s),
         own_sizes=True,
+        thp=_share(s, mine),
         laid_out=s.laid_out,
     )
+
+
+def _share(s: Snapshot, mine: slice) -> int:
+    """Percent of the process's pages that are in THPs, rounded."""
+    huge = (s.order[mine] >= PMD_ORDER) & ~s.has(PageFlag.HUGETLB)[mine]
+    return round(100 * float(huge.mean()))
 
 
 def _choose(text: str, s: Snapshot, pid: int | None) -> int:

@@ -72,7 +72,8 @@ def _touched(
 
     kinds = ((large // PMD_PAGES, "2 MiB"), (pages - large, "4 KiB"))
     folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
-    return Target(text, f"{what}: {folios}", pages, running, build)
+    thp = round(100 * large / pages)
+    return Target(text, f"{what}: {folios}", pages, running, build, thp=thp)
 
 
 def _area(r: Region, ptes: int) -> Area:
