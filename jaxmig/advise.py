@@ -3,7 +3,7 @@
 Larger batches share a flush among more pages, and keep each page away longer.  So the
 candidates are looked through from coarse to fine: every power of two first, then, for
 the best kernel, mode and engine, limits between the last that fits and the first that
-does not.  What a page's stall is, `sweep.window` says.
+does not.  What a page's stall is, `report.window` says.
 """
 
 import dataclasses

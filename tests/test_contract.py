@@ -45,7 +45,11 @@ COMMON = {
 }
 BEGIN = {"migratepages": ["memhog:1m", "0", "1"], "run": ["a.toml"]}
 EXTRA = {"stolen_ns", "compile_s", "time_ns_range"}
-EXTRA |= {"time_ns_median", "time_ns_causes"}  # beside what the contract names
+EXTRA |= {
+    "time_ns_median",
+    "time_ns_causes",
+    "stall_ns",
+}  # beside what the contract names
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:

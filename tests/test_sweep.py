@@ -19,6 +19,7 @@ import pytest
 from jaxmig import __version__, cli, cost, machines, syscalls
 from jaxmig.events import COUNTERS
 from jaxmig.migrate import Result
+from jaxmig.report.window import Window, away, quantile
 from jaxmig.rules import rules
 from jaxmig.sweep import (
     AXES,
@@ -36,7 +37,6 @@ from jaxmig.sweep.engine import Run, run_of
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.play import Sweep
 from jaxmig.sweep.pricing import Prices
-from jaxmig.sweep.window import Window, away, quantile
 from jaxmig.syscalls import Session
 from jaxmig.targets import Setting, resolve
 from processes import environment, free_port, together

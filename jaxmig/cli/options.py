@@ -135,6 +135,11 @@ def add_output(parser: Parser) -> None:
         help="also as a picture, .png or .svg: time by phase, call trees",
     )
     group.add_argument(
+        "--tree",
+        action="store_true",
+        help="also the parts of the modelled time, and its call trees",
+    )
+    group.add_argument(
         "--table",
         choices=report.FORMATS,
         default="simple",

@@ -78,7 +78,7 @@ def _play(
             profile=profile,
             content=args.content is not False,
             seed=args.seed or 0,
-            trace=traced.append if traces.wanted(args) else None,
+            trace=traced.append,
             logs=traces.step_by_step(args),
             tick=lambda what, share: tick(f"{path}: {what}", share),
         )
@@ -128,6 +128,12 @@ def _document(p: Played) -> Record:
     return report.document(__version__, p.path, machine, p.records)
 
 
+def _why(s: Scenario) -> str:
+    """What the file says is in the way of pages."""
+    named = [f"{c.state} of {c.region}" for c in s.conditions]
+    return ", ".join(dict.fromkeys(named))
+
+
 def _table(args: argparse.Namespace, p: Played) -> str:
     """Assumptions, then a table a call with the kernels side by side."""
     if p.scenario is None or p.profile is None:
@@ -153,6 +159,11 @@ def _table(args: argparse.Namespace, p: Played) -> str:
             fmt=args.table,
             width=report.terminal_width(sys.stdout),
             color=report.wants_color(sys.stdout, os.environ),
+            detail=args.tree,
+            why=dict.fromkeys(s.kernels, _why(s)),
         )
         parts.append("\n" + drawn)
+        if args.tree:
+            some = ((t.record, t.cost) for t in p.traced[i :: len(calls)])
+            parts.append("\n" + report.trees_text(some))
     return "\n".join(parts)

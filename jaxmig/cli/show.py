@@ -41,16 +41,26 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
             fmt=args.table,
             width=report.terminal_width(sys.stdout),
             color=report.wants_color(sys.stdout, os.environ),
+            detail=args.tree,
+            why={o.record["kernel"]: _why(asked, o) for o in outcomes},
         )
     )
     print()
     for line in _remarks(asked, outcomes):
         print(line)
-    for o in outcomes:
-        print(f"\nModelled time of {o.record['kernel']} ({o.record['policy']}):")
-        print(report.tree_text(report.call_tree(o.cost)))
-        if args.explain_time:
-            print(report.causes_text(o.cost, asked.profile))
+    if args.tree:
+        print("\n" + report.trees_text((o.record, o.cost) for o in outcomes))
+    for o in outcomes if args.explain_time else ():
+        print(f"\n{o.record['kernel']}: {report.causes_text(o.cost, asked.profile)}")
+
+
+def _why(asked: Asked, o: job.Outcome) -> str:
+    """What is known of pages that failed."""
+    reasons = [f"node {', '.join(map(str, o.full))} is full"] if o.full else []
+    reasons += [f"{pages:,} pages: {why}" for why, pages in asked.target.unmovable]
+    if not asked.call.privileged:
+        reasons.append("without CAP_SYS_NICE pages mapped more than once stay")
+    return "; ".join(reasons)
 
 
 def _about_picture(asked: Asked) -> str:

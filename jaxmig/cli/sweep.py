@@ -16,9 +16,9 @@ from jaxmig.cli.room import check_room
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 from jaxmig.syscalls import SleepsForever
 
-EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,8,64,512 --cpus 2:128:2x --running all -o out.csv
+EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,64,512 --cpus 8,64 --running all -o a.csv
   jaxmig sweep app.npz 0 1 --machine xeon-2s,arm64-2n128c --samples 500 -o out.parquet
-  srun -n 8 sh -c 'jaxmig sweep memhog:1g --cpus 2:256:2 --running all -o out.csv --resume \\
+  srun -n 8 sh -c 'jaxmig sweep memhog:1g --cpus 2:64:2 --running all -o a.csv --resume \\
       --processes 8 --process-id $SLURM_PROCID'     parts on shared storage, merged
   ... --coordinator $(scontrol show hostnames | head -n 1):8476 ...   without one: parts
       come to process 0 over the network

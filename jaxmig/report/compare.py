@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxmig.machines import Profile
+from jaxmig.report.answer import answer
 from jaxmig.report.tables import bold, table
 from jaxmig.report.units import (
     count,
@@ -19,6 +20,12 @@ from jaxmig.report.units import (
 )
 
 Record = Mapping[str, Any]
+# Rows that only explain others.
+_DETAIL = (
+    *("modelled time, median", "modelled pages/s, ", "this computer: compile"),
+    *(f"modelled time, {phase}" for phase in ("alloc", "unmap", "flush", "copy")),
+    *(f"modelled time, {phase}" for phase in ("remap", "other")),
+)
 _PHASES = ("alloc", "unmap", "flush", "copy", "remap", "other")
 
 
@@ -69,11 +76,17 @@ def compare(
     fmt: str = "simple",
     width: int | None = None,
     color: bool = False,
+    detail: bool = False,
+    why: Mapping[str, str] | None = None,
 ) -> str:
-    """The assumptions in the first line, then one column a record.
+    """The assumptions in the first line, the answer, then one column a record.
 
     Reductions and speed-ups are against the first record.  `compile_s` and `stolen_ns`
     are shown where records have them.
+
+    Args:
+      detail: also the parts of the time, what was drawn for its range, and compiling.
+      why: why pages may have failed, by kernel; see `answer`.
 
     Raises:
       ValueError: an unknown table format, or no records.
@@ -81,11 +94,16 @@ def compare(
     if not records:
         raise ValueError("nothing to compare: no records")
     headers = ["", *(f"{r['kernel']} {r['policy']}" for r in records)]
-    rows = [[name, *map(show, records)] for name, show in _rows(records)]
+    rows = [
+        [name, *map(show, records)]
+        for name, show in _rows(records)
+        if detail or not name.startswith(_DETAIL)
+    ]
     for row in rows:
         if row[0] in ("IPI reduction", "speed-up"):
             row[:] = [bold(cell, color) for cell in row]
-    return f"{assumed}\n\n{table(headers, rows, fmt, width)}"
+    said = "\n".join(answer(records, why))
+    return f"{assumed}\n\n{said}\n\n{table(headers, rows, fmt, width)}"
 
 
 def speedup(after: Record, before: Record) -> float | None:
@@ -116,6 +134,7 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
         ("modelled time, median", _median),
         ("modelled time, 80 % range", _time_range),
         *((f"modelled time, {key}", phase(key)) for key in _PHASES),
+        ("longest stall of a page", _longest),
         ("modelled pages/s", lambda r: rate(_pages_per_s(r))),
         ("modelled pages/s, 80 % range", _rate_range),
         ("speed-up", lambda r: _speedup_cell(r, first)),
@@ -161,6 +180,10 @@ def _speedup_cell(r: Record, first: Record) -> str:
 def _pages_per_s(r: Record, ns: float | None = None) -> float:
     time = r["time_ns"]["total"] if ns is None else ns
     return r["vmstat"]["pgmigrate_success"] / time * 1e9 if time else 0.0
+
+
+def _longest(r: Record) -> str:
+    return duration(r["stall_ns"]["max"]) if "stall_ns" in r else "-"
 
 
 def _median(r: Record) -> str:
