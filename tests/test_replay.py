@@ -170,7 +170,9 @@ def test_the_command_prints_a_table_and_what_it_left_out(
     file = str(DATA / "perf-mem.txt")
     assert cli.main(["replay", file, "--pid", "4714", "--table", "tsv"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("Assumed: xeon-2s; batch limit 512 pages; copy cpu; 5 ns")
+    assert out.startswith("Assumed: xeon-2s (x86, 2 nodes, 32 CPUs); target on CPUs ")
+    assert "; batch limit 512 pages; copy cpu; contents not carried; " in out
+    assert "; 5 ns between two accesses of a thread\n" in out
     assert "perf script, 1 loads and 0 stores by 1 CPU on 1 pages of 2 MiB" in out
     assert "none\t" in out
     assert "left out 1 events without an address" in err

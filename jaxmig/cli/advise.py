@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from jaxmig import __version__, machines, report
 from jaxmig.advise import Advice, advise, engines
-from jaxmig.cli import named, options, output, runtime, sweepopts
+from jaxmig.cli import htmlreport, named, options, output, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
@@ -53,6 +53,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         "--json", metavar="FILE", help="also as JSON; - is stdout, alone"
     )
     group.add_argument("--csv", metavar="FILE", help="also as CSV; - is stdout, alone")
+    htmlreport.add(group)
     group.add_argument("--table", choices=report.FORMATS, default="simple")
 
 
@@ -68,7 +69,7 @@ def duration(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Try, choose, say why."""
-    output.check(args.json, args.csv)
+    output.check(args.json, args.csv, *htmlreport.files(args))
     runtime.prepare()
     stall = next(n for n in ("p99", "p50", "max") if getattr(args, n) is not None)
     sweep = sweep_of(args)
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         output.write(args.json, report.to_json(doc) + "\n")
     if args.csv:
         output.write(args.csv, report.to_csv(found.rows))
+    _report(args, sweep, found)
     if not output.alone(args.json, args.csv):
         _show(args, sweep, found)
     if found.best is None:
@@ -126,13 +128,29 @@ def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
         print(line)
     title = f"\nThe best limit of each ({found.tried} configurations tried):\n"
     print(title)
-    # Modes differ only where something is in the way of pages.
+    width = report.terminal_width(sys.stdout)
+    print(report.table(HEADERS, _table(found), args.table, width, (0, 1, 2)))
+
+
+def _table(found: Advice) -> list[list[str]]:
+    """The best of each; modes differ only where something is in the way of pages."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for kernel, mode, *rest in map(_cells, found.rows):
         alike.setdefault((kernel, *rest), []).append(mode)
-    cells = [[k[0], ", ".join(modes), *k[1:]] for k, modes in alike.items()]
-    width = report.terminal_width(sys.stdout)
-    print(report.table(HEADERS, cells, args.table, width, (0, 1, 2)))
+    return [[k[0], ", ".join(modes), *k[1:]] for k, modes in alike.items()]
+
+
+def _report(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
+    if args.report is None:
+        return
+    from jaxmig import html
+
+    t = s.memory.target
+    budget = units.duration(found.budget_ns)
+    table = html.heading(HEADERS, _table(found), "The best limit of each")
+    section = html.Section("Answer", tuple(_answer(found)), (table,))
+    about = (sweepopts.assumed(s, ("batch",)), f"Target: {t.name}: {t.description}")
+    htmlreport.write(args, f"{t.name} within a stall of {budget}", [section], about)
 
 
 def _answer(found: Advice) -> list[str]:

@@ -115,6 +115,7 @@ def _main(argv: Sequence[str]) -> int:
     try:
         try:
             args = parser().parse_args(argv)
+            args.typed = list(argv)
         except SystemExit as stop:
             sys.stdout.flush()
             return int(stop.code or 0)

@@ -15,7 +15,15 @@ from jaxmig.releases import RELEASES
 
 SHELLS: Final = ("bash", "zsh", "fish")
 # Arguments whose value names a file, by metavar.
-FILES: Final = ("FILE", "FILE.npz", "FILE.toml", "SCENARIO.toml", "TARGET", "TRACE")
+FILES: Final = (
+    "FILE",
+    "FILE.npz",
+    "FILE.html",
+    "FILE.toml",
+    "SCENARIO.toml",
+    "TARGET",
+    "TRACE",
+)
 
 
 # Values of options that take more than these: lists, counts, files.

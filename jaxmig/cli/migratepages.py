@@ -4,7 +4,16 @@ import argparse
 from typing import Any
 
 from jaxmig import job, machines
-from jaxmig.cli import named, options, output, pictures, runtime, shape, traces
+from jaxmig.cli import (
+    htmlreport,
+    named,
+    options,
+    output,
+    pictures,
+    runtime,
+    shape,
+    traces,
+)
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
@@ -48,7 +57,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Migrate, verify, compare."""
-    output.check(args.json, args.csv, *traces.files(args))
+    output.check(args.json, args.csv, *traces.files(args), *htmlreport.files(args))
     pictures.check(args.plot)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from jaxmig import machines, nodes, report
+from jaxmig.cli import htmlreport
 from jaxmig.cli.errors import Parser, did_you_mean
 from jaxmig.machine import PAGE_BYTES
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
@@ -134,6 +135,7 @@ def add_output(parser: Parser) -> None:
         metavar="FILE",
         help="also as a picture, .png or .svg: time by phase, call trees",
     )
+    htmlreport.add(group)
     group.add_argument(
         "--tree",
         action="store_true",

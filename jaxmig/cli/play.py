@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from jaxmig import __version__, machines, player, report, scenario
-from jaxmig.cli import options, output, pictures, runtime, traces
+from jaxmig.cli import htmlreport, options, output, pictures, runtime, traces
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
@@ -15,6 +15,7 @@ from jaxmig.cli.room import check_room
 from jaxmig.report.records import Record
 from jaxmig.report.timed import Traced
 from jaxmig.scenario import Scenario, ScenarioError
+from jaxmig.terminal import printable
 
 EXAMPLES = """  jaxmig run full-node.toml
   jaxmig run *.toml --json results.jsonl
@@ -46,7 +47,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play each file; one that fails does not stop the others."""
-    output.check(args.json, args.csv, *traces.files(args))
+    output.check(args.json, args.csv, *traces.files(args), *htmlreport.files(args))
     pictures.check(args.plot)
     runtime.prepare()
     played = []
@@ -114,10 +115,42 @@ def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
         output.write(args.csv, report.to_csv(rows))
     pictures.migration(args.plot, [r for p in played for r in p.records])
     traces.write(args, [t for p in played for t in p.traced])
+    _report(args, played)
     if output.alone(args.json, args.csv):
         return
     for i, p in enumerate(p for p in played if not p.error):
         print(("\n" if i else "") + _table(args, p))
+
+
+def _report(args: argparse.Namespace, played: Sequence[Played]) -> None:
+    if args.report is None:
+        return
+    from jaxmig import html
+
+    sections, assumed = [], {}
+    for p in played:
+        if p.scenario is None:
+            continue
+        assumed[_assumed(args, p)] = None
+        for i, title in enumerate(_titles(p)):
+            n = len(p.scenario.calls)
+            records, traced = p.records[i::n], p.traced[i::n]
+            why = dict.fromkeys(p.scenario.kernels, _why(p.scenario))
+            figures = html.calls(records, [t.cost for t in traced])
+            said = report.answer(records, why)
+            name = printable(f"{p.path}: {title}")
+            sections.append(html.Section(name, tuple(said), tuple(figures)))
+    names = ", ".join(p.path for p in played)
+    errors = [p.error for p in played if p.error]
+    htmlreport.write(args, f"Scenario {names}", sections, tuple(assumed), errors)
+
+
+def _titles(p: Played) -> list[str]:
+    calls = p.scenario.calls if p.scenario else ()
+    return [
+        f"Call {i}: {call.syscall}, process {call.process}"
+        for i, call in enumerate(calls, 1)
+    ]
 
 
 def _document(p: Played) -> Record:
@@ -139,20 +172,8 @@ def _table(args: argparse.Namespace, p: Played) -> str:
     if p.scenario is None or p.profile is None:
         raise ValueError("nothing was played")
     s, calls = p.scenario, p.scenario.calls
-    assumed = report.assumed_line(
-        p.profile,
-        running={c for process in s.processes for c in process.running},
-        lazy={c for process in s.processes for c in process.lazy},
-        cpu=calls[0].cpu if calls else 0,
-        cpus=s.machine.cpus,
-        nodes=s.machine.nodes,
-        batch=s.machine.max_batch,
-        copy=s.machine.copy,
-        content=args.content is not False,
-    )
-    parts = [assumed, f"Scenario: {p.path}"]
-    for i, call in enumerate(calls):
-        title = f"Call {i + 1}: {call.syscall}, process {call.process}"
+    parts = [_assumed(args, p), f"Scenario: {p.path}"]
+    for i, title in enumerate(_titles(p)):
         drawn = report.compare(
             p.records[i :: len(calls)],
             assumed=title,
@@ -167,3 +188,21 @@ def _table(args: argparse.Namespace, p: Played) -> str:
             some = ((t.record, t.cost) for t in p.traced[i :: len(calls)])
             parts.append("\n" + report.trees_text(some))
     return "\n".join(parts)
+
+
+def _assumed(args: argparse.Namespace, p: Played) -> str:
+    """On what machine and in what state a file's calls were played."""
+    if p.scenario is None or p.profile is None:
+        raise ValueError("nothing was played")
+    s, calls = p.scenario, p.scenario.calls
+    return report.assumed_line(
+        p.profile,
+        running={c for process in s.processes for c in process.running},
+        lazy={c for process in s.processes for c in process.lazy},
+        cpu=calls[0].cpu if calls else 0,
+        cpus=s.machine.cpus,
+        nodes=s.machine.nodes,
+        batch=s.machine.max_batch,
+        copy=s.machine.copy,
+        content=args.content is not False,
+    )

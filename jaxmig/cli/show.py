@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jaxmig import __version__, job, machines, report
-from jaxmig.cli import output, pictures, traces
+from jaxmig.cli import htmlreport, output, pictures, traces
 from jaxmig.targets import Setting, Target
 from jaxmig.terminal import printable
 
@@ -32,6 +32,7 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     costs = [o.cost for o in outcomes]
     pictures.migration(args.plot, records, costs, _about_picture(asked))
     traces.write(args, [o.traced for o in outcomes if o.traced])
+    page(args, asked, outcomes)
     if output.alone(args.json, args.csv):
         return
     print(
@@ -61,6 +62,21 @@ def _why(asked: Asked, o: job.Outcome) -> str:
     if not asked.call.privileged:
         reasons.append("without CAP_SYS_NICE pages mapped more than once stay")
     return "; ".join(reasons)
+
+
+def page(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) -> None:
+    """All of it as a page, if one was asked for."""
+    if args.report is None:
+        return
+    from jaxmig import html
+
+    records, costs = [o.record for o in outcomes], [o.cost for o in outcomes]
+    why = {o.record["kernel"]: _why(asked, o) for o in outcomes}
+    title = f"{asked.target.name}, from node {args.from_} to node {args.to}"
+    figures = tuple(html.calls(records, costs))
+    section = html.Section("Answer", tuple(report.answer(records, why)), figures)
+    lines = assumed(asked).split("\n")
+    htmlreport.write(args, title, [section], lines, _remarks(asked, outcomes))
 
 
 def _about_picture(asked: Asked) -> str:

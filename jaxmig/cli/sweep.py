@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from jaxmig.cli import gather, options, output, pictures, runtime, sweepopts
+from jaxmig.cli import gather, htmlreport, options, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import redrawn
 from jaxmig.cli.room import check_room
+from jaxmig.report import units
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 from jaxmig.syscalls import SleepsForever
 
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_files(args: argparse.Namespace, path: Path | None) -> None:
     pictures.check(args.plot)
+    output.check(*htmlreport.files(args))
     if path is None:
         if args.resume or args.overwrite or args.processes > 1:
             raise Usage("--resume, --overwrite and --processes need a file: -o FILE")
@@ -88,8 +90,8 @@ def _print(args: argparse.Namespace, s: Sweep) -> int:
     for some in _shown(args, s, s.indices):
         sys.stdout.write("".join(map(rows.text, some)))
         sys.stdout.flush()
-        made += some if args.plot else []
-    pictures.sweep(args.plot, made)
+        made += some if args.plot or args.report else []
+    _draw(args, s, made)
     return 0
 
 
@@ -111,12 +113,45 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     if not done:
         say(f"jaxmig sweep: part {args.process_id} of {args.processes} is done")
         return 0
-    if args.plot:
-        pictures.sweep(args.plot, journal.read(table))
+    if args.plot or args.report:
+        _draw(args, s, journal.read(table))
     if path != table:
         journal.to_parquet(table, path, s.stamp)
     say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
     return 0
+
+
+def _draw(args: argparse.Namespace, s: Sweep, made: Sequence[Row]) -> None:
+    """The picture and the page that were asked for."""
+    pictures.sweep(args.plot, made)
+    if args.report is None or not made:
+        return
+    from jaxmig import html
+
+    lines = (
+        ("batch", "pages_per_s", "Modelled pages/s", units.rate),
+        ("batch", "stall_ns.p99", "Stall of 99 of 100 pages", units.duration),
+        ("cpus", "vmstat.nr_tlb_remote_flush_received", "IPIs", units.rate),
+        ("cpus", "time_ns.total", "Modelled time", units.duration),
+        ("thp", "time_ns.total", "Modelled time", units.duration),
+    )
+    drawn = [html.lines_over(made, *one) for one in lines]
+    fastest = max(made, key=lambda r: r["pages_per_s"])
+    axes = ", ".join(f"{name} {fastest[name]}" for name in s.grid.axes)
+    rate = units.rate(fastest["pages_per_s"])
+    stall = units.duration(fastest["stall_ns.p99"])
+    answer = (
+        f"Of {len(made):,} configurations the fastest moves {rate} pages/s: {axes}. "
+    )
+    answer += f"99 of 100 pages are away for at most {stall}."
+    table = html.rows_table(made, "Configurations")
+    figures = (*(one for one in drawn if one), table)
+    t = s.memory.target
+    about = (sweepopts.assumed(s), f"Target: {t.name}: {t.description}")
+    section = html.Section("Answer", (answer,), figures)
+    htmlreport.write(
+        args, f"{t.name} in {len(made):,} configurations", [section], about
+    )
 
 
 def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from jaxmig import machines, nodes, report
-from jaxmig.cli import named, options
+from jaxmig.cli import htmlreport, named, options
 from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import BOTH
@@ -113,6 +113,7 @@ def _add_file(group: Any) -> None:
         help=".csv or .parquet; standard output if left out",
     )  # fmt: skip
     group.add_argument("--plot", metavar="FILE", help="a picture, .png or .svg")
+    htmlreport.add(group)
     group.add_argument(
         "--resume", action="store_true", help="go on where the file ends"
     )
