@@ -3,7 +3,7 @@
 Everything that the commands do is here; modules are imported when they are first used.
 
 command            Python
-migratepages       targets.resolve(), then job.run()
+migratepages       compare(); in steps targets.resolve(), then job.run()
 run                scenario.load(), then player.play()
 snapshot           snapshot.take(), snapshot.take_all(), snapshot.load()
 sweep              sweep.play() of a sweep.Sweep
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         workloads,
     )
     from jaxmig.build import Builder
+    from jaxmig.comparison import compare
     from jaxmig.machine import Machine
     from jaxmig.migrate import Result, migrate_pages
     from jaxmig.query import folios_on, pages_by_node
@@ -62,6 +63,7 @@ __all__ = [
     "calibrate",
     "callers",
     "check",
+    "compare",
     "cost",
     "explain",
     "folios_on",
@@ -88,6 +90,7 @@ _HOME: Final = {
     "Builder": "build",
     "Machine": "machine",
     "Result": "migrate",
+    "compare": "comparison",
     "folios_on": "query",
     "migrate_pages": "migrate",
     "pages_by_node": "query",
