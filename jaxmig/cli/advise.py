@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from jaxmig import __version__, machines, report
 from jaxmig.advise import Advice, advise, engines
-from jaxmig.cli import htmlreport, named, options, output, runtime, sweepopts
+from jaxmig.cli import htmlreport, named, options, output, runtime, sweepopts, whatif
 from jaxmig.cli.errors import Failure, Parser, Usage
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
@@ -33,6 +33,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     summary = "find the batch limit, mode and copy engine for a stall budget"
     parser = options.add_parser(commands, "advise", summary, EXAMPLES, run)
     sweepopts.add_target(parser)
+    whatif.add(parser)
     group = parser.add_argument_group("budget, how long a page may be away")
     one = group.add_mutually_exclusive_group(required=True)
     for name, who in (
@@ -98,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
 def sweep_of(args: argparse.Namespace) -> Sweep:
     """What is tried; Usage or Failure where options do not fit together."""
     profile = machines.load(args.machine or "xeon-2s")
-    target = named.target(args.target, args.pid)
+    found = named.target(args.target, args.pid)
+    target = whatif.target(args, found, args.cpus or profile.cpus)
     n = args.nodes or max(2, target.nodes)
     if target.nodes > n:
         raise Failure(f"{target.name} has pages on {target.nodes} nodes; see --nodes")
@@ -123,7 +125,10 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
 def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
     t = s.memory.target
     print(sweepopts.assumed(s, ("batch",)))
-    print(printable(f"Target: {t.name}: {t.description}") + "\n")
+    print(printable(f"Target: {t.name}: {t.description}"))
+    for line in t.assumed:
+        print(printable(f"Assumed: {line}."))
+    print()
     for line in _answer(found):
         print(line)
     title = f"\nThe best limit of each ({found.tried} configurations tried):\n"

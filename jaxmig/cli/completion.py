@@ -19,6 +19,8 @@ FILES: Final = (
     "FILE",
     "FILE.npz",
     "FILE.html",
+    "A.json",
+    "B.json",
     "FILE.toml",
     "SCENARIO.toml",
     "TARGET",

@@ -13,6 +13,7 @@ from jaxmig.cli import (
     runtime,
     shape,
     traces,
+    whatif,
 )
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import progress
@@ -23,6 +24,7 @@ from jaxmig.releases import BOTH
 EXAMPLES = """  jaxmig migratepages memhog:64m 0 1
   jaxmig migratepages 4711 0 1 --cpus 4 --running 1-3
   jaxmig migratepages app.npz 0 1 --kernel 6.2,6.18 --json result.json
+  jaxmig migratepages 4711 0 1 --thp 100 --pinned 5      as it would be with THPs and pins
 """
 
 
@@ -49,6 +51,7 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
         help="say which costs make most of the range of the modelled time",
     )
     options.add_machine(parser)
+    whatif.add(parser)
     shape.add_memory(parser)
     options.add_call(parser)
     options.add_output(parser)
@@ -61,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     pictures.check(args.plot)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")
-    target = named.target(args.target, args.pid)
+    found = named.target(args.target, args.pid)
+    target = whatif.target(args, found, args.cpus or profile.cpus, args.cpu or 0)
     made = shape.of(args, profile, target)
     asked = Asked(target, made.setting, profile, _call(args, made, profile))
     kernels = args.kernel or BOTH

@@ -58,6 +58,7 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
 def _why(asked: Asked, o: job.Outcome) -> str:
     """What is known of pages that failed."""
     reasons = [f"node {', '.join(map(str, o.full))} is full"] if o.full else []
+    reasons += [line for line in asked.target.assumed if line.endswith("are pinned")]
     reasons += [f"{pages:,} pages: {why}" for why, pages in asked.target.unmovable]
     if not asked.call.privileged:
         reasons.append("without CAP_SYS_NICE pages mapped more than once stay")

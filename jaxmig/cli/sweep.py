@@ -16,6 +16,7 @@ from jaxmig.cli.room import check_room
 from jaxmig.report import units
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 from jaxmig.syscalls import SleepsForever
+from jaxmig.terminal import printable
 
 EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,64,512 --cpus 8,64 --running all -o a.csv
   jaxmig sweep app.npz 0 1 --machine xeon-2s,arm64-2n128c --samples 500 -o out.parquet
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     check_room(t.name, t.pages, memory.nodes, False, 2, t.foreign)
     # Rows may go to standard output, which is nothing else then.
     print(sweepopts.assumed(sweep), file=sys.stderr)
+    for line in t.assumed:
+        print(printable(f"Assumed: {line}."), file=sys.stderr)
     try:
         if path is None:
             return _print(args, sweep)

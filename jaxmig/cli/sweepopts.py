@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from jaxmig import machines, nodes, report
-from jaxmig.cli import htmlreport, named, options
-from jaxmig.cli.errors import Failure, Parser, Usage
+from jaxmig.cli import htmlreport, named, options, whatif
+from jaxmig.cli.errors import Parser, Usage, say
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import BOTH
 from jaxmig.rules import MODES
@@ -24,6 +24,7 @@ def add(parser: Parser) -> None:
     _add_axes(
         parser.add_argument_group("axes, each one value, a list, A:B:STEP, A:B:2x")
     )
+    whatif.add(parser, thp=False)
     _add_sample(parser.add_argument_group("sample"))
     _add_file(parser.add_argument_group("file"))
     group = parser.add_argument_group("many processes, each with a part of the rows")
@@ -71,7 +72,7 @@ def _add_axes(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--thp", type=_axis("percent", 0, 100), metavar="PERCENT",
-        help="share of the memory in 2 MiB pages (the target's)",
+        help="share of the pages in THPs, as near as can be (the target's)",
     )  # fmt: skip
     group.add_argument(
         "--kernel", type=options.kernels, default=BOTH, metavar="LIST",
@@ -128,19 +129,24 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     for profile in profiles.values():
         for copy in args.copy:
             profile.copy_speedups(copy)  # refuses an engine that the machine lacks
-    target = named.target(args.target, args.pid)
+    cpus = args.cpus or (next(iter(profiles.values())).cpus,)
+    target = whatif.target(args, named.target(args.target, args.pid), max(cpus))
     n = max(2, target.nodes)
     old, new = (nodes_of(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to)))
     if args.mode != ("sync",) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
-    cpus = args.cpus or (next(iter(profiles.values())).cpus,)
     given = args.running if isinstance(args.running, tuple) else None
     check_running(given, max(cpus))
     everywhere = args.running == "all"
     memory = Memory(target, n, min(old), max(cpus), everywhere, given=given)
-    if args.thp and memory.own_sizes:
-        raise Failure(f"{target.name}: has page sizes of its own; leave out --thp")
     thp = args.thp or (target.thp,)
+    if args.thp:
+        # What cannot be reached is no value of the axis: rows say what is there.
+        shaped = [memory.shaped(percent) for percent in args.thp]
+        thp = tuple(dict.fromkeys(one.thp for one in shaped))
+        for percent, one in zip(args.thp, shaped, strict=True):
+            if target.own_sizes and one is not target:
+                say(f"--thp {percent}: {one.assumed[0]}")
     axes = (thp, args.kernel, args.mode, cpus, args.batch, args.machine, args.copy)
     return Sweep(
         memory=memory,

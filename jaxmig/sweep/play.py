@@ -54,6 +54,7 @@ class Sweep:
             "target": self.memory.target.name,
             "digest": self.digest,
             "pages": self.memory.target.pages,
+            "assumed": self.memory.target.assumed,
             "nodes": [self.memory.nodes, sorted(self.old), sorted(self.new)],
             "running": [self.memory.everywhere, self.memory.given, self.memory.cpu],
             "axes": self.grid.axes,

@@ -18,7 +18,7 @@ from jaxmig.procfs import pids_named
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets.recorded import of_trace
 from jaxmig.targets.snapshots import of_snapshot
-from jaxmig.targets.target import Setting, Target, TargetError
+from jaxmig.targets.target import Setting, Target, TargetError, WhatIf
 from jaxmig.targets.workloads import WORKLOADS, memhog, pmbench
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Setting",
     "Target",
     "TargetError",
+    "WhatIf",
     "file_of",
     "memhog",
     "of_snapshot",
