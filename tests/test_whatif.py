@@ -31,7 +31,8 @@ def process(blocks: int = 4, rest: int = 100, huge: int = 0) -> snapshot.Snapsho
     order = np.zeros(n, np.int8)
     order[: huge * BLOCK] = 9
     return dataclasses.replace(
-        s, areas=areas, process=np.zeros(n, np.int32), area=np.full(n, heap, np.int32), vpn=vpn,
+        s, areas=areas, process=np.zeros(n, np.int32), vpn=vpn,
+        area=np.full(n, heap, np.int32),
         pfn=vpn + 512, flags=flags, node=np.zeros(n, np.int16), order=order,
         mapcount=np.ones(n, np.int32), kpageflags=np.zeros(n, np.uint64),
     )  # fmt: skip

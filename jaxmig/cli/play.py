@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxmig import __version__, machines, player, report, scenario
 from jaxmig.cli import htmlreport, options, output, pictures, runtime, traces
@@ -12,6 +12,7 @@ from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
+from jaxmig.cost import Cost
 from jaxmig.report.records import Record
 from jaxmig.report.timed import Traced
 from jaxmig.scenario import Scenario, ScenarioError
@@ -113,7 +114,7 @@ def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
             for r in p.records
         ]
         output.write(args.csv, report.to_csv(rows))
-    pictures.migration(args.plot, [r for p in played for r in p.records])
+    pictures.migration(args.plot, _calls(played), ", ".join(p.path for p in played))
     traces.write(args, [t for p in played for t in p.traced])
     _report(args, played)
     if output.alone(args.json, args.csv):
@@ -143,6 +144,18 @@ def _report(args: argparse.Namespace, played: Sequence[Played]) -> None:
     names = ", ".join(p.path for p in played)
     errors = [p.error for p in played if p.error]
     htmlreport.write(args, f"Scenario {names}", sections, tuple(assumed), errors)
+
+
+def _calls(
+    played: Sequence[Played],
+) -> Iterator[tuple[str, Sequence[Record], Sequence[Cost]]]:
+    """Each call of each file with its records and costs."""
+    for p in played:
+        titles = _titles(p) if not p.error else []
+        for i, title in enumerate(titles):
+            records, traced = (x[i :: len(titles)] for x in (p.records, p.traced))
+            name = f"{p.path}: {title}" if len(played) > 1 else title
+            yield name, records, [t.cost for t in traced]
 
 
 def _titles(p: Played) -> list[str]:

@@ -30,7 +30,7 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     if args.csv:
         output.write(args.csv, report.to_csv(records))
     costs = [o.cost for o in outcomes]
-    pictures.migration(args.plot, records, costs, _about_picture(asked))
+    pictures.migration(args.plot, [("", records, costs)], _about_picture(asked))
     traces.write(args, [o.traced for o in outcomes if o.traced])
     page(args, asked, outcomes)
     if output.alone(args.json, args.csv):
@@ -83,7 +83,9 @@ def page(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
 def _about_picture(asked: Asked) -> str:
     s, running = asked.setting, report.units.cpu_list(asked.setting.running)
     return (
-        f"{asked.target.name} on {asked.profile.name}, {s.cpus} CPUs, runs on {running}"
+        f"{asked.target.name}: {asked.target.description}\n"
+        f"on {asked.profile.name}, {s.cpus} CPUs, runs on {running}; "
+        f"{asked.target.thp} % in THPs"
     )
 
 

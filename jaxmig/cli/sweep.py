@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from jaxmig import report
 from jaxmig.cli import gather, htmlreport, options, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Parser, Usage, say
 from jaxmig.cli.progress import redrawn
@@ -126,7 +127,11 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
 
 def _draw(args: argparse.Namespace, s: Sweep, made: Sequence[Row]) -> None:
     """The picture and the page that were asked for."""
-    pictures.sweep(args.plot, made)
+    memory, many = s.memory, len(s.grid.cpus) > 1
+    running = report.units.cpu_list(memory.running(memory.cpus))
+    title = f"{memory.target.name}: {memory.target.description}\nruns on CPUs {running}"
+    title += f" of {memory.cpus}" * many
+    pictures.sweep(args.plot, made, title)
     if args.report is None or not made:
         return
     from jaxmig import html

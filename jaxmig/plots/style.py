@@ -30,6 +30,7 @@ SERIES: Final = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 MARKERS: Final = "osD^vP*X"
 _PHASES: Final = (SKY, ORANGE, VERMILLION, BLUE, GREEN, GREY)
 OF_PHASE: Final = dict(zip(PHASES, _PHASES, strict=True))
+WIDE: Final = 20  # times the least: beyond that an axis is logarithmic
 HEAT: Final = "cividis"
 SUFFIXES: Final = (".png", ".svg")
 
@@ -114,6 +115,30 @@ def powers_of_two(axes: "Axes", values: list[int]) -> None:
 def plain(y: float) -> str:
     """A number as people write it: never 1e+04, no zeros after a point."""
     return f"{y:,.0f}" if abs(y) >= 1000 else f"{y:.4g}"
+
+
+def counts(axes: "Axes") -> None:
+    """A y axis of counts from 0 on, logarithmic where they span much, with figures."""
+    from matplotlib.ticker import FuncFormatter
+
+    values = [y for line in axes.lines for y in line.get_ydata() if y > 0]
+    low, high = min(values, default=1), max(values, default=1)
+    if (
+        low > 0
+        and high >= WIDE * low
+        and all(min(x.get_ydata()) > 0 for x in axes.lines)
+    ):
+        axes.set_ylim(low / 1.5, high * 1.5)
+        decades(axes)
+        return
+    if high >= WIDE * low:
+        # Some are 0, which a logarithmic axis has no place for.
+        axes.set_yscale("symlog", linthresh=1)
+        exponents = range(len(str(int(high))))
+        step = -(-len(exponents) // 6)
+        axes.set_yticks([0, *(10**e for e in exponents[::step])])
+    axes.set_ylim(0, high * 1.15)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
 
 
 def decades(axes: "Axes") -> None:
