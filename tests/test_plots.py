@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxmig import cli, cost, machines, plots, report
+from jaxmig import cli, cost, machines, plots, report, snapshot
 from jaxmig.events import COUNTERS
 from jaxmig.machines.terms import PHASES
-from jaxmig.plots import curves, figures, flame, heat, phases, style
+from jaxmig.plots import addresses, curves, figures, flame, heat, phases, style
 from jaxmig.plots.style import PlotError
 from jaxmig.sweep import Row, rows
 
@@ -328,3 +328,35 @@ def test_no_panel_lies_on_another(n: int) -> None:
     boxes = [axes.get_position() for axes in panels]
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)
+
+
+def test_a_map_counts_every_page_of_a_process() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    s = snapshot.load(Path(__file__).parent / "data/procfs/snapshot-v1.npz")
+    found = {strip.title: strip for strip in addresses.strips(s)}
+    assert all(sum(x.counts) == len(s) for x in found.values())
+    moves = dict(zip(found["migration"].kinds, found["migration"].counts, strict=True))
+    assert moves["can move"] == int(s.movable.sum())
+    assert moves["may not move"] == sum(n for _, n in s.unmovable())
+    nodes = dict(zip(found["node"].kinds, found["node"].counts, strict=True))
+    assert nodes == {f"node {n}": c for n, c in enumerate(np.bincount(s.node)) if c}
+    made = plots.target_map(s, 0, "PID 1 (a$b)")
+    canvas = FigureCanvasAgg(made)
+    canvas.draw()
+    legends = [a.get_legend() for a in made.axes]
+    said = [t.get_text() for one in legends for t in one.get_texts()]
+    assert f"can move: {moves['can move']:,}" in said
+    boxes = [one.get_window_extent(canvas.get_renderer()) for one in legends]
+    for above, below in itertools.pairwise(boxes):
+        assert below.y1 <= above.y0
+    names = [t for t in made.axes[-1].texts if t.get_text()]
+    boxes = [t.get_window_extent(canvas.get_renderer()) for t in names]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 <= right.x0
+
+
+def test_many_kinds_end_in_others() -> None:
+    strip = addresses._strip("t", np.array([f"k{min(i, 11)}" for i in range(100)]))
+    assert (len(strip.kinds), strip.kinds[0], strip.kinds[-1]) == (8, "k11", "others")
+    assert sum(strip.counts) == 100

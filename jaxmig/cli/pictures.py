@@ -8,6 +8,7 @@ from jaxmig.cli import output
 from jaxmig.cli.errors import Failure
 from jaxmig.cost import Cost
 from jaxmig.plots import PlotError
+from jaxmig.snapshot import Snapshot
 from jaxmig.sweep import Row
 from jaxmig.terminal import printable
 
@@ -42,6 +43,12 @@ def sweep(path: str | None, rows: Sequence[Row], title: str) -> None:
     """A sweep, if a picture was asked for."""
     if path and rows:
         _save(plots.sweep(rows, _lines(title)), path)
+
+
+def target_map(path: str | None, s: Snapshot, title: str) -> None:
+    """The only process of a snapshot, if a picture was asked for."""
+    if path:
+        _save(plots.target_map(s, 0, _lines(title)), path)
 
 
 def trade_off(

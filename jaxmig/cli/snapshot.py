@@ -3,7 +3,7 @@
 import argparse
 
 from jaxmig import snapshot
-from jaxmig.cli import named, options
+from jaxmig.cli import named, options, pictures
 from jaxmig.cli.errors import Parser, Usage
 from jaxmig.cli.output import check
 from jaxmig.cli.progress import amount
@@ -11,6 +11,7 @@ from jaxmig.procfs import list_pids
 from jaxmig.terminal import printable
 
 EXAMPLES = """  jaxmig snapshot 4711 -o app.npz
+  jaxmig snapshot 4711 -o app.npz --plot app.svg     and a picture of its memory
   jaxmig snapshot --all -o machine.npz      as root: shared pages are seen by their PFN
   jaxmig migratepages machine.npz:4711 0 1  one of them, sharing pages with the others
 """
@@ -25,6 +26,11 @@ def add(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.npz", help="where to save it"
     )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="a picture of one process's memory, .png or .svg: page sizes, nodes, sharing",
+    )
     parser.add_argument("--all", action="store_true", help="every process")
 
 
@@ -34,9 +40,13 @@ def run(args: argparse.Namespace) -> int:
         raise Usage("name a PID, or all of them with --all")
     if not args.output.endswith(".npz"):
         raise Usage(f"-o {args.output}: the name of a snapshot ends in .npz")
+    if args.plot and len(args.pid) != 1:
+        raise Usage("--plot draws one process; name one PID")
     check(args.output, private=True)
+    pictures.check(args.plot)
     taken = _everything() if args.all else snapshot.take(*args.pid)
     taken.save(args.output)
+    pictures.target_map(args.plot, taken, describe(taken))
     named.say_laid_out("jaxmig snapshot", taken.laid_out)
     print(printable(f"{args.output}: {describe(taken)}"))
     for why, pages in taken.unmovable():

@@ -5,6 +5,7 @@
     flame.py    the call tree as boxes as wide as their time
     curves.py   interrupts over CPUs; rate and stall over the batch limit
     heat.py     one number over two axes of a sweep
+    addresses.py a process's memory by page size, node, sharing, what may not move
     tradeoff.py what a batch limit gives and takes while a program runs
     figures.py  which of them a command's picture consists of
 
@@ -12,8 +13,18 @@ Every function draws numbers that a table or a row already has, and computes non
 quotients.  Nothing here touches pyplot, so no window opens and no state is shared.
 """
 
+from jaxmig.plots.addresses import target_map
 from jaxmig.plots.figures import Group, migration, sweep
 from jaxmig.plots.style import PlotError, check, save
 from jaxmig.plots.tradeoff import trade_off
 
-__all__ = ["Group", "PlotError", "check", "migration", "save", "sweep", "trade_off"]
+__all__ = [
+    "Group",
+    "PlotError",
+    "check",
+    "migration",
+    "save",
+    "sweep",
+    "target_map",
+    "trade_off",
+]
