@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from jaxmig.query import folios_on, pages_by_node
     from jaxmig.releases import RELEASES
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "RELEASES",
     "Builder",

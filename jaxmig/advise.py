@@ -14,6 +14,7 @@ from jaxmig.machines import Profile
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import release
 from jaxmig.sweep import Grid, Row, Sweep, play
+from jaxmig.sweep.program import SLOTS
 
 Tick = Callable[[str, float, float], None]
 COARSE: Final = tuple(1 << k for k in range(15))  # base pages
@@ -99,7 +100,8 @@ def _rows(grid: Grid, s: Sweep, tick: Tick) -> list[Row]:
     some = dataclasses.replace(s, grid=grid)
     tick("batch limits", 0, len(some.indices))
     found: list[Row] = []
-    for rows in play(some, some.indices):
+    # A list costs the same, however few calls are in it.
+    for rows in play(some, some.indices, SLOTS):
         found += rows
         tick(f"kernel {rows[-1]['kernel']}", len(rows), 0)
     return found

@@ -341,6 +341,9 @@ def test_a_map_counts_every_page_of_a_process() -> None:
     assert moves["may not move"] == sum(n for _, n in s.unmovable())
     nodes = dict(zip(found["node"].kinds, found["node"].counts, strict=True))
     assert nodes == {f"node {n}": c for n, c in enumerate(np.bincount(s.node)) if c}
+    # What may not move is seen, however little it is.
+    (row,) = [i for i, k in enumerate(found["migration"].kinds) if k == "may not move"]
+    assert row in addresses._commonest(found["migration"])
     made = plots.target_map(s, 0, "PID 1 (a$b)")
     canvas = FigureCanvasAgg(made)
     canvas.draw()

@@ -334,8 +334,8 @@ def test_commands_take_a_trace(
         assert cli.main([command, f"{target}x", "0", "1"]) == 1
         assert "No such file" in capsys.readouterr().err
     if command == "sweep":
-        assert cli.main([command, target, "--thp", "50"]) == 1
-        assert "page sizes of its own" in capsys.readouterr().err
+        assert cli.main([command, target, "--thp", "50"]) == 2
+        assert "not known of it; take a snapshot" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """A process's memory from end to end: page sizes, nodes, sharing, what may not move.
 
 Resident pages stand side by side in the order of their addresses, as if areas touched;
-a column is the commonest kind of some neighbours.  Legends count all pages exactly.
+a column is the commonest kind of some neighbours; of what may not move, any shows.
+Legends count all pages exactly.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ class Strip:
     title: str
     kinds: tuple[str, ...]
     of_page: np.ndarray
+    rare: bool = False  # a column shows its rarest kind: a few pages are the point
 
     @property
     def counts(self) -> list[int]:
@@ -55,7 +57,7 @@ def strips(s: Snapshot, process: int = 0) -> list[Strip]:
         _strip("page size", np.where(hugetlb, "hugetlb", sizes)),
         _strip("node", np.char.add("node ", node.astype(str))),
         _strip("sharing", held),
-        _strip("migration", moves),
+        dataclasses.replace(_strip("migration", moves), rare=True),
     ]
 
 
@@ -102,13 +104,14 @@ def target_map(s: Snapshot, process: int = 0, title: str = "") -> "Figure":
 
 
 def _commonest(strip: Strip) -> np.ndarray:
-    """The kind of each column."""
+    """The kind of each column; kinds stand in order of their pages, most first."""
     n = len(strip.of_page)
     columns = min(COLUMNS, n)
     at = np.arange(n) * columns // n
     table = np.zeros((columns, len(strip.kinds)), int)
     np.add.at(table, (at, strip.of_page), 1)
-    found: np.ndarray = table.argmax(axis=1)
+    last = table.shape[1] - 1 - (table[:, ::-1] > 0).argmax(axis=1)
+    found: np.ndarray = last if strip.rare else table.argmax(axis=1)
     return found
 
 
