@@ -7,17 +7,15 @@ found.frame()            # a pandas DataFrame, a row a kernel
 """
 
 import dataclasses
+import importlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from jaxmig import job, machines, nodes, report, targets
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import expand
 from jaxmig.report.records import Record, flatten
 from jaxmig.targets import Setting, Target
-
-if TYPE_CHECKING:
-    import pandas
 
 OLDEST: Final = "both"  # 6.2 and 6.3
 
@@ -42,14 +40,13 @@ class Comparison(list[Record]):
     def __str__(self) -> str:
         return report.compare(self, assumed=self.assumed)
 
-    def frame(self) -> "pandas.DataFrame":
-        """A row a kernel; columns are the fields with dots, as in CSV.
+    def frame(self) -> Any:
+        """A pandas DataFrame: a row a kernel; columns are the fields with dots, as in CSV.
 
         Raises:
           ImportError: pandas is not installed.
         """
-        import pandas
-
+        pandas = importlib.import_module("pandas")  # no dependency of jaxmig's
         return pandas.DataFrame([flatten(r) for r in self]).set_index("kernel")
 
 

@@ -153,7 +153,7 @@ def _calls(
     for p in played:
         titles = _titles(p) if not p.error else []
         for i, title in enumerate(titles):
-            records, traced = (x[i :: len(titles)] for x in (p.records, p.traced))
+            records, traced = p.records[i :: len(titles)], p.traced[i :: len(titles)]
             name = f"{p.path}: {title}" if len(played) > 1 else title
             yield name, records, [t.cost for t in traced]
 

@@ -8,6 +8,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from jaxmig import files
 from jaxmig.machines.terms import PHASES
 
@@ -121,13 +123,9 @@ def counts(axes: "Axes") -> None:
     """A y axis of counts from 0 on, logarithmic where they span much, with figures."""
     from matplotlib.ticker import FuncFormatter
 
-    values = [y for line in axes.lines for y in line.get_ydata() if y > 0]
-    low, high = min(values, default=1), max(values, default=1)
-    if (
-        low > 0
-        and high >= WIDE * low
-        and all(min(x.get_ydata()) > 0 for x in axes.lines)
-    ):
+    drawn = [float(y) for line in axes.lines for y in np.asarray(line.get_ydata())]
+    low, high = min((y for y in drawn if y > 0), default=1.0), max(drawn, default=1.0)
+    if high >= WIDE * low and min(drawn) > 0:
         axes.set_ylim(low / 1.5, high * 1.5)
         decades(axes)
         return
@@ -137,7 +135,7 @@ def counts(axes: "Axes") -> None:
         exponents = range(len(str(int(high))))
         step = -(-len(exponents) // 6)
         axes.set_yticks([0, *(10**e for e in exponents[::step])])
-    axes.set_ylim(0, high * 1.15)
+    axes.set_ylim(0, (high or 1.0) * 1.15)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
 
 

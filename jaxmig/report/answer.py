@@ -49,7 +49,7 @@ def _time(before: Record, after: Record) -> str:
 def _took(r: Record) -> str:
     """The time with its range."""
     text, ends = duration(r["time_ns"]["total"]), r.get("time_ns_range")
-    return f"{text} (80 % range {span(*ends, duration)})" if ends else text
+    return f"{text} (80 % range {span(ends[0], ends[1], duration)})" if ends else text
 
 
 def _flushes(before: Record, after: Record) -> str:

@@ -96,9 +96,8 @@ def _grouped(s: Snapshot, first: np.ndarray, order: int, flag: F) -> Snapshot:
     size = 1 << order
     rows = first[:, None] + np.arange(size)
     begin = (int(s.pfn.max()) >> PMD_ORDER) + 1 << PMD_ORDER
-    pfn, node, orders, flags = (
-        x.copy() for x in (s.pfn, s.node, s.order, s.flags)
-    )  # fmt: skip
+    pfn, node = s.pfn.copy(), s.node.copy()
+    orders, flags = s.order.copy(), s.flags.copy()
     pfn[rows] = begin + np.arange(rows.size).reshape(rows.shape)
     # khugepaged takes the node with most pages; rows of nodes are sorted to count them.
     node[rows] = _most(s.node[rows])[:, None]
