@@ -162,6 +162,15 @@ def test_the_command_says_it_in_json(capsys: pytest.CaptureFixture[str]) -> None
         assert r["pages_moved"] == doc["trace"]["pages"]
         assert r["wait_p50_ns"] <= r["wait_p99_ns"] <= r["wait_max_ns"]
     assert doc["runs"][0]["slower"] == doc["runs"][0]["ipis"] == 0
+    # What it is slower by is split into moving, and memory that is far away since.
+    p, alone = machines.load("xeon-2s"), doc["runs"][0]["program_ns"]
+    extra = round(p["access.memory_remote"]) - round(p["access.memory_local"])
+    for r in doc["runs"]:
+        moving, after = r["slower_by_moving_ns"], r["slower_after_ns"]
+        assert moving + after == r["program_ns"] - alone
+        assert 0 <= after <= 26 * extra
+        assert moving >= r["wait_ns"] + r["ipi_ns"]  # of its only thread
+    assert doc["runs"][0]["slower_by_moving_ns"] == 0
 
 
 def test_the_command_prints_a_table_and_what_it_left_out(
