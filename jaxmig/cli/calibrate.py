@@ -110,6 +110,8 @@ def _one_each(args: argparse.Namespace, files: int) -> list[int]:
 
 def _text(name: str) -> str:
     try:
-        return Path(name).read_text("utf-8", "replace")
+        if text := Path(name).read_text("utf-8", "replace"):
+            return text
+        raise Failure(f"{name}: the file is empty; record it again")
     except OSError as error:
         raise Failure(f"{name}: {error.strerror}; give a readable file") from None
