@@ -22,7 +22,7 @@ from jaxmig import cli  # noqa: E402
 
 PICTURES = {
     "migratepages.svg": "migratepages memhog:64m 0 1 --running 1-16",
-    "sweep.svg": "sweep memhog:16m --batch 8:4096:2x --cpus 2:128:2x",
+    "sweep.svg": "sweep memhog:16m --batch 8:4096:2x --cpus 2:128:2x --running all",
 }
 
 
