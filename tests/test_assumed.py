@@ -76,6 +76,7 @@ def test_running_is_a_list_of_cpus_everywhere(command: str) -> None:
     rest = {
         "migratepages": ("memhog:1m", "0", "1"),
         "advise": ("memhog:1m", "--p99", "1ms"),
+        "sweep": ("memhog:1m",),
     }.get(command, ("x",))
     assert parsed(command, *rest, "--running", "1-3,7").running == (1, 2, 3, 7)
 

@@ -161,7 +161,11 @@ def parsed(*args: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize(
     "command",
-    [("migratepages", "T", "0", "1"), ("sweep", "T"), ("advise", "T", "--p99", "1ms")],
+    [
+        ("migratepages", "memhog:1m", "0", "1"),
+        ("sweep", "memhog:1m"),
+        ("advise", "memhog:1m", "--p99", "1ms"),
+    ],
 )
 def test_commands_take_them_for_any_target(command: tuple[str, ...]) -> None:
     options = ("--thp", "50", "--folio", "64k", "--pinned", "7", "--place", "1")
