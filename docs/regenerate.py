@@ -24,7 +24,7 @@ PICTURES = {
     "migratepages.svg": "migratepages memhog:64m 0 1 --running 1-16",
     "batch-copy.svg": "sweep memhog:64m,thp --machine zen3-2s --kernel 6.18,batch-copy"
     " --copy cpu,dma:4 --batch 512:16384:2x --cpus 17",
-    "sweep.svg": "sweep memhog:16m --batch 8:4096:2x --cpus 2:128:2x",
+    "sweep.svg": "sweep memhog:16m --batch 8:4096:2x --cpus 2:128:2x --running all",
 }
 
 

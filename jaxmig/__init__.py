@@ -3,7 +3,7 @@
 Everything that the commands do is here; modules are imported when they are first used.
 
 command            Python
-migratepages       targets.resolve(), then job.run()
+migratepages       compare(); in steps targets.resolve(), then job.run()
 run                scenario.load(), then player.play()
 snapshot           snapshot.take(), snapshot.take_all(), snapshot.load()
 sweep              sweep.play() of a sweep.Sweep
@@ -47,12 +47,13 @@ if TYPE_CHECKING:
     )
     from jaxmig.ahead import warm_up
     from jaxmig.build import Builder
+    from jaxmig.comparison import compare
     from jaxmig.machine import Machine
     from jaxmig.migrate import Result, migrate_pages
     from jaxmig.query import folios_on, pages_by_node
     from jaxmig.releases import RELEASES
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "RELEASES",
     "Builder",
@@ -63,6 +64,7 @@ __all__ = [
     "calibrate",
     "callers",
     "check",
+    "compare",
     "cost",
     "explain",
     "folios_on",
@@ -90,6 +92,7 @@ _HOME: Final = {
     "Builder": "build",
     "Machine": "machine",
     "Result": "migrate",
+    "compare": "comparison",
     "folios_on": "query",
     "migrate_pages": "migrate",
     "pages_by_node": "query",

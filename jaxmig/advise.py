@@ -3,7 +3,7 @@
 Larger batches share a flush among more pages, and keep each page away longer.  So the
 candidates are looked through from coarse to fine: every power of two first, then, for
 the best kernel, mode and engine, limits between the last that fits and the first that
-does not.  What a page's stall is, `sweep.window` says.
+does not.  What a page's stall is, `report.window` says.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from typing import Final
 from jaxmig.machines import Profile
 from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.sweep import Grid, Row, Sweep, play
+from jaxmig.sweep.program import SLOTS
 
 Tick = Callable[[str, float, float], None]
 COARSE: Final = tuple(1 << k for k in range(15))  # base pages
@@ -98,7 +99,8 @@ def _rows(grid: Grid, s: Sweep, tick: Tick) -> list[Row]:
     some = dataclasses.replace(s, grid=grid)
     tick("batch limits", 0, len(some.indices))
     found: list[Row] = []
-    for rows in play(some, some.indices):
+    # A list costs the same, however few calls are in it.
+    for rows in play(some, some.indices, SLOTS):
         found += rows
         tick(f"kernel {rows[-1]['kernel']}", len(rows), 0)
     return found

@@ -160,6 +160,7 @@ def _one(
         nodes_after={str(n): pages for n, pages in enumerate(after)},
         cost=priced,
         wall_s=s.wall_s,
+        batch=call.batch,
         compile_s=s.compile_s,
         requested=s.requested,
         contents_wrong=wrong,

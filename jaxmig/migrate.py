@@ -31,12 +31,17 @@ from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.rules import Rules, as_data, rules, structure, word
 
 MOST_ROWS: Final = 1 << 25  # of a log
+SHOWN: Final = 8  # results of a vmap, printed
 Index = Int32[Array, ""]
 
 
 @pytree
 class Result:
-    """What a call returned and counted."""
+    """What a call returned and counted.
+
+    Of a `jax.vmap` over machines it holds as many results, and `result[i]` is one of
+    them: `len(result)`, iteration and `print` work as with a list.
+    """
 
     failed: Int32[Array, ""]  # folios not migrated: the return value unless negative
     error: Int32[Array, ""]
@@ -45,9 +50,30 @@ class Result:
     # others went with as many as a window holds.
     in_order: Int32[Array, ""]
 
+    def __len__(self) -> int:
+        """How many results these are.  Raises TypeError for a single one."""
+        if not self.failed.ndim:
+            raise TypeError("the result of one call has no length")
+        return int(self.failed.shape[0])
+
+    def __getitem__(self, i: int | slice) -> "Result":
+        """Result `i`, or some of them, of a vmap.  Raises IndexError behind the last."""
+        n = len(self)
+        if isinstance(i, int) and not -n <= i < n:
+            raise IndexError(f"result {i} of {n}")
+        return jax.tree.map(lambda x: x[i], self)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _check_single(self) -> None:
+        if self.failed.ndim:
+            raise ValueError(f"these are {len(self)} results; read one as result[i]")
+
     @property
     def errno(self) -> str | None:
         """Name of the error, or None.  Host only."""
+        self._check_single()
         return "ENOMEM" if int(self.error) == ENOMEM else None
 
     @property
@@ -58,18 +84,24 @@ class Result:
     @property
     def sleeps(self) -> bool:
         """Whether the caller would never have come back.  Host only."""
+        self._check_single()
         return int(self.error) == SLEEPS
 
     @property
     def vmstat(self) -> dict[str, int]:
         """Change of /proc/vmstat.  Host only."""
+        self._check_single()
         counts = self.events.counts()
         stat = {name: counts[name] for name in events.VMSTAT[:6]}
         stat["nr_tlb_remote_flush_received"] = sum(self.events.ipis_per_cpu())
         return stat | {name: counts[name] for name in events.VMSTAT[6:]}
 
     def __str__(self) -> str:
-        """What a user wants to know first, in a line.  Host only."""
+        """What a user wants to know first, in a line each.  Host only."""
+        if self.failed.ndim:
+            lines = [f"{i}: {self[i]}" for i in range(min(len(self), SHOWN))]
+            more = len(self) - len(lines)
+            return "\n".join(lines + [f"... and {more} more"] * (more > 0))
         s = self.vmstat
         answer = f"failed with {self.errno}" if self.errno else f"returned {self.ret}"
         return (

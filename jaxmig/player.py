@@ -165,6 +165,7 @@ def _call(
         nodes_after={str(n): pages for n, pages in enumerate(nodes)},
         cost=priced,
         wall_s=s.wall_s,
+        batch=options.batch,
         compile_s=s.compile_s,
         **extra,
     )

@@ -211,6 +211,13 @@ def _join(columns: list[list[np.ndarray]]) -> Entries:
     return Entries(folio.astype(np.int64), page.astype(np.int32), bits.astype(np.int32))
 
 
+def spread(of: np.ndarray, percent: int) -> np.ndarray:
+    """That share of the elements, evenly spread and never more of them."""
+    i = np.arange(len(of))
+    chosen: np.ndarray = of[(i + 1) * percent // 100 > i * percent // 100]
+    return chosen
+
+
 def states_of(
     regions: list[Region], conditions: list[Condition], f: Folios
 ) -> tuple[np.ndarray | None, np.ndarray | None]:

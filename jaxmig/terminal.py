@@ -1,5 +1,6 @@
 """What may be shown: text of files and names, without what would steer a terminal."""
 
+from collections.abc import Iterable
 from typing import Final
 
 FORMATS: Final = ("simple", "grid", "github", "plain", "tsv")  # of tables
@@ -22,6 +23,15 @@ def _escaped(c: str) -> str:
     if 0xDC80 <= ord(c) <= 0xDCFF:  # a byte that was no UTF-8
         return f"\\x{ord(c) - 0xDC00:02x}"
     return c.encode("unicode_escape").decode("ascii")
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The one of `words` that `word` is most likely a slip for, if there is one."""
+    from difflib import get_close_matches
+
+    # The search is quadratic, and no real slip is longer than this.
+    near = get_close_matches(word[:64].lower(), list(words), n=1)
+    return near[0] if near else None
 
 
 def message(text: str) -> str:

@@ -124,7 +124,7 @@ def scene(path: Path) -> None:
     assert sum(r.n_pages for r in s.regions) < 1 << 31
 
 
-STAMP = "0.1.0-0123456789abcdef"
+STAMP = "0.2.0-0123456789abcdef"
 
 
 def table(path: Path) -> None:

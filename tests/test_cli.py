@@ -86,8 +86,20 @@ def test_migratepages_compares_serial_and_batched(
     assert cells["pages moved"] == ["256", "256"]
     assert cells["IPI reduction"][-2:] == ["99.61", "%"]
     assert "every page holds what it held before" in ran.out
-    assert "unmap_and_move" in ran.out
-    assert "migrate_pages_batch" in ran.out
+    assert "migrate_pages_batch" not in ran.out
+    answer = ran.out.index("Linux 6.3 moves 256 pages in")
+    assert ran.out.index("Target: ") < answer < ran.out.index("pages moved")
+    assert "1 flush request and 3 IPIs instead of 256 flush requests and 768" in ran.out
+
+
+def test_trees_are_shown_once_for_releases_that_have_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ran = Ran(capsys, *SMALL, "--tree", "--kernel", "6.2,6.3,6.18")
+    assert ran.out.count("unmap_and_move\n") == 2
+    assert "Modelled time of 6.3, 6.18 (batched):\n" in ran.out
+    assert ran.out.count("Modelled time of ") == 2
+    assert "modelled time, flush" in ran.out
 
 
 def test_json_on_standard_output_is_nothing_else(

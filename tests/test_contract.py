@@ -45,7 +45,11 @@ COMMON = {
 }
 BEGIN = {"migratepages": ["memhog:1m", "0", "1"], "run": ["a.toml"]}
 EXTRA = {"stolen_ns", "compile_s", "time_ns_range"}
-EXTRA |= {"time_ns_median", "time_ns_causes"}  # beside what the contract names
+EXTRA |= {
+    "time_ns_median",
+    "time_ns_causes",
+    "stall_ns",
+}  # beside what the contract names
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -268,7 +272,7 @@ def test_bash_completes_commands_options_and_choices() -> None:
             ["bash", "-c", ask], capture_output=True, text=True, check=False
         )
         assert set(done.stdout.split()) >= expected, (words, done.stderr)
-    assert completion.SHELLS == ("bash", "zsh")
+    assert completion.SHELLS == ("bash", "zsh", "fish")
 
 
 def test_zsh_takes_the_script_as_it_is() -> None:

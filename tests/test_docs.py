@@ -19,6 +19,7 @@ EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 # Pages and examples that compile for minutes, all together.
 SLOW_PAGES = ("transcript.md", "thp.md", "tutorial.md", "pictures.md", "sweep.md")
 SLOW_PAGES += ("batch-limit.md", "extending.md", "examples.md", "devices.md")
+SLOW_PAGES += ("questions.md",)
 SLOW_EXAMPLES = ("thp_share.py", "inside_a_batch.py", "many_machines.py")
 SLOW_EXAMPLES += ("pinned_pages.py",)
 SMALL = {

@@ -7,7 +7,17 @@ PACKAGE = Path(__file__).parent.parent / "jaxmig"
 # From the top down: a module may import from its own layer and from those below.
 LAYERS = (
     ("cli", "__main__"),
-    ("advise", "explain", "reproduce", "sweep", "plots", "calibrate", "job"),
+    (
+        "advise",
+        "explain",
+        "reproduce",
+        "sweep",
+        "plots",
+        "html",
+        "calibrate",
+        "job",
+        "comparison",
+    ),
     ("custom", "player", "targets", "resident", "ahead"),
     ("world", "workloads", "stalls", "timeline", "timetable"),
     ("callers",),

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxmig import cli, cost, machines, plots, report
+from jaxmig import cli, cost, machines, plots, report, snapshot
 from jaxmig.events import COUNTERS
 from jaxmig.machines.terms import PHASES
-from jaxmig.plots import curves, figures, flame, heat, phases, style
+from jaxmig.plots import addresses, curves, figures, flame, heat, phases, style
 from jaxmig.plots.style import PlotError
 from jaxmig.sweep import Row, rows
 
@@ -72,9 +72,9 @@ def test_bars_are_time_divided_by_pages() -> None:
 def test_a_migration_shows_bars_and_trees_on_one_scale() -> None:
     calls = [call("6.2", "serial"), call("6.3", "batched")]
     trees = [report.call_tree(c) for _, c in calls]
-    figure = plots.migration([r for r, _ in calls], trees, "title")
+    figure = plots.migration([plots.Group("", [r for r, _ in calls], trees)], "title")
     bars, *flames = axes_of(figure)
-    assert bars.get_ylabel() == "modelled time a page (ns)"
+    assert bars.get_ylabel() == "modelled time per page (ns)"
     assert [t.get_text() for t in bars.get_xticklabels()] == [
         "6.2 serial",
         "6.3 batched",
@@ -83,7 +83,66 @@ def test_a_migration_shows_bars_and_trees_on_one_scale() -> None:
     assert legend == list(PHASES)[::-1]
     assert len(flames) == 2
     assert flames[0].get_xlim() == flames[1].get_xlim()
-    assert {a.get_xlabel() for a in flames} == {"modelled time a page (ns)"}
+    assert {a.get_xlabel() for a in flames} == {"modelled time per page (ns)"}
+
+
+def test_calls_have_a_panel_each_and_releases_share_a_tree() -> None:
+    records, costs = zip(
+        call("6.2", "serial"),
+        call("6.3", "batched"),
+        call("6.18", "batched"),
+        strict=True,
+    )
+    trees = [report.call_tree(c) for c in costs]
+    groups = [plots.Group(f"Call {i}", records, trees) for i in (1, 2)]
+    made = plots.migration(groups, "app.toml")
+    titles = [a.get_title(loc="left").split("\n") for a in axes_of(made)]
+    one = ["Time per page by phase", "Where the time of 6.2 serial goes",
+           "Where the time of 6.3 batched, 6.18 batched goes"]  # fmt: skip
+    assert titles == [[f"Call {i}", title] for i in (1, 2) for title in one]
+    names = [t.get_text() for t in made.axes[0].get_xticklabels()]
+    assert names == ["6.2 serial", "6.3 batched", "6.18 batched"]
+    # A panel has a bar for each kernel and phase, none drawn over another call's.
+    assert len(made.axes[0].patches) == 3 * len(PHASES)
+    total = records[0]["time_ns"]["total"] / 100
+    assert f"{style.plain(round(total))} ns" in [
+        t.get_text() for t in made.axes[0].texts
+    ]
+
+
+def test_lines_that_lie_on_one_another_are_said_to_be_the_same() -> None:
+    rows = [r | {"kernel": k} for k in ("6.3", "6.5", "6.6") for r in some() if
+            r["kernel"] == "6.3" and r["cpus"] == 8]  # fmt: skip
+    ax = style.figure(4, 3).subplots()
+    curves.rate(ax, rows)
+    assert [line.get_label() for line in ax.lines[:1]] == [
+        "6.3, 6.5, 6.6 batched, xeon-2s"
+    ]
+    many = [r | {"kernel": f"7.{i}"} for i in range(6) for r in rows[:3]]
+    ax = style.figure(4, 3).subplots()
+    curves.rate(ax, many)
+    assert ax.lines[0].get_label() == "7.0 ... 7.5 batched, xeon-2s"
+
+
+@pytest.mark.parametrize(
+    "values", [[3, 30, 3_000_000], [0, 5, 900_000], [7, 8, 9], [1, 1, 1], [0, 0, 2]]
+)
+def test_an_axis_of_counts_has_figures(values: list[int]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    made = style.figure(4, 3)
+    ax = made.subplots()
+    rows = [row(cpus=2**i, **{curves.RECEIVED: n}) for i, n in enumerate(values)]
+    curves.ipis(ax, rows)
+    canvas = FigureCanvasAgg(made)
+    canvas.draw()
+    low, high = ax.get_ylim()
+    shown = [t for t in ax.get_yticklabels() if t.get_text() and
+             low <= t.get_position()[1] <= high]  # fmt: skip
+    assert len(shown) >= 3
+    boxes = [t.get_window_extent(canvas.get_renderer()) for t in shown]
+    for below, above in itertools.pairwise(boxes):
+        assert below.y1 <= above.y0, [t.get_text() for t in shown]
 
 
 @pytest.mark.parametrize("policy", ["serial", "batched"])
@@ -167,7 +226,7 @@ def test_a_sweep_shows_what_varies() -> None:
     assert "batch limit 512" in titles[4]
     only = [r for r in some() if r["cpus"] == 2 and r["batch"] == 8]
     (bars,) = axes_of(plots.sweep(only))
-    assert bars.get_title(loc="left").startswith("Time a page by phase")
+    assert bars.get_title(loc="left").startswith("Time per page by phase")
 
 
 def test_copy_engines_are_lines_of_their_own() -> None:
@@ -207,7 +266,7 @@ def test_no_words_of_a_picture_lie_on_others(rows: list[Row]) -> None:
 
 def test_a_panel_that_is_alone_is_as_wide_as_the_picture() -> None:
     bars = axes_of(plots.sweep(everything()))[-1]
-    assert bars.get_title(loc="left").startswith("Time a page by phase")
+    assert bars.get_title(loc="left").startswith("Time per page by phase")
     assert bars.get_subplotspec().colspan == range(2)
     many = [r | {"copy": f"dma:{n}"} for r in everything() for n in (1, 2, 4)]
     title = axes_of(plots.sweep(many))[-1].get_title(loc="left")
@@ -279,3 +338,38 @@ def test_no_panel_lies_on_another(n: int) -> None:
     boxes = [axes.get_position() for axes in panels]
     for a, b in itertools.combinations(boxes, 2):
         assert not a.overlaps(b)
+
+
+def test_a_map_counts_every_page_of_a_process() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    s = snapshot.load(Path(__file__).parent / "data/procfs/snapshot-v1.npz")
+    found = {strip.title: strip for strip in addresses.strips(s)}
+    assert all(sum(x.counts) == len(s) for x in found.values())
+    moves = dict(zip(found["migration"].kinds, found["migration"].counts, strict=True))
+    assert moves["can move"] == int(s.movable.sum())
+    assert moves["may not move"] == sum(n for _, n in s.unmovable())
+    nodes = dict(zip(found["node"].kinds, found["node"].counts, strict=True))
+    assert nodes == {f"node {n}": c for n, c in enumerate(np.bincount(s.node)) if c}
+    # What may not move is seen, however little it is.
+    (row,) = [i for i, k in enumerate(found["migration"].kinds) if k == "may not move"]
+    assert row in addresses._commonest(found["migration"])
+    made = plots.target_map(s, 0, "PID 1 (a$b)")
+    canvas = FigureCanvasAgg(made)
+    canvas.draw()
+    legends = [a.get_legend() for a in made.axes]
+    said = [t.get_text() for one in legends for t in one.get_texts()]
+    assert f"can move: {moves['can move']:,}" in said
+    boxes = [one.get_window_extent(canvas.get_renderer()) for one in legends]
+    for above, below in itertools.pairwise(boxes):
+        assert below.y1 <= above.y0
+    names = [t for t in made.axes[-1].texts if t.get_text()]
+    boxes = [t.get_window_extent(canvas.get_renderer()) for t in names]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 <= right.x0
+
+
+def test_many_kinds_end_in_others() -> None:
+    strip = addresses._strip("t", np.array([f"k{min(i, 11)}" for i in range(100)]))
+    assert (len(strip.kinds), strip.kinds[0], strip.kinds[-1]) == (8, "k11", "others")
+    assert sum(strip.counts) == 100

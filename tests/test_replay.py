@@ -163,6 +163,15 @@ def test_the_command_says_it_in_json(capsys: pytest.CaptureFixture[str]) -> None
         assert r["pages_moved"] == doc["trace"]["pages"]
         assert r["wait_p50_ns"] <= r["wait_p99_ns"] <= r["wait_max_ns"]
     assert doc["runs"][0]["slower"] == doc["runs"][0]["ipis"] == 0
+    # What it is slower by is split into moving, and memory that is far away since.
+    p, alone = machines.load("xeon-2s"), doc["runs"][0]["program_ns"]
+    extra = round(p["access.memory_remote"]) - round(p["access.memory_local"])
+    for r in doc["runs"]:
+        moving, after = r["slower_by_moving_ns"], r["slower_after_ns"]
+        assert moving + after == r["program_ns"] - alone
+        assert 0 <= after <= 26 * extra
+        assert moving >= r["wait_ns"] + r["ipi_ns"]  # of its only thread
+    assert doc["runs"][0]["slower_by_moving_ns"] == 0
 
 
 def test_the_command_prints_a_table_and_what_it_left_out(
@@ -171,7 +180,9 @@ def test_the_command_prints_a_table_and_what_it_left_out(
     file = str(DATA / "perf-mem.txt")
     assert cli.main(["replay", file, "--pid", "4714", "--table", "tsv"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("Assumed: xeon-2s; batch limit 512 pages; copy cpu; 5 ns")
+    assert out.startswith("Assumed: xeon-2s (x86, 2 nodes, 32 CPUs); target on CPUs ")
+    assert "; batch limit 512 pages; copy cpu; contents not carried; " in out
+    assert "; 5 ns between two accesses of a thread\n" in out
     assert "perf script, 1 loads and 0 stores by 1 CPU on 1 pages of 2 MiB" in out
     assert "none\t" in out
     assert "left out 1 events without an address" in err
@@ -188,7 +199,7 @@ def test_the_command_prints_a_table_and_what_it_left_out(
         (["-"], 2, "convert it first"),
         (["T", "--migrate", "0:2"], 2, "write 0:1 or 1:0"),
         (["T", "--kernel", "6.3"], 2, "need --migrate"),
-        (["T", "--format", "odd"], 2, "invalid choice"),
+        (["T", "--format", "odd"], 2, "use perf"),
         (["T", "--format", "view"], 1, "lackey.txt:1: no record of the view tool"),
         (["T", "-o", "out.txt"], 2, "its name ends in .npz or .csv"),
         (["T", "-o", "no/out.npz"], 1, "no such directory"),
@@ -325,14 +336,14 @@ def test_commands_take_a_trace(
     }
     assert cli.main([command, target, *more[command]]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err.startswith("Assumed: ") if command == "sweep" else err == ""
     if command == "migratepages":
         assert json.loads(out)["calls"][0]["nodes_after"] == {"0": 0, "1": 65}
         assert cli.main([command, f"{target}x", "0", "1"]) == 1
         assert "No such file" in capsys.readouterr().err
     if command == "sweep":
-        assert cli.main([command, target, "--thp", "50"]) == 1
-        assert "page sizes of its own" in capsys.readouterr().err
+        assert cli.main([command, target, "--thp", "50"]) == 2
+        assert "not known of it; take a snapshot" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -455,9 +455,9 @@ def test_a_misplaced_key_is_sent_home():
 @pytest.mark.parametrize(
     ("text", "start"),
     [
-        ("", 's.toml:1: file = "s.toml": the file is empty'),
-        ("# nothing\n", 's.toml:1: file = "s.toml": the file is empty'),
-        ("a = " + "[" * 20000, 's.toml:1: file = "s.toml": nested too deeply'),
+        ("", "s.toml: the file is empty"),
+        ("# nothing\n", "s.toml: the file is empty"),
+        ("a = " + "[" * 20000, "s.toml: nested too deeply"),
         ("\n\nkernel 6\n", "s.toml:3: kernel 6: not TOML: "),
         ('\n\nkernel = "6.3\n\n', 's.toml:3: kernel = "6.3: not TOML: '),
         ("\nkernel = [\n'6.3',\n", "s.toml:3: '6.3',: not TOML: "),
@@ -486,7 +486,10 @@ def test_unreadable_files(tmp_path: Path, data):
         path.write_bytes(data)
     with pytest.raises(ScenarioError) as caught:
         load(path)
-    assert re.fullmatch(r".*s\\n\.toml:[12]: .+: .+; .+", str(caught.value))
+    # What is wrong with the whole file is on no line of it.
+    whole = data in (None, b"", "folder")
+    place = ": " if whole else r":[12]: .+: "
+    assert re.fullmatch(rf".*s\\n\.toml{place}[^:]+; .+", str(caught.value))
     with pytest.raises(ScenarioError):
         load("a\0b")
 

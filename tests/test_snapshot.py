@@ -126,10 +126,17 @@ def test_garbage_gives_one_line(tmp_path: Path, cut: int, flips: list[int]) -> N
         s.load(broken)
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"garbage" * 100])
-def test_not_even_zip(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "the file is empty"),
+        (b"PK\x03\x04", "not a snapshot, or cut short"),
+        (b"garbage" * 100, "not a snapshot, or cut short"),
+    ],
+)
+def test_not_even_zip(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "x.npz").write_bytes(data)
-    with pytest.raises(s.SnapshotError, match="not a snapshot, or cut short"):
+    with pytest.raises(s.SnapshotError, match=words):
         s.load(tmp_path / "x.npz")
 
 

@@ -19,6 +19,7 @@ import pytest
 from jaxmig import __version__, cli, cost, job, machines, syscalls
 from jaxmig.events import COUNTERS
 from jaxmig.migrate import Result
+from jaxmig.report.window import Window, away, quantile
 from jaxmig.rules import rules
 from jaxmig.sweep import (
     AXES,
@@ -36,12 +37,12 @@ from jaxmig.sweep.engine import Run, run_of
 from jaxmig.sweep.memory import Memory
 from jaxmig.sweep.play import Sweep
 from jaxmig.sweep.pricing import Prices
-from jaxmig.sweep.window import Window, away, quantile
 from jaxmig.syscalls import Session
 from jaxmig.targets import Setting, resolve
 from processes import LIMIT_S, environment, held_port, together
 
 SMALL = ("sweep", "memhog:1m", "--batch", "1,64:256:64", "--cpus", "2:8:2x")
+SMALL += ("--running", "all")
 OLD, NEW = frozenset({0}), frozenset({1})
 
 
@@ -524,13 +525,14 @@ def test_help_opens_with_an_example(
     assert capsys.readouterr().out.startswith(f"example:\n  jaxmig {command} ")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_the_commands(
     shell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--print-completion", shell) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("sweep", "advise", "--batch", "--resume"))
+    dashes = "" if shell == "fish" else "--"
+    assert all(word in out for word in ("sweep", "advise", f"{dashes}batch", "resume"))
 
 
 def test_windows_do_not_show_in_the_rows() -> None:

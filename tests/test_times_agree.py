@@ -9,7 +9,7 @@ import pytest
 from jaxmig import cli, cost, machines
 from jaxmig.access import Shape
 from jaxmig.machines import Profile
-from jaxmig.sweep.window import MOVE, UNMAP
+from jaxmig.report.window import MOVE, UNMAP
 from jaxmig.timeline import Run, costs_of, timetable
 from jaxmig.timeline.timetable import Timetable
 from jaxmig.workloads import replay, trace

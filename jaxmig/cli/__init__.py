@@ -1,6 +1,6 @@
 """The command line: `jaxmig COMMAND ...`, also `python -m jaxmig`.
 
-One module a command, each with `add()` (its parser) and `run()` (what it does).
+One module a command, with `run()` (what it does); its options are in `parsers`.
 """
 
 import gc

@@ -5,7 +5,7 @@ import sys
 
 from jaxmig import __version__, machines, report
 from jaxmig.advise import Advice, advise, engines
-from jaxmig.cli import named, output, runtime, sweepopts
+from jaxmig.cli import htmlreport, named, output, runtime, sweepopts, whatif
 from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
@@ -21,10 +21,10 @@ HEADERS = ("kernel", "mode", "copy", "batch limit", "pages/s", "p50", "p99", "lo
 
 def run(args: argparse.Namespace) -> int:
     """Try, choose, say why."""
-    output.check(args.json, args.csv)
+    output.check(args.json, args.csv, *htmlreport.files(args))
     runtime.prepare()
     stall = next(n for n in ("p99", "p50", "max") if getattr(args, n) is not None)
-    sweep = _sweep(args)
+    sweep = sweep_of(args)
     try:
         with progress(0, args.target) as tick:
             found = advise(sweep, getattr(args, stall), stall, tick)
@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         output.write(args.json, report.to_json(doc) + "\n")
     if args.csv:
         output.write(args.csv, report.to_csv(found.rows))
+    _report(args, sweep, found)
     if not output.alone(args.json, args.csv):
         _show(args, sweep, found)
     if found.best is None:
@@ -46,9 +47,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sweep(args: argparse.Namespace) -> Sweep:
+def sweep_of(args: argparse.Namespace) -> Sweep:
+    """What is tried; Usage or Failure where options do not fit together."""
     profile = machines.load(args.machine or "xeon-2s")
-    target = named.target(args.target, args.pid)
+    found = named.target(args.target, args.pid)
+    target = whatif.target(args, found, args.cpus or profile.cpus)
     n = args.nodes or max(2, target.nodes)
     if target.nodes > n:
         raise Failure(f"{target.name} has pages on {target.nodes} nodes; see --nodes")
@@ -59,45 +62,51 @@ def _sweep(args: argparse.Namespace) -> Sweep:
     cpus = args.cpus or profile.cpus
     if args.lazy:
         raise Usage("--lazy: only CPUs that run the target count here; leave it out")
-    if max(args.running or (0,)) >= cpus:
-        bad = max(args.running)
-        raise Usage(f"--running: CPU {bad}: the machine has CPUs 0-{cpus - 1}")
+    sweepopts.check_running(args.running, cpus)
     check_room(target.name, target.pages, n, False, 2)
     memory = Memory(target, n, min(old), cpus, False, given=args.running)
-    thp = 100 if target.name.endswith(",thp") else 0
     # sync first: of equally fast modes, the system call's is advised.
     grid = Grid(
-        (thp,), args.kernel or ("6.2", "6.3"), MODES[::-1], (cpus,), (0,),
-        (profile.name,), engines(profile),
+        (target.thp,), args.kernel or ("6.2", "6.3"), MODES[::-1], (cpus,), (0,),
+        (profile.name,), engines(profile) if args.engines else ("cpu",),
     )  # fmt: skip
     return Sweep(memory, old, new, grid, {profile.name: profile})
 
 
 def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
-    profile, memory = next(iter(s.profiles.values())), s.memory
-    assumed = report.assumed_line(
-        profile,
-        running=memory.running(memory.cpus),
-        cpus=memory.cpus,
-        nodes=memory.nodes,
-        content=False,
-    )
-    before, _, after = assumed.partition("batch limit 512 pages; copy cpu; ")
-    print(before + after)
-    print(
-        printable(f"Target: {memory.target.name}: {memory.target.description}") + "\n"
-    )
+    t = s.memory.target
+    print(sweepopts.assumed(s, ("batch",)))
+    print(printable(f"Target: {t.name}: {t.description}"))
+    for line in t.assumed:
+        print(printable(f"Assumed: {line}."))
+    print()
     for line in _answer(found):
         print(line)
     title = f"\nThe best limit of each ({found.tried} configurations tried):\n"
     print(title)
-    # Modes differ only where something is in the way of pages.
+    width = report.terminal_width(sys.stdout)
+    print(report.table(HEADERS, _table(found), args.table, width, (0, 1, 2)))
+
+
+def _table(found: Advice) -> list[list[str]]:
+    """The best of each; modes differ only where something is in the way of pages."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for kernel, mode, *rest in map(_cells, found.rows):
         alike.setdefault((kernel, *rest), []).append(mode)
-    cells = [[k[0], ", ".join(modes), *k[1:]] for k, modes in alike.items()]
-    width = report.terminal_width(sys.stdout)
-    print(report.table(HEADERS, cells, args.table, width, (0, 1, 2)))
+    return [[k[0], ", ".join(modes), *k[1:]] for k, modes in alike.items()]
+
+
+def _report(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
+    if args.report is None:
+        return
+    from jaxmig import html
+
+    t = s.memory.target
+    budget = units.duration(found.budget_ns)
+    table = html.heading(HEADERS, _table(found), "The best limit of each")
+    section = html.Section("Answer", tuple(_answer(found)), (table,))
+    about = (sweepopts.assumed(s, ("batch",)), f"Target: {t.name}: {t.description}")
+    htmlreport.write(args, f"{t.name} within a stall of {budget}", [section], about)
 
 
 def _answer(found: Advice) -> list[str]:
@@ -107,23 +116,25 @@ def _answer(found: Advice) -> list[str]:
     best, linux = found.best, found.linux
     if best is None:
         return [f"Nothing stays within a {budget}."]
-    limit = f"batch limit {best['batch']}, " if best["policy"] == "batched" else ""
-    lines = [
-        f"Within a {budget}: {limit}mode {best['mode']}, copy {best['copy']}, "
-        f"kernel {best['kernel']}: {_said(best, found.stall)}."
-    ]
-    if linux is not None and linux["batch"] != best["batch"]:
-        copy = f"copy {linux['copy']}"
-        said = _said(linux, found.stall)
-        lines.append(f"With Linux's limit of {linux['batch']}, {copy}: {said}.")
+    # Linux copies on the CPU that migrates; what others need is not in it.
     mine = next((r for r in found.rows if r["copy"] == "cpu"), best)
-    if best["copy"] != "cpu" and mine[found.stall] <= found.budget_ns:
-        limit = f"batch limit {mine['batch']}, " if mine["policy"] == "batched" else ""
+    own = mine if mine[found.stall] <= found.budget_ns else best
+    lines = [f"Within a {budget}: {_chosen(own)}: {_said(own, found.stall)}."]
+    if linux is not None and linux["batch"] != own["batch"]:
+        copy = "" if linux["copy"] == own["copy"] else f", copy {linux['copy']}"
+        said = _said(linux, found.stall)
+        lines.append(f"With Linux's limit of {linux['batch']}{copy}: {said}.")
+    if best is not own:
+        said = _said(best, found.stall)
         lines.append(
-            f"As Linux copies, on one CPU: {limit}kernel {mine['kernel']}: "
-            f"{_said(mine, found.stall)}."
+            f"With an engine that Linux does not have: {_chosen(best)}: {said}."
         )
     return lines
+
+
+def _chosen(r: Row) -> str:
+    limit = f"batch limit {r['batch']}, " if r["policy"] == "batched" else ""
+    return f"{limit}mode {r['mode']}, copy {r['copy']}, kernel {r['kernel']}"
 
 
 def _said(r: Row, column: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from jaxmig import __version__, files
-from jaxmig.cli import completion
+from jaxmig.cli import completion, manpage
 from jaxmig.cli.errors import Parser, say
 from jaxmig.refused import Refused, WrongUse
 
@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "pmbench": "pmbench 0.9 on the modelled machine, its report, with pages migrating",
     "replay": "play a recorded trace of addresses, with its memory migrating",
     "reproduce": "print every published figure beside the prediction, with its error",
+    "diff": "say what changed between two results of --json, and why",
     "explain": "show a small migration phase by phase: page table, TLBs, memory",
     "memhog": "memhog on the modelled machine, with its memory migrating",
     "migspeed": "migspeed on the modelled machine: pages of its own, moved by mbind",
@@ -62,6 +63,7 @@ def parser(only: str | None = None) -> Parser:
     top.example = EXAMPLE
     top.add_argument("--version", action="version", version=f"jaxmig {__version__}")
     completion.add(top, parser)
+    manpage.add(top, parser)
     commands = top.add_subparsers(
         dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )
@@ -116,7 +118,7 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _run(name: str, only: str, argv: Sequence[str]) -> int:
-    args = argparse.Namespace()
+    args = argparse.Namespace(typed=list(argv))
     try:
         parser(only).parse_args(argv, args)
         command = importlib.import_module(f"jaxmig.cli.{args.command}")

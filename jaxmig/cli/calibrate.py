@@ -111,6 +111,9 @@ def _one_each(args: argparse.Namespace, files: int) -> list[int]:
 def _text(name: str) -> str:
     try:
         # Programs in a report need not be named in UTF-8.
-        return files.text(name, errors="replace")
+        text = files.text(name, errors="replace")
     except files.FileError as error:
         raise Failure(f"{name}: {error}; give another file") from None
+    if not text:
+        raise Failure(f"{name}: the file is empty; record it again")
+    return text

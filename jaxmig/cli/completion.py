@@ -1,31 +1,71 @@
-"""Completion of commands, options and file names in bash and zsh.
+"""Completion of commands, options, values and file names in bash, zsh and fish.
 
 eval "$(jaxmig --print-completion bash)"
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from jaxmig import machines
 from jaxmig.cli.errors import Parser
+from jaxmig.releases import RELEASES
 
-SHELLS: Final = ("bash", "zsh")
+SHELLS: Final = ("bash", "zsh", "fish")
 # Arguments whose value names a file, by metavar.
-FILES: Final = ("FILE", "FILE.npz", "FILE.toml", "SCENARIO.toml", "TARGET", "TRACE")
+FILES: Final = (
+    "FILE",
+    "FILE.npz",
+    "FILE.html",
+    "A.json",
+    "B.json",
+    "FILE.toml",
+    "SCENARIO.toml",
+    "TARGET",
+    "TRACE",
+)
+
+
+# Values of options that take more than these: lists, counts, files.
+KERNELS: Final = ("both", "all", "latest", *RELEASES)
+ENGINES: Final = ("cpu", "threads:4", "dma:4")
 
 
 def script(top: argparse.ArgumentParser, shell: str) -> str:
     """The text that a shell evaluates; `top` knows all options of all commands."""
     import shtab
 
-    (commands,) = (a for a in top._actions if isinstance(a.choices, dict))
-    for parser in dict(commands.choices or {}).values():
-        for action in parser._actions:
-            if action.metavar in FILES:
-                action.complete = shtab.FILE
+    _offer(top, shell)
     text = shtab.complete(top, shell)
     # shtab quotes no option; zsh would look for files that pmbench's -? matches.
     return text.replace("{-?,", "{-\\?,") if shell == "zsh" else text
+
+
+def _offer(parser: argparse.ArgumentParser, shell: str) -> None:
+    """Values to choose from, where an option has a type that takes others, too.
+
+    The parser is of no use afterwards: it would refuse those others.
+    """
+    import shtab
+
+    # In zsh's specifications a colon ends a value.
+    engines = tuple(e.replace(":", r"\:") if shell == "zsh" else e for e in ENGINES)
+    names = tuple(machines.names())
+    offered = {"--kernel": KERNELS, "--machine": names, "--copy": engines}
+    for action in _actions(parser):
+        for option in action.option_strings:
+            if option in offered:
+                action.choices = offered[option]
+        if action.metavar in FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from _actions(one)
 
 
 def add(top: Parser, whole: Callable[[], Parser]) -> None:
@@ -44,5 +84,5 @@ def add(top: Parser, whole: Callable[[], Parser]) -> None:
         action=Print,
         choices=SHELLS,
         metavar="SHELL",
-        help=f"the script that completes jaxmig in {' or '.join(SHELLS)}",
+        help=f"the script that completes jaxmig in {', '.join(SHELLS)}",
     )

@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from jaxmig.refused import Refused, WrongUse
-from jaxmig.terminal import message as one_line
+from jaxmig.terminal import message as one_line, nearest
 
 
 class Failure(Refused):
@@ -30,6 +31,43 @@ class Parser(argparse.ArgumentParser):
         """Print the line and leave with 2."""
         say(f"{self.prog}: {' '.join(message.split())}; see `{self.prog} --help`")
         raise SystemExit(2)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """All of them: what a command does not know is its own error, said by name.
+
+        Unknown options come before missing arguments: they are why those seem missing.
+        """
+        given = list(sys.argv[1:] if args is None else args)
+        if self._subparsers is None:
+            self._refuse_unknown(given)
+        found, rest = super().parse_known_args(given, namespace)
+        if rest:
+            self._refuse_unknown(rest)
+            self.error(f"{rest[0]!r}: one argument too many")
+        return found, rest
+
+    def _refuse_unknown(self, given: Sequence[str]) -> None:
+        known = self._option_string_actions
+        for text in given[: given.index("--")] if "--" in given else given:
+            name = text.partition("=")[0]
+            # argparse takes what begins an option's name for the option.
+            if name.startswith("--") and not any(o.startswith(name) for o in known):
+                self.error(f"{name}: no such option{did_you_mean(name, known)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A value among those that an option or argument may have."""
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            line = f"{value!r}: use {', '.join(known)}{did_you_mean(str(value), known)}"
+            raise argparse.ArgumentError(action, line)
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """The end of a complaint about a word that is none of `known`."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def say(line: str) -> None:

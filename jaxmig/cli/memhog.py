@@ -24,7 +24,8 @@ Policies: """ + ", ".join(POLICIES)
 
 def run(args: argparse.Namespace) -> int:
     """Dots, then what the migration took and what it cost the writer."""
-    size = size_of(args.size or "")
+    given = args.size or ""
+    size = None if given[-1:] in ("t", "T") else size_of(given)  # the tool knows none
     repeated = args.r.isascii() and args.r.isdigit() and 0 < int(args.r) < 10**7
     known = args.policy is None or args.policy in POLICIES
     if not size or size < PAGE_BYTES or not repeated or not known:

@@ -4,7 +4,16 @@ import argparse
 from typing import Any
 
 from jaxmig import job, machines
-from jaxmig.cli import named, output, pictures, runtime, shape, traces
+from jaxmig.cli import (
+    htmlreport,
+    named,
+    output,
+    pictures,
+    runtime,
+    shape,
+    traces,
+    whatif,
+)
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
@@ -13,11 +22,12 @@ from jaxmig.releases import BOTH, NR_MAX_BATCHED_MIGRATION
 
 def run(args: argparse.Namespace) -> int:
     """Migrate, verify, compare."""
-    output.check(args.json, args.csv, *traces.files(args))
+    output.check(args.json, args.csv, *traces.files(args), *htmlreport.files(args))
     pictures.check(args.plot)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")
-    target = named.target(args.target, args.pid)
+    found = named.target(args.target, args.pid)
+    target = whatif.target(args, found, args.cpus or profile.cpus, args.cpu or 0)
     made = shape.of(args, profile, target)
     asked = Asked(target, made.setting, profile, _call(args, made, profile))
     kernels = args.kernel or BOTH

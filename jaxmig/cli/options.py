@@ -7,10 +7,10 @@ import argparse
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 from jaxmig import machines, nodes
-from jaxmig.cli.errors import Parser, Usage
+from jaxmig.cli.errors import Parser, Usage, did_you_mean
 from jaxmig.naming import TargetError, kind_of
 from jaxmig.releases import MODES, NR_MAX_BATCHED_MIGRATION, RELEASES, expand
 from jaxmig.scenario.words import BASE_PAGE, CALLER_MODES, size_of
@@ -22,6 +22,7 @@ MAX_NODES: Final = 1024
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
 _NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 _LONGEST: Final = 10**18  # ns: 31 years
+_MOST_ORDER: Final = 8  # of --folio: the next order is a THP
 TARGET: Final = (
     "a PID, a snapshot FILE.npz[:PID], trace:FILE, memhog:SIZE[,thp] or "
     "pmbench:setsize=SIZE,jobs=N"
@@ -145,12 +146,64 @@ def add_output(parser: Parser) -> None:
         metavar="FILE",
         help="also as a picture, .png or .svg: time by phase, call trees",
     )
+    add_report(group)
+    group.add_argument(
+        "--tree",
+        action="store_true",
+        help="also the parts of the modelled time, and its call trees",
+    )
     group.add_argument(
         "--table",
         choices=FORMATS,
         default="simple",
         metavar="FORMAT",
         help=f"of the table: {', '.join(FORMATS)} (simple)",
+    )
+
+
+def add_report(group: Any) -> None:
+    """The option that names a page to hand on."""
+    group.add_argument(
+        "--report",
+        metavar="FILE.html",
+        help="also as a page of its own: answer, tables, figures with their values",
+    )
+
+
+def add_what_if(parser: Parser, thp: bool = True) -> None:
+    """Other page sizes, pins, another node; `thp`: also THPs, where that is no axis."""
+    group = parser.add_argument_group("what if")
+    if thp:
+        group.add_argument(
+            "--thp",
+            type=whole("percent", 0, 100),
+            metavar="PERCENT",
+            help="of the pages in THPs, promoted or split (as it is)",
+        )
+    group.add_argument(
+        "--folio",
+        type=folio,
+        metavar="SIZE",
+        help="of private anonymous memory outside THPs, 8k to 1m (as it is)",
+    )
+    group.add_argument(
+        "--pinned",
+        type=whole("percent", 0, 100),
+        default=0,
+        metavar="PERCENT",
+        help="of the folios are pinned, evenly spread (none)",
+    )
+    group.add_argument(
+        "--place",
+        type=whole("node", 0, MAX_NODES - 1),
+        metavar="NODE",
+        help="where all pages are before (as it is; of workloads FROM)",
+    )
+    group.add_argument(
+        "--threads",
+        type=whole("threads", 1, MAX_CPUS),
+        metavar="N",
+        help="it runs on so many CPUs: where it ran, then the lowest others",
     )
 
 
@@ -191,7 +244,8 @@ def machine(text: str) -> str:
     """The name of a profile, or a file."""
     if not text.endswith(".toml") and text not in machines.names():
         known = ", ".join(machines.names())
-        line = f"{text!r} is no machine; use a .toml file or one of {known}"
+        near = did_you_mean(text, machines.names())
+        line = f"{text!r} is no machine; use a .toml file or one of {known}{near}"
         raise argparse.ArgumentTypeError(line)
     return text
 
@@ -221,6 +275,16 @@ def duration(text: str) -> int:
     if not 0 < ns <= _LONGEST:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; give one like 200us")
     return ns
+
+
+def folio(text: str) -> int:
+    """The order of a size between that of a base page and that of a THP."""
+    size = size_of(text) or 0
+    order = size.bit_length() - 13
+    if size != BASE_PAGE << max(order, 0) or not 1 <= order <= _MOST_ORDER:
+        line = f"{text!r}: give 8k, 16k ... 1m; for 2m say --thp 100"
+        raise argparse.ArgumentTypeError(line)
+    return order
 
 
 def free(text: str) -> dict[int, int]:

@@ -1,6 +1,6 @@
 """`--plot`: pictures of what a command found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxmig import plots, report
@@ -8,7 +8,9 @@ from jaxmig.cli import output
 from jaxmig.cli.errors import Failure
 from jaxmig.cost import Cost
 from jaxmig.plots import PlotError
+from jaxmig.snapshot import Snapshot
 from jaxmig.sweep import Row
+from jaxmig.terminal import printable
 
 
 def check(path: str | None) -> None:
@@ -23,20 +25,30 @@ def check(path: str | None) -> None:
 
 def migration(
     path: str | None,
-    records: Sequence[report.records.Record],
-    costs: Sequence[Cost] = (),
+    calls: Iterable[tuple[str, Sequence[report.records.Record], Sequence[Cost]]],
     title: str = "",
 ) -> None:
-    """Calls side by side, if a picture was asked for."""
+    """Calls on several kernels, each under its name, if a picture was asked for."""
     if path:
-        trees = [report.call_tree(cost) for cost in costs]
-        _save(plots.migration(records, trees, title), path)
+        groups = [
+            plots.Group(printable(name), records, [report.call_tree(c) for c in costs])
+            for name, records, costs in calls
+        ]
+        if not groups:
+            raise Failure(f"{path}: no call was played, so there is nothing to draw")
+        _save(plots.migration(groups, _lines(title)), path)
 
 
-def sweep(path: str | None, rows: Sequence[Row]) -> None:
+def sweep(path: str | None, rows: Sequence[Row], title: str) -> None:
     """A sweep, if a picture was asked for."""
     if path and rows:
-        _save(plots.sweep(rows), path)
+        _save(plots.sweep(rows, _lines(title)), path)
+
+
+def target_map(path: str | None, s: Snapshot, title: str) -> None:
+    """The only process of a snapshot, if a picture was asked for."""
+    if path:
+        _save(plots.target_map(s, 0, _lines(title)), path)
 
 
 def trade_off(
@@ -45,6 +57,10 @@ def trade_off(
     """Batch limits while a program runs, if a picture was asked for."""
     if path:
         _save(plots.trade_off(points, title), path)
+
+
+def _lines(title: str) -> str:
+    return "\n".join(map(printable, title.split("\n")))
 
 
 def _save(figure: Any, path: str) -> None:

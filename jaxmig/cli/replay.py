@@ -39,11 +39,19 @@ def run(args: argparse.Namespace) -> int:
     _left_out(args.trace, t.notes)
     for line in t.assumed:
         say(f"{args.trace}: assumed: {line}")
+    check_running(args, t)
     check_room(args.trace, t.base_pages, 2, False, 2)
     kernels = (None, *((args.kernel or BOTH) if args.migrate else ()))
     runs = [_play(args, t, profile, kernel) for kernel in kernels]
     replayed.show(args, t, profile, runs)
     return 0
+
+
+def check_running(args: argparse.Namespace, t: trace.Trace) -> None:
+    """Raises Usage where not every thread has a CPU of its own."""
+    n, lanes = len(args.running or t.lanes), len(t.lanes)
+    if n != lanes:
+        raise Usage(f"--running: {n} CPUs for {lanes} threads; name one a thread")
 
 
 def _play(
@@ -53,7 +61,8 @@ def _play(
     with amount(sum(t.accesses), title) as done:
         return replay.run(
             t, p, kernel, batch=args.batch, copy=args.copy, gap_ns=args.gap,
-            trips=args.trips, source=int((args.migrate or "0")[0]), tick=done,
+            trips=args.trips, source=int((args.migrate or "0")[0]),
+            cpus=args.running, tick=done,
         )  # fmt: skip
 
 

@@ -16,7 +16,17 @@ from jaxmig.workloads.replay import Replayed
 from jaxmig.workloads.trace import Trace
 
 HEADERS: Final = (
-    *("kernel", "program", "slower", "TLB misses", "pages moved", "moving", "pages/s"),
+    *(
+        "kernel",
+        "program",
+        "slower",
+        "by moving",
+        "after it",
+        "TLB misses",
+        "pages moved",
+        "moving",
+        "pages/s",
+    ),
     *("IPIs", "waits", "p50", "p99", "p99.9", "max"),
 )
 
@@ -37,12 +47,24 @@ def show(
     if output.alone(args.json, args.csv):
         return
     gap = f"{runs[0].gap_ns} ns between two accesses of a thread"
-    print(
-        f"Assumed: {profile.name}; batch limit {args.batch} pages; copy {args.copy}; {gap}"
-    )
+    print(f"{assumed(args, t, profile)}; {gap}")
     print(printable(f"Trace: {t.path}: {describe(t)}") + "\n")
     width = report.terminal_width(sys.stdout)
     print(report.table(HEADERS, [_cells(r) for r in rows], args.table, width))
+
+
+def assumed(args: argparse.Namespace, t: Trace, profile: machines.Profile) -> str:
+    """On what machine the trace was played, as every command says it."""
+    running = args.running or t.cpus
+    return report.assumed_line(
+        profile,
+        running=running,
+        cpus=max(profile.cpus, max(running) + 1),
+        nodes=2,
+        batch=args.batch,
+        copy=args.copy,
+        content=False,
+    )
 
 
 def describe(t: Trace) -> str:
@@ -84,6 +106,12 @@ def row(r: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
     """What one run did; times in ns, lost accesses as far as they can be told."""
     t, s = r.totals, r.waits(baseline, walk_ns)
     ran, before = int(r.ran_ns.max()), int(baseline.ran_ns.max())
+    # Of the thread that ends last: what the migration stopped it for, and the rest, which
+    # is memory that is farther away (or nearer) since.
+    last = int(r.ran_ns.argmax())
+    refills = int(t.walks[last]) - int(baseline.totals.walks[last])
+    moving = int(t.stall_ns[last] + t.ipi_ns[last]) + max(refills, 0) * walk_ns
+    moving = moving if r.kernel else 0
     trips = t.folios // r.table.folios if r.kernel else 0
     batched = r.kernel is not None and release(r.kernel).batched
     return {
@@ -94,6 +122,8 @@ def row(r: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
         "tlb_misses": int(t.walks.sum()),
         "program_ns": ran,
         "slower": ran / max(before, 1) - 1,
+        "slower_by_moving_ns": moving,
+        "slower_after_ns": ran - before - moving,
         "pages_moved": trips * r.table.pages,
         "migration_ns": t.trips_ns,
         "pages_per_s": trips * r.table.pages * 1e9 / t.trips_ns if t.trips_ns else 0.0,
@@ -111,6 +141,10 @@ def row(r: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
     }
 
 
+def _signed(ns: int) -> str:
+    return f"-{duration(-ns)}" if ns < 0 else duration(ns)
+
+
 def _cells(r: dict[str, Any]) -> list[str]:
     moved = r["kernel"] is not None
     waits = [duration(r[f"wait_{q}_ns"]) for q in ("p50", "p99", "p999", "max")]
@@ -118,6 +152,12 @@ def _cells(r: dict[str, Any]) -> list[str]:
         r["kernel"] or "none",
         duration(r["program_ns"]),
         f"{100 * r['slower']:.1f} %" if moved else "-",
+        *(
+            [
+                _signed(r[f"slower_{n}_ns"]) if moved else "-"
+                for n in ("by_moving", "after")
+            ]
+        ),
         count(r["tlb_misses"]),
         *((count(r["pages_moved"]), duration(r["migration_ns"])) if moved else "--"),
         *((rate(r["pages_per_s"]), count(r["ipis"])) if moved else "--"),

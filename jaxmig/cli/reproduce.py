@@ -3,9 +3,10 @@
 import argparse
 import sys
 import textwrap
+from collections.abc import Sequence
 
 from jaxmig import report, reproduce
-from jaxmig.cli import output, runtime
+from jaxmig.cli import htmlreport, output, runtime
 from jaxmig.cli.progress import progress
 
 HEADERS = ("id", "what", "unit", "published", "predicted", "error", "open", "kernel")
@@ -13,7 +14,7 @@ HEADERS = ("id", "what", "unit", "published", "predicted", "error", "open", "ker
 
 def run(args: argparse.Namespace) -> int:
     """Predict, then print the table and what explains its errors."""
-    output.check(args.json)
+    output.check(args.json, *htmlreport.files(args))
     runtime.prepare()
     with progress(len(reproduce.RUNNING) + 1, "reproduce") as tick:
         rows = list(reproduce.rows(tick))
@@ -24,11 +25,12 @@ def run(args: argparse.Namespace) -> int:
         made |= {"figures": [f.record() for f in figures]}
         made |= {"summary": reproduce.summary(figures)}
         output.write(args.json, report.to_json(made, indent=1) + "\n")
-        if output.alone(args.json):
-            return 0
     cells = [_cells(f) for f in figures]
-    width = report.terminal_width(sys.stdout)
     brief = reproduce.headline(rows)
+    _report(args, rows, brief, cells, reproduce.summary(figures))
+    if output.alone(args.json):
+        return 0
+    width = report.terminal_width(sys.stdout)
     print(report.table(reproduce.HEADERS, brief, args.table, width))
     print()
     print(report.table(HEADERS, cells, args.table, width))
@@ -36,6 +38,27 @@ def run(args: argparse.Namespace) -> int:
     print(reproduce.summary(figures))
     print("\n".join(_notes(rows, args.inputs)))
     return 0
+
+
+def _report(
+    args: argparse.Namespace,
+    rows: list[reproduce.Row],
+    brief: Sequence[Sequence[str]],
+    cells: Sequence[Sequence[str]],
+    summary: str,
+) -> None:
+    if args.report is None:
+        return
+    from jaxmig import html
+
+    tables = (
+        html.heading(reproduce.HEADERS, brief, "In short"),
+        html.heading(HEADERS, cells, "Every published figure once"),
+    )
+    section = html.Section("Published and predicted", (summary,), tables)
+    notes = [line for line in _notes(rows, True) if line]
+    title = "Published figures beside their predictions"
+    htmlreport.write(args, title, [section], (), notes)
 
 
 def _cells(f: reproduce.Figure) -> list[str]:

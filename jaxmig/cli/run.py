@@ -4,17 +4,19 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxmig import __version__, machines, player, report, scenario
-from jaxmig.cli import output, pictures, runtime, traces
+from jaxmig.cli import htmlreport, output, pictures, runtime, traces
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
+from jaxmig.cost import Cost
 from jaxmig.report.records import Record
 from jaxmig.report.timed import Traced
 from jaxmig.scenario import Scenario, ScenarioError
+from jaxmig.terminal import printable
 
 
 @dataclasses.dataclass
@@ -31,7 +33,7 @@ class Played:
 
 def run(args: argparse.Namespace) -> int:
     """Play each file; one that fails does not stop the others."""
-    output.check(args.json, args.csv, *traces.files(args))
+    output.check(args.json, args.csv, *traces.files(args), *htmlreport.files(args))
     pictures.check(args.plot)
     runtime.prepare()
     played = []
@@ -63,7 +65,7 @@ def _play(
             profile=profile,
             content=args.content is not False,
             seed=args.seed or 0,
-            trace=traced.append if traces.wanted(args) else None,
+            trace=traced.append,
             logs=traces.step_by_step(args),
             tick=lambda what, share: tick(f"{path}: {what}", share),
         )
@@ -97,12 +99,56 @@ def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
             for r in p.records
         ]
         output.write(args.csv, report.to_csv(rows))
-    pictures.migration(args.plot, [r for p in played for r in p.records])
+    pictures.migration(args.plot, _calls(played), ", ".join(p.path for p in played))
     traces.write(args, [t for p in played for t in p.traced])
+    _report(args, played)
     if output.alone(args.json, args.csv):
         return
     for i, p in enumerate(p for p in played if not p.error):
         print(("\n" if i else "") + _table(args, p))
+
+
+def _report(args: argparse.Namespace, played: Sequence[Played]) -> None:
+    if args.report is None:
+        return
+    from jaxmig import html
+
+    sections, assumed = [], {}
+    for p in played:
+        if p.scenario is None:
+            continue
+        assumed[_assumed(args, p)] = None
+        for i, title in enumerate(_titles(p)):
+            n = len(p.scenario.calls)
+            records, traced = p.records[i::n], p.traced[i::n]
+            why = dict.fromkeys(p.scenario.kernels, _why(p.scenario))
+            figures = html.calls(records, [t.cost for t in traced])
+            said = report.answer(records, why)
+            name = printable(f"{p.path}: {title}")
+            sections.append(html.Section(name, tuple(said), tuple(figures)))
+    names = ", ".join(p.path for p in played)
+    errors = [p.error for p in played if p.error]
+    htmlreport.write(args, f"Scenario {names}", sections, tuple(assumed), errors)
+
+
+def _calls(
+    played: Sequence[Played],
+) -> Iterator[tuple[str, Sequence[Record], Sequence[Cost]]]:
+    """Each call of each file with its records and costs."""
+    for p in played:
+        titles = _titles(p) if not p.error else []
+        for i, title in enumerate(titles):
+            records, traced = p.records[i :: len(titles)], p.traced[i :: len(titles)]
+            name = f"{p.path}: {title}" if len(played) > 1 else title
+            yield name, records, [t.cost for t in traced]
+
+
+def _titles(p: Played) -> list[str]:
+    calls = p.scenario.calls if p.scenario else ()
+    return [
+        f"Call {i}: {call.syscall}, process {call.process}"
+        for i, call in enumerate(calls, 1)
+    ]
 
 
 def _document(p: Played) -> Record:
@@ -113,12 +159,41 @@ def _document(p: Played) -> Record:
     return report.document(__version__, p.path, machine, p.records)
 
 
+def _why(s: Scenario) -> str:
+    """What the file says is in the way of pages."""
+    named = [f"{c.state} of {c.region}" for c in s.conditions]
+    return ", ".join(dict.fromkeys(named))
+
+
 def _table(args: argparse.Namespace, p: Played) -> str:
     """Assumptions, then a table a call with the kernels side by side."""
     if p.scenario is None or p.profile is None:
         raise ValueError("nothing was played")
     s, calls = p.scenario, p.scenario.calls
-    assumed = report.assumed_line(
+    parts = [_assumed(args, p), f"Scenario: {p.path}"]
+    for i, title in enumerate(_titles(p)):
+        drawn = report.compare(
+            p.records[i :: len(calls)],
+            assumed=title,
+            fmt=args.table,
+            width=report.terminal_width(sys.stdout),
+            color=report.wants_color(sys.stdout, os.environ),
+            detail=args.tree,
+            why=dict.fromkeys(s.kernels, _why(s)),
+        )
+        parts.append("\n" + drawn)
+        if args.tree:
+            some = ((t.record, t.cost) for t in p.traced[i :: len(calls)])
+            parts.append("\n" + report.trees_text(some))
+    return "\n".join(parts)
+
+
+def _assumed(args: argparse.Namespace, p: Played) -> str:
+    """On what machine and in what state a file's calls were played."""
+    if p.scenario is None or p.profile is None:
+        raise ValueError("nothing was played")
+    s, calls = p.scenario, p.scenario.calls
+    return report.assumed_line(
         p.profile,
         running={c for process in s.processes for c in process.running},
         lazy={c for process in s.processes for c in process.lazy},
@@ -129,15 +204,3 @@ def _table(args: argparse.Namespace, p: Played) -> str:
         copy=s.machine.copy,
         content=args.content is not False,
     )
-    parts = [assumed, f"Scenario: {p.path}"]
-    for i, call in enumerate(calls):
-        title = f"Call {i + 1}: {call.syscall}, process {call.process}"
-        drawn = report.compare(
-            p.records[i :: len(calls)],
-            assumed=title,
-            fmt=args.table,
-            width=report.terminal_width(sys.stdout),
-            color=report.wants_color(sys.stdout, os.environ),
-        )
-        parts.append("\n" + drawn)
-    return "\n".join(parts)

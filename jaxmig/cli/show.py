@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jaxmig import __version__, job, machines, report
-from jaxmig.cli import output, pictures, room, traces
+from jaxmig.cli import htmlreport, output, pictures, room, traces
 from jaxmig.targets import Setting, Target
 from jaxmig.terminal import printable
 
@@ -30,37 +30,67 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     if args.csv:
         output.write(args.csv, report.to_csv(records))
     costs = [o.cost for o in outcomes]
-    pictures.migration(args.plot, records, costs, _about_picture(asked))
+    pictures.migration(args.plot, [("", records, costs)], _about_picture(asked))
     traces.write(args, [o.traced for o in outcomes if o.traced])
+    page(args, asked, outcomes)
     if output.alone(args.json, args.csv):
         return
     print(
         report.compare(
             records,
-            assumed=_assumed(asked),
+            assumed=assumed(asked),
             fmt=args.table,
             width=report.terminal_width(sys.stdout),
             color=report.wants_color(sys.stdout, os.environ),
+            detail=args.tree,
+            why={o.record["kernel"]: _why(asked, o) for o in outcomes},
         )
     )
     print()
     for line in _remarks(asked, outcomes):
         print(line)
-    for o in outcomes:
-        print(f"\nModelled time of {o.record['kernel']} ({o.record['policy']}):")
-        print(report.tree_text(report.call_tree(o.cost)))
-        if args.explain_time:
-            print(report.causes_text(o.cost, asked.profile))
+    if args.tree:
+        print("\n" + report.trees_text((o.record, o.cost) for o in outcomes))
+    for o in outcomes if args.explain_time else ():
+        print(f"\n{o.record['kernel']}: {report.causes_text(o.cost, asked.profile)}")
+
+
+def _why(asked: Asked, o: job.Outcome) -> str:
+    """What is known of pages that failed."""
+    reasons = [f"node {', '.join(map(str, o.full))} is full"] if o.full else []
+    reasons += [line for line in asked.target.assumed if line.endswith("are pinned")]
+    reasons += [f"{pages:,} pages: {why}" for why, pages in asked.target.unmovable]
+    if not asked.call.privileged:
+        reasons.append("without CAP_SYS_NICE pages mapped more than once stay")
+    return "; ".join(reasons)
+
+
+def page(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) -> None:
+    """All of it as a page, if one was asked for."""
+    if args.report is None:
+        return
+    from jaxmig import html
+
+    records, costs = [o.record for o in outcomes], [o.cost for o in outcomes]
+    why = {o.record["kernel"]: _why(asked, o) for o in outcomes}
+    title = f"{asked.target.name}, from node {args.from_} to node {args.to}"
+    figures = tuple(html.calls(records, costs))
+    section = html.Section("Answer", tuple(report.answer(records, why)), figures)
+    lines = assumed(asked).split("\n")
+    htmlreport.write(args, title, [section], lines, _remarks(asked, outcomes))
 
 
 def _about_picture(asked: Asked) -> str:
     s, running = asked.setting, report.units.cpu_list(asked.setting.running)
     return (
-        f"{asked.target.name} on {asked.profile.name}, {s.cpus} CPUs, runs on {running}"
+        f"{asked.target.name}: {asked.target.description}\n"
+        f"on {asked.profile.name}, {s.cpus} CPUs, runs on {running}; "
+        f"{asked.target.thp} % in THPs"
     )
 
 
-def _assumed(asked: Asked) -> str:
+def assumed(asked: Asked) -> str:
+    """On what machine, in what state, and what the target is."""
     s, call, target = asked.setting, asked.call, asked.target
     line = report.assumed_line(
         asked.profile,

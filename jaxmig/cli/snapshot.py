@@ -3,7 +3,7 @@
 import argparse
 
 from jaxmig import snapshot
-from jaxmig.cli import named
+from jaxmig.cli import named, pictures
 from jaxmig.cli.errors import Usage
 from jaxmig.cli.output import check
 from jaxmig.cli.progress import amount
@@ -17,9 +17,13 @@ def run(args: argparse.Namespace) -> int:
         raise Usage("name a PID, or all of them with --all")
     if not args.output.endswith(".npz"):
         raise Usage(f"-o {args.output}: the name of a snapshot ends in .npz")
+    if args.plot and len(args.pid) != 1:
+        raise Usage("--plot draws one process; name one PID")
     check(args.output, private=True)
+    pictures.check(args.plot)
     taken = _everything() if args.all else snapshot.take(*args.pid)
     taken.save(args.output)
+    pictures.target_map(args.plot, taken, describe(taken))
     named.say_laid_out("jaxmig snapshot", taken.laid_out)
     print(printable(f"{args.output}: {describe(taken)}"))
     for why, pages in taken.unmovable():

@@ -9,12 +9,17 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from jaxmig.cli import gather, output, pictures, runtime, sweepopts
+from jaxmig import report
+from jaxmig.cli import gather, htmlreport, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import redrawn
 from jaxmig.cli.room import check_room
+from jaxmig.report import units
 from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 from jaxmig.syscalls import SleepsForever
+from jaxmig.terminal import printable
+
+MOST_READ = 100_000  # rows of which the fastest is looked for
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,6 +33,10 @@ def run(args: argparse.Namespace) -> int:
     memory = sweep.memory
     t = memory.target
     check_room(t.name, t.pages, memory.nodes, False, 2, t.foreign)
+    # Rows may go to standard output, which is nothing else then.
+    print(sweepopts.assumed(sweep), file=sys.stderr)
+    for line in t.assumed:
+        print(printable(f"Assumed: {line}."), file=sys.stderr)
     try:
         if path is None:
             return _print(args, sweep)
@@ -40,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_files(args: argparse.Namespace, path: Path | None) -> None:
     pictures.check(args.plot)
+    output.check(*htmlreport.files(args))
     if path is None:
         if args.resume or args.overwrite or args.processes > 1:
             raise Usage("--resume, --overwrite and --processes need a file: -o FILE")
@@ -71,8 +81,8 @@ def _print(args: argparse.Namespace, s: Sweep) -> int:
     for some in _shown(args, s, s.indices):
         sys.stdout.write("".join(map(rows.text, some)))
         sys.stdout.flush()
-        made += some if args.plot else []
-    pictures.sweep(args.plot, made)
+        made += some if args.plot or args.report else []
+    _draw(args, s, made)
     return 0
 
 
@@ -94,12 +104,56 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     if not done:
         say(f"jaxmig sweep: part {args.process_id} of {args.processes} is done")
         return 0
-    if args.plot:
-        pictures.sweep(args.plot, journal.read(table))
+    made = journal.read(table) if len(s.indices) <= MOST_READ else []
+    if made:
+        say(_fastest(s, made))
+    if args.plot or args.report:
+        _draw(args, s, made or journal.read(table))
     if path != table:
         journal.to_parquet(table, path, s.stamp)
     say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
     return 0
+
+
+def _draw(args: argparse.Namespace, s: Sweep, made: Sequence[Row]) -> None:
+    """The picture and the page that were asked for."""
+    memory, many = s.memory, len(s.grid.cpus) > 1
+    running = report.units.cpu_list(memory.running(memory.cpus))
+    title = f"{memory.target.name}: {memory.target.description}\nruns on CPUs {running}"
+    title += f" of {memory.cpus}" * many
+    pictures.sweep(args.plot, made, title)
+    if args.report is None or not made:
+        return
+    from jaxmig import html
+
+    lines = (
+        ("batch", "pages_per_s", "Modelled pages/s", units.rate),
+        ("batch", "stall_ns.p99", "Stall of 99 of 100 pages", units.duration),
+        ("cpus", "vmstat.nr_tlb_remote_flush_received", "IPIs", units.rate),
+        ("cpus", "time_ns.total", "Modelled time", units.duration),
+        ("thp", "time_ns.total", "Modelled time", units.duration),
+    )
+    drawn = [html.lines_over(made, *one) for one in lines]
+    table = html.rows_table(made, "Configurations")
+    figures = (*(one for one in drawn if one), table)
+    t = s.memory.target
+    about = (sweepopts.assumed(s), f"Target: {t.name}: {t.description}")
+    section = html.Section("Answer", (_fastest(s, made),), figures)
+    htmlreport.write(
+        args, f"{t.name} in {len(made):,} configurations", [section], about
+    )
+
+
+def _fastest(s: Sweep, made: Sequence[Row]) -> str:
+    """The best row in a sentence, by what varies."""
+    best = max(made, key=lambda r: r["pages_per_s"])
+    several = [name for name, values in s.grid.axes.items() if len(values) > 1]
+    axes = ", ".join(f"{name} {best[name]}" for name in several or s.grid.axes)
+    rate, stall = units.rate(best["pages_per_s"]), units.duration(best["stall_ns.p99"])
+    return (
+        f"Of {len(made):,} configurations the fastest moves {rate} pages/s: {axes}; "
+        f"99 of 100 pages are away for at most {stall}."
+    )
 
 
 def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:

@@ -2,10 +2,11 @@
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 
-from jaxmig import machines, nodes
-from jaxmig.cli import named
-from jaxmig.cli.errors import Failure, Usage
+from jaxmig import machines, nodes, report
+from jaxmig.cli import named, whatif
+from jaxmig.cli.errors import Usage, say
 from jaxmig.sweep import Grid, Sweep
 from jaxmig.sweep.memory import Memory
 from jaxmig.targets import file_of
@@ -17,16 +18,24 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     for profile in profiles.values():
         for copy in args.copy:
             profile.copy_speedups(copy)  # refuses an engine that the machine lacks
-    target = named.target(args.target, args.pid)
+    cpus = args.cpus or (next(iter(profiles.values())).cpus,)
+    target = whatif.target(args, named.target(args.target, args.pid), max(cpus))
     n = max(2, target.nodes)
     old, new = (nodes_of(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to)))
     if args.mode != ("sync",) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
-    cpus = args.cpus or (next(iter(profiles.values())).cpus,)
-    memory = Memory(target, n, min(old), max(cpus), args.running == "all")
-    if args.thp and memory.own_sizes:
-        raise Failure(f"{target.name}: has page sizes of its own; leave out --thp")
-    thp = args.thp or (100 if target.name.endswith(",thp") else 0,)
+    given = args.running if isinstance(args.running, tuple) else None
+    check_running(given, max(cpus))
+    everywhere = args.running == "all"
+    memory = Memory(target, n, min(old), max(cpus), everywhere, given=given)
+    thp = args.thp or (target.thp,)
+    if args.thp:
+        # What cannot be reached is no value of the axis: rows say what is there.
+        shaped = [memory.shaped(percent) for percent in args.thp]
+        thp = tuple(dict.fromkeys(one.thp for one in shaped))
+        for percent, one in zip(args.thp, shaped, strict=True):
+            if target.own_sizes and one is not target:
+                say(f"--thp {percent}: {one.assumed[0]}")
     axes = (thp, args.kernel, args.mode, cpus, args.batch, args.machine, args.copy)
     return Sweep(
         memory=memory,
@@ -37,6 +46,34 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
         samples=args.samples,
         seed=args.seed,
         digest=digest(args.target),
+    )
+
+
+def check_running(given: tuple[int, ...] | None, cpus: int) -> None:
+    """Raises Usage for a CPU that a machine of `cpus` lacks."""
+    if max(given or (0,)) >= cpus:
+        bad = next(c for c in given or () if c >= cpus)
+        raise Usage(f"--running: CPU {bad}: the machine has CPUs 0-{cpus - 1}")
+
+
+def assumed(s: Sweep, found_out: Sequence[str] = ()) -> str:
+    """What holds for all rows, as every command says it.
+
+    Args:
+      found_out: axes whose values the command chooses itself.
+    """
+    g, memory = s.grid, s.memory
+    several = [name for name, values in g.axes.items() if len(values) > 1]
+    varied = [name for name in g.axes if name in (*several, *found_out)]
+    return report.assumed_line(
+        next(iter(s.profiles.values())),
+        running=memory.running(memory.cpus),
+        cpus=memory.cpus,
+        nodes=memory.nodes,
+        batch=None if "batch" in varied else g.batch[0],
+        copy=None if "copy" in varied else g.copy[0],
+        content=False,
+        varied=varied,
     )
 
 

@@ -1,10 +1,11 @@
 """Pictures of results, as PNG or SVG; matplotlib comes with the extra `plot`.
 
     style.py    colours that everyone can tell apart, and how axes look
-    phases.py   modelled time a page, stacked by phase, release beside release
+    phases.py   modelled time per page, stacked by phase, release beside release
     flame.py    the call tree as boxes as wide as their time
     curves.py   interrupts over CPUs; rate and stall over the batch limit
     heat.py     one number over two axes of a sweep
+    addresses.py a process's memory by page size, node, sharing, what may not move
     tradeoff.py what a batch limit gives and takes while a program runs
     figures.py  which of them a command's picture consists of
 
@@ -12,8 +13,18 @@ Every function draws numbers that a table or a row already has, and computes non
 quotients.  Nothing here touches pyplot, so no window opens and no state is shared.
 """
 
-from jaxmig.plots.figures import migration, sweep
+from jaxmig.plots.addresses import target_map
+from jaxmig.plots.figures import Group, migration, sweep
 from jaxmig.plots.style import PlotError, check, save
 from jaxmig.plots.tradeoff import trade_off
 
-__all__ = ["PlotError", "check", "migration", "save", "sweep", "trade_off"]
+__all__ = [
+    "Group",
+    "PlotError",
+    "check",
+    "migration",
+    "save",
+    "sweep",
+    "target_map",
+    "trade_off",
+]

@@ -1,10 +1,10 @@
 """Lines of a sweep: interrupts over CPUs, rate and stall over the batch limit."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from jaxmig.plots.style import GREY, MARKERS, SERIES, decades, powers_of_two
+from jaxmig.plots.style import GREY, MARKERS, SERIES, counts, decades, powers_of_two
 from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Name = tuple[str, str, str]
 Line = list[tuple[int, float]]
+MOST_NAMED: Final = 4  # kernels of one line
 RECEIVED: Final = "vmstat.nr_tlb_remote_flush_received"
 
 
@@ -30,10 +31,12 @@ def lines(rows: Sequence[Row], x: str, y: str) -> dict[Name, Line]:
 
 def ipis(axes: "Axes", rows: Sequence[Row]) -> None:
     """Shootdown interrupts over the CPUs of the machine."""
-    for i, (name, line) in enumerate(lines(rows, "cpus", RECEIVED).items()):
-        if any(y for _, y in line):  # hardware that broadcasts sends none
-            _plot(axes, i, name, rows, line)
-    axes.set_yscale("symlog", linthresh=1)
+    found = lines(rows, "cpus", RECEIVED)
+    # Hardware that broadcasts sends none.
+    _plot_all(
+        axes, rows, {n: line for n, line in found.items() if any(y for _, y in line)}
+    )
+    counts(axes)
     powers_of_two(axes, [r["cpus"] for r in rows])
     axes.set_xlabel("CPUs of the machine")
     axes.set_ylabel("TLB shootdown interrupts (IPIs)")
@@ -43,8 +46,7 @@ def ipis(axes: "Axes", rows: Sequence[Row]) -> None:
 
 def rate(axes: "Axes", rows: Sequence[Row]) -> None:
     """Throughput over the batch limit."""
-    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _RATE).items()):
-        _plot(axes, i, name, rows, [(x, y / 1e3) for x, y in line])
+    _plot_all(axes, rows, lines(_limited(rows), "batch", _RATE), 1e3)
     axes.set_ylabel("modelled rate (1,000 pages/s)")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     axes.set_title("Rate over the batch limit", loc="left")
@@ -53,8 +55,7 @@ def rate(axes: "Axes", rows: Sequence[Row]) -> None:
 
 def stall(axes: "Axes", rows: Sequence[Row]) -> None:
     """How long 99 of 100 pages are away at most, over the batch limit."""
-    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _STALL).items()):
-        _plot(axes, i, name, rows, [(x, y / 1e3) for x, y in line])
+    _plot_all(axes, rows, lines(_limited(rows), "batch", _STALL), 1e3)
     decades(axes)
     axes.set_ylabel("stall, 99th percentile (us)")
     axes.set_title("Stall over the batch limit", loc="left")
@@ -63,8 +64,7 @@ def stall(axes: "Axes", rows: Sequence[Row]) -> None:
 
 def total(axes: "Axes", rows: Sequence[Row]) -> None:
     """How long the whole call takes: what larger batches gain."""
-    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _TOTAL).items()):
-        _plot(axes, i, name, rows, [(x, y / 1e6) for x, y in line])
+    _plot_all(axes, rows, lines(_limited(rows), "batch", _TOTAL), 1e6)
     axes.set_ylabel("modelled time of the call (ms)")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
     axes.set_title("Total time over the batch limit", loc="left")
@@ -73,8 +73,7 @@ def total(axes: "Axes", rows: Sequence[Row]) -> None:
 
 def first(axes: "Axes", rows: Sequence[Row]) -> None:
     """How long until one folio can be used again: what larger batches cost."""
-    for i, (name, line) in enumerate(lines(_limited(rows), "batch", _FIRST).items()):
-        _plot(axes, i, name, rows, [(x, y / 1e3) for x, y in line])
+    _plot_all(axes, rows, lines(_limited(rows), "batch", _FIRST), 1e3)
     decades(axes)
     axes.set_ylabel("time to the first folio (us)")
     axes.set_title("First folio over the batch limit", loc="left")
@@ -114,24 +113,45 @@ def _over_batch(axes: "Axes", rows: Sequence[Row]) -> None:
     _finish(axes, "no batch limit in the sweep")
 
 
-def _plot(axes: "Axes", i: int, name: Name, rows: Sequence[Row], line: Line) -> None:
-    kernel, machine, copy = name
+def _plot_all(
+    axes: "Axes",
+    rows: Sequence[Row],
+    found: Mapping[Name, Line],
+    unit: float = 1,
+) -> None:
+    """A line for each; those that lie on one another are one line that says so."""
+    alike: dict[tuple[tuple[int, float], ...], list[Name]] = {}
+    for name, line in found.items():
+        alike.setdefault(tuple(line), []).append(name)
+    for i, (line, names) in enumerate(alike.items()):
+        kernel = names[0][0]
+        serial = any(r["policy"] == "serial" for r in rows if r["kernel"] == kernel)
+        axes.plot(
+            [x for x, _ in line],
+            [y / unit for _, y in line],
+            color=SERIES[i % len(SERIES)],
+            linestyle="--" if serial else "-",
+            marker=MARKERS[i % len(MARKERS)] if len(line) <= 24 else None,
+            markersize=4,
+            zorder=3 if serial else 2,
+            label=_label(names, rows),
+        )
+
+
+def _label(names: Sequence[Name], rows: Sequence[Row]) -> str:
+    """Kernels and policy by machine and copy; of many the first and the last."""
+    policies = {r["kernel"]: r["policy"] for r in rows}
     one = len({r["copy"] for r in rows}) == 1
-    serial = any(r["policy"] == "serial" for r in rows if r["kernel"] == kernel)
-    axes.plot(
-        [x for x, _ in line],
-        [y for _, y in line],
-        color=SERIES[i % len(SERIES)],
-        linestyle="--" if serial else "-",
-        marker=MARKERS[i % len(MARKERS)] if len(line) <= 24 else None,
-        markersize=4,
-        # Where both lie on one another, the dashes let the other through.
-        zorder=3 if serial else 2,
-        label=", ".join(
-            [f"{kernel} {'serial' if serial else 'batched'}", machine]
-            + ([] if one else [f"{copy} copy"])
-        ),
-    )
+    by: dict[tuple[str, str], list[str]] = {}
+    for kernel, machine, copy in names:
+        where = machine if one else f"{machine}, {copy} copy"
+        by.setdefault((policies[kernel], where), []).append(kernel)
+    parts = []
+    for (policy, where), kernels in by.items():
+        many = len(kernels) > MOST_NAMED
+        text = f"{kernels[0]} ... {kernels[-1]}" if many else ", ".join(kernels)
+        parts.append(f"{text} {policy}, {where}")
+    return " = ".join(parts)
 
 
 def _finish(axes: "Axes", nothing: str) -> None:

@@ -1,5 +1,6 @@
 """What the picture of a command consists of."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,33 +18,57 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 Row = dict[str, Any]
 MOST_BARS: Final = 12
+BARS_HIGH: Final = 3.4  # inches
+TREE_HIGH: Final = 2.1
 
 
-def migration(
-    records: Sequence[Record], trees: Sequence[Node] = (), title: str = ""
-) -> "Figure":
-    """A call on several releases: time by phase, and call trees if there are any."""
-    height = 3.4 + 2.1 * len(trees)
-    made = figure(8.0, height)
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A call on several releases, with a call tree each, or none."""
+
+    title: str
+    records: Sequence[Record]
+    trees: Sequence[Node] = ()
+
+
+def migration(groups: Sequence[Group], title: str = "") -> "Figure":
+    """Calls on several releases, a panel each: time by phase, then its call trees.
+
+    Releases that have the same tree share one.
+    """
+    panels = [p for g in groups for p in _of_call(g)]
+    sizes = [BARS_HIGH if tree is None else TREE_HIGH for _, _, tree, _ in panels]
+    widest = max((t.ns / max(n, 1) for _, n, t, _ in panels if t), default=0)
+    made = figure(8.0, sum(sizes))
     with rc():
-        sizes = [3.4] + [2.1] * len(trees)
-        panels = made.subplots(1 + len(trees), 1, height_ratios=sizes, squeeze=False)
-        names = [_name(r) for r in records]
-        pages = [r["vmstat"]["pgmigrate_success"] for r in records]
-        times = [r["time_ns"] for r in records]
-        phases.draw(panels[0, 0], names, times, pages)
-        widest = max(
-            (t.ns / max(n, 1) for t, n in zip(trees, pages, strict=False)), default=0
-        )
-        for i, tree in enumerate(trees):
-            head = f"Where the time of {names[i]} goes"
-            flame.draw(panels[i + 1, 0], tree, pages[i], widest or 1.0, head, 6.2)
+        axes = made.subplots(len(panels), 1, height_ratios=sizes, squeeze=False)
+        for at, (g, pages, tree, head) in zip(axes[:, 0], panels, strict=True):
+            if tree is None:
+                names = [_name(r) for r in g.records]
+                moved = [r["vmstat"]["pgmigrate_success"] for r in g.records]
+                phases.draw(at, names, [r["time_ns"] for r in g.records], moved)
+            else:
+                flame.draw(at, tree, pages, widest or 1.0, head, 6.2)
+            if g.title:
+                at.set_title(f"{g.title}\n{at.get_title(loc='left')}", loc="left")
         if title:
             made.suptitle(title, x=0.01, ha="left", fontsize=9)
     return made
 
 
-def sweep(rows: Sequence[Row]) -> "Figure":
+def _of_call(g: Group) -> list[tuple[Group, int, Node | None, str]]:
+    """Its panels: bars, then each different tree with the pages that it moved."""
+    alike: dict[tuple[Node, int], list[str]] = {}
+    for r, tree in zip(g.records, g.trees, strict=False):
+        pages = r["vmstat"]["pgmigrate_success"]
+        alike.setdefault((tree, pages), []).append(_name(r))
+    found: list[tuple[Group, int, Node | None, str]] = [(g, 0, None, "")]
+    for (tree, pages), names in alike.items():
+        found.append((g, pages, tree, f"Where the time of {', '.join(names)} goes"))
+    return found
+
+
+def sweep(rows: Sequence[Row], title: str = "") -> "Figure":
     """What the axes that vary have to show, the others held at one value."""
     many = {name for name in AXES if len({r[name] for r in rows}) > 1}
     drawn: list[tuple[Any, list[Row], str]] = []
@@ -66,6 +91,8 @@ def sweep(rows: Sequence[Row]) -> "Figure":
         ):
             draw(axes, some)
             axes.set_title(f"{axes.get_title(loc='left')}\n{held}", loc="left")
+        if title:
+            made.suptitle(title, x=0.01, ha="left", fontsize=9)
     return made
 
 

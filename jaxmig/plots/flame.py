@@ -70,7 +70,7 @@ def draw(
     axes.set_ylim(-0.55, deepest + 0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("modelled time a page (ns)")
+    axes.set_xlabel("modelled time per page (ns)")
     axes.set_title(title, loc="left")
 
 

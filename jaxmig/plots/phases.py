@@ -1,11 +1,10 @@
-"""Modelled time a page, stacked by phase: what batching saves and leaves."""
+"""Modelled time per page, stacked by phase: what batching saves and leaves."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from jaxmig.machines.terms import PHASES
 from jaxmig.plots.style import OF_PHASE, plain
-from jaxmig.report.units import duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +38,17 @@ def draw(
         below = [b + h for b, h in zip(below, high, strict=True)]
         heights[phase] = high
     for i, total in enumerate(below):
-        said = duration(round(total))
-        axes.text(i, total, said, ha="center", va="bottom", fontsize=size)
-    axes.set_ylabel("modelled time a page (ns)")
-    axes.set_title("Time a page by phase", loc="left")
+        # In the unit of the axis: two units are two numbers to compare.
+        axes.text(
+            i,
+            total,
+            f"{plain(round(total))} ns",
+            ha="center",
+            va="bottom",
+            fontsize=size,
+        )
+    axes.set_ylabel("modelled time per page (ns)")
+    axes.set_title("Time per page by phase", loc="left")
     axes.set_ylim(0, max(below, default=0) * 1.12 or 1)
     axes.grid(axis="y")
     axes.tick_params(axis="x", labelsize=size)

@@ -8,6 +8,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from jaxmig import files
 from jaxmig.machines.terms import PHASES
 
@@ -30,6 +32,7 @@ SERIES: Final = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 MARKERS: Final = "osD^vP*X"
 _PHASES: Final = (SKY, ORANGE, VERMILLION, BLUE, GREEN, GREY)
 OF_PHASE: Final = dict(zip(PHASES, _PHASES, strict=True))
+WIDE: Final = 20  # times the least: beyond that an axis is logarithmic
 HEAT: Final = "cividis"
 SUFFIXES: Final = (".png", ".svg")
 
@@ -114,6 +117,26 @@ def powers_of_two(axes: "Axes", values: list[int]) -> None:
 def plain(y: float) -> str:
     """A number as people write it: never 1e+04, no zeros after a point."""
     return f"{y:,.0f}" if abs(y) >= 1000 else f"{y:.4g}"
+
+
+def counts(axes: "Axes") -> None:
+    """A y axis of counts from 0 on, logarithmic where they span much, with figures."""
+    from matplotlib.ticker import FuncFormatter
+
+    drawn = [float(y) for line in axes.lines for y in np.asarray(line.get_ydata())]
+    low, high = min((y for y in drawn if y > 0), default=1.0), max(drawn, default=1.0)
+    if high >= WIDE * low and min(drawn) > 0:
+        axes.set_ylim(low / 1.5, high * 1.5)
+        decades(axes)
+        return
+    if high >= WIDE * low:
+        # Some are 0, which a logarithmic axis has no place for.
+        axes.set_yscale("symlog", linthresh=1)
+        exponents = range(len(str(int(high))))
+        step = -(-len(exponents) // 6)
+        axes.set_yticks([0, *(10**e for e in exponents[::step])])
+    axes.set_ylim(0, (high or 1.0) * 1.15)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: plain(y)))
 
 
 def decades(axes: "Axes") -> None:

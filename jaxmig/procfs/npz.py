@@ -100,6 +100,8 @@ def read(path: Path, magic: str) -> dict[str, np.ndarray]:
         # zipfile looks for the end of a file, which a device may not have.
         if path.exists() and not path.is_file() and not path.is_dir():
             raise _garbage(path)
+        if path.is_file() and not path.stat().st_size:
+            raise SnapshotError(f"{path}: the file is empty; {_again(path)}")
         with path.open("rb") as raw, zipfile.ZipFile(raw) as file:
             return _members(path, file, magic)
     except OSError as error:
@@ -157,7 +159,8 @@ def damaged(path: Path, problem: str) -> SnapshotError:
 
 
 def _garbage(path: Path) -> SnapshotError:
-    return SnapshotError(
-        f"{path}: not a snapshot, or cut short; take it again with "
-        f"`jaxmig snapshot PID -o {path.name}`"
-    )
+    return SnapshotError(f"{path}: not a snapshot, or cut short; {_again(path)}")
+
+
+def _again(path: Path) -> str:
+    return f"take it again with `jaxmig snapshot PID -o {path.name}`"

@@ -5,6 +5,7 @@ a result.
 """
 
 from jaxmig.report import folded, perfetto, timed, tracefs
+from jaxmig.report.answer import answer
 from jaxmig.report.compare import assumed_line, compare, speedup
 from jaxmig.report.machines import machine_dict, machine_text, machines_text
 from jaxmig.report.records import (
@@ -23,11 +24,13 @@ from jaxmig.report.tree import (
     tree_dict,
     tree_rows,
     tree_text,
+    trees_text,
 )
 
 __all__ = [
     "FORMATS",
     "Node",
+    "answer",
     "assumed_line",
     "bold",
     "call_tree",
@@ -52,5 +55,6 @@ __all__ = [
     "tree_dict",
     "tree_rows",
     "tree_text",
+    "trees_text",
     "wants_color",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxmig.machines import Profile
+from jaxmig.report.answer import answer
 from jaxmig.report.tables import bold, table
 from jaxmig.report.units import (
     count,
@@ -19,6 +20,12 @@ from jaxmig.report.units import (
 )
 
 Record = Mapping[str, Any]
+# Rows that only explain others.
+_DETAIL = (
+    *("modelled time, median", "modelled pages/s, ", "this computer: compile"),
+    *(f"modelled time, {phase}" for phase in ("alloc", "unmap", "flush", "copy")),
+    *(f"modelled time, {phase}" for phase in ("remap", "other")),
+)
 _PHASES = ("alloc", "unmap", "flush", "copy", "remap", "other")
 
 
@@ -30,9 +37,10 @@ def assumed_line(
     cpu: int = 0,
     cpus: int | None = None,
     nodes: int | None = None,
-    batch: int = 512,
-    copy: str = "cpu",
+    batch: int | None = 512,
+    copy: str | None = "cpu",
     content: bool = True,
+    varied: Sequence[str] = (),
 ) -> str:
     """One line that says on what machine and in what state the numbers hold.
 
@@ -40,18 +48,25 @@ def assumed_line(
       running, lazy: CPU numbers of the target.
       cpus, nodes: if not the profile's.
       batch: base pages; 0 is no limit.
+      batch, copy: None where they are varied.
+      varied: names of what has several values; of `cpus` the most are said.
     """
     n, absent = profile.origins("cost."), ", ".join(profile.absent)
-    return (
+    limit = f"{batch} pages" if batch else "none"
+    parts = [
         f"Assumed: {profile.name} ({profile.arch}, {nodes or profile.nodes} nodes, "
-        f"{cpus or profile.cpus} CPUs); target on CPUs {cpu_list(running)}, "
-        f"lazy on {cpu_list(lazy)}; CPU {cpu} migrates; batch limit "
-        f"{f'{batch} pages' if batch else 'none'}; copy {copy}; "
-        f"contents {'carried' if content else 'not carried'}; "
+        f"{cpus or profile.cpus} CPUs)",
+        f"target on CPUs {cpu_list(running)}, lazy on {cpu_list(lazy)}",
+        f"CPU {cpu} migrates",
+        f"batch limit {limit}" if batch is not None else "",
+        f"copy {copy}" if copy is not None else "",
+        f"contents {'carried' if content else 'not carried'}",
         f"costs: {n['measured']} measured, {n['published']} published, "
-        f"{n['assumed']} assumed (jaxmig machines)"
-        + (f"; not in the profile, so nothing: {absent}" if absent else "")
-    )
+        f"{n['assumed']} assumed (jaxmig machines)",
+        f"not in the profile, so nothing: {absent}" if absent else "",
+        f"varied: {', '.join(varied)}" if varied else "",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def compare(
@@ -61,11 +76,17 @@ def compare(
     fmt: str = "simple",
     width: int | None = None,
     color: bool = False,
+    detail: bool = False,
+    why: Mapping[str, str] | None = None,
 ) -> str:
-    """The assumptions in the first line, then one column a record.
+    """The assumptions in the first line, the answer, then one column a record.
 
     Reductions and speed-ups are against the first record.  `compile_s` and `stolen_ns`
     are shown where records have them.
+
+    Args:
+      detail: also the parts of the time, what was drawn for its range, and compiling.
+      why: why pages may have failed, by kernel; see `answer`.
 
     Raises:
       ValueError: an unknown table format, or no records.
@@ -73,11 +94,16 @@ def compare(
     if not records:
         raise ValueError("nothing to compare: no records")
     headers = ["", *(f"{r['kernel']} {r['policy']}" for r in records)]
-    rows = [[name, *map(show, records)] for name, show in _rows(records)]
+    rows = [
+        [name, *map(show, records)]
+        for name, show in _rows(records)
+        if detail or not name.startswith(_DETAIL)
+    ]
     for row in rows:
         if row[0] in ("IPI reduction", "speed-up"):
             row[:] = [bold(cell, color) for cell in row]
-    return f"{assumed}\n\n{table(headers, rows, fmt, width)}"
+    said = "\n".join(answer(records, why))
+    return f"{assumed}\n\n{said}\n\n{table(headers, rows, fmt, width)}"
 
 
 def speedup(after: Record, before: Record) -> float | None:
@@ -108,6 +134,7 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
         ("modelled time, median", _median),
         ("modelled time, 80 % range", _time_range),
         *((f"modelled time, {key}", phase(key)) for key in _PHASES),
+        ("longest stall of a page", _longest),
         ("modelled pages/s", lambda r: rate(_pages_per_s(r))),
         ("modelled pages/s, 80 % range", _rate_range),
         ("speed-up", lambda r: _speedup_cell(r, first)),
@@ -153,6 +180,10 @@ def _speedup_cell(r: Record, first: Record) -> str:
 def _pages_per_s(r: Record, ns: float | None = None) -> float:
     time = r["time_ns"]["total"] if ns is None else ns
     return r["vmstat"]["pgmigrate_success"] / time * 1e9 if time else 0.0
+
+
+def _longest(r: Record) -> str:
+    return duration(r["stall_ns"]["max"]) if "stall_ns" in r else "-"
 
 
 def _median(r: Record) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from jaxmig.cost import Cost
+from jaxmig.report.window import away, folios_a_batch
 
 Record = dict[str, Any]
 VMSTAT: Final = (
@@ -36,6 +37,7 @@ def record(
     nodes_after: Mapping[str, int],
     cost: Cost,
     wall_s: float,
+    batch: int = 512,
     status: Sequence[int | None] | None = None,
     **extra: Any,
 ) -> Record:
@@ -46,6 +48,7 @@ def record(
       counts: the counters of the call, by name; received flushes are taken from
         `ipis_per_cpu`.
       status: of move_pages only; left out if None.
+      batch: base pages at which a batch was closed; 0 for no limit.
       wall_s: s this computer took after compilation.
       extra: further fields, such as compile_s.
     """
@@ -72,9 +75,20 @@ def record(
             {"cost": key, "percent": round(100 * share, 1)}
             for key, share in cost.causes
         ]
+    made["stall_ns"] = _stalls(made["vmstat"], counts, cost, batch)
     made["stolen_ns"] = cost.stolen
     made["wall_s"] = float(wall_s)
     return made | extra
+
+
+def _stalls(
+    vmstat: Mapping[str, int], counts: Mapping[str, int], cost: Cost, batch: int
+) -> Record:
+    """How long a page is away; see `away`."""
+    folios, pages = counts.get("folios_moved", 0), vmstat["pgmigrate_success"]
+    full = folios_a_batch(batch, folios, pages)
+    w = away(cost.places, folios, counts["batches"], full)
+    return {"p50": w.p50, "p99": w.p99, "max": w.most}
 
 
 def _vmstat(counts: Mapping[str, int], ipis_per_cpu: Sequence[int]) -> dict[str, int]:

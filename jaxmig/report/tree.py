@@ -9,7 +9,7 @@ Source: mm/migrate.c, mm/rmap.c, Linux 6.2 and 6.3; folios_mc_copy() for copy en
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from jaxmig.cost import Cost
@@ -94,6 +94,17 @@ def tree_text(root: Node, least: float = 0.0) -> str:
             indent = "  " * depth
             lines.append(f"{percent:6.2f} % {duration(ns):>9}  {indent}{name}")
     return "\n".join(lines)
+
+
+def trees_text(calls: Iterable[tuple[Mapping[str, Any], Cost]]) -> str:
+    """The trees of records' calls, each under the kernels that have it."""
+    alike: dict[tuple[str, Node], list[str]] = {}
+    for r, cost in calls:
+        alike.setdefault((r["policy"], call_tree(cost)), []).append(r["kernel"])
+    return "\n\n".join(
+        f"Modelled time of {', '.join(kernels)} ({policy}):\n{tree_text(tree)}"
+        for (policy, tree), kernels in alike.items()
+    )
 
 
 def causes_text(cost: Cost, profile: Profile) -> str:

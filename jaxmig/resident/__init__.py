@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from jaxmig.procfs import Areas, Processes
+from jaxmig.resident import whatif
 from jaxmig.resident.layout import FRAMELESS, foreign_count, lay_out
 from jaxmig.resident.machine import build
 from jaxmig.snapshot import Snapshot
 
-__all__ = ["around", "build", "notes", "only"]
+__all__ = ["around", "build", "notes", "only", "whatif"]
 
 
 def only(s: Snapshot, process: int) -> Snapshot:

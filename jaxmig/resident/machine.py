@@ -9,6 +9,7 @@ from jaxmig import conditions as cond, frame, pte
 from jaxmig.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.machine import PMD_PAGES, Machine
 from jaxmig.procfs.columns import Perm
+from jaxmig.regions import PIN_REFS, spread
 from jaxmig.resident.layout import Layout, foreign, lay_out
 from jaxmig.snapshot import AreaKind, PageFlag as F, Snapshot
 from jaxmig.syscalls import Area, Space
@@ -21,12 +22,19 @@ PROT_BITS: Final = 7  # read, write, execute
 CLOSED_KINDS: Final = (AreaKind.DAX, AreaKind.SECRET)
 
 
-def build(s: Snapshot, process: int, setting: "Setting") -> tuple[Machine, Space]:
-    """The machine of all processes in `s`, and where `process` has its pages."""
+def build(
+    s: Snapshot, process: int, setting: "Setting", pinned: int = 0
+) -> tuple[Machine, Space]:
+    """The machine of all processes in `s`, and where `process` has its pages.
+
+    `pinned`: percent of the process's movable folios that somebody has pinned.
+    """
     place = lay_out(s)
     folios = _folios(s, place)
     ptes, pmds, table = _entries(s, place)
     left, marks = _states(s, place)
+    if pinned:
+        left, marks = _pinned(s, process, place, folios, pinned, left, marks)
     hardware = Hardware(
         setting.nodes,
         *_masks(s, process, setting),
@@ -184,6 +192,30 @@ def _states(s: Snapshot, place: Layout) -> tuple[np.ndarray | None, np.ndarray |
     if not left.any():
         return None, None
     return left, np.zeros(n, np.int32)
+
+
+def _pinned(
+    s: Snapshot,
+    process: int,
+    place: Layout,
+    folios: Folios,
+    percent: int,
+    left: np.ndarray | None,
+    marks: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """States with pins (FOLL_PIN) on that share of the folios, evenly spread."""
+    n = place.order.shape[0]
+    left = np.zeros((n, len(cond.STATES)), np.int32) if left is None else left
+    marks = np.zeros(n, np.int32) if marks is None else marks
+    mine, movable = s.select(process), s.movable
+    rows = np.arange(mine.start, mine.stop)
+    own = place.folio[rows[movable[rows] & (place.folio[rows] >= 0)]]
+    _, first = np.unique(own, return_index=True)
+    held = spread(own[np.sort(first)], percent)
+    left[held, cond.PINNED] = cond.UNTIL_WAITED
+    marks[held] |= cond.PIN_HELD
+    folios.extra_refs[held] += np.where(folios.order[held] > 0, 1, PIN_REFS)
+    return left, marks
 
 
 def _masks(

@@ -1,11 +1,10 @@
 """The one line that says what is wrong with a scenario, and how values look in it."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from jaxmig.refused import Refused
 from jaxmig.scenario.locate import Where, find_line
-from jaxmig.terminal import printable
+from jaxmig.terminal import nearest, printable
 
 _WIDTH = 60
 _TABLES = ("machine", "process", "region", "condition", "call")
@@ -16,7 +15,7 @@ class ScenarioError(Refused, ValueError):
 
     Attributes:
       path: the file as the user named it.
-      line: counted from 1.
+      line: counted from 1; 0 where it is about the whole file.
       key: the key at fault, without its table: `size`, `free.1`, `running[2]`.
     """
 
@@ -89,13 +88,6 @@ def suggest(word: str, words: Iterable[str]) -> str:
     if near:
         return f'did you mean "{near}"? (known: {everything})'
     return f"use one of: {everything}"
-
-
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that `word` is most likely a slip for, if there is one."""
-    # The search is quadratic, and no real slip is longer than this.
-    near = get_close_matches(word[:64].lower(), list(words), n=1)
-    return near[0] if near else None
 
 
 def clip(text: str, width: int = _WIDTH) -> str:

@@ -12,8 +12,6 @@ from jaxmig.scenario.errors import (
     ScenarioError,
     clip,
     error_at,
-    printable,
-    show,
     suggest,
 )
 from jaxmig.scenario.hardware import (
@@ -34,6 +32,7 @@ from jaxmig.scenario.memory import (
 )
 from jaxmig.scenario.model import Scenario
 from jaxmig.scenario.table import Table
+from jaxmig.terminal import printable
 
 _KEYS = {
     "machine": MACHINE_KEYS,
@@ -136,7 +135,8 @@ def _syntax_error(text: str, path: str, message: str) -> ScenarioError:
 
 
 def _file_error(path: str, problem: str) -> ScenarioError:
-    return error_at(path, 1, "file", show(path), problem)
+    """An error of the file itself, which is on no line of it."""
+    return ScenarioError(f"{printable(path)}: {problem}", path=path)
 
 
 @functools.cache

@@ -73,8 +73,8 @@ POLICIES = [
     "weighted_interleave",
 ]
 
-_SIZE = re.compile(r"([0-9]{1,19})([kmg]?)", re.IGNORECASE)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SIZE = re.compile(r"([0-9]{1,19})([kmgt]?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _RANGE = r"(?:[0-9]{1,9}(?:-[0-9]{1,9})?)"
 _NODES = re.compile(rf"(?:[!+]?(?:all|{_RANGE}(?:,{_RANGE})*))?")
 

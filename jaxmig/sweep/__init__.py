@@ -7,7 +7,6 @@
     engine.py   counts: each distinct call runs once
     many.py     the same from Python, for any machines: `count_many`
     pricing.py  counts times machine profiles, one matrix product
-    window.py   how long a page is away, in closed form
     rows.py     configuration and counts as a row
     journal.py  rows on disk: whole lines, resumed where they end, parts merged
     play.py     all of it, in windows of about a second

@@ -4,10 +4,9 @@ import dataclasses
 
 from jaxmig import nodes
 from jaxmig.build import Builder
-from jaxmig.frame import PMD_ORDER
-from jaxmig.machine import PAGE_BYTES, PMD_PAGES, Cpus, Machine
-from jaxmig.syscalls import Area, Space
-from jaxmig.targets import Setting, Target, TargetError
+from jaxmig.machine import Cpus, Machine
+from jaxmig.syscalls import Space
+from jaxmig.targets import Setting, Target, WhatIf
 
 # What a call counts does not depend on what TLBs hold: masks say who is interrupted.
 # The least TLB makes the serial releases' search for stale entries short.
@@ -43,24 +42,24 @@ class Memory:
         """The machine with the most CPUs.
 
         Raises:
-          TargetError: a share of huge pages for a process that has its own.
+          TargetError: another share of THPs for a target whose pages are not known.
         """
-        setting = self._setting(self.cpus)
-        if not self.own_sizes:
-            return _mixed(self.target, setting, thp)
-        if thp:
-            raise TargetError(
-                f"{self.target.name}: has page sizes of its own; leave out --thp"
-            )
-        return self.target.build(setting)
+        return self.shaped(thp).build(self._setting(self.cpus))
+
+    def shaped(self, thp: int) -> Target:
+        """The target with that share of its pages in THPs, as near as can be."""
+        if thp == self.target.thp:
+            return self.target
+        return self.target.what_if(WhatIf(thp=thp))
 
     def cpus_of(self, cpus: int) -> Cpus:
         """Masks of a machine of `cpus` CPUs, padded to the largest one."""
         setting = self._setting(cpus)
         if self.own_sizes:
             return self.target.build(setting)[0].cpus
-        small = dataclasses.replace(self.target, pages=1)
-        return _mixed(small, setting, 0)[0].cpus
+        b = Builder(setting.nodes, setting.cpus)
+        b.mmap(b.process(self.target.name, setting.running), 1, setting.node)
+        return b.build(content=False).cpus
 
     def _setting(self, cpus: int) -> Setting:
         return Setting(
@@ -72,27 +71,3 @@ class Memory:
             content=False,
             node=self.source,
         )
-
-
-def _mixed(target: Target, s: Setting, thp: int) -> tuple[Machine, Space]:
-    """Written memory of which `thp` percent, in whole huge pages, are THPs."""
-    large = round(target.pages * thp / 100 / PMD_PAGES) * PMD_PAGES
-    large = min(large, target.pages // PMD_PAGES * PMD_PAGES)
-    b = Builder(s.nodes, s.cpus, tlb=s.tlb, huge_tlb=s.huge_tlb)
-    process = b.process(target.name, s.running)
-    regions = []
-    if large:
-        regions.append(b.mmap(process, large, s.node, order=PMD_ORDER))
-    if target.pages > large:
-        regions.append(b.mmap(process, target.pages - large, s.node))
-    m = b.build(content=False, seed=s.seed)
-    areas = [
-        Area(
-            start=r.start // PAGE_BYTES,
-            pages=r.pages,
-            first_pte=r.first_pte[0],
-            first_pmd=m.geometry.ptes + r.first_pmd[0] if r.by_pmd else -1,
-        )
-        for r in regions
-    ]
-    return m, Space(areas)

@@ -55,6 +55,7 @@ class Sweep:
             "target": self.memory.target.name,
             "digest": self.digest,
             "pages": self.memory.target.pages,
+            "assumed": self.memory.target.assumed,
             "nodes": [self.memory.nodes, sorted(self.old), sorted(self.new)],
             "running": [self.memory.everywhere, self.memory.given, self.memory.cpu],
             "axes": self.grid.axes,
@@ -66,14 +67,16 @@ class Sweep:
         return f"{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def play(s: Sweep, indices: Sequence[int]) -> Iterator[list[rows.Row]]:
+def play(s: Sweep, indices: Sequence[int], budget: int = 1) -> Iterator[list[rows.Row]]:
     """Rows of these points in their order, in lists of about a second's work.
 
+    Args:
+      budget: calls of the first list; the last are as many as a second allows.
     Raises:
       SleepsForever: where Linux would wait for something that never ends.
     """
     player = _Player(s)
-    start, budget = 0, 1
+    start = 0
     while start < len(indices):
         began = time.perf_counter()
         taken, made = player.window(indices, start, budget)

@@ -9,10 +9,10 @@ from typing import Any, Final
 from jaxmig.events import VMSTAT
 from jaxmig.machines.terms import PHASES
 from jaxmig.releases import release
+from jaxmig.report.window import away, folios_a_batch
 from jaxmig.sweep.axes import AXES, Configuration
 from jaxmig.sweep.engine import Tally
 from jaxmig.sweep.pricing import Price
-from jaxmig.sweep.window import away
 
 Row = dict[str, Any]
 # Names are those of result records, flattened; see `report.records`.
@@ -43,7 +43,10 @@ def row(
     counts, moved = t.counts, t.counts["pgmigrate_success"]
     vmstat: dict[str, int] = {name: counts[name] for name in VMSTAT}
     vmstat["nr_tlb_remote_flush_received"] = t.ipis
-    w = away(p.places, t.counts["folios_moved"], counts["batches"], full(c, t))
+    folios = t.counts["folios_moved"]
+    w = away(
+        p.places, folios, counts["batches"], folios_a_batch(c.batch, folios, moved)
+    )
     made: Row = {name: getattr(c, name) for name in AXES} | {
         "pages": pages,
         "running": running,
@@ -68,14 +71,6 @@ def row(
     made |= {f"time_ns.{name}": ns for name, ns in p.phases.items()}
     made[CHECK] = _sum([str(made[name]) for name in COLUMNS if name != CHECK])
     return {name: made[name] for name in COLUMNS}
-
-
-def full(c: Configuration, t: Tally) -> int:
-    """Folios of a full batch, as many as its limit in pages of the mean size."""
-    folios, pages = t.counts["folios_moved"], t.counts["pgmigrate_success"]
-    if not c.batch or pages <= c.batch:
-        return max(folios, 1)
-    return max(1, -(-c.batch * folios // pages))
 
 
 def text(r: Row) -> str:

@@ -17,7 +17,7 @@ from jaxmig.naming import TargetError, kind_of, nothing
 from jaxmig.snapshot import SnapshotError
 from jaxmig.targets.recorded import of_trace
 from jaxmig.targets.snapshots import of_snapshot
-from jaxmig.targets.target import Setting, Target
+from jaxmig.targets.target import Setting, Target, WhatIf
 from jaxmig.targets.workloads import WORKLOADS, memhog, pmbench
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Setting",
     "Target",
     "TargetError",
+    "WhatIf",
     "file_of",
     "memhog",
     "of_snapshot",

@@ -27,18 +27,18 @@ def of_trace(
       TraceError: the trace cannot be read, or is of several processes.
     """
     t = trace.load(path, pid=pid, tick=tick)
-    cpus = tuple(x.cpu if x.cpu >= 0 else i for i, x in enumerate(t.lanes, 1))
     kinds = ((t.huge, "2 MiB"), (len(t.pages), "4 KiB"))
     folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
     return Target(
         name=text,
         description=f"{sum(t.accesses):,} accesses of {t.title}: {folios} touched",
         pages=t.base_pages,
-        running=cpus,
+        running=t.cpus,
         build=lambda setting: _build(text, t, setting),
         missing=tuple(f"left out: {n:,} {what}" for what, n in t.notes.items()),
         assumed=t.assumed,
         own_sizes=True,
+        thp=round(100 * t.huge * PMD_PAGES / t.base_pages),
     )
 
 

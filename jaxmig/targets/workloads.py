@@ -1,15 +1,19 @@
 """Workloads as targets: memory that memhog or pmbench has written."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
+
+import numpy as np
 
 from jaxmig.build import Builder, Region
 from jaxmig.frame import PMD_ORDER
 from jaxmig.machine import PAGE_BYTES, PMD_PAGES, Machine
 from jaxmig.naming import TargetError
+from jaxmig.regions import spread
 from jaxmig.scenario.words import size_of, size_text
 from jaxmig.syscalls import Area, Space
-from jaxmig.targets.target import Setting, Target
+from jaxmig.targets.target import Setting, Target, WhatIf
 
 MEMHOG_CPU: Final = 5  # the published run bound it with `numactl -C 5`
 PMBENCH_SETSIZE: Final = 128 << 20  # its default, as are the others below
@@ -51,7 +55,17 @@ def _touched(
 ) -> Target:
     """A process that wrote `size` bytes of anonymous memory."""
     pages = -(-size // PAGE_BYTES)
-    large = pages // PMD_PAGES * PMD_PAGES if huge else 0
+    w = WhatIf(thp=100 * huge, folio=0)
+    return _written(text, pages, running, what, w)
+
+
+def _written(
+    text: str, pages: int, running: tuple[int, ...], what: str, w: WhatIf
+) -> Target:
+    """`pages` of anonymous memory, the THPs first, then folios of the order asked for."""
+    blocks, order = pages // PMD_PAGES, w.folio or 0
+    large = min(round(pages * (w.thp or 0) / 100 / PMD_PAGES), blocks) * PMD_PAGES
+    middle = (pages - large) >> order << order if order else 0
 
     def build(setting: Setting) -> tuple[Machine, Space]:
         b = Builder(
@@ -61,19 +75,49 @@ def _touched(
             tlb=setting.tlb,
             huge_tlb=setting.huge_tlb,
         )
-        b.splits = setting.limited and large > 0
+        b.splits = setting.limited and large + middle > 0
         process = b.process(text, setting.running, setting.lazy)
         regions = []
-        if large:
-            regions.append(b.mmap(process, large, setting.node, order=PMD_ORDER))
-        if pages > large:
-            regions.append(b.mmap(process, pages - large, setting.node))
+        node = setting.node if w.place is None else w.place
+        parts = ((large, PMD_ORDER), (middle, order), (pages - large - middle, 0))
+        for size, folio in parts:
+            if size:
+                regions.append(b.mmap(process, size, node, order=folio))
+        if w.pinned:
+            for r in regions:
+                held = spread(np.arange(r.folios), w.pinned) << r.order
+                b.condition(r, "pinned", held.tolist())
         m = b.build(content=setting.content, seed=setting.seed)
         return m, Space([_area(r, m.geometry.ptes) for r in regions])
 
-    kinds = ((large // PMD_PAGES, "2 MiB"), (pages - large, "4 KiB"))
+    kinds = (
+        (large // PMD_PAGES, "2 MiB"),
+        (middle >> order, f"{4 << order} KiB"),
+        (pages - large - middle, "4 KiB"),
+    )
     folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
-    return Target(text, f"{what}: {folios}", pages, running, build)
+    said = (f"{w.pinned} % of the folios are pinned",) if w.pinned else ()
+    return Target(
+        text,
+        f"{what}: {folios}",
+        pages,
+        running,
+        build,
+        nodes=1 + (w.place or 0),
+        by_node={} if w.place is None else {w.place: pages},
+        changed=lambda more: _written(text, pages, running, what, _both(w, more)),
+        thp=round(100 * large / pages),
+        assumed=said,
+    )
+
+
+def _both(old: WhatIf, new: WhatIf) -> WhatIf:
+    """What is asked for now, and else what was."""
+    asked = dataclasses.asdict(new)
+    given = {name: value for name, value in asked.items() if value not in (None, 0)}
+    if new.thp is not None:
+        given["thp"] = new.thp
+    return dataclasses.replace(old, **given)
 
 
 def _area(r: Region, ptes: int) -> Area:
@@ -92,7 +136,8 @@ def _bytes(text: str, size: str) -> int:
     if n is None:
         raise TargetError(f"{text}: {size!r} is no size; give one like 64m or 1g")
     if not 0 < n <= MAX_BYTES:
-        raise TargetError(f"{text}: {size} of memory; give more than 0, at most 8192g")
+        most = f"a modelled machine holds at most {size_text(MAX_BYTES)}"
+        raise TargetError(f"{text}: {size} of memory: give more than 0; {most}")
     return n
 
 

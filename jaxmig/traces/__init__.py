@@ -68,7 +68,12 @@ class Reading:
             yield block
         if not found:
             why = "".join(f"; {n:,} {what}" for what, n in self.notes.items())
-            raise TraceError(f"{self.path}: no access in it{why}; record addresses")
+            raise TraceError(f"{self.path}: no access in it{why}; {self._advice()}")
+
+    def _advice(self) -> str:
+        """How to make a trace of this format that has addresses."""
+        formats = [f for f in FORMATS.values() if f.title == self.title]
+        return f"record with {formats[0].recording}" if formats else "record it again"
 
     def _blocks(self) -> Iterator[Rows]:
         if self._format is None and self.path != "-" and native.is_one(self.path):

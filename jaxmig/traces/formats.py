@@ -87,7 +87,7 @@ def detect(source: Source) -> Format:
     name = _told(source.head)
     if name is None:
         known = ", ".join(FORMATS)
-        what = "empty" if not source.head else "no trace that is recognised"
+        what = "no trace that is recognised"
         raise TraceError(f"{source.name}: {what}; say which by --format: {known}")
     return FORMATS[name]
 

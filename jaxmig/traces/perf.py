@@ -32,7 +32,10 @@ LINE: Final = re.compile(
 FIELDS: Final = "comm,pid,tid,cpu,time,event,addr,phys_addr,weight,data_page_size"
 ADVICE: Final = f"no sample; write the text by `perf script -F {FIELDS}`"
 ALONE: Final = "no sample before this frame of a call chain; give the whole text"
-CODE: Final = f"no sample of memory, but of an instruction; add addr: -F {FIELDS}"
+CODE: Final = (
+    "no sample of memory, but of an instruction; record with `perf record -d` and "
+    f"print addr: perf script -F {FIELDS}"
+)
 ODD_SIZE: Final = "no sample: no size of a page"
 LOST: Final = "events that perf lost (a larger -m keeps them)"
 LOST_RECORD: Final = re.compile(rb"LOST[ \t]+lost[ \t]+(\d{1,18})")

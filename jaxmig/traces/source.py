@@ -151,6 +151,8 @@ class Source:
             with self._reading():
                 self._stream = _decompressed(io.BufferedReader(raw, PIECE), path)
             self.head = self.read(HEAD)
+            if not self.head:
+                raise TraceError(f"{path}: the file is empty; record it again")
             if self.head[:2] in WIDE:
                 raise TraceError(f"{path}: text of UTF-16; save it as UTF-8")
         except TraceError:

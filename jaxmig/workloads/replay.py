@@ -8,7 +8,7 @@ Source: the access kernel of jaxmig.access; timeline as for pmbench.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -62,6 +62,7 @@ def run(
     gap_ns: int | None = None,
     trips: int = 1,
     source: int = 0,
+    cpus: Sequence[int] | None = None,
     tick: Tick = lambda accesses: None,
 ) -> Replayed:
     """Plays all accesses once; the migration starts with them, and ends in any case.
@@ -71,6 +72,7 @@ def run(
       gap_ns: between two accesses of a lane; None: see `gap_of`.
       trips: how often all pages go to the other node and back, counted singly.
       source: the node where the pages are first, 0 or 1.
+      cpus: one a lane, instead of the trace's own.
       tick: told how many accesses were done, block by block.
     """
     gap = gap_of(trace) if gap_ns is None else gap_ns
@@ -94,18 +96,17 @@ def run(
         Streams(draws, min(BLOCK, 1 << (longest - 1).bit_length()), lanes),
         table,
         trips=trips if kernel else 0,
-        nodes=_nodes(trace, profile, source),
+        nodes=_nodes(cpus or trace.cpus, profile, source),
     )
     totals = r.go(accesses=trace.accesses, tick=tick)
     ran_ns = r.ended_ns.copy()
     return Replayed(kernel, table, r.finish(totals), ran_ns, gap)
 
 
-def _nodes(trace: Trace, profile: Profile, source: int) -> list[int]:
+def _nodes(cpus: Sequence[int], profile: Profile, source: int) -> list[int]:
     """Each lane's node, 0 being the one where the pages are first.
 
-    CPUs are spread evenly over two nodes in order; threads take them from 0 on.
+    CPUs are spread evenly over two nodes in order.
     """
-    cpus = [i if x.cpu < 0 else x.cpu for i, x in enumerate(trace.lanes)]
     all_cpus = max(profile.cpus, max(cpus) + 1)
     return [min(c * 2 // all_cpus, 1) ^ source for c in cpus]

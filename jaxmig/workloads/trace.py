@@ -58,6 +58,11 @@ class Trace:
         return [lane.accesses for lane in self.lanes]
 
     @property
+    def cpus(self) -> tuple[int, ...]:
+        """The CPU of each lane; threads without one are taken to run on 1, 2 ..."""
+        return tuple(x.cpu if x.cpu >= 0 else i for i, x in enumerate(self.lanes, 1))
+
+    @property
     def gap_ns(self) -> int | None:
         """Mean time from one access of a lane to its next; None if no times are known."""
         timed = [x for x in self.lanes if x.first_ns >= 0 and x.accesses > 1]

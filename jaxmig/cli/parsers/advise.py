@@ -6,6 +6,7 @@ from jaxmig.terminal import FORMATS
 
 EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
   jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
+  jaxmig advise memhog:1g --p99 1ms --engines      with threads and DMA channels, too
 """
 
 
@@ -13,6 +14,7 @@ def fill(parser: Parser) -> None:
     """The options of the command."""
     parser.example = EXAMPLES
     options.add_target(parser)
+    options.add_what_if(parser)
     group = parser.add_argument_group("budget, how long a page may be away")
     one = group.add_mutually_exclusive_group(required=True)
     for name, who in (
@@ -23,9 +25,15 @@ def fill(parser: Parser) -> None:
         text = f"for {who}, like 200us or 1.5ms"
         one.add_argument(f"--{name}", type=options.duration, metavar="TIME", help=text)
     options.add_machine(parser)
+    parser.add_argument(
+        "--engines",
+        action="store_true",
+        help="also copy engines that are not in Linux: threads and DMA channels",
+    )
     group = parser.add_argument_group("output")
     group.add_argument(
         "--json", metavar="FILE", help="also as JSON; - is stdout, alone"
     )
     group.add_argument("--csv", metavar="FILE", help="also as CSV; - is stdout, alone")
+    options.add_report(group)
     group.add_argument("--table", choices=FORMATS, default="simple")

@@ -6,6 +6,7 @@ from jaxmig.cli.errors import Parser
 EXAMPLES = """  jaxmig migratepages memhog:64m 0 1
   jaxmig migratepages 4711 0 1 --cpus 4 --running 1-3
   jaxmig migratepages app.npz 0 1 --kernel 6.2,6.18 --json result.json
+  jaxmig migratepages 4711 0 1 --thp 100 --pinned 5      as it would be with THPs and pins
 """
 
 
@@ -33,6 +34,7 @@ def fill(parser: Parser) -> None:
         help="say which costs make most of the range of the modelled time",
     )
     options.add_machine(parser)
+    options.add_what_if(parser)
     _add_memory(parser)
     options.add_call(parser)
     options.add_output(parser)

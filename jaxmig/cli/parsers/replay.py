@@ -82,6 +82,9 @@ def _add_playing(group: "argparse._ArgumentGroup") -> None:
         "--batch", type=options.whole("base pages", 0, 1 << 20), default=512,
         metavar="PAGES", help="base pages a batch; 0: no limit (512)",
     )  # fmt: skip
+    group.add_argument("--running", type=options.cpus, metavar="CPUS",
+                       help="CPUs of the trace's threads, one each (the trace's; "
+                       "where it has none, 1, 2 ...)")  # fmt: skip
     group.add_argument("--copy", default="cpu", metavar="ENGINE",
                        help="cpu, threads:N or dma:N (cpu)")  # fmt: skip
     group.add_argument(

@@ -1,5 +1,6 @@
 """`jaxmig reproduce`: every published figure beside the prediction."""
 
+from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
 from jaxmig.terminal import FORMATS
 
@@ -14,6 +15,7 @@ def fill(parser: Parser) -> None:
     parser.add_argument(
         "--json", metavar="FILE", help="also as JSON; - is stdout alone"
     )
+    options.add_report(parser)
     parser.add_argument("--table", choices=FORMATS, default="simple")
     parser.add_argument(
         "--inputs", action="store_true", help="list every number used and its source"

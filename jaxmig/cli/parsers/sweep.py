@@ -10,9 +10,9 @@ from jaxmig.cli.errors import Parser
 from jaxmig.ranges import AxisError, values
 from jaxmig.releases import BOTH, MODES, NR_MAX_BATCHED_MIGRATION
 
-EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,8,64,512 --cpus 2:128:2x -o out.csv
+EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,64,512 --cpus 8,64 --running all -o a.csv
   jaxmig sweep app.npz 0 1 --machine xeon-2s,arm64-2n128c --samples 500 -o out.parquet
-  srun -n 8 sh -c 'jaxmig sweep memhog:1g --cpus 2:256:2 -o out.csv --resume \\
+  srun -n 8 sh -c 'jaxmig sweep memhog:1g --cpus 2:64:2 --running all -o a.csv --resume \\
       --processes 8 --process-id $SLURM_PROCID'     parts on shared storage, merged
   ... --coordinator $(scontrol show hostnames | head -n 1):8476 ...   without one: parts
       come to process 0 over the network
@@ -27,6 +27,7 @@ def fill(parser: Parser) -> None:
     _add_axes(
         parser.add_argument_group("axes, each one value, a list, A:B:STEP, A:B:2x")
     )
+    options.add_what_if(parser, thp=False)
     _add_sample(parser.add_argument_group("sample"))
     _add_file(parser.add_argument_group("file"))
     group = parser.add_argument_group("many processes, each with a part of the rows")
@@ -56,7 +57,7 @@ def _add_axes(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--thp", type=_axis("percent", 0, 100), metavar="PERCENT",
-        help="share of the memory in 2 MiB pages (the target's)",
+        help="share of the pages in THPs, as near as can be (the target's)",
     )  # fmt: skip
     group.add_argument(
         "--kernel", type=options.kernels, default=BOTH, metavar="LIST",
@@ -75,8 +76,9 @@ def _add_axes(group: Any) -> None:
         help=f"of migrate_pages(): {', '.join(MODES)} (sync, by the system call)",
     )  # fmt: skip
     group.add_argument(
-        "--running", choices=("all", "target"), default="all",
-        help="where the target runs: all CPUs but the migrating one, or where it ran",
+        "--running", type=_running, default="target", metavar="CPUS",
+        help="CPUs that run the target, like 1-3,7 (those that a machine has), all but "
+        "the migrating one, or target: where it ran, as in migratepages (target)",
     )  # fmt: skip
 
 
@@ -97,6 +99,7 @@ def _add_file(group: Any) -> None:
         help=".csv or .parquet; standard output if left out",
     )  # fmt: skip
     group.add_argument("--plot", metavar="FILE", help="a picture, .png or .svg")
+    options.add_report(group)
     group.add_argument(
         "--resume", action="store_true", help="go on where the file ends"
     )
@@ -113,6 +116,10 @@ def _axis(what: str, least: int, most: int) -> Callable[[str], tuple[int, ...]]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return axis
+
+
+def _running(text: str) -> str | tuple[int, ...]:
+    return text if text in ("all", "target") else options.cpus(text)
 
 
 def _once(text: str) -> tuple[str, ...]:

@@ -63,6 +63,18 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Wi
     )
 
 
+def folios_a_batch(limit: int, folios: int, pages: int) -> int:
+    """Folios of a full batch, as many as its limit in pages of the mean size.
+
+    Args:
+      limit: base pages; 0 for none.
+      folios, pages: that moved.
+    """
+    if not limit or pages <= limit:
+        return max(folios, 1)
+    return max(1, -(-limit * folios // pages))
+
+
 def _batch(
     unmap: float, flush: float, move: float, size: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:

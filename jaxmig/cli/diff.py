@@ -1,0 +1,46 @@
+"""`jaxmig diff`: what changed between two results, and why."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from jaxmig import files, report
+from jaxmig.cli.errors import Failure
+from jaxmig.report import diff
+from jaxmig.terminal import printable
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, and say counts first; 0 also where they differ."""
+    documents = [_load(name) for name in (args.before, args.after)]
+    try:
+        lines, rows = diff.differences(*documents)
+    except ValueError as error:
+        raise Failure(f"{args.before}, {args.after}: {error}") from None
+    print(printable(diff.answer(lines, rows)))
+    for line in lines:
+        print(printable(f"  {line}"))
+    if rows:
+        cells = [[printable(cell) for cell in row] for row in rows]
+        width = report.terminal_width(sys.stdout)
+        print("\n" + report.table(diff.HEADERS, cells, args.table, width, (0, 1)))
+    return 0
+
+
+def _load(name: str) -> Any:
+    try:
+        text = files.text(name)
+    except files.FileError as error:
+        raise Failure(f"{name}: {error}; name a result of --json") from None
+    if not text.strip():
+        raise Failure(f"{name}: the file is empty; write it with --json")
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        raise Failure(
+            f"{name}: no single document of JSON; name a result of --json"
+        ) from None
+    if not isinstance(found, dict):
+        raise Failure(f"{name}: no result of --json")
+    return found

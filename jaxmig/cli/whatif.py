@@ -1,0 +1,32 @@
+"""What would be if: other page sizes, pins, another node, more threads."""
+
+import argparse
+import dataclasses
+
+from jaxmig import nodes
+from jaxmig.cli.errors import Usage
+from jaxmig.targets import Target, WhatIf
+
+
+def target(args: argparse.Namespace, found: Target, cpus: int, cpu: int = 0) -> Target:
+    """The target as it would be on a machine of `cpus`, of which `cpu` migrates.
+
+    Raises:
+      Usage: options that do not fit together.
+    """
+    thp = args.thp if isinstance(args.thp, int) else None
+    w = WhatIf(thp=thp, folio=args.folio, pinned=args.pinned, place=args.place)
+    made = found.what_if(w)
+    if args.threads is None:
+        return made
+    if args.running not in (None, "target"):
+        raise Usage("--threads and --running both say where it runs; choose one")
+    ran = [c for c in nodes.fold(found.running, cpus) if c != cpu]
+    others = [c for c in range(cpus) if c != cpu and c not in ran]
+    running = tuple(sorted([*ran, *others][: args.threads]))
+    if len(running) < args.threads:
+        n = len(running)
+        raise Usage(
+            f"--threads {args.threads}: {n} CPUs are free of {cpus}; see --cpus"
+        )
+    return dataclasses.replace(made, running=running)

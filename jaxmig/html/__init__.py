@@ -1,0 +1,30 @@
+"""A report in one HTML file: it opens from a disk, asks no network, and is safe to send.
+
+    model.py     what a page consists of: tables, bars, trees, lines
+    figures.py   records, costs and rows as these
+    page.py      a page as text, all of it escaped
+    page.html, page.css, page.js   its template, looks, and the little script
+
+Whatever comes from a file or a process is text or an attribute of the template, escaped
+by jinja2; none of it is in the script.  The page's policy (Content-Security-Policy) lets
+a browser run that one script and load nothing.
+"""
+
+from jaxmig.html.figures import calls, heading, lines_over, rows_table
+from jaxmig.html.model import Bars, Cell, Lines, Page, Section, Table, Tree
+from jaxmig.html.page import render
+
+__all__ = [
+    "Bars",
+    "Cell",
+    "Lines",
+    "Page",
+    "Section",
+    "Table",
+    "Tree",
+    "calls",
+    "heading",
+    "lines_over",
+    "render",
+    "rows_table",
+]

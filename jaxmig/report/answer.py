@@ -1,0 +1,127 @@
+"""The answer before the table: what moved, in which time, whom it stopped, what failed.
+
+Two to four sentences about the first and the last of the records, which are the oldest
+and the newest kernel that were asked for.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxmig.report.units import count, cpu_list, duration, span
+
+Record = Mapping[str, Any]
+
+
+def answer(
+    records: Sequence[Record], why: Mapping[str, str] | None = None
+) -> list[str]:
+    """Sentences, a line each.
+
+    Args:
+      records: of one call, a kernel each.
+      why: why pages of a kernel's call may have failed, as far as that is known.
+    """
+    before, after = records[0], records[-1]
+    lines = [_time(before, after), _flushes(before, after), _stall(before, after)]
+    lines += _failures(records, why or {})
+    return [line for line in lines if line]
+
+
+def _time(before: Record, after: Record) -> str:
+    moved = _moved(after)
+    said = f"Linux {after['kernel']} moves {_pages(moved)} in {_took(after)}"
+    if before is after:
+        return f"{said}."
+    if _moved(before) != moved:
+        return (
+            f"{said}; {before['kernel']} {_pages(_moved(before))} in {_took(before)}."
+        )
+    old, new = before["time_ns"]["total"], after["time_ns"]["total"]
+    if not moved or old == new:
+        return f"{said}, and so does {before['kernel']}."
+    times = max(old, new) / max(min(old, new), 1)
+    what = "as long" if old > new else "as fast"
+    return (
+        f"{said}; {before['kernel']} takes {_took(before)}, {times:.2f} times {what}."
+    )
+
+
+def _took(r: Record) -> str:
+    """The time with its range."""
+    text, ends = duration(r["time_ns"]["total"]), r.get("time_ns_range")
+    return f"{text} (80 % range {span(ends[0], ends[1], duration)})" if ends else text
+
+
+def _flushes(before: Record, after: Record) -> str:
+    old, new = (_interrupts(r) for r in (before, after))
+    hit = _cpus(after) or _cpus(before)
+    where = f", on {hit}" if hit else "; no CPU is interrupted"
+    if old == new:
+        return f"It sends {new}{where}."
+    return f"{new} instead of {old}{where}."
+
+
+def _interrupts(r: Record) -> str:
+    flushes, ipis = r["vmstat"]["nr_tlb_remote_flush"], sum(r["ipis_per_cpu"])
+    return f"{_some(flushes, 'flush request')} and {_some(ipis, 'IPI')}"
+
+
+def _cpus(r: Record) -> str:
+    """Who is interrupted, and how often each."""
+    by = r["ipis_per_cpu"]
+    hit = [cpu for cpu, n in enumerate(by) if n]
+    if not hit:
+        return ""
+    most, least = max(by), min(by[cpu] for cpu in hit)
+    each = count(most) if most == least else f"{count(least)} to {count(most)}"
+    several = len(hit) > 1
+    name = f"CPU{'s' * several} {cpu_list(hit)}"
+    return f"{name} ({each} each)" if several else name
+
+
+def _stall(before: Record, after: Record) -> str:
+    if not _moved(after) or "stall_ns" not in after:
+        return ""
+    s, old = after["stall_ns"], before["stall_ns"]
+    line = f"A page is away for {duration(s['max'])} at the longest"
+    if s["p50"] != s["max"]:
+        line += f", half of them for up to {duration(s['p50'])}"
+    if _moved(before) and old["max"] != s["max"]:
+        line += f"; with {before['kernel']} for {duration(old['max'])}"
+    return f"{line}."
+
+
+def _failures(records: Iterable[Record], why: Mapping[str, str]) -> list[str]:
+    """A line for the kernels in which as many pages failed, in the same way."""
+    alike: dict[str, list[str]] = {}
+    for r in records:
+        failed, left = r["vmstat"]["pgmigrate_fail"], max(int(r["ret"]), 0)
+        if not (failed or left or r["errno"]):
+            continue
+        said = f"{_pages(failed)} failed"
+        if not failed and left:
+            said = f"{count(left)} could not be moved"
+        if r["errno"]:
+            said += f" and the call ends with {r['errno']}"
+        reason = why.get(r["kernel"], "")
+        alike.setdefault(said + (f": {reason}" if reason else ""), []).append(
+            r["kernel"]
+        )
+    return [f"In {_and(names)}, {said}." for said, names in alike.items()]
+
+
+def _and(names: Sequence[str]) -> str:
+    head, last = names[:-1], names[-1]
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def _moved(r: Record) -> int:
+    return int(r["vmstat"]["pgmigrate_success"])
+
+
+def _pages(n: int) -> str:
+    return _some(n, "page")
+
+
+def _some(n: int, what: str) -> str:
+    return f"{count(n)} {what}{'' if n == 1 else 's'}"

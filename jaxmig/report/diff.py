@@ -1,0 +1,113 @@
+"""What changed between two runs, and why: counts first, then times, with what was asked.
+
+Both are documents of `--json`.  Records are paired by kernel and by their place among
+those of that kernel.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from jaxmig.report.records import flatten
+from jaxmig.report.units import count, cpu_list, duration
+
+Document = Mapping[str, Any]
+Row = tuple[str, str, str, str, str]
+HEADERS: Final = ("kernel", "what", "before", "after", "change")
+# Of this computer, or said by others.
+_LEFT_OUT: Final = ("wall_s", "compile_s", "time_ns_causes", "status")
+
+
+def differences(before: Document, after: Document) -> tuple[list[str], list[Row]]:
+    """Why results may differ, a line each; and the fields that do, counts first.
+
+    Raises:
+      ValueError: for what is no document of `--json`, or shares no kernel.
+    """
+    old, new = (_records(d) for d in (before, after))
+    shared = [key for key in old if key in new]
+    if not shared:
+        raise ValueError("no kernel is in both; run both with the same --kernel")
+    lines = list(_reasons(before, after))
+    for name, some, other in (("first", old, new), ("second", new, old)):
+        only = dict.fromkeys(kernel for kernel, i in some if (kernel, i) not in other)
+        if only:
+            lines.append(f"Only in the {name}: {', '.join(only)}.")
+    rows = [row for key in shared for row in _rows(key[0], old[key], new[key])]
+    return lines, rows
+
+
+def _records(d: Document) -> dict[tuple[str, int], Mapping[str, Any]]:
+    calls = d.get("calls")
+    if not isinstance(calls, list) or not all(isinstance(c, dict) for c in calls):
+        raise ValueError("no result of --json: it has no list of calls")
+    found: dict[tuple[str, int], Mapping[str, Any]] = {}
+    times: dict[str, int] = {}
+    for r in calls:
+        kernel = str(r.get("kernel"))
+        found[kernel, times.get(kernel, 0)] = r
+        times[kernel] = times.get(kernel, 0) + 1
+    return found
+
+
+def _reasons(before: Document, after: Document) -> Iterator[str]:
+    """What the two runs were asked for, where that differs."""
+    for part in ("jaxmig", "scenario", "target", "machine"):
+        old, new = ({part: d.get(part)} for d in (before, after))
+        a, b = flatten(old), flatten(new)
+        for key in dict.fromkeys((*a, *b)):
+            if a.get(key) != b.get(key):
+                name = key.removeprefix("machine.")
+                yield f"{name}: {_said(a.get(key))} -> {_said(b.get(key))}"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(x, int) for x in value):
+        return f"CPUs {cpu_list(value)}" if value else "none"
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "none"
+    return "nothing" if value is None else str(value)
+
+
+def _rows(kernel: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Row]:
+    a, b = (_counted(r) for r in (old, new))
+    names = [n for n in dict.fromkeys((*a, *b)) if a.get(n) != b.get(n)]
+    timed = [n for n in names if n.startswith(("time_ns", "stall_ns", "stolen_ns"))]
+    counts = [n for n in names if n not in timed]
+    return [(kernel, n, *_change(n, a.get(n), b.get(n))) for n in (*counts, *timed)]
+
+
+def _counted(r: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record; interrupts of all CPUs as their sum and their most."""
+    flat = flatten({k: v for k, v in r.items() if k not in _LEFT_OUT})
+    by = flat.pop("ipis_per_cpu", None)
+    if isinstance(by, list) and by:
+        flat["IPIs of the CPU with most"] = max(by)
+    ends = flat.pop("time_ns_range", None)
+    if isinstance(ends, list) and len(ends) == 2:
+        flat["time_ns, low end"], flat["time_ns, high end"] = ends
+    return flat
+
+
+def _change(name: str, old: Any, new: Any) -> tuple[str, str, str]:
+    numbers = [
+        isinstance(x, int | float) and not isinstance(x, bool) for x in (old, new)
+    ]
+    show = duration if "_ns" in name else count
+    said = [
+        show(x) if number else _said(x)
+        for x, number in zip((old, new), numbers, strict=True)
+    ]
+    if not all(numbers):
+        return said[0], said[1], ""
+    return said[0], said[1], f"{100 * (new - old) / old:+.1f} %" if old else "new"
+
+
+def answer(lines: Sequence[str], rows: Sequence[Row]) -> str:
+    """What changed in a sentence."""
+    if not rows:
+        return "No count and no modelled time differs."
+    kernels = list(dict.fromkeys(r[0] for r in rows))
+    times = sum(r[1].startswith(("time_ns", "stall_ns", "stolen_ns")) for r in rows)
+    counts = len(rows) - times
+    said = f"{counts} counts and {times} times differ in {', '.join(kernels)}"
+    return f"{said}." if lines else f"{said}, though the same was asked for."

@@ -1,0 +1,99 @@
+"""`jaxmig diff`: counts first, and what was asked that explains them."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jaxmig import cli
+from jaxmig.report import diff
+
+RECORD: dict[str, Any] = {
+    "kernel": "6.3", "ret": 0, "errno": None,
+    "vmstat": {"pgmigrate_success": 100, "nr_tlb_remote_flush": 4},
+    "ipis_per_cpu": [0, 4, 4], "time_ns": {"total": 1000, "flush": 100},
+    "time_ns_range": [900, 1100], "stall_ns": {"max": 50}, "wall_s": 1.0,
+}  # fmt: skip
+DOCUMENT: dict[str, Any] = {
+    "jaxmig": "0.2.0", "scenario": None, "calls": [RECORD],
+    "machine": {"name": "xeon-2s", "running": [1, 2]}, "target": {"pages": 100},
+}  # fmt: skip
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    d = copy.deepcopy(DOCUMENT)
+    d["calls"][0] |= fields
+    return d
+
+
+def test_nothing_changed_whatever_this_computer_took() -> None:
+    lines, rows = diff.differences(DOCUMENT, changed(wall_s=9.0))
+    assert (lines, rows) == ([], [])
+    assert diff.answer(lines, rows) == "No count and no modelled time differs."
+
+
+def test_counts_come_first_and_causes_before_them() -> None:
+    after = changed(
+        time_ns={"total": 1500, "flush": 0}, ipis_per_cpu=[0, 4, 4, 6], errno="ENOMEM"
+    )
+    after["machine"]["running"] = [1, 2, 3]
+    after["target"]["assumed"] = ["THPs made"]
+    lines, rows = diff.differences(DOCUMENT, after)
+    assert lines == [
+        "target.assumed: nothing -> THPs made",
+        "running: CPUs 1-2 -> CPUs 1-3",
+    ]
+    assert rows == [
+        ("6.3", "errno", "nothing", "ENOMEM", ""),
+        ("6.3", "IPIs of the CPU with most", "4", "6", "+50.0 %"),
+        ("6.3", "time_ns.total", "1 us", "1.5 us", "+50.0 %"),
+        ("6.3", "time_ns.flush", "100 ns", "0 ns", "-100.0 %"),
+    ]
+    assert diff.answer(lines, rows) == "2 counts and 2 times differ in 6.3."
+    assert "though the same was asked" in diff.answer([], rows)
+
+
+def test_kernels_of_one_alone_are_named_and_calls_are_paired_in_order() -> None:
+    two = changed()
+    two["calls"].append(RECORD | {"ret": 3})
+    two["calls"].append(RECORD | {"kernel": "6.18"})
+    again = copy.deepcopy(two)
+    again["calls"][1]["ret"] = 4
+    assert diff.differences(two, again)[1] == [("6.3", "ret", "3", "4", "+33.3 %")]
+    assert "Only in the second: 6.3, 6.18." in diff.differences(DOCUMENT, two)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "No such file"),
+        ("", "the file is empty"),
+        ("{}\n{}\n", "no single document"),
+        ("[1]", "no result of --json"),
+        ("{}", "it has no list of calls"),
+        ('{"calls": [{"kernel": "5.0"}]}', "no kernel is in both"),
+    ],
+)
+def test_what_is_no_result_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, words: str
+) -> None:
+    good, bad = tmp_path / "a.json", tmp_path / "b.json"
+    good.write_text(json.dumps(DOCUMENT))
+    if text is not None:
+        bad.write_text(text)
+    assert cli.main(["diff", str(good), str(bad)]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), words in err) == ("", 1, True)
+
+
+def test_the_command_prints_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, d in zip(files, (DOCUMENT, changed(ret=5)), strict=True):
+        file.write_text(json.dumps(d))
+    assert cli.main(["diff", *map(str, files)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("1 counts and 0 times differ in 6.3, though")
+    assert out[-1].split() == ["6.3", "ret", "0", "5", "new"]

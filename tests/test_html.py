@@ -1,0 +1,270 @@
+"""The page of --report: whole, safe whatever names are in it, and equal to the records."""
+
+import argparse
+import base64
+import dataclasses
+import hashlib
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jaxmig import cost, html, job, machines, report, snapshot
+from jaxmig.cli import app, htmlreport, named, shape, show
+from jaxmig.events import COUNTERS
+
+DATA = Path(__file__).parent / "data"
+HOSTILE = (
+    "</script><img onerror=alert(1)>",
+    "</title></pre><svg onload=alert(1)>",
+    "\"' onmouseover=alert(1) x='",
+    "{{ 7 * 7 }}{% raw %}",
+    "\x1b[31m\u202e\x00&amp;&#60;",
+)
+VOID = ("meta", "img", "br", "link", "input")
+
+
+class Read(HTMLParser):
+    """A page as a browser's parser sees it: tags, attributes, text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, list[str]] = {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs)
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+def call(kernel: str, policy: Any, **more: int) -> tuple[dict[str, Any], cost.Cost]:
+    counts = dict.fromkeys(COUNTERS, 0) | {
+        "pgmigrate_success": 1024, "folios_moved": 1024, "allocs": 1024,
+        "alloc_pages": 1024, "tries": 1024, "ptes_cleared": 1024, "moves": 1024,
+        "pages_copied": 1024, "ptes_set": 1024, "calls": 1, **more,
+    }  # fmt: skip
+    priced = cost.price(counts, machines.load("xeon-2s"), policy=policy)
+    ipis = [0, *[more.get("nr_tlb_remote_flush", 0)] * 3, 0, 7]
+    made = report.record(
+        kernel=kernel, policy=policy, syscall="migrate_pages", ret=0, counts=counts,
+        ipis_per_cpu=ipis, nodes_after={"0": 0, "1": 1024}, cost=priced, wall_s=0.1,
+    )  # fmt: skip
+    return made, priced
+
+
+SERIAL = call(
+    "6.2",
+    "serial",
+    nr_tlb_remote_flush=1024,
+    flushes_immediate=1024,
+    ipis_immediate=3072,
+)
+BATCHED = call(
+    "6.3", "batched", nr_tlb_remote_flush=2, flushes_batch=2, batches=2, ipis_batch=6
+)
+LATER = (BATCHED[0] | {"kernel": "6.18"}, BATCHED[1])
+CALLS = (SERIAL, BATCHED, LATER)
+
+
+def page(*names: str) -> html.Page:
+    records, costs = zip(*CALLS, strict=True)
+    named = "".join(names)
+    figures = tuple(
+        html.calls([r | {"kernel": r["kernel"] + named} for r in records], costs)
+    )
+    table = html.heading((named or "a",), ((named or "1",),), named)
+    section = html.Section(named, (named,), (*figures, table))
+    return html.Page(named, named, named, (named,), (section,), (named,))
+
+
+def check(text: str) -> Read:
+    """What must hold for any page."""
+    read = Read(text)
+    (style,), (script,) = read.text["style"], read.text["script"]
+    (policy,) = (
+        m["content"] for m in read.of("meta") if m.get("http-equiv", "").startswith("C")
+    )
+    for part in (style, script):
+        digest = base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none';")
+    # Nothing is loaded, nothing else is run.
+    known = {"html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p"}
+    known |= {"section", "div", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+    known |= {
+        "button",
+        "figure",
+        "figcaption",
+        "ul",
+        "li",
+        "svg",
+        "rect",
+        "text",
+        "span",
+    }
+    known |= {"polyline", "circle", "line", "pre", "output", "script"}
+    for tag, attrs in read.found:
+        assert tag in known, tag
+        assert not [a for a in attrs if a.startswith("on") or a in ("src", "style")]
+        assert not set(attrs) & {"href", "xlink:href", "action", "formaction"}
+    assert len(read.of("script")) == 1
+    return read
+
+
+def test_a_page_is_whole_and_loads_nothing() -> None:
+    read = check(html.render(page()))
+    assert "url(" not in "".join(read.text["style"])
+    assert "viewport" in [m.get("name") for m in read.of("meta")]
+    assert read.of("html")[0]["lang"] == "en"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_are_text_whatever_they_are(name: str) -> None:
+    read = check(html.render(page(name)))
+    plain = check(html.render(page("x")))
+    assert [tag for tag, _ in read.found] == [tag for tag, _ in plain.found]
+    said = [a["aria-label"] for _, a in read.found if a.get("aria-label")]
+    clean = name.replace("\x00", "�")
+    assert any(clean in (text or "").replace("\x00", "�") for text in said)
+
+
+def test_a_process_s_name_comes_through_escaped(tmp_path: Path) -> None:
+    """The whole way: from a snapshot's process to the page."""
+    s = snapshot.load(DATA / "procfs/snapshot-v1.npz")
+    who = dataclasses.replace(s.processes, comm=("</script><img onerror=x>",))
+    file, out = tmp_path / "a.npz", tmp_path / "r.html"
+    dataclasses.replace(s, processes=who).save(file)
+    typed = ["migratepages", str(file), "0", "1", "--no-content", "--report", str(out)]
+    args = app.parser().parse_args(typed)
+    args.typed = typed
+    profile = machines.load("xeon-2s")
+    target = named.target(str(file), None)
+    made = shape.of(args, profile, target).setting
+    asked = show.Asked(target, made, profile, job.Call(frozenset({0}), frozenset({1})))
+    outcomes = [
+        job.Outcome(r, c, requested=1, stayed=0, wrong=None, full=()) for r, c in CALLS
+    ]
+    show.page(args, asked, outcomes)
+    read = check(out.read_text())
+    text = "".join(part for parts in read.text.values() for part in parts)
+    assert "</script><img onerror=x>" in text
+    assert f"jaxmig migratepages {file} 0 1 --no-content --report {out}" in text
+    assert all(line in text for line in show.assumed(asked).split("\n"))
+    assert all(line in text for line in report.answer([r for r, _ in CALLS]))
+
+
+def test_values_are_those_of_the_records() -> None:
+    read = check(html.render(page()))
+    for r, _ in CALLS:
+        for phase in r["time_ns"]:
+            ns = r["time_ns"][phase]
+            label = f"{r['kernel']}, {phase}: {report.units.duration(ns)}"
+            found = [a for a in read.of("rect") if a.get("aria-label") == label]
+            if phase != "total" and ns:
+                assert [float(a["data-value"] or 0) for a in found] == [ns], label
+        for first, last, n in ((1, 3, r["ipis_per_cpu"][1]), (5, 5, 7)):
+            cpus = f"CPUs {first}-{last}" if last > first else f"CPU {first}"
+            each = " each" if last > first else ""
+            label = f"{r['kernel']}, {cpus}: {n:,} IPIs{each}"
+            assert [a for a in read.of("rect") if a.get("aria-label") == label], label
+    cells = [a["data-key"] for a in read.of("td")]
+    assert cells.count(str(SERIAL[0]["time_ns"]["total"])) == 1
+    # One tree for the releases that have the same, each box as wide as its time.
+    trees = [a for a in read.of("svg") if a.get("class") == "tree"]
+    assert len(trees) == 2
+    boxes = [a for a in read.of("svg") if a.get("data-w")]
+    total = SERIAL[0]["time_ns"]["total"]
+    assert boxes[0]["data-value"] == str(total)
+    for a in boxes[:10]:
+        assert float(a["data-w"] or 0) == pytest.approx(
+            100 * float(a["data-value"] or 0) / total, abs=1e-3
+        )
+
+
+def test_batches_in_time_add_up_to_the_call() -> None:
+    (times,) = (f for f in page().sections[0].figures if f.title == "The call in time")
+    assert isinstance(times, html.Bars)
+    for bar, (r, priced) in zip(times.bars, CALLS, strict=True):
+        spent = sum(priced.places.get(p, 0) for p in priced.places if p != "call")
+        assert sum(p.value for p in bar.parts) == pytest.approx(spent)
+        assert bar.parts[-1].x + bar.parts[-1].width <= 100.001
+        n = r["batches"] or 1024
+        assert f"of {n:,}: " in bar.parts[0].said
+
+
+def test_whatever_can_be_pointed_at_can_be_reached_by_keys() -> None:
+    read = check(html.render(page()))
+    values = [a for _, a in read.found if "data-value" in a]
+    assert len(values) > 100
+    for a in values:
+        assert (a["tabindex"], a["role"] in ("img", "button")) == ("0", True)
+        assert a["aria-label"]
+    assert all(a["aria-sort"] == "none" for a in read.of("th"))
+
+
+def rows(n: int) -> list[dict[str, Any]]:
+    names = dict.fromkeys(html.figures.ROW_COLUMNS, 0)
+    words = {"kernel": "6.3", "mode": "sync", "machine": "xeon-2s", "copy": "cpu"}
+    return [
+        names | words | {"batch": 1 + i % 50, "cpus": 2 + i // 50, "pages_per_s": i,
+                         "time_ns.total": 10**12 + i}
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def test_a_large_sweep_stays_below_three_megabytes() -> None:
+    made = rows(20_000)
+    table = html.rows_table(made, "t")
+    drawn = html.lines_over(made, "batch", "pages_per_s", "rate", report.units.rate)
+    assert drawn is not None
+    section = html.Section("s", (), (drawn, table))
+    text = html.render(html.Page("t", "c", "v", (), (section,)))
+    assert len(text.encode()) < 3_000_000
+    read = check(text)
+    assert len(read.of("tr")) == html.figures.MOST_ROWS + 1
+    assert "The first 2,000 of 20,000 rows" in table.note
+    assert re.search(r"\d+ lines more are in the table", drawn.note)
+    points = [p for _, line in drawn.series for p in line]
+    assert all(0 <= p.x <= 100 and 0 <= p.y <= 100 for p in points)
+    # The same numbers as in the rows, in the order of the axis.
+    assert [p.value for p in drawn.series[0][1]] == [
+        r["pages_per_s"] for r in made[:50]
+    ]
+    assert html.lines_over(made[:1], "batch", "pages_per_s", "rate", str) is None
+
+
+def test_another_kind_of_file_is_refused() -> None:
+    with pytest.raises(htmlreport.Usage, match=r"ends in \.html"):
+        htmlreport.files(argparse.Namespace(report="r.pdf"))
+    assert htmlreport.files(argparse.Namespace(report=None)) == []
+
+
+def test_the_script_is_one_that_parses(tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    (script,) = check(html.render(page())).text["script"]
+    (tmp_path / "page.js").write_text(script)
+    done = subprocess.run([node, "--check", tmp_path / "page.js"], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
