@@ -40,6 +40,7 @@ WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are such
 # A program that works on few rows runs for less time than it takes to optimize it.
 SHORT: Final = 1 << 16  # rows
+FEW: Final = 1 << 14  # rows that a call works on
 FEW_BYTES: Final = 1 << 24  # of the arrays in which they stand
 QUICK_OPTIONS: Final = {
     "xla_backend_optimization_level": 0,
@@ -179,8 +180,9 @@ class Program:
     def _compile(self, args: tuple[Any, ...]) -> Any:
         # What a program is given to work on is short; it may stand in longer arrays.
         state, *others = (_longest(x) for x in args)
-        short = max(others, default=state) <= SHORT
-        short &= state <= SHORT or _bytes(args[0]) <= FEW_BYTES
+        worked = max(others, default=state)
+        short = max(state, worked) <= SHORT
+        short |= worked <= FEW and _bytes(args[0]) <= FEW_BYTES
         try:
             return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxmig import cli, cost, machines, scenario, snapshot
-from jaxmig.cli import app
+from jaxmig.cli import app, calibrate
 from jaxmig.machines import reader
 from jaxmig.procfs import schema
 from jaxmig.procfs.npz import flatten
@@ -148,10 +148,12 @@ def _rows() -> bytes:
 
 def calibrated(*words: str | Path) -> None:
     """`jaxmig calibrate`, whose profile --machine accepts."""
-    args = app.parser().parse_args(["calibrate", *map(str, words), "-o", "-"])
+    args = app.parser("calibrate").parse_args(
+        ["calibrate", *map(str, words), "-o", "-"]
+    )
     made = io.StringIO()
     with contextlib.redirect_stdout(made):
-        assert args.run(args) == 0
+        assert calibrate.run(args) == 0
     reader.parse(made.getvalue(), "x", "x", machines.load)
 
 

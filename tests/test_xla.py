@@ -64,8 +64,10 @@ def test_only_programs_that_work_on_few_rows_are_compiled_quickly(monkeypatch) -
         return jitted(self, on, short, gpu)
 
     monkeypatch.setattr(xla.Program, "jitted", spy)
-    few, room = xla.SHORT, xla.FEW_BYTES // 4
-    for state, worked in ((few, few), (few, few + 1), (room, 1), (room + 1, 1)):
+    short, few, room = xla.SHORT, xla.FEW, xla.FEW_BYTES // 4
+    sizes = [(short, short), (short, short + 1)]
+    sizes += [(room, few), (room, few + 1), (room + 1, few)]
+    for state, worked in sizes:
         arrays = (jnp.zeros(n, jnp.int32) for n in (state, worked))
         xla.Program(lambda x, y: x[0] + y)(*arrays)
-    assert asked == [True, False, True, False]
+    assert asked == [True, False, True, False, False]
