@@ -226,7 +226,9 @@ def _kind(x: Any) -> tuple[Any, ...]:
 
 
 def _bytes(arrays: Any) -> int:
-    return sum(x.nbytes for x in jax.tree.leaves(arrays))
+    # Shapes alone have no `nbytes`.
+    leaves = jax.tree.leaves(arrays)
+    return sum(math.prod(jnp.shape(x)) * jnp.result_type(x).itemsize for x in leaves)
 
 
 def _longest(arrays: Any) -> int:

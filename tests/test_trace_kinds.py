@@ -107,7 +107,7 @@ BAD = {
     ),
     "instruction": (
         f"{SAMPLE}\n" + LATER.replace(" 7f1c2d3e5040", "  55d0 main+0x1 (/bin/a)"),
-        ":2: no sample of memory, but of an instruction; add addr",
+        ":2: no sample of memory, but of an instruction; record with `perf record -d`",
     ),
     "odd page": (f"{SAMPLE}\n{LATER} 3K\n", ":2: no sample: no size of a page"),
     "no page": (f"{SAMPLE}\n{LATER} 2G\n", ":2: no sample: no size of a page"),
