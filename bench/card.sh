@@ -7,6 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-480}
 python bench/accelerator.py --repeat 5 --seconds "$seconds" --save
-JAXMIG_EXAMPLES=100000 timeout 120 python -m pytest -q -n 0 -x \
-    tests/test_scenarios.py tests/test_groundtruth.py tests/test_phases.py ||
+timeout 120 python -m pytest -q -n 0 -x \
+    tests/test_player.py tests/test_groundtruth.py tests/test_phases.py ||
     [ $? -eq 124 ]
