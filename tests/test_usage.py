@@ -107,8 +107,16 @@ def test_the_name_of_a_process_suggests_its_pids(tmp_path: Path) -> None:
     assert pids_named("a-name-of-more-than-15", tmp_path) == [12]
     mine = Path("/proc/self/comm")
     if mine.exists():
-        with pytest.raises(targets.TargetError, match=rf"give its PID.*{os.getpid()}"):
-            targets.resolve(mine.read_text().removesuffix("\n"))
+        before, name = mine.read_text(), f"one-of-{os.getpid()}"
+        # A name that no other program here has, which the message might list instead.
+        mine.write_text(name)
+        try:
+            with pytest.raises(
+                targets.TargetError, match=f"give its PID.*{os.getpid()}"
+            ):
+                targets.resolve(name)
+        finally:
+            mine.write_text(before)
 
 
 def test_shells_complete_values() -> None:
