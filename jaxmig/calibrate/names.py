@@ -62,6 +62,7 @@ SWITCH: Final = (
 )
 ALLOC: Final = (
     *("alloc_migration_target", "__alloc_pages", "__folio_alloc", "folio_alloc"),
+    *("alloc_demote", "alloc_misplaced_dst", "alloc_new_node_page", "alloc_migrate"),
     *("__alloc_frozen_pages", "alloc_frozen_pages", "get_page_from_freelist"),
     *("rmqueue", "__rmqueue", "__next_zones_zonelist", "compaction_alloc"),
     *("isolate_freepages", "prep_new_page", "post_alloc_hook", "__zone_watermark"),
@@ -99,6 +100,22 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "alloc": ALLOC,
     "rest": BOOKKEEPING[4:],
 }
+# By what a caller is known, and base pages that a call of it has at most, on the average.
+# Compaction makes two lists of a pageblock, demotion of 32 pages, NUMA balancing of one.
+CALLS: Final = {
+    "compaction_alloc": 256,
+    "__alloc_contig_migrate_range": 32,
+    "alloc_demote": 32,
+    "alloc_misplaced_dst": 1,
+}
+# What shows that not only base pages of anonymous memory moved.
+OTHERS: Final = {
+    "folios of files or shmem": (
+        *("rmap_walk_file", "__rmap_walk_file", "__buffer_migrate_folio"),
+        *("filemap_migrate_folio", "folio_add_file_rmap", "buffer_migrate_folio"),
+    ),
+    "THPs": ("set_pmd_migration_entry", "remove_migration_pmd"),
+}
 _SUFFIX: Final = re.compile(r"\.(?:isra|constprop|part|cold|llvm)\b.*$")
 
 
@@ -113,6 +130,20 @@ def group_of(name: str) -> str | None:
         if plain(name).startswith(beginnings):
             return "bookkeeping" if group == "rest" else group
     return None
+
+
+def calls_of(own: Mapping[str, float]) -> tuple[str, int | None]:
+    """The caller that functions show, and its longest call; None: one call of all."""
+    for caller, longest in CALLS.items():
+        if any(plain(name).startswith(caller) for name in own):
+            return caller, longest
+    return "", None
+
+
+def kinds_of(own: Mapping[str, float]) -> list[str]:
+    """What moved beside base pages of anonymous memory."""
+    names = [plain(name) for name, share in own.items() if share]
+    return [k for k, some in OTHERS.items() if any(n.startswith(some) for n in names)]
 
 
 def grouped(percent: Mapping[str, float]) -> dict[str, float]:

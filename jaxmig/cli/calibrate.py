@@ -68,35 +68,42 @@ def _measured(
     if doc is not None:
         name = Path(args.micro).name if args.micro else "--measure"
         timed = calibrate.from_micro(doc, name, base)
-    reported = _read(args, base) if args.files else []
-    return calibrate.combined(base, reported, timed, args.pages, say)
+    if not args.files:
+        return calibrate.combined(base, [], timed, None, say)
+    return _read(args, base, timed)
 
 
-def _read(args: argparse.Namespace, base: machines.Profile) -> list[Measured]:
+def _read(
+    args: argparse.Namespace, base: machines.Profile, timed: list[Measured]
+) -> list[Measured]:
+    # What is in a report's time, too, costs what was timed, as far as it was.
+    known = calibrate.fit(base, timed, base.title).profile if timed else base
     texts = [_text(name) for name in args.files]
     if args.elapsed is None:
         raise Usage("--elapsed: how long did the migration take?")
     names = [Path(name).name for name in args.files]
     how = {"kernel": args.kernel, "flushes": args.flushes, "targets": args.targets}
-    how |= {"share": args.share, "limit": args.batch}
+    how |= {"share": args.share, "limit": args.batch, "calls": args.calls}
     if len(texts) == 2 and not any(map(calibrate.is_report, texts)):
         whole = Run(args.pages or 0, _one_each(args, 1)[0], **how)
-        where = " and ".join(names)
-        return calibrate.from_vmstat(texts[0], texts[1], where, base, whole, say)
+        where, keys = " and ".join(names), {m.key for m in timed}
+        found = calibrate.from_vmstat(*texts, where, known, whole, say, keys)
+        return calibrate.combined(base, found, timed, None, say)
     if args.pages is None:
         raise Usage("--pages: how many base pages did the migration move?")
+    times = _one_each(args, len(texts))
+    how["calls"] = calibrate.calls(texts[0], Run(args.pages, 0, **how), say)
     found = [
-        calibrate.from_perf(text, name, base, Run(args.pages, ns, **how), say)
-        for text, name, ns in zip(
-            texts, names, _one_each(args, len(texts)), strict=True
-        )
+        calibrate.from_perf(text, name, known, Run(args.pages, ns, **how), say)
+        for text, name, ns in zip(texts, names, times, strict=True)
     ]
     if len(found) == 1:
         say(
             "one report: its ranges are sampling errors alone; several show what "
             "differs between rounds"
         )
-    return calibrate.together(found)
+    reported = calibrate.together(found)
+    return calibrate.combined(base, reported, timed, args.pages, say, how["calls"])
 
 
 def _one_each(args: argparse.Namespace, files: int) -> list[int]:
