@@ -521,7 +521,7 @@ def test_without_counters_flushes_are_unknown_until_somebody_says() -> None:
     files = [f"pgmigrate_success {n}\n" for n in (7, 1007)]
 
     def copy(texts: list[str], **how: object) -> float:
-        run = Run(0, ns, **how)
+        run = Run(0, ns, calls=1, **how)
         made = from_vmstat(*texts, "x", XEON, run, told.append)
         return {m.key: m.ns for m in made}["cost.copy_4k"]
 
@@ -635,6 +635,83 @@ def test_a_base_from_before_gains_what_was_measured() -> None:
     assert not made.absent
     with pytest.raises(CalibrationError, match="nothing was measured"):
         fit(base, [Measured("cost.tlbi", 99.0, "x")], "mine")
+
+
+@pytest.mark.parametrize("form", ["flat", "children"])
+def test_compaction_s_profile_gives_its_time_back(form: str) -> None:
+    """A real report of many calls: 174,315 pages in 310.75 ms, all of it the call."""
+    text, told = (RECORDED / f"{form}.txt").read_text(), list[str]()
+    how = Run(174_315, 310_750_000, "6.18", flushes=900)
+    measured = from_perf(text, "x", XEON, how, told.append)
+    assert "compaction_alloc() in it: 681 calls are taken" in "\n".join(told)
+    assert "folios of files or shmem are among the pages" in "\n".join(told)
+    counted = calibrate_run.counts(how, 681, (900, 900), batched=True)
+    again = cost.price(counted, fit(XEON, measured, "mine").profile).total
+    local = perf.shares(report.parse(text))[0]["local"] / 100
+    assert again == pytest.approx((1 - local) * how.elapsed_ns, rel=0.01)
+
+
+def test_the_page_s_profile_gives_its_run_back(tmp_path: Path) -> None:
+    """What docs/howto/calibrate.md says of it, from the files beside the page."""
+    page = Path(__file__).parent.parent / "docs/howto/calibrate"
+    made = tmp_path / "mine.toml"
+    how = "--pages 269625 --elapsed 580ms --calls 36 --flushes 530 --kernel 6.18"
+    files = page / "perf.txt", "--micro", page / "rows.json", "--base", "zen4-vm"
+    assert run(*files, *how.split(), "-o", made) == 0
+    counted = calibrate_run.counts(Run(269_625, 1), 36, (530, 530), batched=True)
+    each = cost.price(counted, machines.load(made)).total / 269_625
+    assert each == pytest.approx(1885, abs=1)
+    assert each == pytest.approx(0.8775 * 580e6 / 269_625, rel=0.002)
+
+
+def test_a_caller_s_calls_are_known_by_its_functions() -> None:
+    for name, caller in (
+        ("compaction_alloc", ("compaction_alloc", 256)),
+        ("alloc_demote_folio.isra.0", ("alloc_demote", 32)),
+        ("alloc_misplaced_dst_folio", ("alloc_misplaced_dst", 1)),
+        ("alloc_migration_target", ("", None)),
+    ):
+        assert names.calls_of({name: 1.0, "copy_page": 5.0}) == caller
+    assert names.kinds_of({"remove_migration_pmd": 1.0}) == ["THPs"]
+    assert names.kinds_of({"rmap_walk_file": 0.0, "rmap_walk_anon": 1.0}) == []
+
+
+def test_single_pages_say_more_of_the_call_than_of_the_page() -> None:
+    text = f"{FLAT}   30.00%  migratepages  [kernel.kallsyms]  [k] migrate_pages\n"
+    many = of(text, calls=1)
+    assert many["cost.bookkeeping"] == pytest.approx(0.3 * ELAPSED / PAGES, abs=0.01)
+    assert "cost.call" not in many
+    ones = of(text, calls=PAGES)
+    parts = ones["cost.call"], ones["cost.bookkeeping"]
+    assert parts[0] / parts[1] == pytest.approx(2140 / 500)
+
+
+def test_a_report_s_shootdown_has_the_timed_one_in_its_range() -> None:
+    def both(here: float) -> tuple[Measured, list[str]]:
+        told: list[str] = []
+        reported = [Measured("cost.flush_first", here, "perf", 0.9 * here, 1.1 * here)]
+        timed = [Measured("cost.flush_first", 12e3, "micro", 10e3, 14e3)]
+        made = fit(XEON, combined(XEON, reported, timed, 1, told.append), "t")
+        return made.profile.numbers["cost.flush_first"], told
+
+    n, told = both(11e3)
+    assert (n.value, n.low, n.high) == (11e3, 9900, 14e3)
+    assert not any("by itself" in line for line in told)
+    n, told = both(6e3)
+    assert (n.value, n.low, n.high) == (6e3, 5400, 14e3)
+    assert "6,000 ns in the report, 12,000 ns by itself" in told[0]
+
+
+def test_vmstat_of_compaction_says_so() -> None:
+    files = [f"{vmstat(n, n, n)}compact_isolated {2 * n}\n" for n in (7, 1031)]
+    told: list[str] = []
+    run_ = Run(0, 10**7, "6.18", flushes=4)
+    made = [from_vmstat(*files, "x", XEON, run_, told.append)]
+    assert "compact_isolated grew: compaction, of which 4 calls are taken" in told[0]
+    made.append(from_vmstat(*files, "x", XEON, dataclasses.replace(run_, calls=400)))
+    ns = [next(m.ns for m in some if m.key == "cost.walk") for some in made]
+    usual = 1024 * (2250 + 30)
+    assert (ns[0] - ns[1]) / 250 == pytest.approx(396 * ONCE / (usual - 1024 * 30))
 
 
 def test_several_reports_are_taken_together() -> None:

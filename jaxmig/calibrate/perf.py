@@ -81,6 +81,7 @@ def calls(text: str, run: Run, tell: Tell = lambda line: None) -> int:
         return run.calls
     caller, longest = calls_of(reports.parse(text).own)
     if longest is None:
+        tell("one call of migrate_pages() is taken; give --calls if there were more")
         return 1
     made = -(-run.pages // longest)
     tell(

@@ -137,6 +137,7 @@ def _calls(change: Mapping[str, int], run: Run, tell: Tell) -> int:
     if run.calls is not None:
         return run.calls
     if not change.get(ISOLATED):
+        tell("one call of migrate_pages() is taken; give --calls if there were more")
         return 1
     calls = -(-run.pages // CALLS["compaction_alloc"])
     tell(
