@@ -1061,13 +1061,19 @@ def test_a_time_may_have_any_number_of_digits(time: str) -> None:
         (1, ("{file}", "{file}", "--elapsed", "1s")),
         (1, ("--micro", "{file}")),
         (1, ("nowhere", "--elapsed", "1s")),
+        (1, ("{idle}", "--elapsed", "1s", "--pages", "5")),
+        (1, ("{before}", "{after}", "--elapsed", "1s")),
     ],
 )
 def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int, args: tuple[str, ...]
 ) -> None:
-    (tmp_path / "f").write_text("nothing\n")
-    assert run(*(a.format(file=tmp_path / "f") for a in args)) == code
+    files = {name: tmp_path / name for name in ("file", "idle", "before", "after")}
+    files["file"].write_text("nothing\n")
+    files["idle"].write_text("    5.00%  sh  [kernel]  [k] idle\n")
+    files["before"].write_text("pgmigrate_success 5\n")
+    files["after"].write_text("pgmigrate_success 6\n")
+    assert run(*(a.format(**files) for a in args)) == code
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
 

@@ -26,6 +26,7 @@ LOCAL: Final = "nr_tlb_local_flush_one"
 SENT, RECEIVED = "nr_tlb_remote_flush", "nr_tlb_remote_flush_received"
 ISOLATED: Final = "compact_isolated"
 ROW: Final = "TLB"  # of /proc/interrupts, all CPUs together
+LACKS: Final = f"no {SENT} in both files (a kernel without CONFIG_DEBUG_TLBFLUSH)"
 MOST: Final = 2**64  # no counter's value
 ENDS: Final[tuple[Bound, Bound]] = ("low", "high")
 # What a base page costs, each scaled alike; a part of another or of a later mapping too.
@@ -105,6 +106,7 @@ def from_vmstat(
     """
     change = _changes(parse(before), parse(after))
     run = dataclasses.replace(run, pages=change[MOVED], huge=change.get(HUGE, 0))
+    _check(change, base, run)
     calls = _calls(change, run, tell)
     requests = _requests(change, base, run, calls, tell)
     batched = release(run.kernel).batched if run.kernel else requests[0] < run.folios
@@ -130,6 +132,16 @@ def from_vmstat(
         low, high = (n.at(end) * factor for end in ENDS)
         made.append(Measured(key, n.value * factor, f"{source}: {words}", low, high))
     return made
+
+
+def _check(change: Mapping[str, int], base: Profile, run: Run) -> None:
+    """Raises CalibrationError where nothing tells the flushes of IPIs."""
+    told = change.keys() & {SENT, ROW} or run.kernel or run.flushes is not None
+    if base.arch == "x86" and not told:
+        raise CalibrationError(
+            f"{LACKS}: flushes are unknown; give --flushes N, the --kernel for its "
+            "arithmetic, or /proc/interrupts behind /proc/vmstat in both files"
+        )
 
 
 def _calls(change: Mapping[str, int], run: Run, tell: Tell) -> int:
@@ -171,21 +183,16 @@ def _counted(
     if SENT in change:
         sent = change[SENT]
         return sent, change.get(RECEIVED, sent * targets)
-    lacks = f"no {SENT} in both files (a kernel without CONFIG_DEBUG_TLBFLUSH)"
     if ROW in change:
         received = change[ROW]
         tell(
-            f"{lacks}: the TLB row of /proc/interrupts counts {received:,} interrupts, "
+            f"{LACKS}: the TLB row of /proc/interrupts counts {received:,} interrupts, "
             f"taken as flushes of {targets} CPU{'s' * (targets > 1)} each"
         )
         return received // targets, received
-    if run.kernel is None:
-        raise CalibrationError(
-            f"{lacks}: flushes are unknown; give --flushes N, the --kernel for its "
-            "arithmetic, or /proc/interrupts behind /proc/vmstat in both files"
-        )
-    sent = batches(run, calls) if release(run.kernel).batched else run.folios
+    batched = run.kernel is not None and release(run.kernel).batched
+    sent = batches(run, calls) if batched else run.folios
     tell(
-        f"{lacks}: {sent:,} flushes of {targets} CPU each by {run.kernel}'s arithmetic"
+        f"{LACKS}: {sent:,} flushes of {targets} CPU each by {run.kernel}'s arithmetic"
     )
     return sent, sent * targets

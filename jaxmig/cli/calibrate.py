@@ -92,11 +92,13 @@ def _read(
     if args.pages is None:
         raise Usage("--pages: how many base pages did the migration move?")
     times = _one_each(args, len(texts))
-    how["calls"] = calibrate.calls(texts[0], Run(args.pages, 0, **how), say)
+    said = Run(args.pages, 0, **how)
+    how["calls"] = calibrate.calls(texts[0], said)
     found = [
         calibrate.from_perf(text, name, known, Run(args.pages, ns, **how), say)
         for text, name, ns in zip(texts, names, times, strict=True)
     ]
+    calibrate.calls(texts[0], said, say)
     if len(found) == 1:
         say(
             "one report: its ranges are sampling errors alone; several show what "
