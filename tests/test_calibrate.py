@@ -250,6 +250,13 @@ def test_every_function_of_a_real_migration_has_a_group() -> None:
         left = {n: s for n, s in r.own.items() if s and not names.group_of(n)}
         assert sum(left.values()) < 0.5, left
         assert len(r.own) > 60
+    # Compaction, and offlining: files, buffers, splits.
+    page = Path(__file__).parent.parent / "docs/howto/calibrate/perf.txt"
+    for path in (RECORDED / "flat.txt", RECORDED / "children.txt", page):
+        r = report.parse(path.read_text())
+        left = {n: s for n, s in r.own.items() if s and not names.group_of(n)}
+        assert sum(left.values()) < 0.5, left
+        assert len(r.own) > 80
 
 
 def test_compilers_suffixes_do_not_count() -> None:
