@@ -792,6 +792,18 @@ def test_three_measurements_of_a_machine_agree() -> None:
     assert firsts == pytest.approx([9068, 9117, 9039], abs=2)
 
 
+def test_hot_copies_are_those_that_migrate() -> None:
+    """2 MiB from the cache to memory; rows from before know the innermost cache only."""
+    rows_ = {"copy4k_warm": 40, "copy4k_from_cache": 215, "copy4k_sequential_cold": 240}
+    found = []
+    for names_ in (rows_, [n for n in rows_ if n != "copy4k_from_cache"]):
+        made = [{"what": n, "median_ns": rows_[n]} for n in names_]
+        doc = {"micro_0": {"remote=0": made}, "target_and_futex": []}
+        found.append({m.key: m for m in from_micro(doc, "x", XEON)}["cost.copy_hot"])
+    assert [m.ns for m in found] == [215, 40]
+    assert "2 MiB from the cache" in found[0].source
+
+
 def test_a_wild_round_does_not_count() -> None:
     def copies(*medians: float) -> list[Measured]:
         doc: dict[str, object] = {"target_and_futex": []}
