@@ -55,24 +55,28 @@ def from_perf(
     if (batched := _batched(r, run)) and "bookkeeping" in ns:
         # What batching gains is in the time, and the profile takes it off again.
         ns["bookkeeping"] += base["cost.batch_gain"] * run.pages
-    made = {}
     inside = _inside(base, r, percent, (run, lists, batched))
-    for group, key in COSTS.items():
-        if not ns.get(group):
-            continue
-        found = apart(base, key, ns[group], run.pages, inside.get(group, {}))
-        made |= {k: (percent.get(group, 0.0), each) for k, each in found.items()}
+    made = {
+        k: (percent[group], each)
+        for group, key in COSTS.items()
+        if ns.get(group)
+        for k, each in apart(
+            base, key, ns[group], run.pages, inside.get(group, {})
+        ).items()
+    }
     made |= _flushing(base, r, ns, percent, (run, lists, batched), tell)
     words = f"of {duration(run.elapsed_ns)} for {run.pages:,} pages"
     words += f" in {lists:,} calls" if lists > 1 else ""
-    measured = []
-    for key, (part, each) in made.items():
-        if each > 0:
-            error = _error(part * scale, r.samples)
-            ends = each * (1 - error), each * (1 + error)
-            words_ = f"{source}: {part:.2f} % {words}"
-            measured.append(Measured(key, each, words_, *ends))
-    return measured
+    return [
+        _measured(key, f"{source}: {part:.2f} % {words}", each, part * scale, r)
+        for key, (part, each) in made.items()
+        if each > 0
+    ]
+
+
+def _measured(key: str, words: str, ns: float, share: float, r: Report) -> Measured:
+    error = _error(share, r.samples)
+    return Measured(key, ns, words, ns * (1 - error), ns * (1 + error))
 
 
 def calls(text: str, run: Run, tell: Tell = lambda line: None) -> int:
