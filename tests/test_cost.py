@@ -361,6 +361,9 @@ def test_pages_beyond_the_cache_cost_more():
     # A page and its copy share the cache.
     assert copy(32) == 32 * 900
     assert copy(33) == 33 * 900 + 100
+    # Three calls of 32 pages: each fits by itself.
+    three = counts(pages_copied=96, calls=3)
+    assert price(three, profile.replace({"cost.copy_first": 0})).copy == 96 * 900
     assert copy(64, "threads:4") < 64 * 900
 
 
@@ -378,6 +381,9 @@ def test_a_call_s_first_copy_is_dearer_and_hot_ones_are_cheaper():
     assert copy(64, hot=25) == 48 * 900 + 16 * 100 + 360
     assert copy(64, hot=100) == 64 * 100
     assert copy(0, hot=100, huge=512) == 51200
+    # A THP is as likely to be held as 512 base pages: half of each here.
+    both = 256 * (900 + 100) + 256 * (196000 / 512 + 100) + 360
+    assert copy(512, hot=50, huge=512) == both
     # What no cache can hold is not in it: 4,096 of 8,192 pages are beyond.
     assert copy(8192, hot=100) == 4096 * (100 + 900) + 360
     assert price(counts(pages_copied=64, calls=1), load("haswell-2s")).copy == 128957

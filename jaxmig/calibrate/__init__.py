@@ -2,6 +2,7 @@
 
     report.py   `perf report --stdio` as text, of any layout
     names.py    what the kernel's functions are part of
+    run.py      the migration that was measured, and what is inside its time
     perf.py     a report of a migration: shares of its time by function
     vmstat.py   /proc/vmstat before and after one, and how long it took
     timings.py  system calls, copies and wake-ups timed on this machine, unprivileged
@@ -17,8 +18,9 @@ tell.  What they leave open is said.
 from jaxmig.calibrate.combine import combined
 from jaxmig.calibrate.fit import CalibrationError, Fit, Measured, fit, together
 from jaxmig.calibrate.micro import from_micro, read
-from jaxmig.calibrate.perf import Run, from_perf
+from jaxmig.calibrate.perf import calls, from_perf
 from jaxmig.calibrate.report import is_report
+from jaxmig.calibrate.run import Run
 from jaxmig.calibrate.timings import measure
 from jaxmig.calibrate.vmstat import from_vmstat
 
@@ -27,6 +29,7 @@ __all__ = [
     "Fit",
     "Measured",
     "Run",
+    "calls",
     "combined",
     "fit",
     "from_micro",

@@ -23,7 +23,10 @@ LOCAL: Final = (
     *("ptep_clear_flush", "pmdp_huge_clear_flush", "flush_tlb", "native_flush_tlb"),
     *("__flush_tlb", "invalidate_user_asid", "__native_tlb_flush_global"),
 )
-DEFER: Final = ("set_tlb_ubc_flush_pending", "arch_tlbbatch_add", "should_defer_flush")
+DEFER: Final = (
+    *("set_tlb_ubc_flush_pending", "arch_tlbbatch_add", "should_defer_flush"),
+    "__bitmap_or",  # the mask of the batch
+)
 COPY: Final = (
     *("copy_page", "copy_highpage", "folio_copy", "copy_mc", "__pi_copy_page"),
     *("folio_mc_copy", "folios_mc_copy", "copy_user_highpage"),
@@ -41,7 +44,7 @@ REMAP: Final = (
         "folio_mark_dirty",
         "native_set_pte",
     ),
-    *("pte_mkwrite", "mlock_drain", "maybe_mkwrite"),
+    *("pte_mkwrite", "mlock_drain", "maybe_mkwrite", "noop_dirty_folio"),
 )
 # Of both: for each mapping, and once for a folio.
 WALK_MAPPING: Final = (
@@ -51,7 +54,13 @@ WALK_MAPPING: Final = (
     *("__mod_memcg_lruvec_state", "__mod_lruvec", "lruvec_stat_mod"),
 )
 WALK_FOLIO: Final = (
-    *("rmap_walk", "folio_lock_anon_vma_read", "folio_anon_vma", "folio_get_anon_vma"),
+    *(
+        "rmap_walk",
+        "__rmap_walk",
+        "folio_lock_anon_vma_read",
+        "folio_anon_vma",
+        "folio_get_anon_vma",
+    ),
     *("page_get_anon_vma", "down_read", "up_read", "__rcu_read", "folio_mapping"),
 )
 SWITCH: Final = (
@@ -62,9 +71,11 @@ SWITCH: Final = (
 )
 ALLOC: Final = (
     *("alloc_migration_target", "__alloc_pages", "__folio_alloc", "folio_alloc"),
+    *("alloc_demote", "alloc_misplaced_dst", "alloc_new_node_page", "alloc_migrate"),
     *("__alloc_frozen_pages", "alloc_frozen_pages", "get_page_from_freelist"),
     *("rmqueue", "__rmqueue", "__next_zones_zonelist", "compaction_alloc"),
     *("isolate_freepages", "prep_new_page", "post_alloc_hook", "__zone_watermark"),
+    *("__pageblock_pfn_to_page", "pfn_to_online_page", "prep_compound_page"),
     *("free_unref", "free_pcppages", "__free_frozen_pages", "free_frozen_page"),
     *("__get_pfnblock_flags_mask", "get_pfnblock", "free_one_page", "__free_one_page"),
     *(
@@ -82,6 +93,8 @@ BOOKKEEPING: Final = (
     *("uncharge_", "lru_gen", "_raw_spin", "__raw_callee_save___pv", "__cond_resched"),
     *("_find_next_bit", "mod_node_page_state", "__mod_node_page_state", "srso_"),
     *("__x86_indirect", "queue_folios", "queue_pages", "migrate_to_node", "pagemap_"),
+    *("folio_lruvec_lock", "wake_up_bit", "unlock_buffer", "drop_buffers"),
+    *("__folio_split", "__schedule", "finish_task_switch"),
     *("do_migrate_pages", "mod_zone", "__mod_zone", "native_queued_spin", "pv_queued"),
 )
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -99,6 +112,22 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "alloc": ALLOC,
     "rest": BOOKKEEPING[4:],
 }
+# By what a caller is known, and base pages that a call of it has at most, on the average.
+# Compaction makes two lists of a pageblock, demotion of 32 pages, NUMA balancing of one.
+CALLS: Final = {
+    "compaction_alloc": 256,
+    "__alloc_contig_migrate_range": 32,
+    "alloc_demote": 32,
+    "alloc_misplaced_dst": 1,
+}
+# What shows that not only base pages of anonymous memory moved.
+OTHERS: Final = {
+    "folios of files or shmem": (
+        *("rmap_walk_file", "__rmap_walk_file", "__buffer_migrate_folio"),
+        *("filemap_migrate_folio", "folio_add_file_rmap", "buffer_migrate_folio"),
+    ),
+    "THPs": ("set_pmd_migration_entry", "remove_migration_pmd"),
+}
 _SUFFIX: Final = re.compile(r"\.(?:isra|constprop|part|cold|llvm)\b.*$")
 
 
@@ -113,6 +142,20 @@ def group_of(name: str) -> str | None:
         if plain(name).startswith(beginnings):
             return "bookkeeping" if group == "rest" else group
     return None
+
+
+def calls_of(own: Mapping[str, float]) -> tuple[str, int | None]:
+    """The caller that functions show, and its longest call; None: one call of all."""
+    for caller, longest in CALLS.items():
+        if any(plain(name).startswith(caller) for name in own):
+            return caller, longest
+    return "", None
+
+
+def kinds_of(own: Mapping[str, float]) -> list[str]:
+    """What moved beside base pages of anonymous memory."""
+    names = [plain(name) for name, share in own.items() if share]
+    return [k for k, some in OTHERS.items() if any(n.startswith(some) for n in names)]
 
 
 def grouped(percent: Mapping[str, float]) -> dict[str, float]:

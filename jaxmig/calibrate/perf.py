@@ -9,17 +9,17 @@ the reverse map are told apart by what is below them; in a flat report what serv
 is shared out.  What a report leaves open is said, and stays the base's.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Final
 
 from jaxmig.calibrate import report as reports
 from jaxmig.calibrate.fit import CalibrationError, Measured, Tell
-from jaxmig.calibrate.names import group_of, grouped
+from jaxmig.calibrate.names import calls_of, group_of, grouped, kinds_of
 from jaxmig.calibrate.report import Report
+from jaxmig.calibrate.run import Run, apart, batches
 from jaxmig.machines import Profile
-from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
+from jaxmig.releases import release
 from jaxmig.report.units import duration
 
 # Percentages that sum to at least this are of migrate_pages(), but for lines cut off.
@@ -28,28 +28,8 @@ RELATIVE: Final = 90.0
 STRAY: Final = 0.05
 DIRECT: Final = ("alloc", "bookkeeping", "walk", "walk_next", "remap", "remap_next")
 COSTS: Final = {g: f"cost.{g}" for g in (*DIRECT, "switch")} | {"copy": "cost.copy_4k"}
+WHOLE: Final = ("alloc", "walk", "remap", "switch", "copy")  # and bookkeeping
 TLB: Final = ("shootdown", "local", "defer")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The migration that was profiled.
-
-    Attributes:
-      elapsed_ns: of all that the percentages are of.
-      flushes: that interrupted another CPU; None: as the release's arithmetic has it.
-      targets: CPUs that one of them interrupted; None: not said.
-      share: of `elapsed_ns` that migrate_pages() took; None: as the report tells.
-      limit: base pages of a batch, 0: all.
-    """
-
-    pages: int
-    elapsed_ns: int
-    kernel: str | None = None
-    flushes: int | None = None
-    targets: int | None = None
-    share: float | None = None
-    limit: int = NR_MAX_BATCHED_MIGRATION
 
 
 def from_perf(
@@ -66,16 +46,74 @@ def from_perf(
         raise CalibrationError("no function of migrate_pages() in it; profile the call")
     scale = _scale(r, whole, run, tell) / 100
     ns = {group: p * scale * run.elapsed_ns for group, p in percent.items()}
-    made = {COSTS[g]: (percent[g], ns[g] / run.pages) for g in COSTS if percent.get(g)}
-    flushed = _flushing(base, r, ns, percent, run, tell)
-    made |= {key: (part, each) for key, (part, each) in flushed.items() if each > 0}
+    if kinds := kinds_of(r.own):
+        tell(
+            f"{' and '.join(kinds)} are among the pages: what they cost more or less is "
+            "in the costs of all of them"
+        )
+    lists = calls(text, run, tell)
+    if (batched := _batched(r, run)) and "bookkeeping" in ns:
+        # What batching gains is in the time, and the profile takes it off again.
+        ns["bookkeeping"] += base["cost.batch_gain"] * run.pages
+    inside = _inside(base, r, percent, (run, lists, batched))
+    made = {
+        k: (percent[group], each)
+        for group, key in COSTS.items()
+        if ns.get(group)
+        for k, each in apart(
+            base, key, ns[group], run.pages, inside.get(group, {})
+        ).items()
+    }
+    made |= _flushing(base, r, ns, percent, (run, lists, batched), tell)
     words = f"of {duration(run.elapsed_ns)} for {run.pages:,} pages"
-    found = []
-    for key, (part, each) in made.items():
-        error = _error(part * scale, r.samples)
-        ends = each * (1 - error), each * (1 + error)
-        found.append(Measured(key, each, f"{source}: {part:.2f} % {words}", *ends))
-    return found
+    words += f" in {lists:,} calls" if lists > 1 else ""
+    return [
+        _measured(key, f"{source}: {part:.2f} % {words}", each, part * scale, r)
+        for key, (part, each) in made.items()
+        if each > 0
+    ]
+
+
+def _measured(key: str, words: str, ns: float, share: float, r: Report) -> Measured:
+    error = _error(share, r.samples)
+    return Measured(key, ns, words, ns * (1 - error), ns * (1 + error))
+
+
+def calls(text: str, run: Run, tell: Tell = lambda line: None) -> int:
+    """Calls of migrate_pages(): said, or those of the caller that the functions show."""
+    if run.calls is not None:
+        return run.calls
+    caller, longest = calls_of(reports.parse(text).own)
+    if longest is None:
+        tell("one call of migrate_pages() is taken; give --calls if there were more")
+        return 1
+    made = -(-run.pages // longest)
+    tell(
+        f"{caller}() in it: {made:,} calls are taken, of at most {longest:,} pages on "
+        "the average; count them (perf stat -e migrate:mm_migrate_pages) for --calls"
+    )
+    return made
+
+
+def _inside(
+    base: Profile, r: Report, percent: Mapping[str, float], how: tuple[Run, int, bool]
+) -> dict[str, dict[str, int]]:
+    """By group: costs that its time holds, too, and how often."""
+    run, lists, batched = how
+    pages, defer = run.pages, "cost.defer"
+    inside = {
+        "alloc": {"cost.alloc_page": pages},
+        "bookkeeping": {"cost.call": lists},
+        "copy": {"cost.copy_first": lists},
+    }
+    if r.filtered or r.below is not None:
+        # Bookkeeping is what is left of the call: with what no function was named of.
+        missing = [COSTS[g] for g in WHOLE if g not in percent]
+        inside["bookkeeping"] |= dict.fromkeys(missing, pages)
+    deferred = batched and "shootdown" in percent and defer in base.numbers
+    if deferred and "defer" not in percent:
+        inside |= {g: {defer: pages} for g in ("walk", "walk_next")}
+    return inside
 
 
 def shares(r: Report) -> tuple[dict[str, float], float]:
@@ -162,18 +200,18 @@ def _flushing(
     r: Report,
     ns: Mapping[str, float],
     percent: Mapping[str, float],
-    run: Run,
+    how: tuple[Run, int, bool],
     tell: Tell,
 ) -> dict[str, tuple[float, float]]:
     """TLB work as (percent, ns each) by number: shootdowns apart from local flushes."""
-    batched = _batched(r, run)
+    run, lists, batched = how
     total = sum(ns.get(g, 0.0) for g in TLB)
     part = sum(percent.get(g, 0.0) for g in TLB)
     if not total:
         return {}
     flushes = run.flushes
     if flushes is None:
-        flushes = -(-run.pages // (run.limit or run.pages)) if batched else run.pages
+        flushes = batches(run, lists) if batched else run.pages
     if base.arch == "arm64":
         kernel = run.kernel or ("6.18" if batched else "6.2")
         deferred = batched and release(kernel).arm64_defers
@@ -185,7 +223,7 @@ def _flushing(
     if base.arch == "x86-invlpgb":
         key = "cost.broadcast_all" if batched else "cost.broadcast"
         return {key: (part, total / max(flushes, 1))}
-    return _by_interrupts(base, r, ns, percent, (run, flushes), tell)
+    return _by_interrupts(base, r, ns, percent, (run, flushes, batched), tell)
 
 
 def _by_interrupts(
@@ -193,10 +231,10 @@ def _by_interrupts(
     r: Report,
     ns: Mapping[str, float],
     percent: Mapping[str, float],
-    how: tuple[Run, int],
+    how: tuple[Run, int, bool],
     tell: Tell,
 ) -> dict[str, tuple[float, float]]:
-    run, flushes = how
+    run, flushes, batched = how
     sent, alone = ns.get("shootdown", 0.0), ns.get("local", 0.0)
     stray = sent < STRAY * (sent + alone)
     if run.flushes == 0 and not stray:
@@ -213,7 +251,13 @@ def _by_interrupts(
         alone, sent = alone + sent, 0.0
     if sent and flushes:
         found |= _first_and_next(base, percent["shootdown"], sent / flushes, run, tell)
-    if alone:
+    if alone and sent and batched:
+        # A full flush of each batch, and those of pages that were not left to it.
+        tell(
+            f"{percent['local']:.2f} % are flushes of this CPU alone, how many is not "
+            "known: cost.local_page and cost.local_full are not taken from it"
+        )
+    elif alone:
         found["cost.local_page"] = (percent.get("local", 0.0), alone / run.pages)
     if ns.get("defer"):
         found["cost.defer"] = (percent["defer"], ns["defer"] / run.pages)

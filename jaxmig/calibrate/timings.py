@@ -6,7 +6,8 @@ apart: a guest's host is faster in one second than in the next, and medians of r
 that are spread over many seconds are not.  What cannot be measured here is said.
 
     mprotect_rw_to_r             1, 33, 34 and more pages lose the right to write
-    copy4k_*                     4 KiB from and to memory, in order and not, and cached
+    copy4k_*                     4 KiB from and to memory, in order and not, and cached;
+                                 from a cache to memory, a batch's 512 pages in order
     fault_anon_zero_page_read    the first read of a page
     page_walk                    a load from another page, less one from the next line
     target_loss                  gaps in a spinning thread's clock, by mprotect of n pages
@@ -29,9 +30,9 @@ from typing import Any, Final
 import numpy as np
 
 from jaxmig.calibrate.fit import Tell
-from jaxmig.calibrate.micro import IN_ORDER, LOSS, OTHER_NODE, PROTECT, TRIP
+from jaxmig.calibrate.micro import FROM_CACHE, IN_ORDER, LOSS, OTHER_NODE, PROTECT, TRIP
 from jaxmig.calibrate.probe import Probe, address
-from jaxmig.machine import PAGE_BYTES
+from jaxmig.machine import PAGE_BYTES, PMD_PAGES
 
 ROUNDS: Final = 11
 FEW: Final = 3  # rounds that are made however busy the machine is
@@ -169,19 +170,25 @@ def _protect(probe: Probe, spinning: int = 0) -> list[Row]:
     On a busy machine a thread that should spin is not always on its CPU: batches in which
     fewer answered, or in which this thread was put aside, are taken again for a while.
     """
-    made = []
-    area = _area(max(PROTECTED))
-    for n in PROTECTED:
-        tried: list[tuple[float, float]] = []
-        least, end = ANSWERED * spinning, time.monotonic() + PATIENCE_S
-        while time.monotonic() < end and len(_answered(tried, least)) < BATCHES:
+    least, area = ANSWERED * spinning, _area(max(PROTECTED))
+    tried: dict[int, list[tuple[float, float]]] = {n: [] for n in PROTECTED}
+    end = time.monotonic() + PATIENCE_S * len(PROTECTED)
+    # In turn: what the host gives and takes from one moment to the next is all rows'.
+    while time.monotonic() < end:
+        few = [n for n in PROTECTED if len(_answered(tried[n], least)) < BATCHES]
+        if not few:
+            break
+        for n in few:
             before, late = interrupts(), _put_aside()
             ticks = probe.protect(address(area), n, CALLS) / CALLS
             after = interrupts()
             ipis = spinning if before is None or after is None else after - before
             if _put_aside() == late:
-                tried.append((ipis / CALLS if before is not None else ipis, ticks))
-        good = _answered(tried, least)
+                each = ipis / CALLS if before is not None else ipis
+                tried[n].append((each, ticks))
+    made = []
+    for n in PROTECTED:
+        good = _answered(tried[n], least)
         if len(good) >= FEWEST:
             made.append(_row(PROTECT, n, [t for _, t in good], probe))
             made[-1]["tlb_ipis_per_call"] = statistics.median(n for n, _ in good)
@@ -239,11 +246,26 @@ def _memory(probe: Probe, source: mmap.mmap, target: mmap.mmap) -> list[Row]:
         _row(IN_ORDER, 0, cold, probe),
         _row("copy4k_random_cold", 0, alone, probe),
         _row("copy4k_warm", 0, warm, probe),
+        _row(FROM_CACHE, PMD_PAGES, _held(probe, from_, to), probe),
         _row("fault_anon_zero_page_read", 512, _faults(probe), probe),
     ]
     near, apart = _chase(probe, from_, 1), _chase(probe, from_, PAGE_BYTES // 64)
     walk = [max(b - a, 0.0) for a, b in zip(near, apart, strict=True)]
     return [*rows, _row("page_walk", CHASED, walk, probe)]
+
+
+def _held(probe: Probe, from_: int, to: int) -> list[float]:
+    """Copies of a THP's pages that this CPU has just written, to memory it has not.
+
+    That is what migrates while it is hot: its new frame was free.
+    """
+    pages = min(PMD_PAGES, AREA)
+    size, found = pages * PAGE_BYTES, []
+    for i in range(BATCHES):
+        at = i * size % (AREA * PAGE_BYTES)
+        ctypes.memset(from_ + at, i % 256, size)
+        found.append(probe.copy(to + at, from_ + at, pages) / pages)
+    return found
 
 
 def _faults(probe: Probe) -> list[float]:

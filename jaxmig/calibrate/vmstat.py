@@ -1,17 +1,20 @@
 """One migration's cost, from /proc/vmstat before and after it and the time it took.
 
 Two files cannot tell the phases apart: the costs a page keep their proportions and are
-scaled together, after the flushes that were counted are paid for at the base's price.
+scaled together, after what else is in the time (flushes, calls, THPs' copies) is paid for
+at the base's price.
 A kernel without CONFIG_DEBUG_TLBFLUSH counts no flush in /proc/vmstat: then the TLB row
 of /proc/interrupts, in the same files, serves, or the release's own arithmetic.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from jaxmig.calibrate.fit import CalibrationError, Measured, Tell
-from jaxmig.calibrate.perf import Run
+from jaxmig.calibrate.names import CALLS
+from jaxmig.calibrate.run import Run, batches, counts, price
 from jaxmig.machine import PMD_PAGES
 from jaxmig.machines import Bound, Profile
 from jaxmig.releases import release
@@ -19,8 +22,11 @@ from jaxmig.report.units import duration
 
 MOVED: Final = "pgmigrate_success"
 HUGE: Final = "thp_migration_success"
+LOCAL: Final = "nr_tlb_local_flush_one"
 SENT, RECEIVED = "nr_tlb_remote_flush", "nr_tlb_remote_flush_received"
+ISOLATED: Final = "compact_isolated"
 ROW: Final = "TLB"  # of /proc/interrupts, all CPUs together
+LACKS: Final = f"no {SENT} in both files (a kernel without CONFIG_DEBUG_TLBFLUSH)"
 MOST: Final = 2**64  # no counter's value
 ENDS: Final[tuple[Bound, Bound]] = ("low", "high")
 # What a base page costs, each scaled alike; a part of another or of a later mapping too.
@@ -87,62 +93,88 @@ def from_vmstat(
     base: Profile,
     run: Run,
     tell: Tell = lambda line: None,
+    timed: Collection[str] = (),
 ) -> list[Measured]:
     """What two files and the time between them tell.
 
     Args:
       run: its pages are not used, the files count them.
+      timed: costs of the base that were measured by themselves: they are not scaled.
     Raises:
       CalibrationError: nothing moved between them, the flushes are unknown, or they
         alone take longer.
     """
     change = _changes(parse(before), parse(after))
-    pages, huge = change[MOVED], change.get(HUGE, 0)
-    folios, small = pages - huge * (PMD_PAGES - 1), pages - huge * PMD_PAGES
-    flushes = _flushes(change, base, (folios, pages), run, tell)
-    elapsed = run.elapsed_ns * (run.share or 1.0)
-    left = elapsed - flushes - huge * base["cost.copy_2m"]
-    each = {g: base[f"cost.{g}"] for g in SOFTWARE}
-    usual = sum(each.values()) * folios - each["copy_4k"] * (folios - small)
-    if left <= 0:
+    run = dataclasses.replace(run, pages=change[MOVED], huge=change.get(HUGE, 0))
+    _check(change, base, run)
+    calls = _calls(change, run, tell)
+    requests = _requests(change, base, run, calls, tell)
+    batched = release(run.kernel).batched if run.kernel else requests[0] < run.folios
+    local = min(change.get(LOCAL, 0), run.folios)
+    counted = counts(run, calls, requests, batched, local)
+    scaled = [k for k in map("cost.{}".format, (*SOFTWARE, *ALSO)) if k not in timed]
+    scaled = [k for k in scaled if k in base.numbers]
+    kept = price(counted, base.replace(dict.fromkeys(scaled, 0)), batched)
+    usual = price(counted, base, batched) - kept
+    left = run.elapsed_ns * (run.share or 1.0) - kept
+    if left <= 0 or usual <= 0:
         raise CalibrationError(
-            f"flushes and huge copies of {base.name} alone would take longer "
-            f"than {duration(elapsed)}; give another --base"
+            f"flushes, calls and copies that have their own price in {base.name} alone "
+            f"would take longer than {duration(run.elapsed_ns)}; give another --base"
         )
     factor = left / usual
-    words = f"{pages:,} pages in {duration(elapsed)}; {factor:.3f} of {base.name}'s"
+    words = f"{run.pages:,} pages in {duration(run.elapsed_ns)}"
+    words += f"; {factor:.3f} of {base.name}'s"
     # One figure says nothing of the parts: they may be off by as much as the base's.
     made = []
-    for key in (f"cost.{g}" for g in (*SOFTWARE, *ALSO)):
-        n = base.numbers.get(key)
-        if n is not None:
-            low, high = (n.at(end) * factor for end in ENDS)
-            made.append(
-                Measured(key, n.value * factor, f"{source}: {words}", low, high)
-            )
+    for key in scaled:
+        n = base.numbers[key]
+        low, high = (n.at(end) * factor for end in ENDS)
+        made.append(Measured(key, n.value * factor, f"{source}: {words}", low, high))
     return made
 
 
-def _flushes(
-    change: Mapping[str, int],
-    base: Profile,
-    moved: tuple[int, int],
-    run: Run,
-    tell: Tell,
-) -> float:
-    """ns of the shootdowns between the files, at the base's price."""
-    folios, _ = moved
-    if base.arch == "arm64":
-        return (base["cost.tlbi"] + base["cost.dsb"]) * folios
+def _check(change: Mapping[str, int], base: Profile, run: Run) -> None:
+    """Raises CalibrationError where nothing tells the flushes of IPIs."""
+    told = change.keys() & {SENT, ROW} or run.kernel or run.flushes is not None
+    if base.arch == "x86" and not told:
+        raise CalibrationError(
+            f"{LACKS}: flushes are unknown; give --flushes N, the --kernel for its "
+            "arithmetic, or /proc/interrupts behind /proc/vmstat in both files"
+        )
+
+
+def _calls(change: Mapping[str, int], run: Run, tell: Tell) -> int:
+    """Calls of migrate_pages(): said, or what the counters show of a caller."""
+    if run.calls is not None:
+        return run.calls
+    if not change.get(ISOLATED):
+        tell("one call of migrate_pages() is taken; give --calls if there were more")
+        return 1
+    calls = -(-run.pages // CALLS["compaction_alloc"])
+    tell(
+        f"{ISOLATED} grew: compaction, of which {calls:,} calls are taken; count them "
+        "(perf stat -e migrate:mm_migrate_pages) for --calls"
+    )
+    return calls
+
+
+def _requests(
+    change: Mapping[str, int], base: Profile, run: Run, calls: int, tell: Tell
+) -> tuple[int, int]:
+    """Flush requests, and interrupts, as the base's architecture makes them."""
+    if base.arch == "x86":
+        return _counted(change, run, calls, tell)
     if base.arch == "x86-invlpgb":
-        return float(base["cost.broadcast"] * folios)
-    requests, received = _counted(change, moved, run, tell)
-    first, more = base["cost.flush_first"], base["cost.flush_next"]
-    return first * requests + more * max(received - requests, 0)
+        return run.folios, 0
+    if run.kernel is None:
+        tell("each page is taken to wait for its TLBI, as up to 6.5; give --kernel")
+    defers = run.kernel is not None and release(run.kernel).arm64_defers
+    return (batches(run, calls) if defers else 0), 0
 
 
 def _counted(
-    change: Mapping[str, int], moved: tuple[int, int], run: Run, tell: Tell
+    change: Mapping[str, int], run: Run, calls: int, tell: Tell
 ) -> tuple[int, int]:
     """Flush requests and interrupts: counted, said, or by arithmetic."""
     targets = run.targets or 1
@@ -151,23 +183,16 @@ def _counted(
     if SENT in change:
         sent = change[SENT]
         return sent, change.get(RECEIVED, sent * targets)
-    lacks = f"no {SENT} in both files (a kernel without CONFIG_DEBUG_TLBFLUSH)"
     if ROW in change:
         received = change[ROW]
         tell(
-            f"{lacks}: the TLB row of /proc/interrupts counts {received:,} interrupts, "
+            f"{LACKS}: the TLB row of /proc/interrupts counts {received:,} interrupts, "
             f"taken as flushes of {targets} CPU{'s' * (targets > 1)} each"
         )
         return received // targets, received
-    if run.kernel is None:
-        raise CalibrationError(
-            f"{lacks}: flushes are unknown; give --flushes N, the --kernel for its "
-            "arithmetic, or /proc/interrupts behind /proc/vmstat in both files"
-        )
-    folios, pages = moved
-    batched = release(run.kernel).batched
-    sent = -(-pages // (run.limit or pages)) if batched else folios
+    batched = run.kernel is not None and release(run.kernel).batched
+    sent = batches(run, calls) if batched else run.folios
     tell(
-        f"{lacks}: {sent:,} flushes of {targets} CPU each by {run.kernel}'s arithmetic"
+        f"{LACKS}: {sent:,} flushes of {targets} CPU each by {run.kernel}'s arithmetic"
     )
     return sent, sent * targets

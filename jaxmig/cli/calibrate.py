@@ -1,6 +1,7 @@
 """`jaxmig calibrate`: a machine profile from measurements of one's own."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -68,35 +69,68 @@ def _measured(
     if doc is not None:
         name = Path(args.micro).name if args.micro else "--measure"
         timed = calibrate.from_micro(doc, name, base)
-    reported = _read(args, base) if args.files else []
-    return calibrate.combined(base, reported, timed, args.pages, say)
-
-
-def _read(args: argparse.Namespace, base: machines.Profile) -> list[Measured]:
-    texts = [_text(name) for name in args.files]
+    if not args.files:
+        return calibrate.combined(base, [], timed, None, say)
     if args.elapsed is None:
         raise Usage("--elapsed: how long did the migration take?")
-    names = [Path(name).name for name in args.files]
-    how = {"kernel": args.kernel, "flushes": args.flushes, "targets": args.targets}
-    how |= {"share": args.share, "limit": args.batch}
+    # What is in a measured time, too, costs what was timed, as far as it was.
+    known = calibrate.fit(base, timed, base.title).profile if timed else base
+    texts = [_text(name) for name in args.files]
     if len(texts) == 2 and not any(map(calibrate.is_report, texts)):
-        whole = Run(args.pages or 0, _one_each(args, 1)[0], **how)
-        where = " and ".join(names)
-        return calibrate.from_vmstat(texts[0], texts[1], where, base, whole, say)
+        return _from_vmstat(args, texts, known, timed)
     if args.pages is None:
         raise Usage("--pages: how many base pages did the migration move?")
+    return _from_reports(args, texts, known, timed)
+
+
+def _run(args: argparse.Namespace, elapsed: int) -> Run:
+    return Run(
+        args.pages or 0,
+        elapsed,
+        kernel=args.kernel,
+        flushes=args.flushes,
+        targets=args.targets,
+        share=args.share,
+        limit=args.batch,
+        calls=args.calls,
+    )
+
+
+def _from_vmstat(
+    args: argparse.Namespace,
+    texts: list[str],
+    base: machines.Profile,
+    timed: list[Measured],
+) -> list[Measured]:
+    before, after = texts
+    where = " and ".join(Path(name).name for name in args.files)
+    whole, keys = _run(args, _one_each(args, 1)[0]), {m.key for m in timed}
+    found = calibrate.from_vmstat(before, after, where, base, whole, say, keys)
+    return calibrate.combined(base, found, timed, None, say)
+
+
+def _from_reports(
+    args: argparse.Namespace,
+    texts: list[str],
+    base: machines.Profile,
+    timed: list[Measured],
+) -> list[Measured]:
+    names = [Path(name).name for name in args.files]
+    runs = [_run(args, ns) for ns in _one_each(args, len(texts))]
+    calls = calibrate.calls(texts[0], runs[0])
     found = [
-        calibrate.from_perf(text, name, base, Run(args.pages, ns, **how), say)
-        for text, name, ns in zip(
-            texts, names, _one_each(args, len(texts)), strict=True
-        )
+        calibrate.from_perf(text, name, base, dataclasses.replace(r, calls=calls), say)
+        for text, name, r in zip(texts, names, runs, strict=True)
     ]
+    # Behind what could be refused.
+    calibrate.calls(texts[0], runs[0], say)
     if len(found) == 1:
         say(
             "one report: its ranges are sampling errors alone; several show what "
             "differs between rounds"
         )
-    return calibrate.together(found)
+    reported = calibrate.together(found)
+    return calibrate.combined(base, reported, timed, args.pages, say, calls)
 
 
 def _one_each(args: argparse.Namespace, files: int) -> list[int]:

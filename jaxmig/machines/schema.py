@@ -57,7 +57,10 @@ COSTS: Final = {
     "cost.copy_first": Key(
         "ns", "more for a call's first 4 KiB copied: nothing fetches ahead of it"
     ),
-    "cost.copy_hot": Key("ns", "copying 4 KiB within the migrating CPU's cache"),
+    "cost.copy_hot": Key(
+        "ns",
+        "copying 4 KiB that the migrating CPU's cache holds, of folios of any size",
+    ),
     "cost.copy_beyond": Key(
         "ns", "more for each 4 KiB copied in one call beyond what the cache holds"
     ),

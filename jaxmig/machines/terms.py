@@ -65,16 +65,18 @@ class Priced(Protocol):
 def derived(counts: Mapping[str, int], profile: Profile) -> dict[str, int]:
     """The counts and what follows from them.
 
-    A try walks a folio's mappings; each beyond one a try is a later one.  A call's source
-    and destination pages share the cache: what does not fit is `pages_beyond`, and of the
-    rest `machine.hot` per cent are there before.  A call's first 4 KiB are `copies_first`.
+    A try walks a folio's mappings; each beyond one a try is a later one.  Source and
+    destination pages of a call share the cache: what does not fit is `pages_beyond`, and of
+    the rest `machine.hot` per cent are there before.  A call's first 4 KiB are
+    `copies_first`.  Several calls are taken to be equally long.
     """
     tries, cache = counts["tries"], int(profile["machine.cache"])
     cleared, set_ = (
         counts[f"ptes_{what}"] + counts[f"pmds_{what}"] for what in ("cleared", "set")
     )
     small, huge = counts["pages_copied"], counts["pages_copied_huge"]
-    beyond = max(small + huge - cache // 2, 0) if cache else 0
+    fits = max(counts["calls"], 1) * (cache // 2)
+    beyond = max(small + huge - fits, 0) if cache else 0
     held = profile["machine.hot"] / 100 * (1 - beyond / max(small + huge, 1))
     hot = round(small * held)
     return {

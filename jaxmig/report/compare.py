@@ -22,7 +22,7 @@ from jaxmig.report.units import (
 Record = Mapping[str, Any]
 # Rows that only explain others.
 _DETAIL = (
-    *("modelled time, median", "modelled pages/s, ", "this computer: compile"),
+    *("modelled pages/s, ", "this computer: compile"),
     *(f"modelled time, {phase}" for phase in ("alloc", "unmap", "flush", "copy")),
     *(f"modelled time, {phase}" for phase in ("remap", "other")),
 )
@@ -85,7 +85,7 @@ def compare(
     are shown where records have them.
 
     Args:
-      detail: also the parts of the time, what was drawn for its range, and compiling.
+      detail: also the parts of the time, the range of its inverse, and compiling.
       why: why pages may have failed, by kernel; see `answer`.
 
     Raises:

@@ -50,6 +50,13 @@ def fill(parser: Parser) -> None:
         help="base pages that the profiled migration moved",
     )
     parser.add_argument(
+        "--calls",
+        type=options.whole("calls", 1, options.MAX_INT),
+        metavar="N",
+        help="calls of migrate_pages() that moved them (1, or as the caller makes them "
+        "that the report shows)",
+    )
+    parser.add_argument(
         "--kernel",
         type=_kernel,
         metavar="K",

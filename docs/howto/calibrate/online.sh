@@ -1,0 +1,3 @@
+for state in /sys/devices/system/memory/memory*/state; do
+    grep -q offline $state && echo online > $state
+done
