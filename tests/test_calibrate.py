@@ -938,3 +938,20 @@ def test_names_of_programs_need_not_be_text(tmp_path: Path) -> None:
     assert run(tmp_path / "perf.txt", *made) == 0
     (tmp_path / "perf.txt").write_bytes(FLAT.encode("utf-16"))
     assert run(tmp_path / "perf.txt", *made) == 1
+
+
+def test_of_several_files_the_wrong_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text("pgmigrate_success 5\n")
+    bad.write_text("pgmigrate_success 9\nnr_x -5\n")
+    for pair in ((good, bad), (bad, good)):
+        assert run(*pair, "--elapsed", "1s") == 1
+        assert f"calibrate: {bad}: line 2: 'nr_x -5' is no" in capsys.readouterr().err
+    report = (RECORDED / "flat.txt").read_text()
+    good.write_text(report)
+    bad.write_text(report.replace("%", "0%", 1) + "  100.01%  a  [k] migrate_pages\n")
+    words = ("--pages", "9", "--elapsed", "1s")
+    assert run(good, bad, *words) == 1
+    assert f"calibrate: {bad}: line " in capsys.readouterr().err

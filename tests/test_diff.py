@@ -102,7 +102,7 @@ def test_the_command_prints_what_changed(
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"stolen_ns": float("nan")}, r"calls\[0\].stolen_ns is nan, beyond what"),
-    "infinite": ({"time_ns": {"total": float("inf")}}, "time_ns.total is inf, beyond"),
+    "infinite": ({"stall_ns": {"max": float("inf")}}, "stall_ns.max is inf, beyond"),
     "10^400": ({"ret": 10**400}, "ret is 10000000000000000000, beyond"),
     "no table": ({"time_ns": 5}, "time_ns is int 5, not a table"),
     "text": ({"vmstat": "x"}, "vmstat is str 'x', not a table"),
@@ -114,6 +114,8 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
         {"vmstat": {"pgmigrate_success": 0.5}},
         "success is float 0.5, not a count",
     ),
+    "a time": ({"time_ns": {"total": "x"}}, "time_ns.total is str 'x', not a count"),
+    "early": ({"time_ns": {"total": -5}}, "time_ns.total is int -5, not a count"),
     "negative": ({"vmstat": {"pgmigrate_fail": -1}}, "fail is int -1, not a count"),
     "letters": ({"ipis_per_cpu": "abc"}, "ipis_per_cpu is str 'abc', not a list of"),
     "none": ({"ipis_per_cpu": [-1]}, r"ipis_per_cpu is list \[-1\], not a list of"),

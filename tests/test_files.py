@@ -254,6 +254,43 @@ def test_one_file_for_two_outputs_is_refused(
     assert "is named for two outputs" in capsys.readouterr().err
 
 
+SCENE = '[[process]]\nname = "a"\n[[call]]\nsyscall = "kernel"\nprocess = "a"\n'
+OVER = {
+    "a scenario": "run x --json x",
+    "under another name": "run x --json ./x",
+    "a page": "run x --report=x.html",
+    "a snapshot": "migratepages x 0 1 --csv x",
+    "its process": "migratepages x:12 0 1 --csv x",
+    "a trace": "sweep trace:x.csv --cpus 2 -o x.csv --overwrite",
+    "in place": "replay x.csv -o x.csv",
+    "a profile": "migratepages memhog:4k 0 1 --machine x.toml --json x.toml",
+}
+
+
+@pytest.mark.parametrize("name", OVER)
+def test_what_a_command_reads_it_does_not_overwrite(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for there in ("x", "x.csv"):
+        (tmp_path / there).write_text(SCENE)
+    os.link("x", "x.html")
+    os.link("x", "x.toml")
+    assert cli.main(OVER[name].split()) == 1
+    assert "is read by the same command; choose another" in capsys.readouterr().err
+    assert (tmp_path / "x").read_text() == (tmp_path / "x.csv").read_text() == SCENE
+    put(tmp_path / "x")  # for this command alone
+
+
+def test_names_that_are_no_files(tmp_path: Path) -> None:
+    for odd in (f"{tmp_path}/x/", f"{tmp_path}/a\0b"):
+        with pytest.raises(files.FileError, match="is no name of a file"):
+            files.claim(odd)
+
+
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 

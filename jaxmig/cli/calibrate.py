@@ -1,12 +1,14 @@
 """`jaxmig calibrate`: a machine profile from measurements of one's own."""
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxmig import calibrate, files, machines
-from jaxmig.calibrate import CalibrationError, Measured, Run
+from jaxmig.calibrate import CalibrationError, Measured, Run, vmstat
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.machines import reader
@@ -81,22 +83,33 @@ def _read(args: argparse.Namespace, base: machines.Profile) -> list[Measured]:
     how |= {"share": args.share, "limit": args.batch}
     if len(texts) == 2 and not any(map(calibrate.is_report, texts)):
         whole = Run(args.pages or 0, _one_each(args, 1)[0], **how)
+        for text, name in zip(texts, args.files, strict=True):
+            with _of(name):
+                vmstat.parse(text)
         where = " and ".join(names)
         return calibrate.from_vmstat(texts[0], texts[1], where, base, whole, say)
     if args.pages is None:
         raise Usage("--pages: how many base pages did the migration move?")
-    found = [
-        calibrate.from_perf(text, name, base, Run(args.pages, ns, **how), say)
-        for text, name, ns in zip(
-            texts, names, _one_each(args, len(texts)), strict=True
-        )
-    ]
+    found = []
+    for i, ns in enumerate(_one_each(args, len(texts))):
+        run = Run(args.pages, ns, **how)
+        with _of(args.files[i]):
+            found.append(calibrate.from_perf(texts[i], names[i], base, run, say))
     if len(found) == 1:
         say(
             "one report: its ranges are sampling errors alone; several show what "
             "differs between rounds"
         )
     return calibrate.together(found)
+
+
+@contextlib.contextmanager
+def _of(name: str) -> Iterator[None]:
+    """What is wrong with one file of several, by its name."""
+    try:
+        yield
+    except CalibrationError as error:
+        raise Failure(f"{name}: {error}") from None
 
 
 def _one_each(args: argparse.Namespace, files: int) -> list[int]:

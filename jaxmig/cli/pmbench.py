@@ -8,6 +8,7 @@ from jaxmig.cli import options, output, pictures, pmargs, runtime
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.parsers.pmbench import SLICE_MS
 from jaxmig.cli.progress import progress
+from jaxmig.cli.room import check_timeline
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
 from jaxmig.timeline import alike, timetable
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     runtime.prepare()
     profile = machines.load(args.machine)
     profile.copy_speedups(args.copy)
+    check_timeline(f"pmbench -s {o.setsize_mib}", o.folios, "give a smaller -s")
     kernels = (None,) if args.migrate is None else args.kernel or BOTH
     files = pmargs.files(args.file, kernels)
     modelled = min(args.modelled or SLICE_MS, o.duration_sec * 1000)

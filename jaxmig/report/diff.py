@@ -14,6 +14,7 @@ Document = Mapping[str, Any]
 Row = tuple[str, str, str, str, str]
 HEADERS: Final = ("kernel", "what", "before", "after", "change")
 _TABLES: Final = ("vmstat", "time_ns", "nodes_after", "stall_ns")
+_COUNTED: Final = (".vmstat", ".time_ns", ".nodes_after")
 _MOST: Final = 2**63  # of a count, and of ns
 # Of this computer, or said by others.
 _LEFT_OUT: Final = ("wall_s", "compile_s", "time_ns_causes", "status")
@@ -44,7 +45,7 @@ def _check_cells(where: str, table: Mapping[str, Any]) -> None:
             raise ValueError(f"{at} is {_kind(value)}, not a table")
         if name == "ipis_per_cpu" and not (counts and min(value, default=0) >= 0):
             raise ValueError(f"{at} is {_kind(value)}, not a list of counts")
-        if where.endswith(".vmstat") and not (whole and value >= 0):
+        if where.endswith(_COUNTED) and not (whole and value >= 0):
             raise ValueError(f"{at} is {_kind(value)}, not a count")
         for cell in value if isinstance(value, list) else [value]:
             _check_cell(at, cell)
