@@ -169,3 +169,22 @@ def test_a_program_that_would_not_fit_is_not_begun(
     out, said = capsys.readouterr()
     assert re.search(r"needs [\d,.]+ GiB of memory to be played, .*" + advice, said)
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "pmbench -p pareto -e 0 1",
+        "pmbench -p zipf -e -5 1",
+        "pmbench -p pareto -e nan 1",
+        "pmbench -p normal -e inf 1",
+        "pmbench -p linear -e 1e300 1",
+        "pmbench 1 --migrate 0:1 --limits " + ",".join(["8"] * 1001),
+    ],
+)
+def test_numbers_of_pmbench_have_an_end(
+    capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    assert cli.main(words.split()) in (1, 2)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"--shape .*: give .* at most|--limits: 1,001 of them", said)

@@ -11,7 +11,7 @@ from jaxmig.machine import PAGE_BYTES
 
 BYTES_PER_PAGE: Final = 128  # of the tables, generously
 BYTES_PER_MAPPING: Final = 96  # while they are laid out
-BYTES_PER_FOLIO: Final = 640  # of a program on a timeline, generously
+BYTES_PER_FOLIO: Final = 256  # of a program on a timeline, generously
 LIMITS: Final = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
