@@ -330,10 +330,20 @@ def test_a_cache_that_others_may_write_is_not_used(
     monkeypatch.delenv("JAXMIG_NO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = runtime.cache_directory()
+    old = os.umask(0o002)  # of a group of one's own, as many distributions have it
     runtime.prepare()
+    os.umask(old)
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
     assert said["jax_compilation_cache_dir"] == str(folder)
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
     assert capsys.readouterr().err == ""
+    tmp_path.chmod(0o777)
+    runtime.prepare()
+    assert said["jax_compilation_cache_dir"] is None
+    assert f"others may replace it; chmod o-w {tmp_path}" in capsys.readouterr().err
+    tmp_path.chmod(0o1777)  # as /tmp is
+    runtime.prepare()
+    assert said["jax_compilation_cache_dir"] == str(folder)
     for place in (folder, folder.parent):
         for mode, back in ((0o777, 0o700), (0o720, 0o700)):
             place.chmod(mode)
