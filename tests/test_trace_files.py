@@ -328,6 +328,18 @@ def test_versions_of_our_own_file(tmp_path: Path) -> None:
         read(path)
 
 
+def test_blocks_have_a_version_and_a_largest_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, block = tmp_path / "t.npz", traces.accesses.rows([4096] * 300)
+    for odd in (np.array("1"), np.array([1]), np.array(1.0)):
+        np.savez(path, jaxmig_trace=odd, block00000000=block)
+        assert "a damaged trace (no version)" in problem(path)
+    np.savez(path, jaxmig_trace=np.array(1), block00000000=block)
+    monkeypatch.setattr(native, "MOST", 100)
+    assert "block00000000 is too large" in problem(path)
+
+
 @pytest.mark.parametrize("claim", ["(1,)", "(-2,)", "(250000000,)", "(9999999999999,)"])
 def test_a_block_is_as_long_as_it_says(tmp_path: Path, claim: str) -> None:
     path, made = tmp_path / "t.npz", io.BytesIO()

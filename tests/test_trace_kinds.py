@@ -148,6 +148,15 @@ BAD = {
         '[{"target_id":0,"snapshots":[\n{"end_time":"1²0","regions":[]}]}]',
         ":2: no snapshot of damo (ValueError: '1²0' is no number)",
     ),
+    "csv twice": ("# x\n\naddress,cpu,address\n1,2,3\n", ":3: a column twice"),
+    "damon no list": (
+        '[{"target_id":0,\n"snapshots": 5}]',
+        ":2: snapshots is no list",
+    ),
+    "damon 2^63": (
+        '[{"target_id":0,"snapshots":[\n{"end_time":9223372036854775808,"regions":[]}]}]',
+        ":2: no snapshot of damo (ValueError: 9223372036854775808 does not fit)",
+    ),
     "damon float": (
         '[{"target_id":0,"snapshots":[\n{"end_time":"1","regions":[{"start":4096.5,'
         '"end":"8192","nr_accesses":{"samples":1}}]}]}]',
