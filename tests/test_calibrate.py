@@ -955,3 +955,30 @@ def test_of_several_files_the_wrong_one_is_named(
     words = ("--pages", "9", "--elapsed", "1s")
     assert run(good, bad, *words) == 1
     assert f"calibrate: {bad}: line " in capsys.readouterr().err
+
+
+def test_cpus_that_may_be_used_by_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest node first; one CPU of another if any may be used."""
+    monkeypatch.setattr(timings, "_NODES", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 3, 9})
+    assert timings.places() == ([1, 2, 3, 9], None)
+    for node, text in enumerate(("0-1\n", "2-8,11\n", "12\n", "9\n")):
+        (tmp_path / f"node{node}").mkdir()
+        (tmp_path / f"node{node}/cpulist").write_text(text)
+        found = ([1], None) if node == 0 else ([2, 3], 1)
+        assert timings.places() == found
+
+
+def test_counters_that_linux_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **how: object) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    assert timings.interrupts() is None
+    assert timings._delay(1) == 0
+    monkeypatch.setattr(Path, "read_text", lambda self: "  0:  1  2  IO-APIC\n")
+    assert timings.interrupts() is None
+    monkeypatch.setattr(Path, "read_text", lambda self: " TLB:  3  4  shootdowns\n")
+    assert timings.interrupts() == 7
