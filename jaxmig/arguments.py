@@ -7,6 +7,7 @@ nothing outside the machine, and what is listed (in use, a head, once) is the ca
 affair.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import jax
@@ -17,6 +18,8 @@ from jaxmig import frame
 from jaxmig.machine import Machine
 
 MOST: Final = 2**31 - 1  # int32
+WORD: Final = 2**64 - 1  # what a register holds, as a user passes it
+SIGNED: Final = -(2**63)
 
 
 def whole(name: str, value: Any, least: int, most: int = MOST, has: str = "") -> Any:
@@ -46,6 +49,72 @@ def whole(name: str, value: Any, least: int, most: int = MOST, has: str = "") ->
     return int(number)
 
 
+def numbers(
+    name: str,
+    values: Any,
+    least: int = SIGNED,
+    most: int = WORD,
+    *,
+    each: str = "",
+    has: str = "",
+) -> list[int]:
+    """The whole numbers of a list, a set or an array of one dimension.
+
+    Args:
+      each: one of them, for the message; `name[i]` if left out.
+      least, most, has: as for `whole`.
+    Raises:
+      ValueError: it is none, or one of them is no whole number or out of range.
+    """
+    made = None
+    if isinstance(values, jax.Array | np.ndarray):
+        made = np.asarray(values).tolist() if values.ndim == 1 else None
+    elif isinstance(values, Iterable) and not isinstance(values, str | bytes | dict):
+        made = list(values)
+    if made is None:
+        what = f"{type(values).__name__} {values!r:.40}"
+        raise ValueError(f"{name} is {what}: give a list of whole numbers")
+    # Lists of millions are common, and nearly all of them are right.
+    plain = all(type(v) is int for v in made)
+    if plain and (not made or (least <= min(made) and max(made) <= most)):
+        return made
+    return [
+        whole(each or f"{name}[{i}]", v, least, most, has) for i, v in enumerate(made)
+    ]
+
+
+def node_set(name: str, nodes: Any) -> frozenset[int]:
+    """Nodes as a call gets them; whether the machine has them Linux says.
+
+    Raises:
+      ValueError: for what is no set or list of whole numbers.
+    """
+    return frozenset(numbers(name, nodes))
+
+
+def allowed(name: str, nodes: Any) -> frozenset[int] | None:
+    """The same of a cpuset, where None stands for all nodes."""
+    return None if nodes is None else node_set(name, nodes)
+
+
+def register(name: str, value: Any) -> int | None:
+    """What a user passes in a register, if he passes it. Raises ValueError."""
+    return None if value is None else whole(name, value, SIGNED, WORD)
+
+
+def machine(state: Any) -> None:
+    """Raises ValueError for what is no machine."""
+    if not isinstance(state, Machine):
+        what = f"{type(state).__name__} {state!r:.40}"
+        raise ValueError(f"state is {what}: give a Machine, as Builder.build() makes")
+
+
+def text(name: str, value: Any) -> None:
+    """Raises ValueError for what is no text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {type(value).__name__} {value!r:.40}: give text")
+
+
 def one_of(name: str, value: Any, known: Any) -> Any:
     """`value`, if it is one of `known`.
 
@@ -59,6 +128,7 @@ def one_of(name: str, value: Any, known: Any) -> Any:
 
 def node(state: Machine, value: Any) -> Any:
     """A node of the machine; see `whole`."""
+    machine(state)
     n = state.geometry.nodes
     return whole("node", value, 0, n - 1, f"{n} nodes")
 
@@ -75,13 +145,17 @@ def frames(state: Machine, folios: Any) -> Any:
     Raises:
       ValueError: for what is no list of whole numbers, and frames that do not exist.
     """
+    machine(state)
     most = state.geometry.frames - 1
     if isinstance(folios, jax.core.Tracer):
         if folios.ndim != 1 or not jnp.issubdtype(folios.dtype, jnp.integer):
             kind = f"{folios.dtype}{list(folios.shape)}"
             raise ValueError(f"folios is {kind} while traced: give int32[folios]")
         return jnp.clip(folios, 0, most).astype(jnp.int32)
-    given = np.asarray(folios)
+    try:
+        given = np.asarray(folios)
+    except ValueError:  # of lists of several lengths
+        raise ValueError("folios is no list: give a list of frames") from None
     if given.size == 0 and given.ndim <= 1:
         return np.zeros(0, np.int32)
     if given.ndim != 1:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int32, Int64, UInt32
 
 from jaxmig import conditions as cond, contents, frame, pte, xla
-from jaxmig.buckets import BASE_PAGES, LARGE, bucket
+from jaxmig.buckets import BASE_PAGES, LARGE, bucket, least_room
 from jaxmig.machine import NOWHERE, Cpus, Geometry, Machine
 from jaxmig.tlb import empty_tlb
 
@@ -92,7 +92,8 @@ def geometry_of(
     if common:
         orders, blocks = tuple(pools), tuple(pools.values())
     else:
-        least = {o: classes.large if o else classes.base for o in orders}
+        base = least_room(1 << (hw.nodes - 1).bit_length(), classes.base)
+        least = {o: classes.large if o else base for o in orders}
         blocks = tuple(classes.up(counts[o] * times, least[o]) for o in orders)
     per_node = sum(n << o for n, o in zip(blocks, orders, strict=True))
     if per_node * hw.nodes >= NOWHERE:

@@ -4,6 +4,8 @@ from typing import Final
 
 STEPS: Final = 4  # buckets an octave: at most a quarter is padding
 BASE_PAGES: Final = 1024  # the least room for base pages, entries and lists
+LEAST_PAGES: Final = 16  # and on a node, however many nodes there are
+FEW_NODES: Final = 16
 SHORT_LIST: Final = 1 << 14  # shorter ones are padded more
 LONG_LIST: Final = 1 << 17  # longer ones are padded less
 LARGE: Final = 8  # the least room for folios of a larger order, and for their leaves
@@ -15,6 +17,15 @@ def bucket(n: int, least: int) -> int:
         return least
     step = max(1 << ((n - 1).bit_length() - 1), STEPS) // STEPS
     return -(-n // step) * step
+
+
+def least_room(nodes: int, least: int = BASE_PAGES) -> int:
+    """The least room for base pages on each of so many nodes.
+
+    Of many nodes it is little each: a thousand with a thousand frames would hold 4 GiB
+    of contents that nobody uses.
+    """
+    return max(least * FEW_NODES // max(nodes, FEW_NODES), LEAST_PAGES)
 
 
 def coarse(n: int, least: int) -> int:

@@ -7,7 +7,7 @@ state = b.build()
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -90,13 +90,13 @@ class Builder:
         Raises:
           ValueError: for a CPU that the machine has not, or that is named twice.
         """
-        where, last = f"process {name}: CPU", self.cpus - 1
-        p = Process(
-            name,
-            len(self.processes),
-            tuple(arguments.whole(where, c, 0, last) for c in running),
-            tuple(arguments.whole(where, c, 0, last) for c in lazy),
+        arguments.text("name", name)
+        last = self.cpus - 1
+        cpus = (
+            tuple(arguments.numbers(what, some, 0, last, each=f"process {name}: CPU"))
+            for what, some in (("running", running), ("lazy", lazy))
         )
+        p = Process(name, len(self.processes), *cpus)
         twice = sorted(p.running + p.lazy)
         if len(set(twice)) < len(twice):
             raise ValueError(f"process {name}: a CPU is named twice: {twice}")
@@ -133,14 +133,19 @@ class Builder:
             second mapping of what only a file's pages can have, and for processes that
             are none, another builder's, or named twice.
         """
-        owners = (processes,) if isinstance(processes, Process) else tuple(processes)
-        self._check_owners(owners)
+        owners = self._owners(processes)
+        arguments.text("name", name)
         arguments.one_of("kind", kind, KINDS)
         node = arguments.whole("node", node, 0, self.nodes - 1)
         order = arguments.whole("order", order, 0, frame.PMD_ORDER)
         pages = arguments.whole("pages", pages, 1, MOST_PAGES)
         if pages % (1 << order):
             raise ValueError(f"{pages} pages: not a multiple of 2^{order}")
+        there = sum(r.pages for r in self.regions)
+        if there + pages > MOST_PAGES:
+            raise ValueError(
+                f"pages {pages}: {there} are mapped already; at most {MOST_PAGES} in all"
+            )
         if mapped_twice and kind not in SHARED_KINDS:
             raise ValueError(
                 f"mapped_twice: {kind} pages are not; shmem and file may be"
@@ -167,12 +172,15 @@ class Builder:
         self.regions.append(region)
         return region
 
-    def _check_owners(self, owners: tuple[Process, ...]) -> None:
+    def _owners(self, processes: Any) -> tuple[Process, ...]:
+        several = isinstance(processes, Iterable) and not isinstance(processes, Process)
+        owners = tuple(processes) if several else (processes,)
         for p in owners:
             if not any(p is mine for mine in self.processes):
                 raise ValueError(f"process {p!r:.40}: none of this machine")
         if not owners or len({p.number for p in owners}) < len(owners):
             raise ValueError("processes: give at least one, and each once")
+        return owners
 
     def condition(
         self,
@@ -197,12 +205,7 @@ class Builder:
             arguments.one_of("until", until, ("forever", "waited"))
         else:
             until = arguments.whole("until", until, 1, cond.UNTIL_WAITED)
-        index = _indices(range(region.pages) if pages is None else pages)
-        outside = (index < 0) | (index >= region.pages)
-        if outside.any():
-            page = index[int(outside.argmax())]
-            raise ValueError(f"page {page} of {region.name}: must be 0 to "
-                             f"{region.pages - 1}")  # fmt: skip
+        index = _indices(region, range(region.pages) if pages is None else pages)
         if state in ENTRY_STATES:
             whole = _whole_folios(index, region.order)
             self._marks.setdefault(id(region), []).append((state, whole))
@@ -238,11 +241,15 @@ class Builder:
 
         Args:
           content: whether frames hold their 4 KiB.
-          seed: frames are in random order on their nodes if there is one.
+          seed: frames are in random order on their nodes if there is one, 0 or more.
           headroom: whether a node can be source and destination of one call.
           share_programs: a small machine gets nodes, CPUs, address spaces and frames
             that nobody uses, so that others share its compiled programs (see alike.py).
+        Raises:
+          ValueError: for a seed that is none, and for more frames than int32 can number.
         """
+        if seed is not None:
+            seed = arguments.whole("seed", seed, 0, arguments.WORD)
         f = folios_of(self.regions)
         ptes, pmds, table = entries_of(self.regions, self.processes, self._marks)
         left, marks = states_of(self.regions, self._conditions, f)
@@ -279,6 +286,8 @@ class Builder:
 
 def _free(free: Sequence[int | None], nodes: int) -> list[int | None]:
     """Limits of nodes, as many as there are at most."""
+    if isinstance(free, str | bytes) or not isinstance(free, Sequence | np.ndarray):
+        raise ValueError(f"free {free!r:.40}: give a list, a number or None each node")
     arguments.whole("free: its length", len(free), 0, nodes)
     return [
         None if n is None else arguments.whole(f"free[{i}]", n, 0)
@@ -287,7 +296,7 @@ def _free(free: Sequence[int | None], nodes: int) -> list[int | None]:
 
 
 def _ways(name: str, size: Sequence[int]) -> tuple[int, int]:
-    if len(size) != 2:
+    if not isinstance(size, tuple | list) or len(size) != 2:
         raise ValueError(f"{name} {size!r:.40}: give (sets, ways)")
     return (
         arguments.whole(f"{name}: sets", size[0], 1, MOST_SETS),
@@ -304,12 +313,22 @@ def _masks(b: Builder) -> tuple[np.ndarray, np.ndarray]:
     return mask, lazy
 
 
-def _indices(pages: Iterable[int]) -> np.ndarray:
-    if isinstance(pages, range):
-        return np.arange(pages.start, pages.stop, pages.step)
-    index = np.asarray(list(pages))
+def _indices(region: Region, pages: Any) -> np.ndarray:
+    """Pages of a region. Raises ValueError for what is none of them."""
+    if isinstance(pages, str) or not isinstance(pages, Iterable):
+        raise ValueError(f"pages {pages!r:.40}: give whole numbers, or None for all")
+    # The ends of a range tell, before a long one is written out.
+    known = [*pages[:1], *pages[-1:]] if isinstance(pages, range) else list(pages)
+    index = np.asarray(known)
     if index.size and (index.dtype.kind not in "iu" or index.ndim != 1):
         raise ValueError(f"pages {index[0]!r:.40}: give whole numbers, or None for all")
+    outside = (index < 0) | (index >= region.pages)
+    if outside.any():
+        page = index[int(outside.argmax())]
+        last = region.pages - 1
+        raise ValueError(f"page {page} of {region.name}: must be 0 to {last}")
+    if isinstance(pages, range):
+        return np.arange(pages.start, pages.stop, pages.step)
     return index.astype(np.int64)
 
 

@@ -11,7 +11,8 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from jaxmig import job, machines, nodes, report, targets
+from jaxmig import arguments, job, machines, nodes, report, targets
+from jaxmig.build import MOST_CPUS, MOST_NODES
 from jaxmig.migrate import NR_MAX_BATCHED_MIGRATION
 from jaxmig.releases import expand
 from jaxmig.report.records import Record, flatten
@@ -92,14 +93,25 @@ def compare(
     """
     profile = machines.load(machine) if isinstance(machine, str) else machine
     found = targets.resolve(target) if isinstance(target, str) else target
-    names = kernels.split(",") if isinstance(kernels, str) else list(kernels)
+    names = kernels.split(",") if isinstance(kernels, str) else kernels
+    for name, value, kind in (
+        ("machine", profile, machines.Profile),
+        ("target", found, Target),
+        ("kernels", names, Iterable),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"{name} is {type(value).__name__} {value!r:.40}: give text"
+            )
+    arguments.text("copy", copy)
     setting = _setting(found, profile, running, lazy, cpus, node_count)
     old, new = (_nodes(text, setting.nodes) for text in (from_, to))
-    setting = dataclasses.replace(setting, node=min(old), content=content, seed=seed)
-    if not 0 <= cpu < setting.cpus:
-        raise ValueError(f"cpu={cpu}: the machine has CPUs 0-{setting.cpus - 1}")
-    if batch < 0:
-        raise ValueError(f"batch={batch}: give base pages, or 0 for no limit")
+    setting = dataclasses.replace(setting, node=min(old), content=content)
+    setting = dataclasses.replace(
+        setting, seed=arguments.whole("seed", seed, 0, arguments.WORD)
+    )
+    cpu = arguments.whole("cpu", cpu, 0, setting.cpus - 1)
+    batch = arguments.whole("batch", batch, 0)
     if (caller or mode not in (None, "sync")) and len(new) > 1:
         raise ValueError(f"to={to!r}: only the system call takes several nodes")
     profile.copy_speedups(copy)  # refuses an engine that the machine lacks
@@ -123,18 +135,23 @@ def _setting(
     count: int | None,
 ) -> Setting:
     """The hardware; the same defaults as the commands have."""
-    n, width = count or max(2, target.nodes), cpus or profile.cpus
+    n = max(2, target.nodes) if count is None else count
+    n = arguments.whole("node_count", n, 1, MOST_NODES)
     if target.nodes > n:
         raise ValueError(f"node_count={n}: {target.name} needs {target.nodes} nodes")
-    idle = tuple(sorted(lazy))
-    chosen = nodes.fold(target.running, width) if running is None else running
-    on = tuple(c for c in sorted(set(chosen)) if running is not None or c not in idle)
-    for name, some in (("running", on), ("lazy", idle)):
-        bad = [c for c in some if not 0 <= c < width]
-        if bad:
-            raise ValueError(
-                f"{name}: CPU {bad[0]}: the machine has CPUs 0-{width - 1}"
-            )
+    width = profile.cpus if cpus is None else cpus
+    width = arguments.whole("cpus", width, 1, MOST_CPUS)
+
+    def listed(name: str, some: Any) -> list[int]:
+        how = {"each": f"{name}: CPU", "has": f"CPUs 0-{width - 1}"}
+        return arguments.numbers(name, some, 0, width - 1, **how)
+
+    idle = tuple(sorted(listed("lazy", lazy)))
+    if running is None:
+        chosen = [c for c in nodes.fold(target.running, width) if c not in idle]
+    else:
+        chosen = listed("running", running)
+    on = tuple(sorted(set(chosen)))
     if set(on) & set(idle):
         both = min(set(on) & set(idle))
         raise ValueError(f"lazy: CPU {both} runs the target already; it cannot be lazy")

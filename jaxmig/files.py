@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -84,7 +84,17 @@ class Draft:
     fd: int
 
 
+_READ: Final[list[Path]] = []  # what the command reads, which it must not overwrite
 _DRAFTS: Final[dict[str, Draft]] = {}  # of this process, by the target's absolute name
+
+
+def protect(names: Iterable[str]) -> None:
+    """From now on these files, as far as they are there, are no place to write to."""
+    _READ.clear()
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            if Path(name).is_file():
+                _READ.append(Path(name))
 
 
 def claim(name: str | Path, private: bool = False) -> None:
@@ -93,9 +103,12 @@ def claim(name: str | Path, private: bool = False) -> None:
     Args:
       private: only its owner may read it.
     Raises:
-      FileError: it cannot be written, is a link, or is being written, also by us.
+      FileError: it cannot be written, is a link or one that the command reads, or is
+        being written, also by us.
     """
     target = Path(name)
+    if "\0" in str(name) or str(name).endswith("/"):
+        raise FileError("is no name of a file; choose another")
     if _streams(target):
         return
     key = os.path.abspath(target)
@@ -145,7 +158,8 @@ def written(name: str | Path, private: bool = False) -> Iterator[IO[bytes]]:
 
 
 def drop() -> None:
-    """Removes what this process has not finished."""
+    """Removes what this process has not finished; nothing is protected any more."""
+    _READ.clear()
     for key in list(_DRAFTS):
         _drop(key)
 
@@ -171,6 +185,8 @@ def _streams(target: Path) -> bool:
 
 def check(target: Path) -> None:
     """Raises FileError for a target whose place nothing may take."""
+    if any(_same(target, path) for path in _READ):
+        raise FileError("is read by the same command; choose another file")
     if target.is_symlink():
         raise FileError(f"is a link to {os.readlink(target)}; name the file itself")
     if target.is_dir():

@@ -387,6 +387,7 @@ def migrate_pages(
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc, engine)
+    arguments.machine(state)
     check_poison(kernel, state, engine)
     log = arguments.whole("log", log, 0, MOST_ROWS)
     args, known = checked(state, folios, node, size, cpu, batch)

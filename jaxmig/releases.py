@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # (CPUs, the CPU that migrates) -> bool[mms]: whose flushes are left to the batch's.
 Defers = Callable[["Cpus", Any], Any]
 NR_MAX_BATCHED_MIGRATION: Final = 512  # base pages
+MAX_PAGE_ORDER: Final = 10  # of an allocation, and of what compaction is asked for
 MODES: Final = ("async", "sync_light", "sync")  # enum migrate_mode
 
 

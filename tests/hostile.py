@@ -11,6 +11,7 @@ mutated too; their names begin with the reader's.
 import argparse
 import contextlib
 import io
+import json
 import lzma
 import random
 import resource
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxmig import cli, cost, machines, scenario, snapshot
-from jaxmig.cli import app, calibrate
+from jaxmig.cli import app, calibrate, diff
 from jaxmig.machines import reader
 from jaxmig.procfs import schema
 from jaxmig.procfs.npz import flatten
@@ -38,6 +39,7 @@ from jaxmig.targets.snapshots import of_snapshot
 from jaxmig.terminal import LONGEST, message
 from jaxmig.traces import ACCESS, Reading, TraceError, native
 from procfs_fake import SLEEP, SLEEP_PID, sleep_root
+from test_diff import DOCUMENT
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "fuzz/corpus"
@@ -206,6 +208,16 @@ def _vmstat(moved: int) -> bytes:
     return "\n".join(lines).encode()
 
 
+def result(path: Path) -> None:
+    """What `--json` wrote, beside the document that it was."""
+    right, said = path.with_name("right.json"), io.StringIO()
+    right.write_text(json.dumps(DOCUMENT))
+    args = app.parser("diff").parse_args(["diff", str(path), str(right)])
+    with contextlib.redirect_stdout(said):
+        assert diff.run(args) == 0
+    assert all(line.isprintable() for line in said.getvalue().split("\n"))
+
+
 def words(path: Path) -> None:
     """A command line, one word a line; only what is refused before any work is run."""
     text = path.read_text("utf-8", "replace")
@@ -300,6 +312,7 @@ def kinds() -> dict[str, Kind]:
         "report": Kind(_golden("perf", ".txt"), report, ".txt"),
         "vmstat": Kind([_vmstat(1000), _vmstat(1001)], counters, ""),
         "timings": Kind(_golden("perf", ".json"), timings, ".json"),
+        "result": Kind([json.dumps(DOCUMENT, indent=1).encode()], result, ".json"),
         "words": Kind([x.replace(" ", "\n").encode() for x in LINES], words, ""),
     }
     for path in sorted(CORPUS.iterdir()):

@@ -9,7 +9,7 @@ import jaxmig
 import numpy as np
 import pytest
 from invariants import VIOLATIONS
-from jaxmig import frame, shard, syscalls
+from jaxmig import frame, shard, sweep, syscalls
 from jaxmig.callers import call
 from jaxmig.syscalls import Area, Space
 
@@ -94,6 +94,7 @@ def test_lists_that_name_no_folios_are_refused(name: str) -> None:
     refused(lambda: jaxmig.migrate_pages(STATE, given, 1), words)
     dealt = shard.deal(STATE, jax.make_mesh((1,), ("pages",)))
     refused(lambda: shard.migrate_pages(dealt, given, 1), words)
+    refused(lambda: sweep.count_many(STATE, given, 1), words)
     if "twice" not in name:  # what two areas map is isolated once
         refused(lambda: syscalls.Session(STATE).migrate(given, 1), words)
 
@@ -105,6 +106,8 @@ def test_numbers_that_are_none_are_refused(name: str) -> None:
     refused(lambda: jaxmig.migrate_pages(STATE, FOLIOS, **options), words)
     dealt = shard.deal(STATE, jax.make_mesh((1,), ("pages",)))
     refused(lambda: shard.migrate_pages(dealt, FOLIOS, **options), words)
+    if "size" not in how:
+        refused(lambda: sweep.count_many(STATE, FOLIOS, **options), words)
     if how.keys() & {"cpu", "batch"}:
         refused(lambda: syscalls.Session(STATE, **how), words)
 
@@ -113,6 +116,41 @@ def test_numbers_that_are_none_are_refused(name: str) -> None:
 def test_other_options_are_refused(name: str) -> None:
     how, words = MORE[name]
     refused(lambda: jaxmig.migrate_pages(STATE, FOLIOS, 1, **how), words)
+
+
+@pytest.mark.parametrize(
+    ("states", "how", "words"),
+    [
+        (STATE, {"batch": [1, 2.5]}, r"batch\[1\] is float 2.5"),
+        (STATE, {"batch": [8, -1]}, r"batch\[1\] -1: must be 0 to"),
+        (STATE, {"batch": [[1, 2]]}, r"batch\[0\] is list"),
+        (STATE, {"batch": np.ones((1, 2), int)}, "batch is ndarray"),
+        (STATE, {"batch": "8"}, "batch is str '8'"),
+        (STATE, {"at_once": 0}, "at_once 0: must be 1 to"),
+        (STATE, {"at_once": 1.5}, "at_once is float 1.5"),
+        ([STATE, 3], {}, "state is int 3: give a Machine"),
+        (None, {}, "state is NoneType None: give a Machine"),
+        ([STATE, LARGE], {}, "of different shapes|which is"),
+    ],
+)
+def test_counts_of_many_are_asked_for_with_numbers(
+    states: Any, how: dict[str, Any], words: str
+) -> None:
+    refused(lambda: sweep.count_many(states, FOLIOS, 1, **how), words)
+
+
+def test_what_is_no_machine_is_refused() -> None:
+    sharded = shard.deal(STATE, jax.make_mesh((1,), ("pages",)))
+    for call_, words in (
+        (lambda: jaxmig.migrate_pages(None, FOLIOS, 1), "state is NoneType None"),
+        (lambda: jaxmig.migrate_pages(sharded, FOLIOS, 1), "state is Sharded"),
+        (lambda: jaxmig.folios_on([], 0), r"state is list \[\]"),
+        (lambda: shard.migrate_pages(STATE, FOLIOS, 1), "state is Machine: give what"),
+    ):
+        refused(call_, words)
+    mesh = jax.make_mesh((1,), ("pages",))
+    refused(lambda: shard.arrange(STATE, [0.5], 1, mesh), "no whole number")
+    refused(lambda: shard.arrange(STATE, FOLIOS, 2, mesh), "node 2: the machine has")
 
 
 def test_a_folio_is_named_by_its_first_frame() -> None:
@@ -195,6 +233,21 @@ BUILDERS: dict[str, tuple[Callable[[], Any], str]] = {
     "until": (lambda: under("locked", [1], "soon"), "until 'soon': one of"),
     "until 0": (lambda: under("locked", [1], 0), "until 0: must be 1 to 255"),
     "until 256": (lambda: under("locked", [1], 256), "until 256: must be 1"),
+    "page range": (lambda: under("locked", range(10**12)), "page 999999999999 of"),
+    "pages one": (lambda: under("locked", 3), "pages 3: give whole numbers"),
+    "pages text": (lambda: under("locked", "12"), "pages '12': give whole numbers"),
+    "free number": (lambda: jaxmig.Builder(free=3), "free 3: give a list"),
+    "free by node": (lambda: jaxmig.Builder(free={0: 5}), "free {0: 5}: give a list"),
+    "tlb None": (lambda: jaxmig.Builder(tlb=None), "tlb None: give"),
+    "running 3": (lambda: jaxmig.Builder().process("a", 3), "running is int 3"),
+    "running text": (lambda: jaxmig.Builder().process("a", "12"), "running is str"),
+    "name": (lambda: jaxmig.Builder().process(5), "name is int 5: give text"),
+    "too many": (
+        lambda: [b := mapped(pages=1 << 30), b.mmap(b.processes, 1)],
+        "pages 1: 1073741824 are mapped already",
+    ),
+    "seed -1": (lambda: mapped(pages=8).build(seed=-1), "seed -1: must be 0 to"),
+    "seed 1.5": (lambda: mapped(pages=8).build(seed=1.5), "seed is float 1.5"),
     "refs": (lambda: under("extra_ref", [1] * 3000), "3000 references to a folio"),
 }
 
@@ -227,6 +280,124 @@ def test_sessions_and_questions() -> None:
     s = syscalls.Session(STATE)
     refused(lambda: call(s, space, frozenset({0}), 1.5), "node is float 1.5")
     refused(lambda: call(s, space, frozenset({0}), 1, caller="me"), "caller 'me'")
+
+
+PAGE = 0x10000 << 12
+NODES = frozenset({0}), frozenset({1})
+CALLS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
+    "floats": (
+        lambda s, a: syscalls.migrate_pages(s, a, {0.5}, {1}),
+        "old.0. is float",
+    ),
+    "text": (lambda s, a: syscalls.migrate_pages(s, a, "0", "1"), "old is str '0'"),
+    "no set": (lambda s, a: syscalls.migrate_pages(s, a, {0}, None), "new is NoneType"),
+    "maxnode": (
+        lambda s, a: syscalls.migrate_pages(s, a, *NODES, maxnode=2.5),
+        "maxnode",
+    ),
+    "pid": (
+        lambda s, a: syscalls.migrate_pages(s, a, *NODES, pid="x"),
+        "pid is str 'x'",
+    ),
+    "cpuset": (
+        lambda s, a: syscalls.migrate_pages(s, a, *NODES, cpuset=3),
+        "cpuset is int",
+    ),
+    "a node": (
+        lambda s, a: syscalls.move_pages(s, a, [PAGE], 1.5),
+        "nodes is float 1.5",
+    ),
+    "nodes": (
+        lambda s, a: syscalls.move_pages(s, a, [PAGE], [1.5]),
+        "nodes.0. is float",
+    ),
+    "few": (
+        lambda s, a: syscalls.move_pages(s, a, [PAGE, PAGE], [1]),
+        "nodes: 1 for 2",
+    ),
+    "many": (lambda s, a: syscalls.move_pages(s, a, [PAGE], [1, 1]), "nodes: 2 for 1"),
+    "address": (lambda s, a: syscalls.move_pages(s, a, [0.5], 1), "pages.0. is float"),
+    "long": (lambda s, a: syscalls.move_pages(s, a, [2**70], 1), "pages.0. 1180591620"),
+    "flags": (
+        lambda s, a: syscalls.move_pages(s, a, [PAGE], 1, "move"),
+        "flags is str",
+    ),
+    "fault": (
+        lambda s, a: syscalls.move_pages(s, a, [PAGE], 1, fault_at=0.5),
+        "fault_at",
+    ),
+    "policy": (
+        lambda s, a: syscalls.mbind(s, a, PAGE, 1, "x", {1}),
+        "policy 'x': one of",
+    ),
+    "start": (lambda s, a: syscalls.mbind(s, a, 0.5, 1, "bind", {1}), "start is float"),
+    "home": (
+        lambda s, a: syscalls.mbind(s, a, PAGE, 1, 4, (), home=9),
+        "home 9: must be",
+    ),
+    "order": (
+        lambda s, a: call(s, a, {0}, 1, caller="compaction", order=99),
+        "order 99",
+    ),
+    "old": (lambda s, a: call(s, a, {"a"}, 1), "old.0. is str 'a'"),
+    "tier": (
+        lambda s, a: call(s, a, {0}, 1, caller="demotion", tier=3),
+        "tier is int 3",
+    ),
+    "listed": (lambda s, a: syscalls.kernel_list(s.view(), a, 0), "nodes is int 0"),
+    "batch": (lambda s, a: s.migrate(FOLIOS, 1, batch=2.5), "batch is float 2.5"),
+    "more nodes": (
+        lambda s, a: syscalls.Session(STATE, nodes=7),
+        "nodes 7: must be 1 to 2",
+    ),
+    "no CPUs": (
+        lambda s, a: syscalls.Session(STATE, cpus=-3),
+        "cpus -3: must be 1 to 4",
+    ),
+    "memory": (
+        lambda s, a: syscalls.Session(STATE, memory={9}),
+        "memory.0. 9: must be 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_are_made_with_numbers(name: str) -> None:
+    make, words = CALLS[name]
+    space = Space([Area(start=0x10000, pages=64, first_pte=0)])
+    refused(lambda: make(syscalls.Session(STATE), space), words)
+
+
+def test_areas_lie_in_the_machine_and_apart() -> None:
+    def made(*areas: Area) -> None:
+        s, space = syscalls.Session(STATE), Space(areas)
+        for one in (
+            lambda: syscalls.migrate_pages(s, space, *NODES),
+            lambda: syscalls.move_pages(s, space, [PAGE], 1),
+            lambda: syscalls.mbind(s, space, PAGE, 1, "bind", {1}),
+            lambda: call(s, space, *NODES),
+        ):
+            with pytest.raises(ValueError, match="the machine has entries 0 to"):
+                one()
+        raise ValueError("entries of another machine")
+
+    entries = STATE.pte.shape[0]
+    refused(lambda: made(Area(0, entries + 1, 0)), "entries of another")
+    refused(lambda: made(Area(0, 8, entries)), "entries of another")
+    refused(lambda: made(Area(0, 8, 0, first_pmd=3)), "entries of another")
+    refused(lambda: made(Area(0, 8, -1)), r"area: first_pte\[0\] -1")
+    refused(lambda: made(Area(0, 8.5, 0)), r"area: pages\[0\] is float 8.5")
+    refused(lambda: made(Area(0, 8, 0), Area(4, 8, 8)), "page 0x4 lies in two")
+
+
+@pytest.mark.parametrize(
+    "nodes", [np.int64(1), np.array(1), jnp.int32(1), np.ones(1, int)]
+)
+def test_nodes_of_numpy_and_jax_are_nodes(nodes: Any) -> None:
+    space = Space([Area(start=0x10000, pages=64, first_pte=0)])
+    pages = np.array([PAGE], np.uint64)
+    s = syscalls.Session(STATE)
+    assert syscalls.move_pages(s, space, pages, nodes) == (0, [1])
 
 
 def test_what_is_left_free_is_marked_so() -> None:

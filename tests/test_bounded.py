@@ -5,9 +5,10 @@ import tracemalloc
 from itertools import islice
 from pathlib import Path
 
+import jaxmig
 import numpy as np
 import pytest
-from jaxmig import events, files
+from jaxmig import cli, events, files
 from jaxmig.cli import room
 from jaxmig.cli.errors import Failure
 from jaxmig.cli.room import check_room
@@ -83,6 +84,16 @@ def test_counters_count_on_past_every_power(start: int) -> None:
         assert ev.ipis_per_cpu() == [start + n, n]
 
 
+@pytest.mark.parametrize(("nodes", "frames"), [(16, 1024), (32, 512), (1024, 16)])
+def test_many_nodes_are_small_ones(nodes: int, frames: int) -> None:
+    """A thousand nodes with a thousand frames each would be 4 GiB of contents."""
+    b = jaxmig.Builder(nodes=nodes, cpus=2)
+    b.mmap(b.process("app", [1]), pages=16)
+    state = b.build(content=False)
+    assert state.geometry.frames_per_node == frames
+    assert np.asarray(state.nfree)[1:].tolist() == [16] * (nodes - 1)
+
+
 @pytest.mark.parametrize(
     ("how", "advice"),
     [
@@ -137,3 +148,43 @@ def test_files_that_are_read_whole_have_a_largest_size(tmp_path: Path) -> None:
     assert len(files.text(path, 1001)) == 1001
     with pytest.raises(files.FileError, match="longer than 1,000 bytes"):
         files.text(path, 1000)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("memhog 8192g --migrate 0:1", "give a smaller size"),
+        ("pmbench -m 99999999 -s 99999999 1", "give a smaller -s"),
+        ("pmbench -m 99999999 -s 99999999 -j 4 1 --migrate 0:1", "give a smaller -s"),
+        ("pmbench -m 9999999 -s 9999999 -p linear -e 7 1", "give a smaller -s"),
+    ],
+)
+def test_a_program_that_would_not_fit_is_not_begun(
+    capsys: pytest.CaptureFixture[str], words: str, advice: str
+) -> None:
+    tracemalloc.start()
+    assert cli.main(words.split()) == 1
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+    out, said = capsys.readouterr()
+    assert re.search(r"needs [\d,.]+ GiB of memory to be played, .*" + advice, said)
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "pmbench -p pareto -e 0 1",
+        "pmbench -p zipf -e -5 1",
+        "pmbench -p pareto -e nan 1",
+        "pmbench -p normal -e inf 1",
+        "pmbench -p linear -e 1e300 1",
+        "pmbench 1 --migrate 0:1 --limits " + ",".join(["8"] * 1001),
+    ],
+)
+def test_numbers_of_pmbench_have_an_end(
+    capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    assert cli.main(words.split()) in (1, 2)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"--shape .*: give .* at most|--limits: 1,001 of them", said)

@@ -1114,3 +1114,47 @@ def test_names_of_programs_need_not_be_text(tmp_path: Path) -> None:
     assert run(tmp_path / "perf.txt", *made) == 0
     (tmp_path / "perf.txt").write_bytes(FLAT.encode("utf-16"))
     assert run(tmp_path / "perf.txt", *made) == 1
+
+
+def test_of_several_files_the_wrong_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_text("pgmigrate_success 5\n")
+    bad.write_text("pgmigrate_success 9\nnr_x -5\n")
+    for pair in ((good, bad), (bad, good)):
+        assert run(*pair, "--elapsed", "1s") == 1
+        assert f"calibrate: {bad}: line 2: 'nr_x -5' is no" in capsys.readouterr().err
+    report = (RECORDED / "flat.txt").read_text()
+    good.write_text(report)
+    bad.write_text(report.replace("%", "0%", 1) + "  100.01%  a  [k] migrate_pages\n")
+    words = ("--pages", "9", "--elapsed", "1s")
+    assert run(good, bad, *words) == 1
+    assert f"calibrate: {bad}: line " in capsys.readouterr().err
+
+
+def test_cpus_that_may_be_used_by_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest node first; one CPU of another if any may be used."""
+    monkeypatch.setattr(timings, "_NODES", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 2, 3, 9})
+    assert timings.places() == ([1, 2, 3, 9], None)
+    for node, text in enumerate(("0-1\n", "2-8,11\n", "12\n", "9\n")):
+        (tmp_path / f"node{node}").mkdir()
+        (tmp_path / f"node{node}/cpulist").write_text(text)
+        found = ([1], None) if node == 0 else ([2, 3], 1)
+        assert timings.places() == found
+
+
+def test_counters_that_linux_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(*_: object, **how: object) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    assert timings.interrupts() is None
+    assert timings._delay(1) == 0
+    monkeypatch.setattr(Path, "read_text", lambda self: "  0:  1  2  IO-APIC\n")
+    assert timings.interrupts() is None
+    monkeypatch.setattr(Path, "read_text", lambda self: " TLB:  3  4  shootdowns\n")
+    assert timings.interrupts() == 7

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,52 @@ def test_the_command_prints_what_changed(
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("1 counts and 0 times differ in 6.3, though")
     assert out[-1].split() == ["6.3", "ret", "0", "5", "new"]
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
+    "NaN": ({"stolen_ns": float("nan")}, r"calls\[0\].stolen_ns is nan, beyond what"),
+    "infinite": ({"stall_ns": {"max": float("inf")}}, "stall_ns.max is inf, beyond"),
+    "10^400": ({"ret": 10**400}, "ret is 10000000000000000000, beyond"),
+    "no table": ({"time_ns": 5}, "time_ns is int 5, not a table"),
+    "text": ({"vmstat": "x"}, "vmstat is str 'x', not a table"),
+    "a count": (
+        {"vmstat": {"pgmigrate_success": "9"}},
+        "success is str '9', not a count",
+    ),
+    "a half": (
+        {"vmstat": {"pgmigrate_success": 0.5}},
+        "success is float 0.5, not a count",
+    ),
+    "a time": ({"time_ns": {"total": "x"}}, "time_ns.total is str 'x', not a count"),
+    "early": ({"time_ns": {"total": -5}}, "time_ns.total is int -5, not a count"),
+    "negative": ({"vmstat": {"pgmigrate_fail": -1}}, "fail is int -1, not a count"),
+    "letters": ({"ipis_per_cpu": "abc"}, "ipis_per_cpu is str 'abc', not a list of"),
+    "none": ({"ipis_per_cpu": [-1]}, r"ipis_per_cpu is list \[-1\], not a list of"),
+    "nested": ({"ipis_per_cpu": [[1]]}, "not a list of counts"),
+    "lists": ({"status": [[1]]}, r"status holds list \[1\]"),
+    "cause": ({"time_ns_causes": [{"share": float("nan")}]}, "causes.share is nan"),
+    "kernel": ({"kernel": 6}, r"calls\[0\].kernel is no name of a release"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_cell_that_nobody_wrote_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    fields, words = HOSTILE[name]
+    files = [tmp_path / n for n in ("a.json", "b.json")]
+    for file, d in zip(files, (DOCUMENT, changed(**fields)), strict=True):
+        file.write_text(json.dumps(d))
+    assert cli.main(["diff", *map(str, files)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(f"b.json: .*{words}.*; write it again with --json", said)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 6_000, '{"calls": ' + "[" * 990])
+def test_a_document_beyond_reason_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "a").write_text(text)
+    assert cli.main(["diff", str(tmp_path / "a"), str(tmp_path / "a")]) == 1
+    assert "no single document of JSON" in capsys.readouterr().err

@@ -254,6 +254,43 @@ def test_one_file_for_two_outputs_is_refused(
     assert "is named for two outputs" in capsys.readouterr().err
 
 
+SCENE = '[[process]]\nname = "a"\n[[call]]\nsyscall = "kernel"\nprocess = "a"\n'
+OVER = {
+    "a scenario": "run x --json x",
+    "under another name": "run x --json ./x",
+    "a page": "run x --report=x.html",
+    "a snapshot": "migratepages x 0 1 --csv x",
+    "its process": "migratepages x:12 0 1 --csv x",
+    "a trace": "sweep trace:x.csv --cpus 2 -o x.csv --overwrite",
+    "in place": "replay x.csv -o x.csv",
+    "a profile": "migratepages memhog:4k 0 1 --machine x.toml --json x.toml",
+}
+
+
+@pytest.mark.parametrize("name", OVER)
+def test_what_a_command_reads_it_does_not_overwrite(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for there in ("x", "x.csv"):
+        (tmp_path / there).write_text(SCENE)
+    os.link("x", "x.html")
+    os.link("x", "x.toml")
+    assert cli.main(OVER[name].split()) == 1
+    assert "is read by the same command; choose another" in capsys.readouterr().err
+    assert (tmp_path / "x").read_text() == (tmp_path / "x.csv").read_text() == SCENE
+    put(tmp_path / "x")  # for this command alone
+
+
+def test_names_that_are_no_files(tmp_path: Path) -> None:
+    for odd in (f"{tmp_path}/x/", f"{tmp_path}/a\0b"):
+        with pytest.raises(files.FileError, match="is no name of a file"):
+            files.claim(odd)
+
+
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
@@ -293,10 +330,20 @@ def test_a_cache_that_others_may_write_is_not_used(
     monkeypatch.delenv("JAXMIG_NO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = runtime.cache_directory()
+    old = os.umask(0o002)  # of a group of one's own, as many distributions have it
     runtime.prepare()
+    os.umask(old)
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
     assert said["jax_compilation_cache_dir"] == str(folder)
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
     assert capsys.readouterr().err == ""
+    tmp_path.chmod(0o777)
+    runtime.prepare()
+    assert said["jax_compilation_cache_dir"] is None
+    assert f"others may replace it; chmod o-w {tmp_path}" in capsys.readouterr().err
+    tmp_path.chmod(0o1777)  # as /tmp is
+    runtime.prepare()
+    assert said["jax_compilation_cache_dir"] == str(folder)
     for place in (folder, folder.parent):
         for mode, back in ((0o777, 0o700), (0o720, 0o700)):
             place.chmod(mode)

@@ -238,11 +238,41 @@ def test_what_linux_never_wrote_is_named_by_its_line(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["x default", "1000", "1000 default N0=-1", "1000 default anon=1e3", "\x0c"]
+    "line",
+    [
+        *("x default", "1000", "1000 default N0=-1", "1000 default anon=1e3", "\x0c"),
+        *(f"1000 default N0=1 kernelpagesize_kB={n}" for n in (0, 3, 7, 10**14)),
+        "0 default N0=1",  # a second time
+    ],
 )
 def test_lines_of_numa_maps_too(line: str) -> None:
     with pytest.raises(errors.ProcError, match="numa_maps:2: not a line of numa_maps"):
         numa_maps.parse_numa_maps(f"0 default\n{line}\n")
+
+
+def test_nodes_of_four_digits_count_too() -> None:
+    (area,) = numa_maps.parse_numa_maps("1000 default N7=2 N1023=5\n").values()
+    assert (area.nodes, area.pages) == ({7: 2, 1023: 5}, 7)
+
+
+def test_where_nobody_tells_the_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No sysfs, none that lists blocks, blocks of no size; a call that is not there."""
+    pfns, top = np.zeros(1, np.int64), tmp_path / "devices/system"
+    assert numa_maps.online_nodes(tmp_path) == [0]
+    (top / "memory").mkdir(parents=True)
+    size = top / "memory/block_size_bytes"
+    for text in ("0\n", "words\n", "8000000\n"):
+        size.write_text(text)
+        assert numa_maps.nodes_of_frames(pfns, 4096, tmp_path) is None
+        (top / "node/node0/memory0").mkdir(parents=True, exist_ok=text != "0\n")
+        if text == "words\n":
+            (top / "node/node0/memory0").rmdir()
+    monkeypatch.setattr(numa_maps.platform, "machine", lambda: "s390x")
+    assert numa_maps.ask_nodes(1, pfns, 4096) is None
+    monkeypatch.setattr(numa_maps.platform, "machine", lambda: "x86_64")
+    assert numa_maps.ask_nodes(2**22 - 1, pfns + 1, 4096) is None  # no such process
 
 
 def test_counts_beyond_an_area_take_no_memory() -> None:

@@ -1,12 +1,14 @@
 """Readers of traces: golden files of the tools, bad lines by number, bounded memory."""
 
 import gzip
+import io
 import json
 import lzma
 import re
 import shutil
 import subprocess
 import tracemalloc
+import zipfile
 import zlib
 from itertools import islice
 from pathlib import Path
@@ -313,6 +315,10 @@ def test_versions_of_our_own_file(tmp_path: Path) -> None:
     assert "convert it again" in save(jaxmig_trace=np.array(0))
     assert "other columns" in save(jaxmig_trace=np.array(1), block00000000=np.zeros(3))
     assert "no access" in save(jaxmig_trace=np.array(1))
+    one = {"jaxmig_trace": np.array(1), "block00000000": block}
+    for more in ("block00000002", "block1", "other"):
+        assert "missing, or no block of it" in save(**one, **{more: block})
+    assert "missing, or" in save(jaxmig_trace=np.array(1), block00000001=block)
     with path.open("wb") as file:
         native.write(iter([np.repeat(block, 5000)]), file)
     data = bytearray(path.read_bytes())
@@ -320,6 +326,29 @@ def test_versions_of_our_own_file(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(TraceError, match="damaged"):
         read(path)
+
+
+def test_blocks_have_a_version_and_a_largest_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, block = tmp_path / "t.npz", traces.accesses.rows([4096] * 300)
+    for odd in (np.array("1"), np.array([1]), np.array(1.0)):
+        np.savez(path, jaxmig_trace=odd, block00000000=block)
+        assert "a damaged trace (no version)" in problem(path)
+    np.savez(path, jaxmig_trace=np.array(1), block00000000=block)
+    monkeypatch.setattr(native, "MOST", 100)
+    assert "block00000000 is too large" in problem(path)
+
+
+@pytest.mark.parametrize("claim", ["(1,)", "(-2,)", "(250000000,)", "(9999999999999,)"])
+def test_a_block_is_as_long_as_it_says(tmp_path: Path, claim: str) -> None:
+    path, made = tmp_path / "t.npz", io.BytesIO()
+    np.save(made, traces.accesses.rows([4096, 8192]))
+    np.savez(path, jaxmig_trace=np.array(1))
+    with zipfile.ZipFile(path, "a") as file:
+        data = made.getvalue().replace(b"(2,)", claim.encode())
+        file.writestr("block00000000.npy", data)
+    assert ": a damaged trace (" in problem(path)
 
 
 def peak(path: Path) -> int:

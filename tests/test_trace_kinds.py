@@ -148,6 +148,24 @@ BAD = {
         '[{"target_id":0,"snapshots":[\n{"end_time":"1²0","regions":[]}]}]',
         ":2: no snapshot of damo (ValueError: '1²0' is no number)",
     ),
+    "csv twice": ("# x\n\naddress,cpu,address\n1,2,3\n", ":3: a column twice"),
+    "damon no list": (
+        '[{"target_id":0,\n"snapshots": 5}]',
+        ":2: snapshots is no list",
+    ),
+    "damon 2^63": (
+        '[{"target_id":0,"snapshots":[\n{"end_time":9223372036854775808,"regions":[]}]}]',
+        ":2: no snapshot of damo (ValueError: 9223372036854775808 does not fit)",
+    ),
+    "damon float": (
+        '[{"target_id":0,"snapshots":[\n{"end_time":"1","regions":[{"start":4096.5,'
+        '"end":"8192","nr_accesses":{"samples":1}}]}]}]',
+        ":2: no snapshot of damo (ValueError: 4096.5 is no whole number)",
+    ),
+    "damon true": (
+        '[{"target_id":0,"snapshots":[\n{"end_time":true,"regions":[]}]}]',
+        ":2: no snapshot of damo (ValueError: True is no whole number)",
+    ),
     "damon deep": (
         '[{"target_id":0,"snapshots":[\n' + '{"a":' * 100_000,
         ":2: numbers or nesting beyond reason",
@@ -159,6 +177,13 @@ BAD = {
 def test_what_cannot_be_is_named_by_its_line(tmp_path: Path, name: str) -> None:
     text, words = BAD[name]
     assert words in problem(reading(tmp_path, text))
+
+
+def test_columns_that_do_not_matter_are_named(tmp_path: Path) -> None:
+    r = reading(tmp_path, "address,page_size,weight,a,b\n4096,65536,1,,\n")
+    assert addresses(r) == [4096]
+    said = "columns 'page_size', 'weight', 'a' and 1 more do not matter"
+    assert r.assumed == [said]
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:

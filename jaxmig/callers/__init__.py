@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Final
 
+from jaxmig import arguments
 from jaxmig.callers import (
     cma,
     compaction,
@@ -26,6 +27,7 @@ from jaxmig.callers import (
 )
 from jaxmig.callers.releases import since
 from jaxmig.callers.request import Outcome, Request
+from jaxmig.releases import MAX_PAGE_ORDER
 from jaxmig.syscalls.session import NotModelled, Session
 from jaxmig.syscalls.space import Space
 
@@ -104,13 +106,19 @@ def call(
       compact_unevictable: vm.compact_unevictable_allowed.
       tier: of demotion: nodes that it may use instead when `node` is full.
     Raises:
-      ValueError: for a caller that is not modelled.
+      ValueError: for a caller that is not modelled, for what is no number or no set of
+        nodes, and for what is no part of the machine.
       NoSuchCaller: for a release that does not have it.
       SleepsForever: where Linux would.
       NotModelled: for soft offline of large folios into a node of theirs that runs
         full, and for demotion to a node that runs full of what may fail there.
     """
     check(caller, s.kernel)
+    space.check(s.state)
+    old, tier = arguments.node_set("old", old), arguments.node_set("tier", tier)
+    node = arguments.whole("node", node, -arguments.MOST)
+    if order is not None:
+        order = arguments.whole("order", order, compaction.EVERYTHING, MAX_PAGE_ORDER)
     c = CALLERS[caller]
     request = Request(
         s,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from jaxmig import __version__, files
-from jaxmig.cli import completion, manpage
+from jaxmig.cli import completion, manpage, output
 from jaxmig.cli.errors import Parser, say
 from jaxmig.refused import Refused, WrongUse
 
@@ -121,6 +121,7 @@ def _run(name: str, only: str, argv: Sequence[str]) -> int:
     args = argparse.Namespace(typed=list(argv))
     try:
         parser(only).parse_args(argv, args)
+        output.protect(args)
         command = importlib.import_module(f"jaxmig.cli.{args.command}")
         gc.freeze()
         gc.enable()

@@ -1,13 +1,15 @@
 """`jaxmig calibrate`: a machine profile from measurements of one's own."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxmig import calibrate, files, machines
-from jaxmig.calibrate import CalibrationError, Measured, Run
+from jaxmig.calibrate import CalibrationError, Measured, Run, vmstat
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.machines import reader
@@ -104,6 +106,9 @@ def _from_vmstat(
 ) -> list[Measured]:
     before, after = texts
     where = " and ".join(Path(name).name for name in args.files)
+    for text, name in zip(texts, args.files, strict=True):
+        with _of(name):
+            vmstat.parse(text)
     whole, keys = _run(args, _one_each(args, 1)[0]), {m.key for m in timed}
     found = calibrate.from_vmstat(before, after, where, base, whole, say, keys)
     return calibrate.combined(base, found, timed, None, say)
@@ -117,11 +122,13 @@ def _from_reports(
 ) -> list[Measured]:
     names = [Path(name).name for name in args.files]
     runs = [_run(args, ns) for ns in _one_each(args, len(texts))]
-    calls = calibrate.calls(texts[0], runs[0])
-    found = [
-        calibrate.from_perf(text, name, base, dataclasses.replace(r, calls=calls), say)
-        for text, name, r in zip(texts, names, runs, strict=True)
-    ]
+    with _of(args.files[0]):
+        calls = calibrate.calls(texts[0], runs[0])
+    found = []
+    for text, path, name, run in zip(texts, args.files, names, runs, strict=True):
+        run = dataclasses.replace(run, calls=calls)
+        with _of(path):
+            found.append(calibrate.from_perf(text, name, base, run, say))
     # Behind what could be refused.
     calibrate.calls(texts[0], runs[0], say)
     if len(found) == 1:
@@ -131,6 +138,15 @@ def _from_reports(
         )
     reported = calibrate.together(found)
     return calibrate.combined(base, reported, timed, args.pages, say, calls)
+
+
+@contextlib.contextmanager
+def _of(name: str) -> Iterator[None]:
+    """What is wrong with one file of several, by its name."""
+    try:
+        yield
+    except CalibrationError as error:
+        raise Failure(f"{name}: {error}") from None
 
 
 def _one_each(args: argparse.Namespace, files: int) -> list[int]:

@@ -14,6 +14,11 @@ from jaxmig.terminal import printable
 def run(args: argparse.Namespace) -> int:
     """Compare, and say counts first; 0 also where they differ."""
     documents = [_load(name) for name in (args.before, args.after)]
+    for name, document in zip((args.before, args.after), documents, strict=True):
+        try:
+            diff.check(document)
+        except ValueError as error:
+            raise Failure(f"{name}: {error}; write it again with --json") from None
     try:
         lines, rows = diff.differences(*documents)
     except ValueError as error:
@@ -37,7 +42,8 @@ def _load(name: str) -> Any:
         raise Failure(f"{name}: the file is empty; write it with --json")
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
+        # Too many digits are a ValueError of its own.
         raise Failure(
             f"{name}: no single document of JSON; name a result of --json"
         ) from None

@@ -8,12 +8,14 @@ from jaxmig import machines, nodes
 from jaxmig.cli import runtime
 from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.parsers.memhog import POLICIES
+from jaxmig.cli.room import check_timeline
 from jaxmig.machine import PAGE_BYTES
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
 from jaxmig.scenario.words import size_of
 from jaxmig.workloads import memhog
 
+DOTS = 1 << 16  # written at a time
 SPREAD = ("interleave", "weighted-interleave")
 USAGE = """memhog [-fFILE] [-rNUM] [-H] size[kmg] [policy [nodeset]]
 -f mmap is backed by FILE
@@ -38,16 +40,22 @@ def run(args: argparse.Namespace) -> int:
     runtime.prepare()
     profile = machines.load(args.machine)
     profile.copy_speedups(args.copy)
-    repeats = int(args.r)
+    if args.migrate is not None:
+        pages = size // PAGE_BYTES
+        check_timeline(f"memhog {args.size}", pages, "give a smaller size")
+    for _ in range(int(args.r)):
+        # A size of the tool may be all that 64 bits count.
+        for at in range(0, memhog.dots(size), DOTS):
+            sys.stdout.write("." * min(DOTS, memhog.dots(size) - at))
+        sys.stdout.write("\n")
     if args.migrate is None:
-        print("\n".join(["." * memhog.dots(size)] * repeats))
         return 0
-    lines = ["." * memhog.dots(size)] * repeats
+    lines = []
     for kernel in args.kernel or BOTH:
         thp = args.thp and not args.H
         h = memhog.run(
             size,
-            repeats,
+            int(args.r),
             profile,
             kernel,
             thp=thp,

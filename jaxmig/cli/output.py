@@ -1,7 +1,9 @@
 """Files and standard output: checked before the work starts, written whole after it."""
 
+import argparse
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -9,7 +11,26 @@ from typing import IO, Final
 from jaxmig import files
 from jaxmig.cli.errors import Failure, Usage
 
+OUTPUTS: Final = (
+    *("json", "csv", "plot", "report", "tracefs", "folded", "speedscope", "output"),
+)
 _ODD: Final = "backslashreplace"  # for bytes of a name that are no letters
+
+
+def protect(args: argparse.Namespace) -> None:
+    """Keeps the files that a command line names, but not as outputs, from its outputs."""
+    words = Counter(w.partition("=")[2] or w for w in args.typed)
+    written = [getattr(args, n, None) for n in OUTPUTS]
+    if args.command != "replay":
+        written.append(getattr(args, "trace", None))
+    words.subtract(w for w in written if isinstance(w, str))
+    parts = [p for w, n in words.items() if n > 0 for p in (w, *w.split(","))]
+    # A target may say its kind before the name, and a process behind it.
+    files.protect(
+        name
+        for p in parts
+        for name in (p, p.removeprefix("trace:"), p.rpartition(":")[0])
+    )
 
 
 def check(*names: str | None, private: bool = False) -> None:

@@ -8,6 +8,7 @@ from jaxmig.cli import options, output, pictures, pmargs, runtime
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.parsers.pmbench import SLICE_MS
 from jaxmig.cli.progress import progress
+from jaxmig.cli.room import check_timeline
 from jaxmig.releases import BOTH
 from jaxmig.report.units import count, duration, rate
 from jaxmig.timeline import alike, timetable
@@ -17,6 +18,8 @@ from jaxmig.workloads.patterns import PATTERNS
 from jaxmig.workloads.pmbench import Options, Result, run as benchmark
 
 LONGEST_DELAY = 10**8  # cycles
+LARGEST_SHAPE = 10**12
+MOST_LIMITS = 1000
 
 
 def _options(args: argparse.Namespace) -> Options:
@@ -34,6 +37,12 @@ def _options(args: argparse.Namespace) -> Options:
             raise Failure(f"{name} name unrecognized. Use {', '.join(known)}")
     if not 0 <= args.ratio <= 100:
         raise Failure("read/write ratio out of bounds, must be from 0-100.")
+    # The original computes with whatever it is given.
+    draws = args.pattern in ("pareto", "zipf")
+    if not abs(args.shape) <= LARGEST_SHAPE or (draws and args.shape <= 0):
+        least = "more than 0" if draws else f"at least -{LARGEST_SHAPE:,}"
+        problem = f"{least} and at most {LARGEST_SHAPE:,} for {args.pattern}"
+        raise Failure(f"--shape {args.shape}: give {problem}")
     if args.offset > 1023:
         raise Failure("page offset out of bounds, must be from 0-1023.")
     if args.delay > LONGEST_DELAY:
@@ -74,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     runtime.prepare()
     profile = machines.load(args.machine)
     profile.copy_speedups(args.copy)
+    check_timeline(f"pmbench -s {o.setsize_mib}", o.folios, "give a smaller -s")
     kernels = (None,) if args.migrate is None else args.kernel or BOTH
     files = pmargs.files(args.file, kernels)
     modelled = min(args.modelled or SLICE_MS, o.duration_sec * 1000)
@@ -157,7 +167,10 @@ def _batches(text: str) -> Iterator[int]:
     if text == "all":
         yield from DEFAULT_LIMITS
         return
-    for word in text.split(","):
+    words = text.split(",")
+    if len(words) > MOST_LIMITS:
+        raise Usage(f"--limits: {len(words):,} of them; give at most {MOST_LIMITS:,}")
+    for word in words:
         try:
             yield options.whole("base pages", 0, 1 << 20)(word)
         except argparse.ArgumentTypeError as error:

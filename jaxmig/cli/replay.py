@@ -96,5 +96,5 @@ def _size(path: str) -> int:
     """Bytes of a file; 0 where that is not known."""
     try:
         return os.stat(path).st_size
-    except OSError:
+    except (OSError, ValueError):
         return 0  # standard input; what is wrong with a file its reader says

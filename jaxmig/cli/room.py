@@ -5,12 +5,13 @@ from typing import Any, Final
 
 import jax
 
-from jaxmig.buckets import BASE_PAGES, bucket
+from jaxmig.buckets import bucket, least_room
 from jaxmig.cli.errors import Failure
 from jaxmig.machine import PAGE_BYTES
 
 BYTES_PER_PAGE: Final = 128  # of the tables, generously
 BYTES_PER_MAPPING: Final = 96  # while they are laid out
+BYTES_PER_FOLIO: Final = 256  # of a program on a timeline, generously
 LIMITS: Final = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -32,7 +33,7 @@ def check_room(
       machines: how many of them are alive at a time.
       mappings: of these pages by processes that are not there themselves.
     """
-    frames = bucket(pages, BASE_PAGES) * nodes
+    frames = bucket(pages, least_room(nodes)) * nodes
     need = frames * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
     need += mappings * machines * BYTES_PER_MAPPING
     where, there = memory()
@@ -45,6 +46,22 @@ def check_room(
         raise Failure(
             f"{name} on {nodes} nodes needs {need / 2**30:,.1f} GiB of memory, {where} "
             f"has {there / 2**30:,.1f} GiB free; {advice}"
+        )
+
+
+def check_timeline(name: str, folios: int, advice: str) -> None:
+    """Raises Failure for a program that memory cannot hold while it is played.
+
+    Args:
+      folios: of its memory; what is kept of each is all that grows.
+      advice: how it needs less.
+    """
+    need = folios * BYTES_PER_FOLIO
+    where, there = memory()
+    if there is not None and need > there:
+        raise Failure(
+            f"{name} needs {need / 2**30:,.1f} GiB of memory to be played, {where} has "
+            f"{there / 2**30:,.1f} GiB free; {advice}"
         )
 
 

@@ -36,8 +36,13 @@ def prepare() -> None:
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     directory = Path(given) if given else cache_directory()
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        doubt = _doubt(directory) or ("" if given else _doubt(directory.parent))
+        # mkdir() gives what lies above the mode of the umask.
+        for folder in (directory.parent, directory):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        doubt = _doubt(directory)
+        if not given:
+            doubt = doubt or _doubt(directory.parent)
+            doubt = doubt or _replaceable(directory.parent)
     except OSError as error:
         doubt = error.strerror or str(error)
     if doubt:
@@ -57,6 +62,14 @@ def _doubt(directory: Path) -> str:
         return "it is another user's"
     if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return "others may write there; chmod go-w"
+    return ""
+
+
+def _replaceable(directory: Path) -> str:
+    """Why somebody else could put a folder of his own in its place."""
+    mode = directory.parent.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        return f"others may replace it; chmod o-w {directory.parent}"
     return ""
 
 

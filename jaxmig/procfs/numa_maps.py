@@ -19,7 +19,8 @@ from jaxmig.procfs.errors import ProcError
 MOVE_PAGES = {"x86_64": 279, "aarch64": 239, "riscv64": 239}
 ADDRESS = re.compile("[0-9a-f]{1,16}")
 COUNT = re.compile("[0-9]{1,15}")
-COUNTED = re.compile("N[0-9]{1,3}|anon|kernelpagesize_kB")
+COUNTED = re.compile("N[0-9]{1,4}|anon|kernelpagesize_kB")
+LARGEST_PAGE = 16 << 30  # bytes
 ASK = 1 << 16  # pages in one call of move_pages
 
 
@@ -49,10 +50,12 @@ def parse_numa_maps(text: str, source: str = "numa_maps") -> dict[int, NumaArea]
             continue
         if len(words) < 2 or not all(map(COUNT.fullmatch, counts.values())):
             counts, words = {}, [""]
-        if not ADDRESS.fullmatch(words[0]):
+        size = int(counts.get("kernelpagesize_kB", 4)) * 1024
+        known = 4096 <= size <= LARGEST_PAGE and not size & (size - 1)
+        again = ADDRESS.fullmatch(words[0]) and int(words[0], 16) in areas
+        if not ADDRESS.fullmatch(words[0]) or not known or again:
             raise ProcError(f"{source}:{number}: not a line of numa_maps: {line!r}")
         nodes = {int(k[1:]): int(n) for k, n in counts.items() if k[0] == "N"}
-        size = int(counts.get("kernelpagesize_kB", 4)) * 1024
         start, anon = int(words[0], 16), int(counts.get("anon", 0))
         areas[start] = NumaArea(start, words[1], nodes, anon, size)
     return areas

@@ -13,8 +13,56 @@ from jaxmig.report.units import count, cpu_list, duration
 Document = Mapping[str, Any]
 Row = tuple[str, str, str, str, str]
 HEADERS: Final = ("kernel", "what", "before", "after", "change")
+_TABLES: Final = ("vmstat", "time_ns", "nodes_after", "stall_ns")
+_COUNTED: Final = (".vmstat", ".time_ns", ".nodes_after")
+_MOST: Final = 2**63  # of a count, and of ns
 # Of this computer, or said by others.
 _LEFT_OUT: Final = ("wall_s", "compile_s", "time_ns_causes", "status")
+
+
+def check(d: Document) -> None:
+    """Whether every cell is one that `--json` may have written.
+
+    Raises:
+      ValueError: for the first that is not, with its name.
+    """
+    for number, r in enumerate(_calls(d)):
+        _check_cells(f"calls[{number}]", r)
+        if not isinstance(r.get("kernel"), str):
+            raise ValueError(f"calls[{number}].kernel is no name of a release")
+    for part in ("target", "machine"):
+        if not isinstance(d.get(part) or {}, dict):
+            raise ValueError(f"{part} is no table")
+        _check_cells(part, d.get(part) or {})
+
+
+def _check_cells(where: str, table: Mapping[str, Any]) -> None:
+    for name, value in table.items():
+        at = f"{where}.{name[:40]}"
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        counts = isinstance(value, list) and all(type(x) is int for x in value)
+        if name in _TABLES and not isinstance(value, dict):
+            raise ValueError(f"{at} is {_kind(value)}, not a table")
+        if name == "ipis_per_cpu" and not (counts and min(value, default=0) >= 0):
+            raise ValueError(f"{at} is {_kind(value)}, not a list of counts")
+        if where.endswith(_COUNTED) and not (whole and value >= 0):
+            raise ValueError(f"{at} is {_kind(value)}, not a count")
+        for cell in value if isinstance(value, list) else [value]:
+            _check_cell(at, cell)
+
+
+def _check_cell(at: str, cell: Any) -> None:
+    if isinstance(cell, dict):
+        _check_cells(at, cell)
+    elif isinstance(cell, int | float):
+        if not abs(cell) < _MOST:  # nor is NaN
+            raise ValueError(f"{at} is {cell!s:.20}, beyond what is counted")
+    elif not isinstance(cell, str | None):
+        raise ValueError(f"{at} holds {_kind(cell)}")
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.40}"
 
 
 def differences(before: Document, after: Document) -> tuple[list[str], list[Row]]:
@@ -36,10 +84,15 @@ def differences(before: Document, after: Document) -> tuple[list[str], list[Row]
     return lines, rows
 
 
-def _records(d: Document) -> dict[tuple[str, int], Mapping[str, Any]]:
+def _calls(d: Document) -> list[Mapping[str, Any]]:
     calls = d.get("calls")
     if not isinstance(calls, list) or not all(isinstance(c, dict) for c in calls):
         raise ValueError("no result of --json: it has no list of calls")
+    return calls
+
+
+def _records(d: Document) -> dict[tuple[str, int], Mapping[str, Any]]:
+    calls = _calls(d)
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     times: dict[str, int] = {}
     for r in calls:

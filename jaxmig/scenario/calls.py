@@ -8,6 +8,7 @@ they are, for the modelled kernel to refuse.
 from collections.abc import Callable
 from dataclasses import replace
 
+from jaxmig.releases import MAX_PAGE_ORDER
 from jaxmig.scenario.arguments import (
     Regions,
     flags_of,
@@ -25,7 +26,6 @@ from jaxmig.scenario.words import (
     CALLER_MODES,
     CALLER_REASONS,
     FLAGS,
-    MAX_ORDER,
     MODES,
     POLICIES,
     SYSCALLS,
@@ -139,16 +139,16 @@ def _compaction(
             problem = "only compaction is asked that"
             raise table.error(key, f'{problem}; add caller = "compaction" or drop it')
     what = "-1 is all that can be had, and blocks have 2^1 pages or more"
-    order = table.integer("order", 0, -1, MAX_ORDER, what)
+    order = table.integer("order", 0, -1, MAX_PAGE_ORDER, what)
     if "order" in table and order == 0:
-        raise table.error("order", f"{what}; give -1, or 1 to {MAX_ORDER}")
+        raise table.error("order", f"{what}; give -1, or 1 to {MAX_PAGE_ORDER}")
     direct = table.boolean("direct", False)
     if direct and (order == -1 or mode == "sync"):
         problem = "an allocation wants a block, and never asks with mode sync"
         raise table.error("direct", f"{problem}; change order or mode, or drop it")
     if order == -1 and mode == "async" and "direct" not in table:
         problem = "async is an allocation's first try, which wants a block"
-        raise table.error("order", f"{problem}; give 1 to {MAX_ORDER}")
+        raise table.error("order", f"{problem}; give 1 to {MAX_PAGE_ORDER}")
     return order or None, direct if "direct" in table else None
 
 

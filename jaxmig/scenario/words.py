@@ -60,8 +60,6 @@ CALLER_REASONS = {
     "memory_failure": "soft_offline",
 }
 
-MAX_ORDER = 10  # MAX_PAGE_ORDER, of what compaction is asked for
-
 FLAGS = {"strict": 1, "move": 2, "move_all": 4}  # MPOL_MF_*
 POLICIES = [
     "default",

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int64
 
+from jaxmig import arguments
 from jaxmig.machine import Machine
 from jaxmig.shard.state import plan_of
 
@@ -28,10 +29,12 @@ def arrange(
     turn comes, as long as there is one; a page that fails shifts those behind it.
 
     Raises:
-      ValueError: as `deal`, or where fewer frames are free than the list is long.
+      ValueError: as `deal`, for folios or a node that the machine has not, or where
+        fewer frames are free than the list is long.
     """
+    node = arguments.node(state, node)
     d = plan_of(state, mesh, layout).frames
-    heads = np.asarray(folios, np.int64)
+    heads = np.asarray(arguments.folios(state, folios)[0], np.int64)
     top = int(state.top[node, 0])
     if heads.size > top:
         raise ValueError(f"node {node} has {top} free frames, the list {heads.size}")

@@ -63,6 +63,9 @@ def migrate_pages(
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
+    if not isinstance(state, Sharded):
+        what = type(state).__name__
+        raise ValueError(f"state is {what}: give what `deal()` makes of a machine")
     plan = state.plan
     heads, n = _folios(state, folios, size)
     node, cpu = arguments.node(state.m, node), arguments.cpu(state.m, cpu)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxmig import arguments
 from jaxmig.machine import Machine
 from jaxmig.migrate import Result, limit_of
 from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
@@ -54,16 +55,21 @@ def count_many(
       A result whose arrays have an axis more in front: the configurations.
     Raises:
       ValueError: for as many machines as batch limits only where one of them is one;
-        for machines of different shapes, a folio that is listed twice, or a mesh of
-        several axes; and for what `migrate_pages` refuses.
+        for machines of different shapes, or a mesh of several axes; and for what
+        `migrate_pages` refuses.
     """
     r = rules(kernel, mode, reason, arch)
-    machines = [states] if isinstance(states, Machine) else list(states)
-    limits = np.atleast_1d(np.asarray(batch, np.int32))
+    machines = _machines(states)
+    limits = _limits(batch)
     n = _length(machines, limits)
-    heads = np.asarray(folios, np.int32).reshape(-1)
-    if np.unique(heads).size < heads.size:
-        raise ValueError("folios: a folio is listed twice")
+    first = machines[0]
+    node, cpu = arguments.node(first, node), arguments.cpu(first, cpu)
+    at_once = arguments.whole("at_once", at_once, 1)
+    # Whether folios are in use each table of frames says for itself.
+    tables = {id(m.frame): m for m in machines}.values()
+    for m in tables:
+        folios, _ = arguments.folios(m, folios)
+    heads = np.asarray(folios)
     if mesh is not None and len(mesh.axis_names) != 1:
         raise ValueError(f"a mesh with axes {mesh.axis_names}: sweeps need one axis")
     differ = differing(machines)
@@ -77,6 +83,26 @@ def count_many(
     for some, lim in _chunks(machines, limits, differ, n, width):
         found.append(program(machines[0], some, limit_of(lim), rest, bits))
     return jax.tree.map(lambda *x: jnp.concatenate(x)[:n], *found)
+
+
+def _machines(states: Any) -> list[Machine]:
+    """One machine or several. Raises ValueError for what is none."""
+    if isinstance(states, Machine):
+        return [states]
+    machines = list(states) if isinstance(states, Sequence) else [states]
+    for m in machines:
+        arguments.machine(m)
+    return machines
+
+
+def _limits(batch: Any) -> np.ndarray:
+    """Batch limits, int32[limits]. Raises ValueError for what is none."""
+    several = isinstance(batch, Sequence) and not isinstance(batch, str)
+    if several or np.ndim(batch):
+        return np.asarray(
+            arguments.numbers("batch", batch, 0, arguments.MOST), np.int32
+        )
+    return np.asarray([arguments.whole("batch", batch, 0)], np.int32)
 
 
 def _length(machines: Sequence[Machine], limits: np.ndarray) -> int:

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int32
 
+from jaxmig import arguments
 from jaxmig.machine import PMD_PAGES
 from jaxmig.syscalls.lookup import PAGE_SHIFT
 from jaxmig.syscalls.migratepages import usable
@@ -62,8 +63,23 @@ def mbind(
     Args:
       home: node of the calling CPU, from which "bind" and "local" look for memory.
       fault_at: not None if the mask cannot be read.
+    Raises:
+      ValueError: for a policy without such a name, for what is no number or no set of
+        nodes, and for what is no part of the machine.
     """
-    mode = POLICIES.index(policy) if isinstance(policy, str) else policy
+    space.check(s.state)
+    nodes = arguments.node_set("nodes", nodes)
+    caller_cpuset = arguments.allowed("caller_cpuset", caller_cpuset)
+    maxnode = arguments.register("maxnode", maxnode)
+    home = arguments.whole("home", home, 0, s.nodes - 1)
+    start, length, flags = (
+        arguments.whole(name, value, arguments.SIGNED, arguments.WORD)
+        for name, value in (("start", start), ("length", length), ("flags", flags))
+    )
+    if isinstance(policy, str):
+        mode = POLICIES.index(arguments.one_of("policy", policy, POLICIES))
+    else:
+        mode = arguments.whole("policy", policy, arguments.SIGNED, arguments.WORD)
     last = len(POLICIES) if s.release.weighs_interleave else len(POLICIES) - 1
     if not 0 <= mode < last:
         return -errno.EINVAL

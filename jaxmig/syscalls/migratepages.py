@@ -6,6 +6,7 @@ mm/mempolicy.c, Linux 6.3 and 6.18.
 
 import errno
 
+from jaxmig import arguments
 from jaxmig.syscalls.nodes import Nodes, get_nodes, plan
 from jaxmig.syscalls.scan import MOVE, MOVE_ALL, Queue
 from jaxmig.syscalls.session import Session
@@ -33,7 +34,18 @@ def migrate_pages(
       cpuset, caller_cpuset: nodes that the process and the caller may use; None: all.
       maxnode: as passed, one more than the bits of the masks; None: enough.
       fault_at: 0 if the old mask cannot be read, any other number if the new one.
+    Raises:
+      ValueError: for what is no number, no set of nodes, or no part of the machine.
     """
+    space.check(s.state)
+    old, new = arguments.node_set("old", old), arguments.node_set("new", new)
+    cpuset = arguments.allowed("cpuset", cpuset)
+    caller_cpuset = arguments.allowed("caller_cpuset", caller_cpuset)
+    maxnode, pid = (
+        arguments.register("maxnode", maxnode),
+        arguments.register("pid", pid),
+    )
+    fault_at = arguments.register("fault_at", fault_at)
     sources = get_nodes(old, maxnode, fault_at == 0)
     if isinstance(sources, int):
         return sources

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
+from jaxmig import arguments
 from jaxmig.syscalls.lookup import PAGE_SHIFT, Places, lookup
 from jaxmig.syscalls.nodes import MAX_NUMNODES, Nodes
 from jaxmig.syscalls.scan import MOVE, MOVE_ALL, NO_HEADS
@@ -50,7 +51,15 @@ def move_pages(
     Returns:
       What the call returns, an errno negative, and the status array, where None is an
       element that the kernel does not write.
+    Raises:
+      ValueError: for what is no number, no list of them, not a node a page, or no part
+        of the machine.
     """
+    space.check(s.state)
+    flags = arguments.whole("flags", flags, arguments.SIGNED, arguments.WORD)
+    pid = arguments.register("pid", pid)
+    fault_at = arguments.register("fault_at", fault_at)
+    cpuset = arguments.allowed("cpuset", cpuset)
     status = np.full(len(pages), NOT_WRITTEN, np.int32)
     ret = _permitted(flags, privileged, pid)
     if ret == 0:
@@ -86,16 +95,23 @@ def _page_numbers(pages: Sequence[int]) -> Int64[np.ndarray, " pages"]:
             np.arange(pages.start, pages.stop, pages.step, dtype=np.int64) >> PAGE_SHIFT
         )
     # Addresses are unsigned; shifted, they fit a signed word again.
-    return np.asarray([(p % (1 << 64)) >> PAGE_SHIFT for p in pages], np.int64)
+    listed = arguments.numbers("pages", pages)
+    return np.asarray([(p % (1 << 64)) >> PAGE_SHIFT for p in listed], np.int64)
 
 
 def _targets(nodes: int | Sequence[int], count: int) -> Int64[np.ndarray, " pages"]:
     def known(n: int) -> int:
         return n if 0 <= n < MAX_NUMNODES else -1
 
-    if isinstance(nodes, int):
-        return np.full(count, known(nodes), np.int64)
-    return np.asarray([known(n) for n in nodes], np.int64)
+    if np.ndim(nodes) == 0:
+        one = arguments.whole("nodes", nodes, arguments.SIGNED, arguments.WORD)
+        return np.full(count, known(one), np.int64)
+    listed = arguments.numbers("nodes", nodes)
+    if len(listed) != count:
+        raise ValueError(
+            f"nodes: {len(listed)} for {count} pages; give one each, or one"
+        )
+    return np.asarray([known(n) for n in listed], np.int64)
 
 
 def _query(

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from jaxmig import frame, pte
+from jaxmig import arguments, frame, pte
 from jaxmig.machine import PMD_PAGES
 from jaxmig.releases import Release
 from jaxmig.syscalls.space import Area, Heads, Pages, Space, View, entries_of
@@ -81,7 +81,7 @@ def kernel_list(view: View, space: Space, nodes: frozenset[int]) -> Heads:
 
     Isolated folios and areas that may not migrate are left out.
     """
-    heads = candidates(view, space, nodes)
+    heads = candidates(view, space, arguments.node_set("nodes", nodes))
     free = view.isolable(heads)
     return heads if free.all() else heads[free]
 

@@ -80,17 +80,24 @@ class Session:
         """A call on CPU `cpu` of `state`.
 
         Raises:
-          ValueError: for a release or architecture that is not modelled, and for a CPU
-            or a batch that is none.
+          ValueError: for a release or architecture that is not modelled, for a CPU, a
+            batch or a number of nodes or CPUs that is none, and for memory elsewhere.
         """
         rules(kernel, arch=arch)  # refuses what is not modelled before a list is made
         self.state, self.kernel, self.arch = state, kernel, arch
         self.cpu, self.engine = arguments.cpu(state, cpu), engine
         self.batch = arguments.whole("batch", batch, 0)
-        self.nodes = state.geometry.nodes if nodes is None else nodes
-        self.memory = frozenset(range(self.nodes)) if memory is None else memory
+        there, most = state.geometry.nodes, state.cpus.lazy.shape[0]
+        self.nodes = (
+            there if nodes is None else arguments.whole("nodes", nodes, 1, there)
+        )
+        cpus = most if cpus is None else arguments.whole("cpus", cpus, 1, most)
+        self.memory = frozenset(range(self.nodes))
+        if memory is not None:
+            last = self.nodes - 1
+            self.memory = frozenset(arguments.numbers("memory", memory, 0, last))
         self.counts = dict.fromkeys(COUNTERS, 0)
-        self.ipis = [0] * (cpus or state.cpus.lazy.shape[0])
+        self.ipis = [0] * cpus
         self.compile_s = self.wall_s = 0.0
         self.logs: list[log.Written] | None = [] if keep_logs else None
         self._view: View | None = None
@@ -176,7 +183,9 @@ class Session:
             home = self._other_node(folios)
             state = replace(state, nfree=state.nfree.at[home].set(0))
         r = self._rules(self.kernel, mode, reason, memalloc)
-        limit = limit_of(self.batch if batch is None else batch)
+        limit = limit_of(
+            self.batch if batch is None else arguments.whole("batch", batch, 0)
+        )
         state, result = self._run(r, state, folios, home, limit)
         if home != node:
             nfree = state.nfree.at[home].add(self.state.nfree[home])

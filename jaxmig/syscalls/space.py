@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from jaxmig import conditions as cond, frame, pte
+from jaxmig import arguments, conditions as cond, frame, pte
 from jaxmig.machine import NOWHERE, PMD_PAGES, Geometry, Machine
 
+MOST = 2**52 - 1  # pages of an address space
 Pages = Int64[np.ndarray, " pages"]
 Heads = Int32[np.ndarray, " folios"]
 
@@ -41,17 +42,42 @@ class Space:
     """The areas of one process in ascending order, as columns."""
 
     def __init__(self, areas: Sequence[Area]) -> None:
-        self.areas = tuple(sorted(areas, key=lambda a: a.start))
+        """Raises ValueError for areas that overlap, or whose numbers are none."""
 
-        def column(name: str) -> np.ndarray:
-            return np.asarray([getattr(a, name) for a in self.areas], np.int64)
+        def numbers(name: str, least: int, some: Sequence[Area]) -> np.ndarray:
+            made = [getattr(a, name) for a in some]
+            return np.asarray(
+                arguments.numbers(f"area: {name}", made, least, MOST), np.int64
+            )
 
-        self.start, self.pages = column("start"), column("pages")
-        self.first_pte, self.first_pmd = column("first_pte"), column("first_pmd")
-        self.migratable = column("migratable").astype(bool)
-        self.anonymous = column("anonymous").astype(bool)
-        self.hugetlb = column("hugetlb").astype(bool)
+        order = np.argsort(numbers("start", 0, areas), kind="stable")
+        self.areas = tuple(areas[i] for i in order)
+        self.start = numbers("start", 0, self.areas)
+        self.pages = numbers("pages", 0, self.areas)
+        self.first_pte = numbers("first_pte", 0, self.areas)
+        self.first_pmd = numbers("first_pmd", -1, self.areas)
+        over = self.start[1:] < (self.start + self.pages)[:-1]
+        if over.any():
+            page = self.start[int(over.argmax()) + 1]
+            raise ValueError(f"areas: page {page:#x} lies in two of them")
+        self.migratable = np.asarray([a.migratable for a in self.areas], bool)
+        self.anonymous = np.asarray([a.anonymous for a in self.areas], bool)
+        self.hugetlb = np.asarray([a.hugetlb for a in self.areas], bool)
         self.maps_twice = any(a.again for a in self.areas)
+
+    def check(self, m: Machine) -> None:
+        """Raises ValueError for areas whose entries the machine has not."""
+        ptes, last = m.geometry.ptes, m.pte.shape[0]
+        wrong = self.first_pte + self.pages > ptes
+        leaves = self.first_pmd - (-self.pages // PMD_PAGES)
+        huge = self.first_pmd >= 0
+        wrong |= huge & ((self.first_pmd < ptes) | (leaves > last))
+        if wrong.any():
+            a = self.areas[int(wrong.argmax())]
+            raise ValueError(
+                f"area of {a.pages} pages from entry {a.first_pte}, leaf {a.first_pmd}: "
+                f"the machine has entries 0 to {ptes - 1}, leaves {ptes} to {last - 1}"
+            )
 
     def area_of(self, vpn: np.ndarray) -> Pages:
         """Index of the area that holds each page, -1 if none does."""

@@ -132,6 +132,8 @@ def _number(value: Any) -> int:
         # int() takes digits of any script, blanks and underscores too.
         if not PLAIN.fullmatch(value):
             raise ValueError(f"{value[:40]!r} is no number")
+    elif not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.40} is no whole number")
     made = int(value)
     if not -1 <= made < 2**63:
         raise ValueError(f"{str(made)[:40]} does not fit")

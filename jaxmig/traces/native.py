@@ -52,13 +52,17 @@ def read(path: str, tick: Tick = lambda n: None) -> Iterator[Rows]:
     try:
         with zipfile.ZipFile(path) as file:
             _check_version(path, _array(file, MAGIC))
-            number = 0
-            while f"{_name(number)}.npy" in file.NameToInfo:
+            # A block that is missing would be accesses that nobody misses.
+            names = file.namelist()
+            blocks = [f"{_name(i)}.npy" for i in range(len(names) - 1)]
+            odd = {f"{MAGIC}.npy", *blocks} ^ set(names)
+            if odd:
+                raise ValueError(f"{min(odd)[:40]!r} is missing, or no block of it")
+            for number in range(len(blocks)):
                 block = _array(file, _name(number))
                 _check(block, number)
                 tick(file.NameToInfo[f"{_name(number)}.npy"].compress_size)
                 yield block
-                number += 1
     except TraceError:
         raise
     except (
@@ -101,7 +105,10 @@ def _array(file: zipfile.ZipFile, name: str) -> np.ndarray:
     if info.file_size > MOST * ACCESS.itemsize + 4096:
         raise ValueError(f"{name} is too large")
     with file.open(info) as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):
+            raise ValueError(f"{name} is longer than it says")
+        return array
 
 
 def _name(number: int) -> str:

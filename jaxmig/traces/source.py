@@ -142,8 +142,8 @@ class Source:
         self.assumed: list[str] = []
         try:
             file = sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: SIM115
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
             raise TraceError(f"{path}: {reason}; name a trace file") from None
         self._file, self._kept = file, b""
         raw = cast(io.RawIOBase, _Counted(file, tick))

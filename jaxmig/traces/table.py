@@ -2,7 +2,7 @@
 
 `address` (0x... or decimal) or `vpn` must be there; `time_ns`, `cpu`, `pid`, `tid`,
 `order` and `rw` (R, W, read, write, load, store, 0, 1) may be, and may be empty.
-Other columns are passed over.  Nothing is quoted but, perhaps, the cells passed over.
+Other columns are passed over, and named.  Nothing is quoted but, perhaps, their cells.
 """
 
 import re
@@ -61,6 +61,9 @@ def _header(source: Source, number: int, text: bytes) -> tuple[list[str], int, b
             raise source.error(number + i, line, "a column twice")
         if not {"address", "vpn"} & set(names):
             raise source.error(number + i, line, "no column named address or vpn")
+        if over := [repr(n[:20]) for n in names if n not in CELLS]:
+            more = f" and {len(over) - 3} more" if len(over) > 3 else ""
+            source.assumed.append(f"columns {', '.join(over[:3])}{more} do not matter")
         return names, number + i + 1, b"\n".join(lines[i + 1 :])
     return [], number, b""
 

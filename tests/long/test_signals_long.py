@@ -33,7 +33,8 @@ COMMANDS = {
     "snapshot": f"snapshot {os.getpid()} -o x.npz",
     "sweep": "sweep memhog:1m 0 1 --batch 1:64:2x --cpus 2:16:2x -o x.csv --resume",
     "replay": "replay ../trace.csv -o x.npz",
-    "report": "run ../scenario.toml --plot x.svg --folded x.folded",
+    "report": "run ../scenario.toml --plot x.svg --folded x.folded --report x.html",
+    "page": "migratepages memhog:1m 0 1 --report x.html --speedscope x.json",
 }
 SCENARIO = """
 [[process]]
