@@ -112,7 +112,8 @@ class _Range:
             part = Candidates.at(s.view(), heads)
             if s.counts["nr_split"] > splits and not ordered:
                 self._check_room(part)
-            part = Candidates.at(s.view(), self._reclaimed(part))
+            heads = self._reclaimed(part)
+            part = Candidates.at(s.view(), heads)
             ordered &= self._lacks_memory_alone(part)
             counts = s.counts.copy()
             self.left = self.lists.one(part.head, puts_back=True)
@@ -133,9 +134,8 @@ class _Range:
 
     def _lacks_memory_alone(self, c: Candidates) -> bool:
         """Whether nothing but memory can be in the way of a list."""
-        odd = c.has(frame.CONDITIONED | frame.HURT | frame.SPLIT_QUEUED) | (
-            c.extra != 0
-        )
+        odd = c.has(frame.CONDITIONED | frame.HURT | frame.SPLIT_QUEUED)
+        odd |= c.extra != 0
         limit = self.r.s.batch
         batches = limit > 0 and c.size[:-1].sum() >= limit
         # What moves out of one batch would be room for the next.
@@ -147,18 +147,16 @@ class _Range:
     def _left(self, c: Candidates, before: dict[str, int], ordered: bool) -> Heads:
         """What a call has left of its list; `before`: the counts before it."""
         s = self.r.s
-        if ordered:
+        split = s.counts["nr_split"] > before["nr_split"]
+        if ordered and split:
             moved = s.counts["pgmigrate_success"] - before["pgmigrate_success"]
             return pieces_left(c, s.view(), moved, s.release.pieces_ascend)
-        split = s.counts["nr_split"] > before["nr_split"]
         # Up to 6.6 the result says nothing of small folios that were split.
         if self.left == 0 and (s.release.counts_nr_split or not split):
             return c.head[:0]
         if split and self._frees_room(c):
-            what = (
-                "large folios with something in their way, on the node that takes them"
-            )
-            raise NotModelled(f"CMA splits {what}")
+            what = "splits of folios with something in their way"
+            raise NotModelled(f"{what}, by CMA on the node that takes the pieces")
         return left_of(c.view, s.view(), c.head)
 
     def _check_room(self, c: Candidates) -> None:
