@@ -121,12 +121,15 @@ class Builder:
         prot_none: bool = False,
         mapped_twice: bool = False,
         shared: bool = True,
+        migrate_folio: bool = True,
     ) -> Region:
         """Map `pages` base pages on `node` into one process, or into several at once.
 
         Args:
           mapped_twice: each of them maps the pages a second time, right behind.
           shared: of a file: MAP_SHARED, so that stores go to the file's pages.
+          migrate_folio: of a file: its file system has that operation.  Without it, base
+            pages without buffers are modelled (fallback_migrate_folio()).
 
         Raises:
           ValueError: for an unknown kind or node, a size that folios do not fill, a
@@ -144,6 +147,11 @@ class Builder:
         if mapped_twice and kind not in SHARED_KINDS:
             raise ValueError(
                 f"mapped_twice: {kind} pages are not; shmem and file may be"
+            )
+        if not migrate_folio and (kind != "file" or order or private):
+            problem = f"not modelled of {kind} pages of order {order}"
+            raise ValueError(
+                f"migrate_folio: {problem}; files' base pages without buffers"
             )
         size = 4096 << order
         start = -(-self._next // size) * size
@@ -163,6 +171,7 @@ class Builder:
             prot_none,
             mapped_twice,
             shared,
+            migrate_folio,
         )
         self.regions.append(region)
         return region

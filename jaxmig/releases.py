@@ -82,6 +82,9 @@ class Release:
     weighs_interleave: bool = False
     # 060913999d7a: what cannot be read ends as -EHWPOISON; before, nobody survives it
     survives_poison: bool = False
+    # fallback_migrate_folio(): a dirty page is -EBUSY in every mode; before, SYNC has it
+    # written first
+    gives_up_dirty: bool = False
     # folio_maybe_mapped_shared(): of a large folio exactly whether two processes map it
     knows_sharers: bool = False
     # RFC v6, "Accelerate page migration with batch copying and hardware offload": an engine
@@ -125,10 +128,11 @@ _V614 = _next(_V613, "6.14", keeps_mask=True)
 _V615 = _next(
     _V614,
     "6.15",
-    "inferred: 6.14 has neither, 6.17 has both",
+    "inferred: 6.14 has none of these, 6.17 has all",
     pieces_ascend=True,
     invlpgb=True,
     unmap_flushes_hints=True,
+    gives_up_dirty=True,
     knows_sharers=True,
 )
 _V616 = _next(

@@ -221,6 +221,7 @@ file 16k 4k writable=false:   L L L L - L - - - - L L L L
 shmem 16k 4k writable=false:  L L L L L L - - - - L L L L
 file 16k 4k shared=false:     L L L L - L - - L L L L L L
 file 16k 4k: dirty            L L L L L L - - - - L L L L
+file 16k 4k migrate_folio=false: dirty   - - - L L L - - - - L L L L
 file 16k 4k exec=true:        L L L L - L L L L L L L L L
 +file 16k 4k exec=true:       L L L L - L - - - - L L L L
 anon 16k 4k: young            L L L L L L L L L L - L L L
@@ -716,6 +717,30 @@ def test_settings_that_make_no_sense(more: dict[str, str], problem: str) -> None
 def test_only_files_are_mapped_privately() -> None:
     with pytest.raises(ScenarioError, match="shared = false: only a file"):
         loads(scenario("shmem 16k 4k shared=false", caller="cma"))
+
+
+@pytest.mark.parametrize(
+    ("region", "state", "problem"),
+    [
+        ("shmem 16k 4k", "young", "only a file system may lack it, and this is shmem"),
+        (
+            "file 16k 16k",
+            "young",
+            "folio of a file system without migrate_folio is not",
+        ),
+        ("file 16k 4k private=true", "young", "private of a file system without"),
+        ("file 16k 4k", "buffers_locked", "buffers of a file system without"),
+    ],
+)
+def test_file_systems_without_migrate_folio_have_base_pages(
+    region: str, state: str, problem: str
+) -> None:
+    text = scenario(
+        f"{region} migrate_folio=false", caller="cma", states=((state, "all"),)
+    )
+    text = text.replace('until = "forever"\n', "") if state == "young" else text
+    with pytest.raises(ScenarioError, match=problem):
+        loads(text)
 
 
 def test_gigantic_pages_are_refused_by_name() -> None:

@@ -55,7 +55,7 @@ def _scanned(r: Request, c: Candidates) -> Mask:
     readonly = _of_area(r, c, "file") & ~_of_area(r, c, "writable")
     wanted = _of_area(r, c, "accessible") & ~_of_area(r, c, "hugetlb") & ~readonly
     wanted &= ~np.isin(c.kind, (frame.KSM, frame.HUGETLB, frame.MOVABLE_OPS))
-    wanted &= ~((c.kind == frame.FILE) & c.has(frame.DIRTY))
+    wanted &= ~((c.kind == frame.FILE) & c.dirty)
     by_pmd = _by_pmd(c)
     kernel = r.s.kernel
     # folio_maybe_dma_pinned() cannot tell a pin from very many references.
