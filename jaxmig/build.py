@@ -132,9 +132,9 @@ class Builder:
             pages without buffers are modelled (fallback_migrate_folio()).
 
         Raises:
-          ValueError: for an unknown kind or node, a size that folios do not fill, a
-            second mapping of what only a file's pages can have, and for processes that
-            are none, another builder's, or named twice.
+          ValueError: for an unknown kind or node, a size that folios do not fill, what
+            only a file's pages can have, and for processes that are none, another
+            builder's, or named twice.
         """
         owners = (processes,) if isinstance(processes, Process) else tuple(processes)
         self._check_owners(owners)
@@ -149,9 +149,8 @@ class Builder:
                 f"mapped_twice: {kind} pages are not; shmem and file may be"
             )
         if not migrate_folio and (kind != "file" or order or private):
-            problem = f"not modelled of {kind} pages of order {order}"
             raise ValueError(
-                f"migrate_folio: {problem}; files' base pages without buffers"
+                "migrate_folio: only a file's base pages without buffers may lack it"
             )
         size = 4096 << order
         start = -(-self._next // size) * size
@@ -202,6 +201,8 @@ class Builder:
         if not any(region is mine for mine in self.regions):
             raise ValueError(f"region {region!r:.40}: none of this machine")
         arguments.one_of("state", state, STATES)
+        if state == "buffers_locked" and not region.migrate_folio:
+            raise ValueError("buffers_locked: not modelled without migrate_folio")
         if isinstance(until, str):
             arguments.one_of("until", until, ("forever", "waited"))
         else:
