@@ -188,6 +188,11 @@ def assemble(
     bits = np.concatenate([ptes.bits, pmds.bits | pte.HUGE]).astype(np.int32)
     live = folio >= 0
     counts = np.bincount(folio[live], minlength=f.order.shape[0])
+    # What was never touched is no page of zeros, nor one that cannot be read.
+    touched = [(at, n, bit, counts[at] > 0) for at, n, bit in f.marks]
+    f = dataclasses.replace(
+        f, marks=[(at[some], n[some], bit) for at, n, bit, some in touched]
+    )
     shared = _is_shared(f, folio, page, live, counts)
     if classes.conditions and (shared or left is not None):
         shared = True

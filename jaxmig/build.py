@@ -121,17 +121,20 @@ class Builder:
         prot_none: bool = False,
         mapped_twice: bool = False,
         shared: bool = True,
+        migrate_folio: bool = True,
     ) -> Region:
         """Map `pages` base pages on `node` into one process, or into several at once.
 
         Args:
           mapped_twice: each of them maps the pages a second time, right behind.
           shared: of a file: MAP_SHARED, so that stores go to the file's pages.
+          migrate_folio: of a file: its file system has that operation.  Without it, base
+            pages without buffers are modelled (fallback_migrate_folio()).
 
         Raises:
-          ValueError: for an unknown kind or node, a size that folios do not fill, a
-            second mapping of what only a file's pages can have, and for processes that
-            are none, another builder's, or named twice.
+          ValueError: for an unknown kind or node, a size that folios do not fill, what
+            only a file's pages can have, and for processes that are none, another
+            builder's, or named twice.
         """
         owners = self._owners(processes)
         arguments.text("name", name)
@@ -149,6 +152,10 @@ class Builder:
         if mapped_twice and kind not in SHARED_KINDS:
             raise ValueError(
                 f"mapped_twice: {kind} pages are not; shmem and file may be"
+            )
+        if not migrate_folio and (kind != "file" or order or private):
+            raise ValueError(
+                "migrate_folio: only a file's base pages without buffers may lack it"
             )
         size = 4096 << order
         start = -(-self._next // size) * size
@@ -168,6 +175,7 @@ class Builder:
             prot_none,
             mapped_twice,
             shared,
+            migrate_folio,
         )
         self.regions.append(region)
         return region
@@ -201,6 +209,8 @@ class Builder:
         if not any(region is mine for mine in self.regions):
             raise ValueError(f"region {region!r:.40}: none of this machine")
         arguments.one_of("state", state, STATES)
+        if state == "buffers_locked" and not region.migrate_folio:
+            raise ValueError("buffers_locked: not modelled without migrate_folio")
         if isinstance(until, str):
             arguments.one_of("until", until, ("forever", "waited"))
         else:

@@ -3,8 +3,9 @@
     word 0    locked, writeback, pinned, temp_stack     8 bits each, from the lowest
     word 1    extra_ref, buffers_locked, driver_eagain, driver_error
     word 2    private, huge_dst_unavailable, isolated
-    word 3    marks: which states last for ever, young, freed, released, isolated, a pin
-              that is held, and how many extra references
+    word 3    marks: which states last for ever, what a file system has to write first,
+              young, freed, released, isolated, a pin that is held, and how many extra
+              references
 
 A field says how many more tests of a state find it there.  UNTIL_WAITED is never worn
 out, only ended by somebody who sleeps on it; a state that lasts for ever has the same
@@ -46,6 +47,8 @@ UNTIL_WAITED: Final = (1 << FIELD) - 1
 WORDS: Final = 4
 PER_WORD: Final = 4
 
+UNWRITTEN: Final = 1 << 3  # dirty, of a file system without migrate_folio
+WRITTEN_OUT: Final = 1 << 4  # by this attempt, and so mapped again
 YOUNG: Final = 1 << 15  # entries have been referenced since reclaim last looked
 FREED: Final = 1 << 16
 RELEASED: Final = 1 << 17

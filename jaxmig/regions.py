@@ -61,6 +61,7 @@ class Region:
     prot_none: bool
     mapped_twice: bool = False  # each process maps it again, right behind
     shared: bool = True
+    migrate_folio: bool = True  # of a file system: whether it has that operation
     first_folio: int = 0
     # Per process: number of the first PTE and, under PMD mappings, of the first leaf.
     first_pte: dict[int, int] = dataclasses.field(default_factory=dict)
@@ -237,8 +238,10 @@ def _apply(c: Condition, f: Folios, left: np.ndarray, marks: np.ndarray) -> None
         marks[unique] |= MARK_STATES[c.state] if c.left else 0
     elif c.state == "dirty":
         # PG_dirty; memory of other kinds is as dirty as its kind.
-        dirty = c.left and c.region.kind == "file"
-        f.flags[unique] |= frame.DIRTY if dirty else 0
+        if c.left and c.region.kind == "file":
+            lacking = not c.region.migrate_folio
+            f.flags[unique] |= 0 if lacking else frame.DIRTY
+            marks[unique] |= cond.UNWRITTEN if lacking else 0
     elif c.state == "partially_mapped":
         f.flags[unique] |= frame.SPLIT_QUEUED if c.left else 0
     else:

@@ -83,6 +83,9 @@ class Release:
     weighs_interleave: bool = False
     # 060913999d7a: what cannot be read ends as -EHWPOISON; before, nobody survives it
     survives_poison: bool = False
+    # fallback_migrate_folio(): a dirty page is -EBUSY in every mode; before, SYNC has it
+    # written first
+    gives_up_dirty: bool = False
     # folio_maybe_mapped_shared(): of a large folio exactly whether two processes map it
     knows_sharers: bool = False
     # RFC v6, "Accelerate page migration with batch copying and hardware offload": an engine
@@ -126,10 +129,11 @@ _V614 = _next(_V613, "6.14", keeps_mask=True)
 _V615 = _next(
     _V614,
     "6.15",
-    "inferred: 6.14 has neither, 6.17 has both",
+    "inferred: 6.14 has none of these, 6.17 has all",
     pieces_ascend=True,
     invlpgb=True,
     unmap_flushes_hints=True,
+    gives_up_dirty=True,
     knows_sharers=True,
 )
 _V616 = _next(
@@ -171,8 +175,11 @@ RELEASES: Final[dict[str, Release]] = {
 }
 BOTH: Final = ("6.2", "6.3")  # the last serial and the first batched release
 LATEST: Final = "7.3"
-# Nobody has read these; as far as is known they count as the one before.
-UNREAD: Final = {"6.9": "6.8", "6.11": "6.10"}
+# Nobody has read migrate_pages() of these: what serves instead, as far as is known.
+UNREAD: Final = {
+    "6.9": "6.8 counts alike, but what compaction and CMA list is as in 6.10",
+    "6.11": "6.10 counts alike, and DAMON's lists are as in 6.12",
+}
 
 
 def release(name: str) -> Release:
@@ -226,6 +233,5 @@ def _between(word: str, first: str, last: str) -> list[str]:
 
 def _unknown(name: str) -> str:
     if name in UNREAD:
-        line = "counts alike as far as is known"
-        return f"not modelled, nobody has read it; {UNREAD[name]} {line}"
+        return f"not modelled, nobody has read it; {UNREAD[name]}, as far as is known"
     return f"not modelled; one of {' '.join(RELEASES)}, a range, both or latest"

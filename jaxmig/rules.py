@@ -61,6 +61,7 @@ class Rules:
     pieces_ascend: Flag
     moves_freed_driver_pages: Flag
     keeps_mask: Flag
+    gives_up_dirty: Flag
     # Of the call.
     asynchronous: Flag  # mode is ASYNC
     waits_for_writeback: Flag  # mode is SYNC: the others give such folios up

@@ -99,6 +99,7 @@ def _map(b: Builder, r: RegionSpec, owners: dict[str, Process]) -> Region:
         prot_none=r.prot_none,
         mapped_twice=r.mapped_twice,
         shared=r.shared,
+        migrate_folio=r.migrate_folio,
     )
 
 

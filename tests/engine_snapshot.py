@@ -223,7 +223,7 @@ class _Drawing:
             "contents": [self.token.get(f, -1) for f in span.tolist()],
             "refcount": refs + isolated,
             "mapcounts": maps.tolist(),
-            "dirty": bool(flags & frame.DIRTY),
+            "dirty": bool(flags & frame.DIRTY or marks & cond.UNWRITTEN),
             "mlocked": bool(flags & frame.MLOCKED),
             "locked": bool(flags & frame.LOCKED),
             "isolated": isolated,

@@ -154,6 +154,8 @@ def _region(draw: Draw, name: str, large: bool, left: dict[str, int]) -> Documen
     flags = {"mlocked": True, "prot_none": True, "writable": False, "migratable": False}
     if kind == "file":
         flags |= {"private": True, "shared": False, "exec": True}
+        if folio == "4k":
+            flags["migrate_folio"] = False
     if kind in ("file", "shmem") and folio in ("16k", "64k"):
         flags["mapped_twice"] = True
     for key in draw(st.lists(st.sampled_from(sorted(flags)), max_size=1)):

@@ -221,6 +221,9 @@ BUILDERS: dict[str, tuple[Callable[[], Any], str]] = {
     "order": (lambda: mapped(pages=8, order=-1), "order -1: must be 0 to 9"),
     "node": (lambda: mapped(pages=8, node=2), "node 2: must be 0 to 1"),
     "kind": (lambda: mapped(pages=8, kind="x"), "kind 'x': one of anon"),
+    "folios": (lambda: files(order=2), "base pages without buffers may lack it"),
+    "buffers": (lambda: files(private=True), "base pages without buffers may lack it"),
+    "busy buffers": (lambda: busy(files()), "not modelled without migrate_folio"),
     "nobody": (lambda: jaxmig.Builder().mmap([], 8), "give at least one"),
     "stranger": (
         lambda: jaxmig.Builder().mmap(jaxmig.Builder().process("b"), 8),
@@ -256,6 +259,14 @@ def mapped(**options: Any) -> jaxmig.Builder:
     b = jaxmig.Builder()
     b.mmap(b.process("a"), **options)
     return b
+
+
+def files(**more: Any) -> jaxmig.Builder:
+    return mapped(pages=8, kind="file", migrate_folio=False, **more)
+
+
+def busy(b: jaxmig.Builder) -> None:
+    b.condition(b.regions[0], "buffers_locked", [1])
 
 
 def under(state: str, pages: Any, until: Any = "forever") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxmig import callers, pte
+from jaxmig import callers, conditions as cond, pte
 from jaxmig.callers import lists
 from jaxmig.callers.candidates import Candidates
 from jaxmig.callers.releases import since
@@ -109,6 +109,15 @@ class Noting(Session):
             lru_gen=self.machine.lru_gen,
             compact_unevictable=self.machine.compact_unevictable,
         )
+
+
+class Working(Noting):
+    """Notes lists and works on them."""
+
+    def migrate(self, folios: np.ndarray, node: int, **how: Any) -> int:
+        super().migrate(folios, node)
+        self.logs = None
+        return Session.migrate(self, folios, node, **how)
 
 
 def ask(text: str, kernel: str, *results: int) -> Lists:
@@ -212,6 +221,7 @@ file 16k 4k writable=false:   L L L L - L - - - - L L L L
 shmem 16k 4k writable=false:  L L L L L L - - - - L L L L
 file 16k 4k shared=false:     L L L L - L - - L L L L L L
 file 16k 4k: dirty            L L L L L L - - - - L L L L
+file 16k 4k migrate_folio=false: dirty   - - - L L L - - - - L L L L
 file 16k 4k exec=true:        L L L L - L L L L L L L L L
 +file 16k 4k exec=true:       L L L L - L - - - - L L L L
 anon 16k 4k: young            L L L L L L L L L L - L L L
@@ -507,6 +517,26 @@ def test_cma_drops_large_folios_of_files_too() -> None:
     assert record["nodes_after"] == {"0": 0, "1": 0}
 
 
+@pytest.mark.parametrize(
+    ("kernel", "lists"),
+    [
+        # Memory that ends among pieces ends a serial call.
+        ("6.2", [[0]]),
+        # A small folio that was split counts nowhere up to 6.6, and once from 6.7.
+        ("6.3", [[0], [*down(12, 1), 0]]),
+        ("6.7", [[0], [*down(12, 1), 0]]),
+        ("6.18", [[0], [*range(4, 16), 0]]),
+    ],
+)
+def test_cma_goes_on_until_its_list_is_empty(kernel: str, lists: Lists) -> None:
+    full = scenario("shmem 64k 64k", caller="cma", machine='free = { 1 = "12k" }')
+    s = Working(full, kernel)
+    assert (s.ask().error, s.lists) == (-12, lists)
+    # Three pieces find room; each call fails at the first that finds none.
+    counts = s.counts["pgmigrate_success"], s.counts["pgmigrate_fail"]
+    assert counts == (3, len(lists))
+
+
 def test_offlining_lists_everything_at_once() -> None:
     text = scenario(
         "anon 8k 4k", "hugetlb 2m 2m", "anon 2m 2m", caller="memory_offline"
@@ -536,6 +566,25 @@ def test_a_hint_is_on_the_entries_of_the_process_and_gone_afterwards() -> None:
     # What failed is mapped again too.
     assert hints == [[first, first + 1]] * 2
     assert not (s.view().pte[:, pte.BITS] & pte.PROT_NONE).any()
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.8", "6.12"])
+def test_large_folios_of_shared_areas_fault_in_every_release(kernel: str) -> None:
+    """Up to 6.9 do_numa_page() only maps them again."""
+    text = scenario(
+        "shmem 64k 64k",
+        caller="numa_balancing",
+        states=(("prot_none", "all"),),
+        both=True,
+    )
+    s = Noting(text, kernel)
+    s.ask()
+    assert s.lists == ([[0]] if kernel == "6.12" else [])
+    hints = (s.view().pte[:, pte.BITS] & pte.PROT_NONE) != 0
+    # The other process has not been there yet.
+    assert hints.sum() == 16
+    first = s.space.areas[0].first_pte
+    assert not hints[first : first + 16].any()
 
 
 def test_a_fault_does_not_try_without_room() -> None:
@@ -603,6 +652,31 @@ def test_what_is_not_isolated_or_split_is_busy() -> None:
         assert record["vmstat"]["nr_tlb_remote_flush"] == 0
 
 
+@pytest.mark.parametrize("reference", ["extra_ref", "pinned", "isolated"])
+def test_a_split_looks_at_references_last(reference: str) -> None:
+    """can_split_folio() comes behind the lock, writeback and buffers, at each try."""
+    states = (
+        *((reference, [3]), ("locked until waited", [0])),
+        *(("writeback until attempt:4", [1]), ("private until attempt:5", [2])),
+    )
+    held = Noting(
+        scenario("shmem 64k 64k", caller="soft_offline", states=states), "6.3"
+    )
+    assert held.ask() == callers.Outcome(0, -16, 0)
+    left = Candidates.of(held.view(), held.space, frozenset({0}))
+    for state in (cond.LOCKED, cond.WRITEBACK, cond.NO_MAPPING):
+        assert not left.blocked(state), state
+    # The reference that was lent for the look has been given back.
+    assert left.extra == (0 if reference == "isolated" else 1)
+    endless = scenario(
+        "anon 64k 64k",
+        caller="soft_offline",
+        states=((reference, "all"), ("locked", [0])),
+    )
+    with pytest.raises(ScenarioError, match="would sleep for ever"):
+        made(endless, "6.3")
+
+
 def test_split_pages_of_files_are_dropped_and_of_shmem_moved() -> None:
     clean = made(scenario("file 64k 64k", caller="soft_offline"), "6.8")
     assert (clean["lists"], clean["nodes_after"]) == (0, {"0": 0, "1": 0})
@@ -643,6 +717,30 @@ def test_settings_that_make_no_sense(more: dict[str, str], problem: str) -> None
 def test_only_files_are_mapped_privately() -> None:
     with pytest.raises(ScenarioError, match="shared = false: only a file"):
         loads(scenario("shmem 16k 4k shared=false", caller="cma"))
+
+
+@pytest.mark.parametrize(
+    ("region", "state", "problem"),
+    [
+        ("shmem 16k 4k", "young", "only a file system may lack it, and this is shmem"),
+        (
+            "file 16k 16k",
+            "young",
+            "folio of a file system without migrate_folio is not",
+        ),
+        ("file 16k 4k private=true", "young", "private of a file system without"),
+        ("file 16k 4k", "buffers_locked", "buffers of a file system without"),
+    ],
+)
+def test_file_systems_without_migrate_folio_have_base_pages(
+    region: str, state: str, problem: str
+) -> None:
+    text = scenario(
+        f"{region} migrate_folio=false", caller="cma", states=((state, "all"),)
+    )
+    text = text.replace('until = "forever"\n', "") if state == "young" else text
+    with pytest.raises(ScenarioError, match=problem):
+        loads(text)
 
 
 def test_gigantic_pages_are_refused_by_name() -> None:

@@ -3,8 +3,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from jaxmig import RELEASES, Builder, folios_on, migrate_pages, releases, syscalls
+from jaxmig import (
+    RELEASES,
+    Builder,
+    folios_on,
+    frame,
+    migrate_pages,
+    releases,
+    syscalls,
+)
 from jaxmig.player import play
 from jaxmig.releases import BOTH, LATEST, expand, release
 from jaxmig.report import tracefs
@@ -47,8 +56,8 @@ def test_lists_of_releases() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("6.9", "nobody has read it; 6.8 counts alike"),
-        ("6.11", "6.10 counts alike"),
+        ("6.9", "nobody has read it; 6.8 counts alike, but what compaction and CMA"),
+        ("6.11", "6.10 counts alike, and DAMON's lists are as in 6.12"),
         ("6.99", "not modelled; one of 6.1"),
         ("7.0-6.3", "write 6.3-7.0"),
         ("6.3-v4", "'v4'"),
@@ -177,6 +186,20 @@ def test_a_poisoned_page_fails_in_windows_and_in_order(log: int) -> None:
     # A batch, and the page alone: an allocation and a flush each, of three CPUs.
     assert (result.ret, counts["pgmigrate_success"], counts["allocs"]) == (1, 9, 11)
     assert result.vmstat["nr_tlb_remote_flush_received"] == 6
+
+
+@pytest.mark.parametrize("untouched", ["untouched", "zero_page"])
+def test_what_was_never_touched_is_neither_zeros_nor_poison(untouched: str) -> None:
+    """A call that gives up frees pieces of zeros that nobody maps; these are none."""
+    b = Builder(nodes=2, cpus=4, tlb=(1, 1), huge_tlb=(1, 1))
+    r = b.mmap(b.process("p", running=[1]), 12, order=2)
+    for state, pages in ((untouched, [0]), ("zero", None), ("poisoned", [1])):
+        b.condition(r, state, pages)
+    m = b.build(content=False)
+    flags = np.asarray(m.frame)[:, frame.FLAGS]
+    found = [int((flags & bit != 0).sum()) for bit in (frame.ZERO, frame.HURT)]
+    assert found == [8, 0]
+    assert not m.geometry.poisoned  # else no release before 6.12 plays it
 
 
 def test_a_trace_shows_no_return_of_pieces_of_zeros() -> None:

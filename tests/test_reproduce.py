@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jaxmig.reproduce import Row, distinct, figures, headline, rows, summary
 from jaxmig.reproduce.arm64 import arm64
-from jaxmig.reproduce.calls import garg, garg_later, ziyan
+from jaxmig.reproduce.calls import garg, garg_few, garg_later, ziyan
 
 KEYS = {
     *("id", "what", "published_before", "published_after", "published_change_percent"),
@@ -15,13 +15,18 @@ KEYS = {
 }
 
 
+def quick() -> list[Row]:
+    """All rows that run no program."""
+    return [*arm64(), *garg(), *garg_few(), *garg_later(), *ziyan()]
+
+
 def by_kernel(name: str) -> dict[str, Row]:
     return {r.kernel: r for r in arm64() if r.id == name}
 
 
 def test_contract() -> None:
     """Keys, ids, inputs and sources of the quick rows."""
-    found = [r.record() for r in (*arm64(), *garg(), *garg_later(), *ziyan())]
+    found = [r.record() for r in quick()]
     for r in found:
         assert r.keys() >= KEYS
         assert r["inputs"]
@@ -34,10 +39,11 @@ def test_contract() -> None:
         "garg-move_pages",
         "ziyan-move_pages",
     }
-    assert sum(r["id"] == "garg-move_pages" for r in found) == 44
+    assert sum(r["id"] == "garg-move_pages" for r in found) == 55
+    assert sum(r["id"] == "garg-move_pages-few" for r in found) == 9
     # Tables that another table's costs predict, and CPU copies that were timed alone.
     free = {"arm64-kunpeng-pmbench", "arm64-memhog", "arm64-memhog-hypothesis"}
-    free |= {"garg-move_pages-v4", "garg-move_pages-v5"}
+    free |= {"garg-move_pages-v4", "garg-move_pages-v5", "garg-move_pages-few"}
     for r in found:
         after = r["id"] == "arm64-memhog-profile" and r["published_before"] is None
         alone = r["id"] == "ziyan-move_pages" and "copied" not in r["what"]
@@ -79,16 +85,15 @@ def test_profiles() -> None:
 
 def test_one_line_a_published_figure() -> None:
     """No figure and no prediction twice; what is open is an interval."""
-    quick = [*arm64(), *garg(), *garg_later(), *ziyan()]
-    once = distinct(quick)
+    once = distinct(quick())
     same = [(r.published, r.predicted_before, r.predicted_after, r.what) for r in once]
-    assert len(set(same)) == len(same) < len(quick)
+    assert len(set(same)) == len(same) < len(quick())
     hogs = [
         r for r in once if r.id.startswith("arm64-memhog") and "profile" not in r.id
     ]
     assert [r.kernel for r in hogs] == ["v4, 6.3", "6.6"]
     found = figures(once)
-    assert len(found) == 108
+    assert len(found) == 128
     hog = found[0]
     assert (hog.low, hog.high) == pytest.approx((1.516, 2.06), abs=0.005)
     assert not hog.inside

@@ -21,6 +21,7 @@ KINDS: Final = {
 # What two functions ask, and why.
 TWICE: Final = {
     "keeps_mask": "who leaves stays in the mask, and a later flush finds him there",
+    "waits_for_writeback": "mode is SYNC, which has dirty pages written, too",
     "split_flushes_batch": "the walk puts its flushes off, and the split sends them",
 }
 

@@ -99,6 +99,16 @@ class Candidates:
         """A bit of frame.py."""
         return (self.flags & bit) != 0
 
+    @property
+    def dirty(self) -> Mask:
+        """PG_dirty of a file's pages, or of memory that is as dirty as its kind."""
+        return self.has(frame.DIRTY) | self.unwritten
+
+    @property
+    def unwritten(self) -> Mask:
+        """Dirty pages of a file system without migrate_folio."""
+        return self.marked(cond.UNWRITTEN)
+
     @functools.cached_property
     def maps(self) -> Int32[np.ndarray, " folios"]:
         """Entries that map each folio (folio_mapcount())."""

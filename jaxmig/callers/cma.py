@@ -18,7 +18,7 @@ import numpy as np
 from jaxmig import conditions as cond, frame
 from jaxmig.callers.candidates import Candidates, Mask, refuse
 from jaxmig.callers.compaction import COMPACT_CLUSTER_MAX
-from jaxmig.callers.left import left_of
+from jaxmig.callers.left import left_of, pieces_left
 from jaxmig.callers.lists import Lists, cuts, downwards
 from jaxmig.callers.offline import hugetlb_last
 from jaxmig.callers.reclaim import clean, reclaim
@@ -105,23 +105,59 @@ class _Range:
         lists.calls = calls
 
     def _empty(self, heads: Heads) -> int:
-        """The calls for one list."""
+        """The calls for one list: 0 once it is empty, whatever the last of them said."""
         s, splits = self.r.s, self.r.s.counts["nr_split"]
+        ordered = True  # whether the list is in the kernel's order
         for _ in range(TRIES):
             part = Candidates.at(s.view(), heads)
-            if s.counts["nr_split"] > splits:
+            if s.counts["nr_split"] > splits and not ordered:
                 self._check_room(part)
-            gone, pages = reclaim(s, part, np.zeros(len(part), np.int64))
-            self.reclaimed += pages
-            # What reclaim keeps it puts in front, the last one first.
-            kept = clean(part) & ~gone
-            rest = ~clean(part)
-            heads, before = np.concatenate([heads[kept][::-1], heads[rest]]), s.view()
-            self.left = self.lists.one(heads)
-            if self.left <= 0:
+            heads = self._reclaimed(part)
+            part = Candidates.at(s.view(), heads)
+            ordered &= self._lacks_memory_alone(part)
+            counts = s.counts.copy()
+            self.left = self.lists.one(part.head, puts_back=True)
+            if self.left < 0:
                 return self.left
-            heads = left_of(before, s.view(), heads)
+            heads = self._left(part, counts, ordered)
+            if not len(heads):
+                return 0
         return -errno.EBUSY
+
+    def _reclaimed(self, part: Candidates) -> Heads:
+        """What reclaim leaves of a list."""
+        gone, pages = reclaim(self.r.s, part, np.zeros(len(part), np.int64))
+        self.reclaimed += pages
+        # What reclaim keeps it puts in front, the last one first.
+        kept, rest = clean(part) & ~gone, ~clean(part)
+        return np.concatenate([part.head[kept][::-1], part.head[rest]])
+
+    def _lacks_memory_alone(self, c: Candidates) -> bool:
+        """Whether nothing but memory can be in the way of a list."""
+        odd = c.has(frame.CONDITIONED | frame.HURT | frame.SPLIT_QUEUED)
+        odd |= c.extra != 0
+        limit = self.r.s.batch
+        batches = limit > 0 and c.size[:-1].sum() >= limit
+        # What moves out of one batch would be room for the next.
+        return not (odd.any() or (batches and self._frees_room(c)))
+
+    def _frees_room(self, c: Candidates) -> bool:
+        return bool((c.node == self.r.node).any())
+
+    def _left(self, c: Candidates, before: dict[str, int], ordered: bool) -> Heads:
+        """What a call has left of its list; `before`: the counts before it."""
+        s = self.r.s
+        split = s.counts["nr_split"] > before["nr_split"]
+        if ordered and split:
+            moved = s.counts["pgmigrate_success"] - before["pgmigrate_success"]
+            return pieces_left(c, s.view(), moved, s.release.pieces_ascend)
+        # Up to 6.6 the result says nothing of small folios that were split.
+        if self.left == 0 and (s.release.counts_nr_split or not split):
+            return c.head[:0]
+        if split and self._frees_room(c):
+            what = "splits of folios with something in their way"
+            raise NotModelled(f"{what}, by CMA on the node that takes the pieces")
+        return left_of(c.view, s.view(), c.head)
 
     def _check_room(self, c: Candidates) -> None:
         if int(c.size.sum()) > self.r.s.free(self.r.node):

@@ -100,9 +100,10 @@ def _wanted(r: Request, control: Control, c: Candidates) -> Mask:
     if r.mode != "sync":
         # ISOLATE_ASYNC_MIGRATE: nothing that would have to be waited for.
         # The fault that wrote to shmem has marked it dirty.
-        dirty = (c.has(frame.DIRTY) & (c.kind == frame.FILE)) | (c.kind == frame.SHMEM)
+        dirty = (c.dirty & (c.kind == frame.FILE)) | (c.kind == frame.SHMEM)
         driver = c.kind == frame.MOVABLE_OPS
-        wanted &= driver | ~(c.blocked(cond.WRITEBACK) | (dirty & locked))
+        later = c.blocked(cond.WRITEBACK) | c.unwritten | (dirty & locked)
+        wanted &= driver | ~later
     return wanted & ~c.driver_busy
 
 

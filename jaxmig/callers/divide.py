@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig import events, xla
+from jaxmig import events, frame, xla
 from jaxmig.events import Events
 from jaxmig.machine import Machine
+from jaxmig.migrate import replace
 from jaxmig.policy import state as reg
 from jaxmig.policy.attempt import DIVIDE, look
 from jaxmig.policy.call import Call, List, no_stats
@@ -31,10 +32,20 @@ def divide(s: Session, head: int) -> bool:
 
     Raises SleepsForever where the lock is never free.
     """
+    # Who has isolated it holds a reference, which can_split_folio() sees in its turn.
+    taken = int((s.view().flags(np.asarray([head]))[0] & frame.LRU) == 0)
+    _hold(s, head, taken)
     rc = int(s.work(program, jnp.int32(head)))
+    _hold(s, head, -taken)
     if rc == SLEEPS:
         raise SleepsForever
     return rc == SUCCESS
+
+
+def _hold(s: Session, head: int, refs: int) -> None:
+    if refs:
+        rows = s.state.frame.at[head, frame.REFCOUNT].add(refs)
+        s.rewind(replace(s.state, frame=rows))
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxmig import frame
+from jaxmig.callers.candidates import Candidates
 from jaxmig.syscalls.scan import order_of
 from jaxmig.syscalls.space import Heads, View
 
@@ -20,6 +21,23 @@ def left_of(before: View, after: View, folios: Heads) -> Heads:
     same = frame.order(old[:, frame.FLAGS] ^ flags) == 0
     taken = same & (old[:, frame.RMAP] != new[:, frame.RMAP])
     return whole[((flags & frame.KIND) != frame.FREE) & ~taken].astype(np.int32)
+
+
+def pieces_left(c: Candidates, after: View, moved: int, ascend: bool) -> Heads:
+    """The same in the kernel's order, of a list in whose way is nothing but memory.
+
+    Only pieces stay then, the last of those that are listed; `moved`: base pages that
+    went; `ascend`: how the tails are listed, the head comes behind them.
+    """
+    left = int(c.size.sum()) - moved
+    flags = after.flags(c.head)
+    split = (c.order > 0) & (frame.order(flags) == 0)
+    split &= (flags & frame.KIND) != frame.FREE
+    listed = [np.zeros(0, np.int32)]
+    for head, pages in zip(c.head[split], c.size[split].tolist(), strict=True):
+        tails = head + np.arange(1, pages, dtype=np.int32)
+        listed += [tails if ascend else tails[::-1], head[None]]
+    return np.concatenate(listed)[-left:] if left else listed[0]
 
 
 def _frames(after: View, head: int, order: int) -> Heads:

@@ -55,17 +55,17 @@ def _scanned(r: Request, c: Candidates) -> Mask:
     readonly = _of_area(r, c, "file") & ~_of_area(r, c, "writable")
     wanted = _of_area(r, c, "accessible") & ~_of_area(r, c, "hugetlb") & ~readonly
     wanted &= ~np.isin(c.kind, (frame.KSM, frame.HUGETLB, frame.MOVABLE_OPS))
-    wanted &= ~((c.kind == frame.FILE) & c.has(frame.DIRTY))
+    wanted &= ~((c.kind == frame.FILE) & c.dirty)
     by_pmd = _by_pmd(c)
     kernel = r.s.kernel
     # folio_maybe_dma_pinned() cannot tell a pin from very many references.
     many = (c.order == 0) & (c.refs >= GUP_PIN_COUNTING_BIAS)
     pinned = c.marked(cond.PIN_HELD) | many
     if not since(kernel, "6.10"):
-        # Who has a page to himself has its only reference; large folios have more, and
-        # do_numa_page() maps those of shared areas back.  Private data is one, too.
-        alone = ((c.refs == 1) & ~c.blocked(cond.NO_MAPPING)) | ~private
-        return wanted & (by_pmd | ((c.order == 0) & alone))
+        # Who has a page to himself has its only reference; each PTE of a large folio
+        # has one, and private data, too.
+        alone = (c.refs == 1) & ~c.blocked(cond.NO_MAPPING)
+        return wanted & (by_pmd | alone | ~private)
     several = pinned | _several(r, c)
     if since(kernel, "6.19"):
         return wanted & ~pinned & ~(private & several)
@@ -78,6 +78,9 @@ def _worth_moving(r: Request, c: Candidates) -> Mask:
     code = _of_area(r, c, "executable")
     stays = code & shared & (c.kind == frame.FILE)
     stays |= c.node == r.node  # a local fault
+    if not since(r.s.kernel, "6.10"):
+        # do_numa_page() maps back what PageCompound() says of.
+        stays |= (c.order > 0) & ~_by_pmd(c)
     if not since(r.s.kernel, "6.7"):
         stays |= _by_pmd(c) & shared
     return ~stays

@@ -33,7 +33,7 @@ State = tuple[Machine, tlb.Cached, Events]
 
 def clean(c: Candidates) -> Mask:
     """What is looked at: clean and evictable pages of files."""
-    return (c.kind == frame.FILE) & ~c.has(frame.DIRTY) & ~c.has(frame.MLOCKED)
+    return (c.kind == frame.FILE) & ~c.dirty & ~c.has(frame.MLOCKED)
 
 
 def unmaps(c: Candidates) -> Mask:

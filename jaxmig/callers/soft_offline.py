@@ -51,10 +51,7 @@ class _Pages:
     def split(self, folio: Candidates) -> None:
         """A large folio: all its pages, if it can be split."""
         s, head, pages = self.s, int(folio.head[0]), int(folio.size[0])
-        folio = Candidates.at(s.view(), folio.head)
-        # can_split_folio() is no attempt, so that it wears out no condition.
-        able = folio.has(frame.LRU)[0] and folio.extra[0] == 0
-        first = self._divided(head, pages) if able else pages
+        first = self._divided(head, pages)
         self.busy |= first > 0
         if first == pages:
             return

@@ -3,8 +3,9 @@
 Which tests a folio fails depends on its conditions, on the stage and on the release; a
 test wears a condition out or, where the stage may sleep, waits until it is over.
 
-Source: migrate_folio_unmap(), move_to_new_folio(), __buffer_migrate_folio() in
-mm/migrate.c, can_split_folio(), split_huge_page_to_list() in mm/huge_memory.c.
+Source: migrate_folio_unmap(), move_to_new_folio(), __buffer_migrate_folio(),
+fallback_migrate_folio() in mm/migrate.c, can_split_folio(), split_huge_page_to_list() in
+mm/huge_memory.c.
 """
 
 import dataclasses
@@ -129,6 +130,7 @@ def unmap_look(
     pages = pages_of(flags)
     freed = is_freed(rules.moves_freed_driver_pages, flags, f.refs, marks)
     hugetlb = frame.kind(flags) == frame.HUGETLB
+    marks = marks & ~cond.WRITTEN_OUT
     t = Tests(left, marks, ~freed, jnp.int32(UNMAPPED))
     # hugetlb folios come from a pool of their own; a target page is always there.
     short = room < jnp.where(hugetlb, 0, pages)
@@ -204,7 +206,9 @@ def _counted(t: Tests, refs: Index, expected: Index) -> Tests:
     return t.set(going=t.going & ~busy, rc=jnp.where(busy, EAGAIN, t.rc))
 
 
-def move_look(st: Stage, f: Held, left: tuple[Index, ...], marks: Index) -> Look:
+def move_look(
+    rules: Rules, st: Stage, f: Held, left: tuple[Index, ...], marks: Index
+) -> Look:
     """The tests of move_to_new_folio()."""
     no = jnp.asarray(False)
     flags = f.flags
@@ -212,7 +216,8 @@ def move_look(st: Stage, f: Held, left: tuple[Index, ...], marks: Index) -> Look
     asked = movable & ((marks & cond.RELEASED) == 0)
     t = Tests(left, marks, asked, jnp.int32(SUCCESS))
     t = t.look_at(cond.DRIVER_EAGAIN, no, EAGAIN).look_at(cond.DRIVER_ERROR, no, FAILED)
-    t, refs = _references(t.set(going=~movable), f, ~exclusive(flags))
+    t = _written(rules, st, t.set(going=~movable))
+    t, refs = _references(t, f, ~exclusive(flags))
     t = _counted(t, refs, frame.cache_refs(flags))
     hugetlb = frame.kind(flags) == frame.HUGETLB
     buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
@@ -221,6 +226,22 @@ def move_look(st: Stage, f: Held, left: tuple[Index, ...], marks: Index) -> Look
     lost = t.going & frame.has(flags, frame.HURT)
     t = t.set(rc=jnp.where(lost, FAILED, t.rc))
     return Look(t.left, t.marks, refs, t.rc)
+
+
+def _written(rules: Rules, st: Stage, t: Tests) -> Tests:
+    """fallback_migrate_folio() of a dirty page, which SYNC has written out.
+
+    That maps the page again, so that no pass moves it before it is unmapped anew.
+    """
+    dirty = t.going & ((t.marks & cond.UNWRITTEN) != 0)
+    sync = rules.waits_for_writeback & st.sleeps & ~rules.gives_up_dirty
+    starts = dirty & sync
+    busy = t.going & (starts | ((t.marks & cond.WRITTEN_OUT) != 0))
+    marks = jnp.where(starts, t.marks & ~cond.UNWRITTEN | cond.WRITTEN_OUT, t.marks)
+    left = list(t.left)
+    left[cond.WRITEBACK] = jnp.where(starts, cond.UNTIL_WAITED, left[cond.WRITEBACK])
+    rc = jnp.where(busy, EAGAIN, jnp.where(dirty, FAILED, t.rc))
+    return Tests(tuple(left), marks, t.going & ~busy & ~dirty, rc)
 
 
 def split_look(

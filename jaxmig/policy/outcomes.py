@@ -149,7 +149,7 @@ def _trip(r: Rules, f: Folios, passes: int, c: _Trip) -> _Trip:
     held = jnp.where(moving & ~movable, f.maps, 0)
     seen = hurdles.Held(f.flags, c.refs - held, f.maps > 0)
     u = hurdles.unmap_look(r, st, seen, left, marks, jnp.int32(ENOUGH), no)
-    v = hurdles.move_look(st, seen, left, marks)
+    v = hurdles.move_look(r, st, seen, left, marks)
     rc = jnp.where(moving, v.rc, u.rc)
     words, refs = _kept(going, moving, u, v, c, held)
     same = refs == c.refs

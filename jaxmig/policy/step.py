@@ -69,7 +69,7 @@ def _decide(
     unmaps, moves, divides = act == UNMAP, act == MOVE, act == DIVIDE
     held = hurdles.Held(f.flags, f.row[REFCOUNT], f.row[RMAP] != NOWHERE)
     u = hurdles.unmap_look(c.rules, st, held, left, marks, room, s[HELD] > 0)
-    v = hurdles.move_look(st, held, left, marks)
+    v = hurdles.move_look(c.rules, st, held, left, marks)
     rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
     looks, mapped, empty = [(unmaps, u), (moves, v)], jnp.int32(0), jnp.int32(0)
     halved = divides & False

@@ -8,7 +8,7 @@ Errors are printed as they are, with their likely cause.
 from collections.abc import Iterator
 
 from jaxmig.reproduce.arm64 import arm64
-from jaxmig.reproduce.calls import garg, garg_later, ziyan
+from jaxmig.reproduce.calls import garg, garg_few, garg_later, ziyan
 from jaxmig.reproduce.figures import Figure, distinct, figures, summary
 from jaxmig.reproduce.headline import HEADERS, headline
 from jaxmig.reproduce.intel import RUNNING, Tick, intel
@@ -32,5 +32,6 @@ def rows(tick: Tick = lambda what: None) -> Iterator[Row]:
     yield from intel(tick)
     yield from arm64()
     yield from garg()
+    yield from garg_few()
     yield from garg_later()
     yield from ziyan()

@@ -56,6 +56,26 @@ def garg() -> Iterator[Row]:
             )
 
 
+def garg_few() -> Iterator[Row]:
+    """The same of 1 to 512 folios of 2 MiB, from the costs of the table of 1 GB."""
+    p = machines.load("zen3-2s")
+    for case in published.GARG_FEW:
+        yield Row(
+            "garg-move_pages-few",
+            case.what,
+            None,
+            case.gbs,
+            None,
+            None,
+            _gbs(p, case.order, case.folios, case.copy, "batched"),
+            "GB/s",
+            "6.18",
+            (*inputs_of(p, *CALL_KEYS), f"copy engine {case.copy}"),
+            published.GARG_SOURCE,
+            cause=published.ZIYAN_CAUSE if case.folios == 1 else "",
+        )
+
+
 def garg_later() -> Iterator[Row]:
     """The same by later versions of the series, on other kernels: V3's costs predict."""
     p = machines.load("zen3-2s")

@@ -98,8 +98,15 @@ GARG_CAUSE: Final = (
 _SIZES: Final = (0, 2, 4, 5, 6, 7, 8, 9)  # orders of 4 KiB ... 2 MiB
 
 
+_LATER: Final = (0, 2, 4, 6, 8, 9)
+
+
 def _all(*figures: float) -> dict[int, float]:
     return dict(zip(_SIZES, figures, strict=True))
+
+
+def _later(*figures: float) -> dict[int, float]:
+    return dict(zip(_LATER, figures, strict=True))
 
 
 # GB/s by copy engine and order of the folios.
@@ -109,21 +116,26 @@ GARG: Final[dict[str, dict[int, float]]] = {
     "threads:2": {0: 4.04, 9: 17.80},
     "threads:4": {0: 4.72, 9: 31.41},
     "threads:8": {0: 4.91, 9: 33.50},
+    "threads:12": _later(4.84, 8.75, 10.16, 11.72, 14.09, 34.70),
     "threads:16": _all(4.77, 8.95, 10.36, 11.03, 11.58, 13.88, 13.00, 35.89),
     "dma:1": _all(2.75, 2.86, 3.28, 4.57, 5.03, 4.69, 4.78, 12.50),
     "dma:2": {9: 14.23},
     "dma:4": {9: 26.84},
     "dma:8": {9: 45.27},
-    "dma:12": {9: 59.94},
+    "dma:12": _later(4.60, 8.90, 11.26, 14.90, 13.79, 59.94),
     "dma:16": _all(4.61, 9.08, 11.14, 13.95, 13.69, 15.47, 15.44, 63.69),
 }
 
-_LATER: Final = (0, 2, 4, 6, 8, 9)  # orders of 4 KiB ... 2 MiB
-
-
-def _later(*figures: float) -> dict[int, float]:
-    return dict(zip(_LATER, figures, strict=True))
-
+# Some folios of 2 MiB.
+GARG_FEW: Final = tuple(
+    Moved(f"{folios} x 2 MiB by move_pages, copied by {copy}", 9, folios, copy, gbs)
+    for copy, figures in (
+        ("cpu", (7.96, 9.08, 10.59)),
+        ("threads:1", (6.43, 10.12, 10.81)),
+        ("dma:1", (6.52, 11.21, 12.61)),
+    )
+    for folios, gbs in zip((1, 64, 512), figures, strict=True)
+)
 
 # The rows that could be read; 8 to 16 channels could not.
 GARG_LATER: Final[dict[str, Table]] = {

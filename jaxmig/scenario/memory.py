@@ -32,6 +32,7 @@ _FLAGS = {
     "mapped_twice": False,
     "shared": True,
     "exec": False,
+    "migrate_folio": True,
 }
 REGION_KEYS = ("process", "name", "size", "folio", "kind", "node", *_FLAGS)
 CONDITION_KEYS = ("region", "pages", "state", "until")
@@ -89,6 +90,8 @@ def _region(
     if not flags["shared"] and kind != "file":
         problem = f"only a file may be mapped privately or not, and this is {kind}"
         raise table.error("shared", f'{problem}; drop it, or use kind = "file"')
+    if not flags["migrate_folio"]:
+        _check_file_system(table, kind, folio, flags["private"])
     return RegionSpec(
         processes=_mappers(table, processes),
         name=table.text("name"),
@@ -99,6 +102,17 @@ def _region(
         node=table.integer("node", 0, 0, machine.nodes - 1, there),
         **flags,
     )
+
+
+def _check_file_system(table: Table, kind: str, folio: int, buffers: bool) -> None:
+    """fallback_migrate_folio() is known for base pages without buffers."""
+    if kind != "file":
+        problem = f"only a file system may lack it, and this is {kind}"
+        raise table.error("migrate_folio", f'{problem}; drop it, or use kind = "file"')
+    for key, there in (("folio", folio > BASE_PAGE), ("private", buffers)):
+        if there:
+            problem = f"{key} of a file system without migrate_folio is not modelled"
+            raise table.error(key, f"{problem}; drop this line")
 
 
 def _folio(table: Table, kind: str) -> int:
@@ -160,6 +174,9 @@ def parse_conditions(
             problem = (
                 "a driver copies its pages itself, and what it does then is unknown"
             )
+            raise table.error("state", f"{problem}; drop this condition")
+        if state == "buffers_locked" and not known[name].migrate_folio:
+            problem = "buffers of a file system without migrate_folio are not modelled"
             raise table.error("state", f"{problem}; drop this condition")
         if state in LASTING and "until" in table:
             raise table.error("until", f"{state} does not pass; drop this line")

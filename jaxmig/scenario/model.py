@@ -81,6 +81,7 @@ class RegionSpec:
     mapped_twice: bool = False  # by each process, the second time right behind
     shared: bool = True
     exec: bool = False
+    migrate_folio: bool = True  # of a file system: whether it has that operation
 
     @property
     def n_pages(self) -> int:

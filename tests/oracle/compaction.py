@@ -156,6 +156,8 @@ def _compacts(zone: Zone, page: Page) -> bool:
     if job.mode != "sync" and folio.has("writeback"):
         return False
     dirty = folio.kind == "shmem" or (folio.kind == "file" and folio.dirty)
+    if job.mode != "sync" and folio.dirty and not folio.migrate_folio:
+        return False
     look = job.mode != "sync" and dirty
     if (look or _unevictable_file(job, folio)) and folio.has("locked"):
         return False

@@ -62,6 +62,7 @@ class Region:
     prot_none: bool = False
     shared: bool = True  # VM_SHARED, of a file
     executable: bool = False
+    migrate_folio: bool = True  # of a file system
     processes: list[Process] = field(default_factory=list)
 
     @property
@@ -124,6 +125,7 @@ class Folio:
     buffers: bool = False
     poison: set[int] = field(default_factory=set)  # base pages whose copy fails
     hugetlb_refs: int = 1  # what the page cache holds of a hugetlb page
+    migrate_folio: bool = True  # the file system has that operation
     copied: bool = False  # batch-copy: the engine has filled this new folio
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .folio import Folio
-from .kernel import EAGAIN, EHWPOISON, EIO, Kernel, Request
+from .folio import Folio, State
+from .kernel import EAGAIN, EBUSY, EHWPOISON, EIO, Kernel, Request
 from .rmap import remove_migration_ptes
 
 
@@ -24,6 +24,10 @@ def _try_to_move(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
     # A refused exclusive mapping was tested during the walk; every other kind of
     # pin is one reference too many here.
     exclusive = src.anon and any(e.kind != "READ" for e in src.maps)
+    if not src.migrate_folio:
+        rc = _fallback(k, src, mode)
+        if rc:
+            return rc
     # The mappings are gone, so any reference too many is somebody else's.
     held = src.test("extra_ref")
     if not exclusive:
@@ -40,6 +44,21 @@ def _try_to_move(k: Kernel, dst: Folio, src: Folio, mode: str) -> int:
         return EHWPOISON
     _copy(k, dst, src)
     return 0
+
+
+def _fallback(k: Kernel, src: Folio, mode: str) -> int:
+    """fallback_migrate_folio(): 0 for a clean folio, which migrate_folio() moves."""
+    if src.dirty:
+        if mode != "sync" or k.release.has("gives_up_dirty"):
+            return EBUSY
+        # writeout() maps the page again first.  Reading: the writeback that it
+        # begins lasts until somebody waits for it.
+        src.dirty = False
+        src.states["writeback"] = State(["waited"])
+        remove_migration_ptes(k, src, src)
+        return EAGAIN
+    # Another pass, behind a writeout: the mappings have their references again.
+    return EAGAIN if src.mapped() else 0
 
 
 def _move_by_driver(k: Kernel, dst: Folio, src: Folio) -> int:
@@ -61,7 +80,7 @@ def _copy(k: Kernel, dst: Folio, src: Folio) -> None:
     """folio_copy() and folio_migrate_flags()."""
     dst.contents = list(src.contents)
     dst.dirty, dst.mlocked, dst.buffers = src.dirty, src.mlocked, src.buffers
-    dst.hugetlb_refs = src.hugetlb_refs
+    dst.hugetlb_refs, dst.migrate_folio = src.hugetlb_refs, src.migrate_folio
     # Reading: what the outside world does to a page goes on with the new folio.
     dst.states = src.states
     # The deferred-split queue loses a folio that migrated whole, unless it is told.

@@ -45,6 +45,7 @@ FIRST = {
     "mask_kept_at_switch": "6.14",
     "pieces_ascending": "6.15",
     "shared_exactly": "6.15",
+    "gives_up_dirty": "6.15",
     "unmap_asks_no_access": "6.15",
     "invlpgb": "6.15",
     "count_unisolated_ptes": "6.16",

@@ -97,6 +97,7 @@ def _add_region(
         prot_none=item.get("prot_none", False),
         shared=item.get("shared", True),
         executable=item.get("exec", False),
+        migrate_folio=item.get("migrate_folio", True),
         processes=[world.processes[name] for name in owners],
     )
     # Anonymous memory that several processes map is what fork() leaves behind.
@@ -190,6 +191,7 @@ def _add_folio(
     written = region.kind == "file" and "dirty" in states
     folio.dirty = region.anonymous or written
     folio.mlocked = region.mlocked
+    folio.migrate_folio = region.migrate_folio
     folio.buffers = region.buffers or "buffers_locked" in states
     # A NUMA hint sits in the entries, not in the folio; others are in its contents.
     kept = {k: v for k, v in states.items() if k not in ("prot_none", "zero", "dirty")}

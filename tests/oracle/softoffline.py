@@ -7,8 +7,6 @@ from .isolate import isolate
 from .job import Job
 from .split import split_huge_page
 
-EBUSY = 16
-
 
 def soft_offline(job: Job) -> None:
     """Every page of the range, each by a call of its own, in address order."""
@@ -27,9 +25,8 @@ def _offline_large(job: Job, folio: Folio) -> None:
         if first:
             if folio.test("locked"):
                 folio.sleep_on("locked")
-            # Who has isolated it holds a reference: can_split_folio() says no.
             taken = folio.isolated or folio.has("isolated")
-            made = EBUSY if taken else split_huge_page(job.k, folio)
+            made = split_huge_page(job.k, folio, taken=taken)
             if isinstance(made, int):
                 job.busy = True
                 continue

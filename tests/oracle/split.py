@@ -25,9 +25,14 @@ def try_split_folio(k: Kernel, folio: Folio, mode: str) -> int | list[Folio]:
     return tails + pieces[:1]
 
 
-def split_huge_page(k: Kernel, folio: Folio) -> int | list[Folio]:
-    """split_huge_page() with the lock held: an error, or the pieces by address."""
-    rc = _refused(folio)
+def split_huge_page(
+    k: Kernel, folio: Folio, *, taken: bool = False
+) -> int | list[Folio]:
+    """split_huge_page() with the lock held: an error, or the pieces by address.
+
+    ``taken``: somebody else has isolated the folio, and so holds a reference.
+    """
+    rc = _refused(folio, taken)
     if rc:
         return rc
     if not _unmap_folio(k, folio):
@@ -38,7 +43,7 @@ def split_huge_page(k: Kernel, folio: Folio) -> int | list[Folio]:
     return pieces
 
 
-def _refused(folio: Folio) -> int:
+def _refused(folio: Folio, taken: bool) -> int:
     """split_huge_page_to_list(): what is looked at before and while unmapping."""
     # Neither anonymous nor in a mapping.
     if folio.movable_ops:
@@ -49,7 +54,7 @@ def _refused(folio: Folio) -> int:
         return EBUSY
     # can_split_folio() sees references before anything is unmapped.  Reading: that
     # look is not an attempt.
-    if folio.has("extra_ref") or folio.has("pinned"):
+    if taken or folio.has("extra_ref") or folio.has("pinned"):
         return EAGAIN
     # The walk skips such a stack, so references of the mappings remain.
     if folio.anon and folio.test("temp_stack"):
