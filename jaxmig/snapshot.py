@@ -88,6 +88,13 @@ class Snapshot(Table):
         counted = self.process[infer.counted_in_rss(self.flags)]
         return np.bincount(counted, minlength=len(self.processes))
 
+    def named(self, process: int = 0) -> tuple[tuple[int, str], ...]:
+        """The first resident page of each area of a process, and the area's name."""
+        mine = self.select(process)
+        area, vpn = self.area[mine], self.vpn[mine]
+        first = np.flatnonzero(np.diff(area, prepend=-1)).tolist()
+        return tuple((int(vpn[i]), self.areas.path[int(area[i])]) for i in first)
+
     @property
     def movable(self) -> Bools:
         """Rows that migrate_pages() may move as far as can be seen, bool[rows]."""

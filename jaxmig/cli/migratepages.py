@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Migrate, verify, compare."""
     output.check(args.json, args.csv, *traces.files(args), *htmlreport.files(args))
     pictures.check(args.plot)
+    pictures.check(args.plot_map)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")
     found = named.target(args.target, args.pid)
@@ -62,6 +63,7 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
         copy=copy,
         privileged=not args.unprivileged,
         logs=traces.step_by_step(args),
+        footprints=args.plot_map is not None,
         caller=args.caller,
         mode=args.mode,
     )

@@ -31,6 +31,8 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
         output.write(args.csv, report.to_csv(records))
     costs = [o.cost for o in outcomes]
     pictures.migration(args.plot, [("", records, costs)], _about_picture(asked))
+    areas = asked.target.areas
+    pictures.moved_map(args.plot_map, outcomes, areas, _about_picture(asked))
     traces.write(args, [o.traced for o in outcomes if o.traced])
     page(args, asked, outcomes)
     if output.alone(args.json, args.csv):

@@ -47,6 +47,8 @@ _RC: Final[dict[str, Any]] = {
     "legend.facecolor": "white",
     "legend.edgecolor": "none",
     "legend.fontsize": 8,
+    # Names of files and processes are no formulas, whatever dollar signs are in them.
+    "text.parse_math": False,
     # Text that stays text can be searched and copied.
     "svg.fonttype": "none",
     # The same numbers give the same file.
