@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     found = named.target(args.target, args.pid)
     target = whatif.target(args, found, args.cpus or profile.cpus, args.cpu or 0)
     made = shape.of(args, profile, target)
-    asked = Asked(target, made.setting, profile, _call(args, made, profile))
+    asked = Asked(
+        target, made.setting, profile, _call(args, made, profile, target.pages)
+    )
     kernels = args.kernel or BOTH
     try:
         with progress(job.STEPS * len(kernels), args.target) as tick:
@@ -45,8 +47,10 @@ def run(args: argparse.Namespace) -> int:
     return _verdict(outcomes, args.caller)
 
 
-def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> job.Call:
-    """The call that the options describe."""
+def _call(
+    args: argparse.Namespace, made: shape.Shape, p: machines.Profile, pages: int
+) -> job.Call:
+    """The call that the options describe, of a target of so many base pages."""
     old, new = made.old, made.new
     if (args.caller or args.mode not in (None, "sync")) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
@@ -62,7 +66,7 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
         batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
         copy=copy,
         privileged=not args.unprivileged,
-        logs=traces.step_by_step(args),
+        logs=traces.step_by_step(args, pages, made.setting.cpus),
         footprints=args.plot_map is not None,
         caller=args.caller,
         mode=args.mode,

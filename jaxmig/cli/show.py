@@ -76,7 +76,8 @@ def page(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     records, costs = [o.record for o in outcomes], [o.cost for o in outcomes]
     why = {o.record["kernel"]: _why(asked, o) for o in outcomes}
     title = f"{asked.target.name}, from node {args.from_} to node {args.to}"
-    figures = tuple(html.calls(records, costs))
+    logged = [report.stretches(o.traced) if o.traced else [] for o in outcomes]
+    figures = tuple(html.calls(records, costs, logged))
     section = html.Section("Answer", tuple(report.answer(records, why)), figures)
     lines = assumed(asked).split("\n")
     htmlreport.write(args, title, [section], lines, _remarks(asked, outcomes))

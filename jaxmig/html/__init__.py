@@ -2,6 +2,8 @@
 
     model.py     what a page consists of: tables, bars, trees, lines
     figures.py   records, costs and rows as these
+    timeline.py  a call in time, from its log
+    parts.py     how a bar is cut
     page.py      a page as text, all of it escaped
     page.html, page.css, page.js   its template, looks, and the little script
 
