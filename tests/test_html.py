@@ -295,6 +295,8 @@ def test_a_large_sweep_stays_below_three_megabytes() -> None:
     assert len(read.of("tr")) == html.figures.MOST_ROWS + 1
     assert "The first 2,000 of 20,000 rows" in table.note
     assert re.search(r"\d+ lines more are in the table", drawn.note)
+    assert len(drawn.yticks) in (4, 5, 6)
+    assert drawn.yticks[0][1] == "0"
     points = [p for _, line in drawn.series for p in line]
     assert all(0 <= p.x <= 100 and 0 <= p.y <= 100 for p in points)
     # The same numbers as in the rows, in the order of the axis.
@@ -302,6 +304,35 @@ def test_a_large_sweep_stays_below_three_megabytes() -> None:
         r["pages_per_s"] for r in made[:50]
     ]
     assert html.lines_over(made[:1], "batch", "pages_per_s", "rate", str) is None
+
+
+def test_lines_that_are_the_same_are_one_that_names_all() -> None:
+    made = [
+        r | {"kernel": k, "cpus": c, "batch": batch, "pages_per_s": rate}
+        for r in rows(1)
+        for k, c, rate in (("6.2", 2, 7), ("6.2", 4, 9), *(
+            (f"6.{i}", c, 30) for i in range(3, 9) for c in (2, 4)))
+        for batch in (8, 0, 512)
+    ]  # fmt: skip
+    drawn = html.lines_over(made, "batch", "pages_per_s", "rate", report.units.rate)
+    assert drawn is not None
+    assert [name for name, _ in drawn.series] == [
+        "kernel 6.2; cpus 2", "kernel 6.2; cpus 4", "kernel 6.3 ... 6.8; cpus 2, 4"
+    ]  # fmt: skip
+    assert [text for _, text in drawn.xticks] == ["8", "512", "without limit"]
+    odd = [r for r in made if (r["kernel"], r["cpus"]) != ("6.3", 2)]
+    drawn = html.lines_over(odd, "batch", "pages_per_s", "rate", report.units.rate)
+    assert drawn is not None
+    assert drawn.series[-1][0] == "kernel 6.3 cpus 4 ... kernel 6.8 cpus 4"
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 7, 1e9, 1.33e6, 0.2, 99, 250])
+def test_scales_have_round_ticks(most: float) -> None:
+    top, ticks = html.lines._scale(most)
+    assert (ticks[0], top >= most, 2 <= len(ticks) <= 6) == (0, True, True)
+    for tick in ticks:
+        assert float(f"{tick:.2g}") == pytest.approx(tick)
+    assert max(most, 1e-9) > 0.5 * top or most == 0
 
 
 def test_another_kind_of_file_is_refused() -> None:

@@ -1,7 +1,6 @@
 """Records, costs and rows as the figures of a page; nothing is computed but quotients."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from jaxmig import report
@@ -12,8 +11,6 @@ from jaxmig.html.model import (
     Box,
     Cell,
     Figure,
-    Lines,
-    Point,
     Table,
     Tree,
 )
@@ -25,8 +22,6 @@ from jaxmig.report.stretches import Stretch
 
 Record = Mapping[str, Any]
 MOST_ROWS: Final = 2000  # of a sweep's table: a page stays below 3 MB
-MOST_LINES: Final = 8
-TICKS: Final = 4
 LEAST: Final = 0.05  # percent of a tree that a box must have to be drawn
 COLUMNS: Final = (
     ("pages moved", lambda r: r["vmstat"]["pgmigrate_success"], units.count),
@@ -79,54 +74,6 @@ def rows_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     if len(some) < len(rows):
         note += f" The first {len(some):,} of {len(rows):,} rows; all are in the CSV."
     return Table(title, ROW_COLUMNS, cells, note)
-
-
-def lines_over(
-    rows: Sequence[Mapping[str, Any]],
-    axis: str,
-    column: str,
-    title: str,
-    show: Callable[[float], str],
-) -> Lines | None:
-    """A column over an axis, a line for each combination of the other axes.
-
-    None where there is nothing to draw a line through.  Places on the axis are evenly
-    apart, as the axis was asked for; the scale of the column begins at 0.
-    """
-    places = sorted({r[axis] for r in rows})
-    others = [a for a in ROW_COLUMNS[:8] if a not in (axis, "running")]
-    several = [a for a in others if len({r[a] for r in rows}) > 1]
-    lines: dict[str, list[Mapping[str, Any]]] = {}
-    for r in rows:
-        name = ", ".join(f"{a} {r[a]}" for a in several) or column
-        lines.setdefault(name, []).append(r)
-    if len(places) < 2:
-        return None
-    most = max(r[column] for r in rows) or 1
-    at = {place: 100 * (i + 0.5) / len(places) for i, place in enumerate(places)}
-    drawn = itertools.islice(lines.items(), MOST_LINES)
-    series = tuple(
-        (
-            name,
-            tuple(
-                Point(
-                    rounded(at[r[axis]]),
-                    rounded(100 - 100 * r[column] / most),
-                    f"{axis} {r[axis]:,}: {show(r[column])}",
-                    r[column],
-                )
-                for r in sorted(some, key=lambda r: r[axis])
-            ),
-        )
-        for name, some in drawn
-    )
-    step = -(-len(places) // 6)
-    xticks = tuple((rounded(at[p]), f"{p:,}") for p in places[::step])
-    ticks = [i / TICKS for i in range(TICKS + 1)]
-    yticks = tuple((100 - 100 * t, show(most * t)) for t in ticks)
-    left = len(lines) - len(series)
-    note = f"Over {axis}." + (f" {left:,} lines more are in the table." if left else "")
-    return Lines(title, series, xticks, yticks, note)
 
 
 def _table(records: Sequence[Record]) -> Table:
