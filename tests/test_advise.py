@@ -52,7 +52,7 @@ def test_engines_are_priced_and_not_played(monkeypatch: pytest.MonkeyPatch) -> N
     copy = ("cpu", "threads:8", "dma:1", "dma:4")
     ticks: list[float] = []
     found = advise(sweep(copy), 20_000, tick=lambda _, done, more: ticks.append(done))
-    assert len(played) == 2 + ROUNDS
+    assert 2 < len(played) <= 2 + ROUNDS
     assert found.tried == sum(ticks) > 2 * sum(played)
 
 
