@@ -103,12 +103,12 @@ def test_calls_have_a_panel_each_and_releases_share_a_tree() -> None:
     made = plots.migration(groups, "app.toml")
     titles = [a.get_title(loc="left").split("\n") for a in axes_of(made)]
     one = ["Time per page by phase", "Where the time of 6.2 serial goes",
-           "Where the time of 6.3 batched, 6.18 batched goes"]  # fmt: skip
+           "Where the time of 6.3, 6.18 batched goes"]  # fmt: skip
     assert titles == [[f"Call {i}", title] for i in (1, 2) for title in one]
     names = [t.get_text() for t in made.axes[0].get_xticklabels()]
-    assert names == ["6.2 serial", "6.3 batched", "6.18 batched"]
-    # A panel has a bar for each kernel and phase, none drawn over another call's.
-    assert len(made.axes[0].patches) == 3 * len(PHASES)
+    assert names == ["6.2 serial", "6.3, 6.18 batched"]
+    # A panel has a bar for each that differs and phase, none drawn over another call's.
+    assert len(made.axes[0].patches) == 2 * len(PHASES)
     total = records[0]["time_ns"]["total"] / 100
     assert f"{style.plain(round(total))} ns" in [
         t.get_text() for t in made.axes[0].texts
@@ -259,20 +259,69 @@ def everything() -> list[Row]:
     return made
 
 
-@pytest.mark.parametrize("rows", [some(), everything()])
-def test_no_words_of_a_picture_lie_on_others(rows: list[Row]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def series(n: int) -> list[Row]:
+    """A sweep of `n` kernels, each with curves of its own."""
+    drawn = ("pages_per_s", "stall_ns.p99", "time_ns.total", "first_folio_ns")
+    return [
+        r
+        | {"kernel": f"6.{i}"}
+        | {c: r[c] * (i + 2) for c in (*drawn, curves.RECEIVED)}
+        for i in range(n)
+        for r in some()
+        if r["kernel"] == "6.3"
+    ]
 
-    made = plots.sweep(rows)
-    canvas = FigureCanvasAgg(made)
-    canvas.draw()
+
+def nothing() -> list[Row]:
+    """A sweep whose calls moved no page."""
+    none = {f"time_ns.{p}": 0 for p in (*PHASES, "total")}
+    return [row(batch=b, **{"vmstat.pgmigrate_success": 0} | none) for b in (2, 4)]
+
+
+PICTURES = {
+    "some": some(),
+    "everything": everything(),
+    "one": series(1),
+    "twelve": series(12),
+    "many": series(22),
+    "nothing": nothing(),
+    "no limit": [row(batch=0, cpus=c) for c in (2, 4)],
+    "no interrupts": [row(cpus=c, machine="arm64-2n128c") for c in (2, 4)],
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_words_of_a_picture_lie_on_others(name: str) -> None:
+    made = plots.sweep(PICTURES[name], "memhog:1m\non xeon-2s")
+    said = texts_apart(made)
+    assert not [text for text in said if "e+" in text]
+    assert ("no page moved" in said) == (name == "nothing")
+    if name == "many":
+        assert "6 more are in the rows" in said
+    # Every line has a look of its own.
     for axes in made.axes:
-        ticks = [t for t in axes.get_xticklabels() if t.get_text()]
-        boxes = [t.get_window_extent(canvas.get_renderer()) for t in ticks]
-        for left, right in itertools.pairwise(boxes):
-            assert left.x1 <= right.x0, [t.get_text() for t in ticks]
-        for label in (*ticks, *axes.get_yticklabels()):
-            assert "e+" not in label.get_text()
+        looks = [(x.get_color(), x.get_marker(), x.get_linestyle())
+                 for x in axes.lines if len(x.get_xdata()) > 1]  # fmt: skip
+        assert len(set(looks)) == len(looks)
+
+
+@pytest.mark.parametrize("n", [1, 4, 22])
+def test_no_words_of_calls_lie_on_others(n: int) -> None:
+    kernels = [f"{6 + i // 20}.{i % 20}" for i in range(n)]
+    one = [call(k, "batched" if i else "serial") for i, k in enumerate(kernels)]
+    records = [
+        r | {"time_ns": {p: ns * (i + 1) for p, ns in r["time_ns"].items()}}
+        for i, (r, _) in enumerate(one)
+    ]
+    trees = [report.call_tree(c) for _, c in one]
+    made = plots.migration([plots.Group("Call 1: a", records, trees)] * 2, "a.toml")
+    said = texts_apart(made)
+    sizes = [t.get_fontsize() for t in made.axes[0].get_xticklabels()]
+    assert min(sizes) > 5
+    if n > 4:
+        assert (
+            f"Call 1: a\nWhere the time of 6.1 ... {kernels[-1]} batched goes" in said
+        )
 
 
 def test_a_panel_that_is_alone_is_as_wide_as_the_picture() -> None:
@@ -376,10 +425,12 @@ def texts_apart(made: Any) -> list[str]:
 
     canvas = FigureCanvasAgg(made)
     canvas.draw()
-    shown = {}
+    shown, ticks = {}, tick_labels(made)
     for text in made.findobj(Text):
+        if text in ticks or not text.get_text() or not text.get_visible():
+            continue
         box = text.get_window_extent(canvas.get_renderer())
-        if text.get_text() and text.get_visible() and box.width and not tick(text):
+        if box.width:
             shown[text] = box.padded(-1)
     for axes in made.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -397,15 +448,16 @@ def texts_apart(made: Any) -> list[str]:
     return [text.get_text() for text in shown]
 
 
-def tick(text: Any) -> bool:
-    """Whether it labels a tick; of these those outside the axes are not drawn."""
+def tick_labels(made: Any) -> set[Any]:
+    """Labels of ticks; of these those outside the axes are not drawn."""
     from matplotlib.axis import Axis
 
-    return any(
-        text in (t.label1, t.label2)
-        for axis in text.get_figure().findobj(Axis)
+    return {
+        label
+        for axis in made.findobj(Axis)
         for t in (*axis.get_major_ticks(), *axis.get_minor_ticks())
-    )
+        for label in (t.label1, t.label2)
+    }
 
 
 def test_a_column_stacks_its_pages_by_their_share() -> None:
