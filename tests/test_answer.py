@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from jaxmig.report import answer
+from jaxmig.report import answer, units
 
 
 def record(kernel: str, **changes: Any) -> dict[str, Any]:
@@ -81,6 +81,10 @@ def test_what_failed_and_why() -> None:
     left = record("6.2", ret=2)
     assert answer([left])[-1] == "In 6.2, 2 could not be moved."
     assert len(answer([OLD])) == 3
+    same = [left | {"kernel": f"6.{i}"} for i in range(5)]
+    assert answer(same)[-1] == "In all 5 kernels, 2 could not be moved."
+    assert answer([*same[:4], OLD])[-1].startswith("In 6.0, 6.1, 6.2 and 6.3, 2 ")
+    assert units.some(1, "page") == "1 page"
 
 
 def test_numbers_that_differ_are_both_said() -> None:

@@ -18,6 +18,7 @@ from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
 from jaxmig.releases import BOTH, NR_MAX_BATCHED_MIGRATION
+from jaxmig.report.units import some
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,9 +103,10 @@ def _complaint(o: job.Outcome) -> str:
     r = o.record
     moved = r["vmstat"]["pgmigrate_success"]
     if o.full:
-        answer = r["errno"] or f"{r['ret']} folios left behind"
+        answer = r["errno"] or f"{some(r['ret'], 'folio')} left behind"
         nodes = ", ".join(map(str, o.full))
-        return f"migrate_pages: {answer}: node {nodes} is full; {moved:,} pages fitted"
+        fitted = some(moved, "page")
+        return f"migrate_pages: {answer}: node {nodes} is full; {fitted} fitted"
     if r["errno"]:
-        return f"migrate_pages: {r['errno']}; {moved:,} pages moved"
+        return f"migrate_pages: {r['errno']}; {some(moved, 'page')} moved"
     return "contents changed" if o.wrong else ""

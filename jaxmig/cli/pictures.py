@@ -1,9 +1,9 @@
 """`--plot`: pictures of what a command found."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxmig import job, plots, report
+from jaxmig import plots, report
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure
 from jaxmig.cost import Cost
@@ -11,6 +11,9 @@ from jaxmig.plots import PlotError
 from jaxmig.snapshot import Snapshot
 from jaxmig.sweep import Row
 from jaxmig.terminal import printable
+
+if TYPE_CHECKING:
+    from jaxmig.job import Outcome
 
 
 def check(path: str | None) -> None:
@@ -53,7 +56,7 @@ def target_map(path: str | None, s: Snapshot, title: str) -> None:
 
 def moved_map(
     path: str | None,
-    outcomes: Sequence[job.Outcome],
+    outcomes: Sequence["Outcome"],
     areas: Sequence[tuple[int, str]],
     title: str,
 ) -> None:

@@ -61,7 +61,7 @@ def _why(asked: Asked, o: job.Outcome) -> str:
     """What is known of pages that failed."""
     reasons = [f"node {', '.join(map(str, o.full))} is full"] if o.full else []
     reasons += [line for line in asked.target.assumed if line.endswith("are pinned")]
-    reasons += [f"{pages:,} pages: {why}" for why, pages in asked.target.unmovable]
+    reasons += [f"{_pages(n)}: {why}" for why, n in asked.target.unmovable]
     if not asked.call.privileged:
         reasons.append("without CAP_SYS_NICE pages mapped more than once stay")
     return "; ".join(reasons)
@@ -137,9 +137,9 @@ def _remarks(asked: Asked, outcomes: list[job.Outcome]) -> list[str]:
     lines = [_verified(outcomes)]
     stayed = outcomes[0].stayed
     if stayed:
-        lines.append(f"On other nodes, so not asked to move: {stayed:,} pages.")
+        lines.append(f"On other nodes, so not asked to move: {_pages(stayed)}.")
     for why, pages in target.unmovable:
-        lines.append(f"May not move: {pages:,} pages: {why}.")
+        lines.append(f"May not move: {_pages(pages)}: {why}.")
     lines += [f"Not known: {line}." for line in target.missing]
     lines += [f"Assumed: {line}." for line in target.assumed]
     if cpu in asked.setting.running:
@@ -152,7 +152,11 @@ def _verified(outcomes: list[job.Outcome]) -> str:
         return "Contents: not carried, so not verified."
     wrong = {o.record["kernel"]: o.wrong for o in outcomes if o.wrong}
     if wrong:
-        bad = ", ".join(f"{n:,} pages after {kernel}" for kernel, n in wrong.items())
+        bad = ", ".join(f"{_pages(n)} after {kernel}" for kernel, n in wrong.items())
         return f"Contents: WRONG in {bad}; this is a fault of jaxmig, please report it."
     after = ", ".join(o.record["kernel"] for o in outcomes)
     return f"Contents: every page holds what it held before (word by word; {after})."
+
+
+def _pages(n: int) -> str:
+    return report.units.some(n, "page")
