@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+OFF_LRU = "not on the LRU (kpageflags)"
 MAGIC = "jaxmig_snapshot"  # name of the array that holds the version
 
 
@@ -128,7 +129,7 @@ class Snapshot(Table):
         yield "vDSO: mapped more than once, not on the LRU", self.has(PageFlag.VDSO)
         yield "memfd_secret area", kind == AreaKind.SECRET
         yield "poisoned memory", self.has(PageFlag.POISONED)
-        yield "not on the LRU (kpageflags)", self.has(PageFlag.OFF_LRU)
+        yield OFF_LRU, self.has(PageFlag.OFF_LRU)
 
     def save(self, path: str | Path) -> None:
         """Writes an .npz, whole or not at all.

@@ -8,6 +8,8 @@ from typing import Any
 
 from jaxmig import __version__, job, machines, report
 from jaxmig.cli import htmlreport, output, pictures, room, traces
+from jaxmig.releases import release
+from jaxmig.snapshot import OFF_LRU
 from jaxmig.targets import Setting, Target
 from jaxmig.terminal import printable
 
@@ -61,7 +63,10 @@ def _why(asked: Asked, o: job.Outcome) -> str:
     """What is known of pages that failed."""
     reasons = [f"node {', '.join(map(str, o.full))} is full"] if o.full else []
     reasons += [line for line in asked.target.assumed if line.endswith("are pinned")]
-    reasons += [f"{_pages(n)}: {why}" for why, n in asked.target.unmovable]
+    if release(o.record["kernel"]).counts_unisolated:
+        # Of what may not move, the walk tries to isolate these, and counts them.
+        tried = [x for x in asked.target.unmovable if x[0].startswith(OFF_LRU)]
+        reasons += [f"{_pages(n)}: {why}" for why, n in tried]
     if not asked.call.privileged:
         reasons.append("without CAP_SYS_NICE pages mapped more than once stay")
     return "; ".join(reasons)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from jaxmig.report.units import count, cpu_list, duration, some, span
 
 Record = Mapping[str, Any]
+ALIKE: Final = 1.005  # times as long, from which on it is worth a figure
 MOST_NAMED: Final = 4  # kernels, where all do the same
 
 
@@ -41,6 +42,8 @@ def _time(before: Record, after: Record) -> str:
     if not moved or old == new:
         return f"{said}, and so does {before['kernel']}."
     times = max(old, new) / max(min(old, new), 1)
+    if times < ALIKE:
+        return f"{said}; {before['kernel']} takes about as long, {_took(before)}."
     what = "as long" if old > new else "as fast"
     return (
         f"{said}; {before['kernel']} takes {_took(before)}, {times:.2f} times {what}."
