@@ -89,6 +89,8 @@ def test_what_failed_and_why() -> None:
         == "In 6.2 and 6.3, 3 pages failed and the call ends with ENOMEM: full."
     )
     assert not any("away" in line for line in lines)
+    none = full | {"time_ns": {"total": 0}}
+    assert answer([none])[0] == "Linux 6.2 has no page to move."
     left = record("6.2", ret=2)
     assert answer([left])[-1] == "In 6.2, 2 could not be moved."
     assert len(answer([OLD])) == 3

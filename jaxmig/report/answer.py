@@ -31,6 +31,8 @@ def answer(
 
 def _time(before: Record, after: Record) -> str:
     moved = _moved(after)
+    if not any(_moved(r) or r["time_ns"]["total"] for r in (before, after)):
+        return f"Linux {after['kernel']} has no page to move."
     said = f"Linux {after['kernel']} moves {_pages(moved)} in {_took(after)}"
     if before is after:
         return f"{said}."
