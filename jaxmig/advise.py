@@ -12,8 +12,7 @@ from typing import Final
 
 from jaxmig.machines import Profile
 from jaxmig.releases import NR_MAX_BATCHED_MIGRATION, release
-from jaxmig.sweep import Grid, Row, Sweep, play
-from jaxmig.sweep.program import SLOTS
+from jaxmig.sweep import Grid, Player, Row, Sweep
 
 Tick = Callable[[str, float, float], None]
 COARSE: Final = tuple(1 << k for k in range(15))  # base pages
@@ -68,12 +67,13 @@ def advise(
         came into view.
     """
     column = f"stall_ns.{stall}"
-    rows = _rows(dataclasses.replace(s.grid, batch=COARSE), s, tick)
+    player = Player(s)
+    rows = _rows(player, [dataclasses.replace(s.grid, batch=COARSE)], tick)
     for _ in range(ROUNDS):
-        for some in list(_groups(rows).values()):
-            finer = _between(s.grid, some, column, budget_ns)
-            if finer:
-                rows += _rows(finer, s, tick)
+        # Engines change prices only: all of a round's limits are counted together.
+        groups = _groups(rows).values()
+        finer = [_between(s.grid, some, column, budget_ns) for some in groups]
+        rows += _rows(player, [grid for grid in finer if grid], tick)
     best = _best(rows, column, budget_ns)
     return Advice(
         best=best,
@@ -93,17 +93,10 @@ def _known(profile: Profile, copy: str) -> bool:
     return True
 
 
-def _rows(grid: Grid, s: Sweep, tick: Tick) -> list[Row]:
-    if not grid.batch:
-        return []
-    some = dataclasses.replace(s, grid=grid)
-    tick("batch limits", 0, len(some.indices))
-    found: list[Row] = []
-    # A list costs the same, however few calls are in it.
-    for rows in play(some, some.indices, SLOTS):
-        found += rows
-        tick(f"kernel {rows[-1]['kernel']}", len(rows), 0)
-    return found
+def _rows(player: Player, grids: Sequence[Grid], tick: Tick) -> list[Row]:
+    wanted = [grid.at(i) for grid in grids for i in range(len(grid))]
+    tick("batch limits", 0, len(wanted))
+    return player.play(wanted, lambda done: tick("batch limits", done, 0))
 
 
 def _best(rows: Iterable[Row], column: str, budget_ns: int) -> Row | None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from jaxmig import callers, contents, cost, report, syscalls, verify
+from jaxmig import callers, contents, cost, footprint, report, syscalls, verify
 from jaxmig.ahead import Ahead
 from jaxmig.machine import Machine
 from jaxmig.machines import Arch, Profile
@@ -40,6 +40,7 @@ class Call:
     caller: str | None = None  # None: migrate_pages(2)
     mode: str | None = None  # None: the caller's
     logs: bool = False  # for traces: slower, and needs room for two machines
+    footprints: bool = False  # what the process maps before and after
 
 
 @dataclasses.dataclass
@@ -53,6 +54,8 @@ class Outcome:
     wrong: int | None  # base pages whose contents changed; None: not carried
     full: tuple[int, ...]  # destinations without a free page after failures
     traced: Traced | None = None  # its rows only with `Call.logs`
+    before: footprint.Footprint | None = None
+    after: footprint.Footprint | None = None
 
 
 class Donating(Session):
@@ -139,6 +142,7 @@ def _one(
     s = Donating(state, kernel, call, profile.arch, ahead, later)
     del state
     tick(f"{kernel}: built")
+    mapped = footprint.of(s.view(), space) if call.footprints else None
     before = verify.frames(s.state)
     on_nodes = syscalls.pages_by_node(s.view(), space, s.nodes)
     ret, extra = _migrate(s, space, call)
@@ -173,6 +177,8 @@ def _one(
         stayed=sum(n for i, n in enumerate(on_nodes) if i not in call.old),
         wrong=wrong,
         full=tuple(n for n in sorted(call.new) if ret and not s.free(n)),
+        before=mapped,
+        after=footprint.of(s.view(), space) if call.footprints else None,
     )
     if later and not call.logs:
         contents.leave(s.state.memory)

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+OFF_LRU = "not on the LRU (kpageflags)"
 MAGIC = "jaxmig_snapshot"  # name of the array that holds the version
 
 
@@ -88,6 +89,13 @@ class Snapshot(Table):
         counted = self.process[infer.counted_in_rss(self.flags)]
         return np.bincount(counted, minlength=len(self.processes))
 
+    def named(self, process: int = 0) -> tuple[tuple[int, str], ...]:
+        """The first resident page of each area of a process, and the area's name."""
+        mine = self.select(process)
+        area, vpn = self.area[mine], self.vpn[mine]
+        first = np.flatnonzero(np.diff(area, prepend=-1)).tolist()
+        return tuple((int(vpn[i]), self.areas.path[int(area[i])]) for i in first)
+
     @property
     def movable(self) -> Bools:
         """Rows that migrate_pages() may move as far as can be seen, bool[rows]."""
@@ -121,7 +129,7 @@ class Snapshot(Table):
         yield "vDSO: mapped more than once, not on the LRU", self.has(PageFlag.VDSO)
         yield "memfd_secret area", kind == AreaKind.SECRET
         yield "poisoned memory", self.has(PageFlag.POISONED)
-        yield "not on the LRU (kpageflags)", self.has(PageFlag.OFF_LRU)
+        yield OFF_LRU, self.has(PageFlag.OFF_LRU)
 
     def save(self, path: str | Path) -> None:
         """Writes an .npz, whole or not at all.

@@ -1,12 +1,13 @@
 """Advice against trying everything, and what the command says."""
 
 import json
+from typing import Any
 
 import pytest
 from jaxmig import cli, machines
-from jaxmig.advise import advise, engines
+from jaxmig.advise import ROUNDS, advise, engines
 from jaxmig.cli.options import duration
-from jaxmig.sweep import Grid, Sweep, play
+from jaxmig.sweep import Engine, Grid, Sweep, play
 from jaxmig.sweep.memory import Memory
 from jaxmig.targets import resolve
 
@@ -36,6 +37,23 @@ def test_nothing_within_the_budget_is_faster(budget_us: int) -> None:
     least = min(r["time_ns.total"] for r in fitting)
     assert found.best["time_ns.total"] == pytest.approx(least, rel=0.002)
     assert found.rows[0] == found.best
+
+
+def test_engines_are_priced_and_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many engines: a list of calls for each kernel, and one a round."""
+    played: list[int] = []
+    really = Engine.tallies
+
+    def noted(self: Engine, runs: Any) -> Any:
+        played.append(len(runs))
+        return really(self, runs)
+
+    monkeypatch.setattr(Engine, "tallies", noted)
+    copy = ("cpu", "threads:8", "dma:1", "dma:4")
+    ticks: list[float] = []
+    found = advise(sweep(copy), 20_000, tick=lambda _, done, more: ticks.append(done))
+    assert 2 < len(played) <= 2 + ROUNDS
+    assert found.tried == sum(ticks) > 2 * sum(played)
 
 
 def test_engines_are_those_with_a_known_speed() -> None:

@@ -1,10 +1,14 @@
 """The sentences before the table: what they say, and that they say what the table has."""
 
+import dataclasses
 import re
 from typing import Any
 
 import pytest
-from jaxmig.report import answer
+from jaxmig import job, targets
+from jaxmig.cli import show
+from jaxmig.report import answer, units
+from jaxmig.snapshot import OFF_LRU
 
 
 def record(kernel: str, **changes: Any) -> dict[str, Any]:
@@ -63,6 +67,13 @@ def test_who_is_interrupted(by: list[int], words: str) -> None:
     assert answer([OLD | {"ipis_per_cpu": by}])[1].endswith(words)
 
 
+def test_times_that_hardly_differ_are_said_to_be_alike() -> None:
+    near = OLD | {"time_ns": {"total": 400_000}}, OLD | {"kernel": "6.5"}
+    for total, said in ((401_000, "about as long"), (410_000, "1.02 times as")):
+        old = near[0] | {"time_ns": {"total": total}}
+        assert said in answer([old, near[1]])[0]
+
+
 def test_what_failed_and_why() -> None:
     full = record(
         "6.2",
@@ -78,9 +89,28 @@ def test_what_failed_and_why() -> None:
         == "In 6.2 and 6.3, 3 pages failed and the call ends with ENOMEM: full."
     )
     assert not any("away" in line for line in lines)
+    none = full | {"time_ns": {"total": 0}}
+    assert answer([none])[0] == "Linux 6.2 has no page to move."
     left = record("6.2", ret=2)
     assert answer([left])[-1] == "In 6.2, 2 could not be moved."
     assert len(answer([OLD])) == 3
+    same = [left | {"kernel": f"6.{i}"} for i in range(5)]
+    assert answer(same)[-1] == "In all 5 kernels, 2 could not be moved."
+    assert answer([*same[:4], OLD])[-1].startswith("In 6.0, 6.1, 6.2 and 6.3, 2 ")
+    assert units.some(1, "page") == "1 page"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "why"), [("6.6", ""), ("6.7", f"9 pages: {OFF_LRU}")]
+)
+def test_only_what_the_walk_tries_is_a_reason(kernel: str, why: str) -> None:
+    """Closed areas and the zero page are on no list, so nothing failed there."""
+    may_not = (("zero page", 1), (OFF_LRU, 9), ("memfd_secret area", 2))
+    t = dataclasses.replace(targets.resolve("memhog:1m", None), unmovable=may_not)
+    both = frozenset({0}), frozenset({1})
+    asked: Any = show.Asked(t, Any, Any, job.Call(*both))
+    o: Any = job.Outcome(record("6.2") | {"kernel": kernel}, Any, 0, 0, None, ())
+    assert show._why(asked, o) == why
 
 
 def test_numbers_that_differ_are_both_said() -> None:

@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 from jaxmig import cost, html, job, machines, report, snapshot
-from jaxmig.cli import app, htmlreport, named, shape, show
+from jaxmig.cli import app, htmlreport, named, shape, show, traces
+from jaxmig.cost import PHASES
 from jaxmig.events import COUNTERS
+from jaxmig.html import timeline
+from jaxmig.report.stretches import Stretch
 
 DATA = Path(__file__).parent / "data"
 HOSTILE = (
@@ -87,11 +90,21 @@ LATER = (BATCHED[0] | {"kernel": "6.18"}, BATCHED[1])
 CALLS = (SERIAL, BATCHED, LATER)
 
 
+def stretch(i: int, stall: int = 500) -> Stretch:
+    ns = (10, 20, 5 * i, 40, 50, 0)
+    return Stretch(i, i, 200 * (i - 1), ns, ipis=3 * i, stall=stall * i)
+
+
+LOGGED = ([stretch(i) for i in range(1, 5)], *[[stretch(1), stretch(2, 4000)]] * 2)
+
+
 def page(*names: str) -> html.Page:
     records, costs = zip(*CALLS, strict=True)
     named = "".join(names)
     figures = tuple(
-        html.calls([r | {"kernel": r["kernel"] + named} for r in records], costs)
+        html.calls(
+            [r | {"kernel": r["kernel"] + named} for r in records], costs, LOGGED
+        )
     )
     table = html.heading((named or "a",), ((named or "1",),), named)
     section = html.Section(named, (named,), (*figures, table))
@@ -123,7 +136,7 @@ def check(text: str) -> Read:
         "text",
         "span",
     }
-    known |= {"polyline", "circle", "line", "pre", "output", "script"}
+    known |= {"polyline", "circle", "line", "g", "pre", "script"}
     for tag, attrs in read.found:
         assert tag in known, tag
         assert not [a for a in attrs if a.startswith("on") or a in ("src", "style")]
@@ -174,20 +187,22 @@ def test_a_process_s_name_comes_through_escaped(tmp_path: Path) -> None:
     assert all(line in text for line in report.answer([r for r, _ in CALLS]))
 
 
+def rects(read: Read, label: str) -> list[float]:
+    """The values of what says `label`."""
+    found = [a for a in read.of("rect") if a.get("aria-label") == label]
+    return [float(a["data-value"] or 0) for a in found]
+
+
 def test_values_are_those_of_the_records() -> None:
     read = check(html.render(page()))
-    for r, _ in CALLS:
-        for phase in r["time_ns"]:
+    for r, kernels in ((SERIAL[0], "6.2"), (BATCHED[0], "6.3, 6.18")):
+        for phase in PHASES:
             ns = r["time_ns"][phase]
-            label = f"{r['kernel']}, {phase}: {report.units.duration(ns)}"
-            found = [a for a in read.of("rect") if a.get("aria-label") == label]
-            if phase != "total" and ns:
-                assert [float(a["data-value"] or 0) for a in found] == [ns], label
-        for first, last, n in ((1, 3, r["ipis_per_cpu"][1]), (5, 5, 7)):
-            cpus = f"CPUs {first}-{last}" if last > first else f"CPU {first}"
-            each = " each" if last > first else ""
-            label = f"{r['kernel']}, {cpus}: {n:,} IPIs{each}"
-            assert [a for a in read.of("rect") if a.get("aria-label") == label], label
+            label = f"{kernels}, {phase}: {report.units.duration(ns)}"
+            assert rects(read, label) == [ns] * bool(ns), label
+        for cpus, n, each in (("s 1-3", r["ipis_per_cpu"][1], " each"), (" 5", 7, "")):
+            label = f"{kernels}, CPU{cpus}: {n:,} IPIs{each}"
+            assert rects(read, label) == [n], label
     cells = [a["data-key"] for a in read.of("td")]
     assert cells.count(str(SERIAL[0]["time_ns"]["total"])) == 1
     # One tree for the releases that have the same, each box as wide as its time.
@@ -202,24 +217,59 @@ def test_values_are_those_of_the_records() -> None:
         )
 
 
-def test_batches_in_time_add_up_to_the_call() -> None:
-    (times,) = (f for f in page().sections[0].figures if f.title == "The call in time")
-    assert isinstance(times, html.Bars)
-    for bar, (r, priced) in zip(times.bars, CALLS, strict=True):
+def test_a_call_in_time_shows_phases_ipis_and_stalls_of_each_batch() -> None:
+    read = check(html.render(page()))
+    for kernels, what, some in (
+        ("6.2", "folio", LOGGED[0]),
+        ("6.3, 6.18", "batch", LOGGED[1]),
+    ):
+        for s in some:
+            name = f"{kernels}, {what} {s.first} of {some[-1].last}"
+            begin = f"{name}, at {report.units.duration(s.begin)}"
+            for phase, ns in zip(PHASES, s.ns, strict=True):
+                label = f"{begin}: {phase} {report.units.duration(ns)}"
+                assert rects(read, label) == [ns] * bool(ns), label
+            assert rects(read, f"{name}: {s.ipis} IPIs") == [s.ipis]
+            away = report.units.duration(s.stall)
+            label = f"{name}: a page is away for up to {away}"
+            assert rects(read, label) == [s.stall]
+            (bar,) = [a for a in read.of("rect") if a.get("aria-label") == label]
+            # As high as its share of the longest, standing on the ground.
+            assert float(bar["height"] or 0) == pytest.approx(20 * s.stall / 8000)
+            assert float(bar["y"] or 0) + float(bar["height"] or 0) == pytest.approx(20)
+            total = SERIAL[0]["time_ns"]["total"]
+            assert float((bar["x"] or "")[:-1]) == pytest.approx(
+                100 * s.begin / total, abs=1e-3
+            )
+
+
+def test_without_a_log_batches_are_by_the_means() -> None:
+    records, costs = zip(*CALLS, strict=True)
+    times = timeline.timeline(records, costs, ([], [], []))
+    assert "By the means" in times.note
+    for bar, (r, priced) in zip(times.bars, CALLS[:2], strict=True):
         spent = sum(priced.places.get(p, 0) for p in priced.places if p != "call")
         assert sum(p.value for p in bar.parts) == pytest.approx(spent)
         assert bar.parts[-1].x + bar.parts[-1].width <= 100.001
         n = r["batches"] or 1024
         assert f"of {n:,}: " in bar.parts[0].said
+    assert times.bars[1].name.startswith("6.3, 6.18, ")
 
 
 def test_whatever_can_be_pointed_at_can_be_reached_by_keys() -> None:
+    """Each group is one stop of Tab; the script goes on from there by arrow keys."""
     read = check(html.render(page()))
     values = [a for _, a in read.found if "data-value" in a]
-    assert len(values) > 100
+    assert len(values) > 60
+    stops = 0
     for a in values:
-        assert (a["tabindex"], a["role"] in ("img", "button")) == ("0", True)
+        assert a["role"] in ("img", "button")
+        assert a["tabindex"] in ("0", "-1")
         assert a["aria-label"]
+        stops += a["tabindex"] == "0"
+    groups = [a for _, a in read.found if a.get("role") == "group"]
+    assert all(a["aria-label"] for a in groups)
+    assert stops == len(groups)
     assert all(a["aria-sort"] == "none" for a in read.of("th"))
 
 
@@ -245,6 +295,8 @@ def test_a_large_sweep_stays_below_three_megabytes() -> None:
     assert len(read.of("tr")) == html.figures.MOST_ROWS + 1
     assert "The first 2,000 of 20,000 rows" in table.note
     assert re.search(r"\d+ lines more are in the table", drawn.note)
+    assert len(drawn.yticks) in (4, 5, 6)
+    assert drawn.yticks[0][1] == "0"
     points = [p for _, line in drawn.series for p in line]
     assert all(0 <= p.x <= 100 and 0 <= p.y <= 100 for p in points)
     # The same numbers as in the rows, in the order of the axis.
@@ -252,6 +304,35 @@ def test_a_large_sweep_stays_below_three_megabytes() -> None:
         r["pages_per_s"] for r in made[:50]
     ]
     assert html.lines_over(made[:1], "batch", "pages_per_s", "rate", str) is None
+
+
+def test_lines_that_are_the_same_are_one_that_names_all() -> None:
+    made = [
+        r | {"kernel": k, "cpus": c, "batch": batch, "pages_per_s": rate}
+        for r in rows(1)
+        for k, c, rate in (("6.2", 2, 7), ("6.2", 4, 9), *(
+            (f"6.{i}", c, 30) for i in range(3, 9) for c in (2, 4)))
+        for batch in (8, 0, 512)
+    ]  # fmt: skip
+    drawn = html.lines_over(made, "batch", "pages_per_s", "rate", report.units.rate)
+    assert drawn is not None
+    assert [name for name, _ in drawn.series] == [
+        "kernel 6.2; cpus 2", "kernel 6.2; cpus 4", "kernel 6.3 ... 6.8; cpus 2, 4"
+    ]  # fmt: skip
+    assert [text for _, text in drawn.xticks] == ["8", "512", "without limit"]
+    odd = [r for r in made if (r["kernel"], r["cpus"]) != ("6.3", 2)]
+    drawn = html.lines_over(odd, "batch", "pages_per_s", "rate", report.units.rate)
+    assert drawn is not None
+    assert drawn.series[-1][0] == "kernel 6.3 cpus 4 ... kernel 6.8 cpus 4"
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 7, 1e9, 1.33e6, 0.2, 99, 250])
+def test_scales_have_round_ticks(most: float) -> None:
+    top, ticks = html.lines._scale(most)
+    assert (ticks[0], top >= most, 2 <= len(ticks) <= 6) == (0, True, True)
+    for tick in ticks:
+        assert float(f"{tick:.2g}") == pytest.approx(tick)
+    assert max(most, 1e-9) > 0.5 * top or most == 0
 
 
 def test_another_kind_of_file_is_refused() -> None:
@@ -268,3 +349,14 @@ def test_the_script_is_one_that_parses(tmp_path: Path) -> None:
     (tmp_path / "page.js").write_text(script)
     done = subprocess.run([node, "--check", tmp_path / "page.js"], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_report_keeps_the_log_of_a_call_that_is_not_too_large() -> None:
+    asked = argparse.Namespace(report="r.html", trace=None, tracefs=None)
+    none = argparse.Namespace(report=None, trace=None, tracefs=None)
+    assert traces.step_by_step(asked, 1 << 16, 128)
+    assert not traces.step_by_step(asked, (1 << 16) + 1, 4)
+    assert not traces.step_by_step(asked, 1 << 15, 1024)
+    assert not traces.step_by_step(none, 1, 1)
+    none.trace = "t.json"
+    assert traces.step_by_step(none, 1 << 20, 4)

@@ -20,7 +20,7 @@ LAYERS = (
     ),
     ("custom", "player", "targets", "resident", "ahead"),
     ("world", "workloads", "stalls", "timeline", "timetable"),
-    ("callers",),
+    ("callers", "footprint"),
     ("syscalls", "nodes"),
     ("report",),
     ("cost",),

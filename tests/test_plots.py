@@ -1,18 +1,23 @@
 """Pictures show the numbers of the tables, with units, in colours everyone can see."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
 
+import jaxmig
 import numpy as np
 import pytest
-from jaxmig import cli, cost, machines, plots, report, snapshot
+from jaxmig import cli, cost, footprint, machines, plots, report, snapshot, targets
 from jaxmig.events import COUNTERS
 from jaxmig.machines.terms import PHASES
-from jaxmig.plots import addresses, curves, figures, flame, heat, phases, style
+from jaxmig.plots import curves, figures, flame, heat, phases, strips, style
 from jaxmig.plots.style import PlotError
 from jaxmig.sweep import Row, rows
+from jaxmig.syscalls import Area, Space
+from jaxmig.syscalls.space import View
 
+DATA = Path(__file__).parent / "data"
 pytest.importorskip("matplotlib")
 # Okabe and Ito's eight, and greys.
 SAFE = {"#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
@@ -98,12 +103,12 @@ def test_calls_have_a_panel_each_and_releases_share_a_tree() -> None:
     made = plots.migration(groups, "app.toml")
     titles = [a.get_title(loc="left").split("\n") for a in axes_of(made)]
     one = ["Time per page by phase", "Where the time of 6.2 serial goes",
-           "Where the time of 6.3 batched, 6.18 batched goes"]  # fmt: skip
+           "Where the time of 6.3, 6.18 batched goes"]  # fmt: skip
     assert titles == [[f"Call {i}", title] for i in (1, 2) for title in one]
     names = [t.get_text() for t in made.axes[0].get_xticklabels()]
-    assert names == ["6.2 serial", "6.3 batched", "6.18 batched"]
-    # A panel has a bar for each kernel and phase, none drawn over another call's.
-    assert len(made.axes[0].patches) == 3 * len(PHASES)
+    assert names == ["6.2 serial", "6.3, 6.18 batched"]
+    # A panel has a bar for each that differs and phase, none drawn over another call's.
+    assert len(made.axes[0].patches) == 2 * len(PHASES)
     total = records[0]["time_ns"]["total"] / 100
     assert f"{style.plain(round(total))} ns" in [
         t.get_text() for t in made.axes[0].texts
@@ -254,20 +259,69 @@ def everything() -> list[Row]:
     return made
 
 
-@pytest.mark.parametrize("rows", [some(), everything()])
-def test_no_words_of_a_picture_lie_on_others(rows: list[Row]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def series(n: int) -> list[Row]:
+    """A sweep of `n` kernels, each with curves of its own."""
+    drawn = ("pages_per_s", "stall_ns.p99", "time_ns.total", "first_folio_ns")
+    return [
+        r
+        | {"kernel": f"6.{i}"}
+        | {c: r[c] * (i + 2) for c in (*drawn, curves.RECEIVED)}
+        for i in range(n)
+        for r in some()
+        if r["kernel"] == "6.3"
+    ]
 
-    made = plots.sweep(rows)
-    canvas = FigureCanvasAgg(made)
-    canvas.draw()
+
+def nothing() -> list[Row]:
+    """A sweep whose calls moved no page."""
+    none = {f"time_ns.{p}": 0 for p in (*PHASES, "total")}
+    return [row(batch=b, **{"vmstat.pgmigrate_success": 0} | none) for b in (2, 4)]
+
+
+PICTURES = {
+    "some": some(),
+    "everything": everything(),
+    "one": series(1),
+    "twelve": series(12),
+    "many": series(22),
+    "nothing": nothing(),
+    "no limit": [row(batch=0, cpus=c) for c in (2, 4)],
+    "no interrupts": [row(cpus=c, machine="arm64-2n128c") for c in (2, 4)],
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_words_of_a_picture_lie_on_others(name: str) -> None:
+    made = plots.sweep(PICTURES[name], "memhog:1m\non xeon-2s")
+    said = texts_apart(made)
+    assert not [text for text in said if "e+" in text]
+    assert ("no page moved" in said) == (name == "nothing")
+    if name == "many":
+        assert "6 more are in the rows" in said
+    # Every line has a look of its own.
     for axes in made.axes:
-        ticks = [t for t in axes.get_xticklabels() if t.get_text()]
-        boxes = [t.get_window_extent(canvas.get_renderer()) for t in ticks]
-        for left, right in itertools.pairwise(boxes):
-            assert left.x1 <= right.x0, [t.get_text() for t in ticks]
-        for label in (*ticks, *axes.get_yticklabels()):
-            assert "e+" not in label.get_text()
+        looks = [(x.get_color(), x.get_marker(), x.get_linestyle())
+                 for x in axes.lines if len(x.get_xdata()) > 1]  # fmt: skip
+        assert len(set(looks)) == len(looks)
+
+
+@pytest.mark.parametrize("n", [1, 4, 22])
+def test_no_words_of_calls_lie_on_others(n: int) -> None:
+    kernels = [f"{6 + i // 20}.{i % 20}" for i in range(n)]
+    one = [call(k, "batched" if i else "serial") for i, k in enumerate(kernels)]
+    records = [
+        r | {"time_ns": {p: ns * (i + 1) for p, ns in r["time_ns"].items()}}
+        for i, (r, _) in enumerate(one)
+    ]
+    trees = [report.call_tree(c) for _, c in one]
+    made = plots.migration([plots.Group("Call 1: a", records, trees)] * 2, "a.toml")
+    said = texts_apart(made)
+    sizes = [t.get_fontsize() for t in made.axes[0].get_xticklabels()]
+    assert min(sizes) > 5
+    if n > 4:
+        assert (
+            f"Call 1: a\nWhere the time of 6.1 ... {kernels[-1]} batched goes" in said
+        )
 
 
 def test_a_panel_that_is_alone_is_as_wide_as_the_picture() -> None:
@@ -347,10 +401,8 @@ def test_no_panel_lies_on_another(n: int) -> None:
 
 
 def test_a_map_counts_every_page_of_a_process() -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    s = snapshot.load(Path(__file__).parent / "data/procfs/snapshot-v1.npz")
-    found = {strip.title: strip for strip in addresses.strips(s)}
+    s = snapshot.load(DATA / "procfs/snapshot-v1.npz")
+    found = {strip.title: strip for strip in strips.strips(strips.footprint(s), {})}
     assert all(sum(x.counts) == len(s) for x in found.values())
     moves = dict(zip(found["migration"].kinds, found["migration"].counts, strict=True))
     assert moves["can move"] == int(s.movable.sum())
@@ -359,23 +411,165 @@ def test_a_map_counts_every_page_of_a_process() -> None:
     assert nodes == {f"node {n}": c for n, c in enumerate(np.bincount(s.node)) if c}
     # What may not move is seen, however little it is.
     (row,) = [i for i, k in enumerate(found["migration"].kinds) if k == "may not move"]
-    assert row in addresses._commonest(found["migration"])
+    cells = found["migration"].cells
+    assert 1 <= (cells == row).any(axis=0).sum() <= moves["may not move"]
     made = plots.target_map(s, 0, "PID 1 (a$b)")
+    said = texts_apart(made)
+    assert f"can move: {moves['can move']:,}" in said
+
+
+def texts_apart(made: Any) -> list[str]:
+    """The words of a picture, none of which lies on another or beyond the edge."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
     canvas = FigureCanvasAgg(made)
     canvas.draw()
-    legends = [a.get_legend() for a in made.axes]
-    said = [t.get_text() for one in legends for t in one.get_texts()]
-    assert f"can move: {moves['can move']:,}" in said
-    boxes = [one.get_window_extent(canvas.get_renderer()) for one in legends]
-    for above, below in itertools.pairwise(boxes):
-        assert below.y1 <= above.y0
-    names = [t for t in made.axes[-1].texts if t.get_text()]
-    boxes = [t.get_window_extent(canvas.get_renderer()) for t in names]
-    for left, right in itertools.pairwise(boxes):
-        assert left.x1 <= right.x0
+    shown, ticks = {}, tick_labels(made)
+    for text in made.findobj(Text):
+        if text in ticks or not text.get_text() or not text.get_visible():
+            continue
+        box = text.get_window_extent(canvas.get_renderer())
+        if box.width:
+            shown[text] = box.padded(-1)
+    for axes in made.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for t in (t for t in axis.get_major_ticks() if t.label1.get_visible()):
+                if t.label1.get_text() and low <= t.get_loc() <= high:
+                    box = t.label1.get_window_extent(canvas.get_renderer())
+                    shown[t.label1] = box.padded(-1)
+    whole = made.bbox.padded(1)
+    for text, box in shown.items():
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1, text.get_text()
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1, text.get_text()
+    for (a, one), (b, other) in itertools.combinations(shown.items(), 2):
+        assert not one.overlaps(other), (a.get_text(), b.get_text())
+    return [text.get_text() for text in shown]
 
 
-def test_many_kinds_end_in_others() -> None:
-    strip = addresses._strip("t", np.array([f"k{min(i, 11)}" for i in range(100)]))
-    assert (len(strip.kinds), strip.kinds[0], strip.kinds[-1]) == (8, "k11", "others")
-    assert sum(strip.counts) == 100
+def tick_labels(made: Any) -> set[Any]:
+    """Labels of ticks; of these those outside the axes are not drawn."""
+    from matplotlib.axis import Axis
+
+    return {
+        label
+        for axis in made.findobj(Axis)
+        for t in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for label in (t.label1, t.label2)
+    }
+
+
+def test_a_column_stacks_its_pages_by_their_share() -> None:
+    n = strips.COLUMNS
+    of_page = np.tile([0, 0, 0, 1], n)
+    of_page[:400] = 0
+    of_page[7] = 1
+    cells = strips.Strip("t", ("a", "b"), of_page).cells
+    assert cells.shape == (strips.ROWS, n)
+    share = (cells == 1).mean(axis=0)
+    assert (share[100:] == 0.25).all()
+    assert np.flatnonzero(share[:100]).tolist() == [1]
+    few = np.zeros(strips.COLUMNS * 100, int)
+    few[50] = 1
+    cells = strips.Strip("t", ("a", "b"), few).cells
+    assert (cells[-1] == 1).tolist() == [True] + [False] * (n - 1)
+
+
+@pytest.mark.parametrize("kinds", [1, 8, 12])
+def test_many_kinds_have_room_and_end_in_others(kinds: int) -> None:
+    n = 1200
+    page = np.arange(n)
+    wide = footprint.Footprint(
+        vpn=page, order=(page % min(kinds, 10)).astype(np.int8),
+        node=(page * kinds // n).astype(np.int16), hugetlb=page < 0, file=page > 900,
+        alone=page % 2 > 0, stays=(page % 4).astype(np.int8),
+    )  # fmt: skip
+    moved = dataclasses.replace(wide, node=np.where(page > 600, 1, wide.node))
+    made = plots.moved_map(wide, {"6.2": wide, "6.3": moved}, [(0, "x$y$"), (500, "")])
+    said = texts_apart(made)
+    assert {"node before and after 6.2", "node after 6.3", "x$y$"} <= set(said)
+    assert "page size before and after 6.2, 6.3" in said
+    found = strips.strips(wide, {})[1]
+    assert len(found.kinds) == min(kinds, 8)
+    assert (kinds > 8) == (found.kinds[-1] == "others")
+    assert sum(found.counts) == n
+
+
+def test_a_map_before_and_after_keeps_colours_and_places() -> None:
+    """A process that loses a page in the middle, and of which half moves."""
+    page = np.arange(8)
+    none = np.zeros(8, bool)
+    before = footprint.Footprint(
+        vpn=page + 100, order=page.astype(np.int8) * 0, node=np.zeros(8, np.int16),
+        hugetlb=none, file=none, alone=~none, stays=np.zeros(8, np.int8),
+    )  # fmt: skip
+    left = {f.name: getattr(before, f.name)[page != 3]
+            for f in dataclasses.fields(before)}  # fmt: skip
+    node = np.array([1, 1, 1, 1, 1, 1, 0], np.int16)
+    after = footprint.Footprint(**left | {"node": node})
+    drawn = {s.title: s for s in strips.strips(before, {"6.2": after, "6.3": after})}
+    assert list(drawn) == [
+        f"{name} {when}" for name in ("page size", "node", "sharing", "migration")
+        for when in ("before", "after 6.2, 6.3")
+    ]  # fmt: skip
+    old, new = drawn["node before"], drawn["node after 6.2, 6.3"]
+    assert old.kinds == new.kinds == ("node 0", "node 1", "not resident")
+    assert old.of_page.tolist() == [0] * 8
+    assert new.of_page.tolist() == [1, 1, 1, 2, 1, 1, 1, 0]
+    assert (old.counts, new.counts) == ([8, 0, 0], [1, 6, 1])
+
+
+def test_the_map_of_a_machine_is_that_of_its_snapshot() -> None:
+    """Two ways to the same pages: from /proc's columns, and from the page tables."""
+    s = snapshot.load(DATA / "procfs/snapshot-v1.npz")
+    target = targets.of_snapshot("a.npz", s)
+    m, space = target.build(targets.Setting(content=False))
+    mine, theirs = footprint.of(View.of(m), space), strips.footprint(s)
+    rows = ~s.has(snapshot.PageFlag.ZERO | snapshot.PageFlag.PFNMAP)
+    assert len(mine) == rows.sum() > 300
+    for name in ("node", "order", "file", "hugetlb", "stays"):
+        np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name)[rows])
+    anon = ~mine.file
+    np.testing.assert_array_equal(mine.alone[anon], theirs.alone[rows][anon])
+    assert [name for _, name in target.areas] == [name for _, name in s.named()]
+
+
+def test_the_map_of_a_machine_tells_sizes_sharing_and_holds() -> None:
+    b = jaxmig.Builder(nodes=2, cpus=2)
+    one, two = b.process("one"), b.process("two")
+    huge = b.mmap(one, 1024, 0, order=9)
+    held = b.mmap(one, 16, 1, order=4)
+    cow = b.mmap([one, two], 4, 0)
+    b.condition(held, "pinned", [0])
+    b.condition(cow, "writeback", [1], until="waited")
+    m = b.build(content=False)
+    g = m.geometry
+    areas = [
+        Area(r.start // 4096, r.pages, r.first_pte[0],
+             g.ptes + r.first_pmd[0] if r.by_pmd else -1, migratable=r is not huge)
+        for r in (huge, held, cow)
+    ]  # fmt: skip
+    found = footprint.of(View.of(m), Space(areas))
+    assert np.bincount(found.order).tolist() == [4, 0, 0, 0, 16, *[0] * 4, 1024]
+    assert np.bincount(found.node).tolist() == [1028, 16]
+    assert found.alone.sum() == 1040
+    assert np.unique(found.vpn).size == 1044
+    assert [footprint.WHY[i] for i in found.stays[[0, 1024, 1040, 1041]]] == [
+        "may not move", "pinned or held", "can move", "locked or in writeback"
+    ]  # fmt: skip
+
+
+def test_migratepages_draws_its_target_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.svg"
+    typed = ["migratepages", "memhog:1m", "0", "1", "--cpus", "4", "--pinned", "50"]
+    assert cli.main([*typed, "--no-content", "--plot-map", str(file)]) == 0
+    text = file.read_text()
+    for said in ("node before", "node after 6.2, 6.3", "node 1: 128", "node 0: 256",
+                 "node 0: 128", "pinned or held: 128"):  # fmt: skip
+        assert f">{said}<" in text, said
+    capsys.readouterr()
+    assert cli.main([*typed, "--plot-map", "x.pdf"]) == 1
+    assert ".png or .svg" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Traces read back: their counts and times are those of the records."""
 
+import dataclasses
 import functools
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -122,6 +124,34 @@ def test_events_follow_one_another() -> None:
             assert e.us >= last
             last = e.us
         assert {e.comm for e in lines if e.cpu == 1} == {"victim"}
+
+
+def test_stretches_are_the_log_of_the_call() -> None:
+    for t, lines in calls():
+        some, r = report.stretches(t), t.record
+        folios = len(
+            {e.fields["addr"] for e in lines if e.event == "set_migration_pte"}
+        )
+        # A page that is refused is tried again after others: a stretch of its own.
+        assert some[-1].last >= (r["batches"] or folios)
+        assert r["batches"] in (0, some[-1].last)
+        assert [s.first for s in some[1:]] == [s.last + 1 for s in some[:-1]]
+        assert some[0].first == 1
+        for i, phase in enumerate(PHASES):
+            assert sum(s.ns[i] for s in some) == r["time_ns"][phase]
+        for a, b in itertools.pairwise(some):
+            assert b.begin == a.begin + sum(a.ns)
+        assert sum(s.ipis for s in some) == sum(r["ipis_per_cpu"]) > 0
+        assert report.stretches(dataclasses.replace(t, calls=())) == []
+
+
+def test_the_longest_stall_of_a_log_is_that_of_the_record() -> None:
+    """With pages of one size; the record's means hold what pages that stay took, too."""
+    back = [t for t, _ in calls() if t.record["syscall"] == "move_pages"]
+    assert len(back) == len(KERNELS)
+    for t in back:
+        longest = max(s.stall for s in report.stretches(t))
+        assert 0.9 < longest / t.record["stall_ns"]["max"] <= 1.01
 
 
 @pytest.mark.parametrize("bits", [0, pte.DIRTY, pte.YOUNG | pte.SOFT_DIRTY])

@@ -37,8 +37,10 @@ def script(top: argparse.ArgumentParser, shell: str) -> str:
 
     _offer(top, shell)
     text = shtab.complete(top, shell)
-    # shtab quotes no option; zsh would look for files that pmbench's -? matches.
-    return text.replace("{-?,", "{-\\?,") if shell == "zsh" else text
+    # shtab quotes no option; the ? of pmbench's -? would stand for files.
+    if shell == "zsh":
+        text = text.replace("{-?,", "{-\\?,")
+    return text.replace("-s ? ", r"-s '?' ") if shell == "fish" else text
 
 
 def _offer(parser: argparse.ArgumentParser, shell: str) -> None:

@@ -18,18 +18,22 @@ from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Asked, show
 from jaxmig.releases import BOTH, NR_MAX_BATCHED_MIGRATION
+from jaxmig.report.units import some
 
 
 def run(args: argparse.Namespace) -> int:
     """Migrate, verify, compare."""
     output.check(args.json, args.csv, *traces.files(args), *htmlreport.files(args))
     pictures.check(args.plot)
+    pictures.check(args.plot_map)
     runtime.prepare()
     profile = machines.load(args.machine or "xeon-2s")
     found = named.target(args.target, args.pid)
     target = whatif.target(args, found, args.cpus or profile.cpus, args.cpu or 0)
     made = shape.of(args, profile, target)
-    asked = Asked(target, made.setting, profile, _call(args, made, profile))
+    asked = Asked(
+        target, made.setting, profile, _call(args, made, profile, target.pages)
+    )
     kernels = args.kernel or BOTH
     try:
         with progress(job.STEPS * len(kernels), args.target) as tick:
@@ -44,8 +48,10 @@ def run(args: argparse.Namespace) -> int:
     return _verdict(outcomes, args.caller)
 
 
-def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> job.Call:
-    """The call that the options describe."""
+def _call(
+    args: argparse.Namespace, made: shape.Shape, p: machines.Profile, pages: int
+) -> job.Call:
+    """The call that the options describe, of a target of so many base pages."""
     old, new = made.old, made.new
     if (args.caller or args.mode not in (None, "sync")) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
@@ -61,7 +67,8 @@ def _call(args: argparse.Namespace, made: shape.Shape, p: machines.Profile) -> j
         batch=NR_MAX_BATCHED_MIGRATION if args.batch is None else args.batch,
         copy=copy,
         privileged=not args.unprivileged,
-        logs=traces.step_by_step(args),
+        logs=traces.step_by_step(args, pages, made.setting.cpus),
+        footprints=args.plot_map is not None,
         caller=args.caller,
         mode=args.mode,
     )
@@ -96,9 +103,10 @@ def _complaint(o: job.Outcome) -> str:
     r = o.record
     moved = r["vmstat"]["pgmigrate_success"]
     if o.full:
-        answer = r["errno"] or f"{r['ret']} folios left behind"
+        answer = r["errno"] or f"{some(r['ret'], 'folio')} left behind"
         nodes = ", ".join(map(str, o.full))
-        return f"migrate_pages: {answer}: node {nodes} is full; {moved:,} pages fitted"
+        fitted = some(moved, "page")
+        return f"migrate_pages: {answer}: node {nodes} is full; {fitted} fitted"
     if r["errno"]:
-        return f"migrate_pages: {r['errno']}; {moved:,} pages moved"
+        return f"migrate_pages: {r['errno']}; {some(moved, 'page')} moved"
     return "contents changed" if o.wrong else ""

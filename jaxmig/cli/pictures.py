@@ -1,7 +1,7 @@
 """`--plot`: pictures of what a command found."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxmig import plots, report
 from jaxmig.cli import output
@@ -11,6 +11,9 @@ from jaxmig.plots import PlotError
 from jaxmig.snapshot import Snapshot
 from jaxmig.sweep import Row
 from jaxmig.terminal import printable
+
+if TYPE_CHECKING:
+    from jaxmig.job import Outcome
 
 
 def check(path: str | None) -> None:
@@ -49,6 +52,20 @@ def target_map(path: str | None, s: Snapshot, title: str) -> None:
     """The only process of a snapshot, if a picture was asked for."""
     if path:
         _save(plots.target_map(s, 0, _lines(title)), path)
+
+
+def moved_map(
+    path: str | None,
+    outcomes: Sequence["Outcome"],
+    areas: Sequence[tuple[int, str]],
+    title: str,
+) -> None:
+    """What a target maps before a call and after each kernel's, if asked for."""
+    before = outcomes[0].before
+    if path and before is not None:
+        after = {o.record["kernel"]: o.after for o in outcomes if o.after is not None}
+        named = [(first, printable(name)) for first, name in areas]
+        _save(plots.moved_map(before, after, named, _lines(title)), path)
 
 
 def trade_off(

@@ -66,7 +66,9 @@ def _play(
             content=args.content is not False,
             seed=args.seed or 0,
             trace=traced.append,
-            logs=traces.step_by_step(args),
+            logs=traces.step_by_step(
+                args, pages * len(asked.calls), asked.machine.cpus
+            ),
             tick=lambda what, share: tick(f"{path}: {what}", share),
         )
     except (ScenarioError, Failure, Usage) as error:
@@ -122,7 +124,8 @@ def _report(args: argparse.Namespace, played: Sequence[Played]) -> None:
             n = len(p.scenario.calls)
             records, traced = p.records[i::n], p.traced[i::n]
             why = dict.fromkeys(p.scenario.kernels, _why(p.scenario))
-            figures = html.calls(records, [t.cost for t in traced])
+            logged = [report.stretches(t) for t in traced]
+            figures = html.calls(records, [t.cost for t in traced], logged)
             said = report.answer(records, why)
             name = printable(f"{p.path}: {title}")
             sections.append(html.Section(name, tuple(said), tuple(figures)))

@@ -44,7 +44,7 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
     )
     free = _free(args, n, target, setting.node)
     # A call that keeps a log leaves the machine before it alone.
-    machines = 2 if traces.step_by_step(args) else 1
+    machines = 2 if traces.step_by_step(args, target.pages, cpus) else 1
     check_room(target.name, target.pages, n, setting.content, machines, target.foreign)
     return Shape(dataclasses.replace(setting, free=free), old, new)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from jaxmig import __version__, job, machines, report
 from jaxmig.cli import htmlreport, output, pictures, room, traces
+from jaxmig.releases import release
+from jaxmig.snapshot import OFF_LRU
 from jaxmig.targets import Setting, Target
 from jaxmig.terminal import printable
 
@@ -31,6 +33,8 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
         output.write(args.csv, report.to_csv(records))
     costs = [o.cost for o in outcomes]
     pictures.migration(args.plot, [("", records, costs)], _about_picture(asked))
+    areas = asked.target.areas
+    pictures.moved_map(args.plot_map, outcomes, areas, _about_picture(asked))
     traces.write(args, [o.traced for o in outcomes if o.traced])
     page(args, asked, outcomes)
     if output.alone(args.json, args.csv):
@@ -59,7 +63,10 @@ def _why(asked: Asked, o: job.Outcome) -> str:
     """What is known of pages that failed."""
     reasons = [f"node {', '.join(map(str, o.full))} is full"] if o.full else []
     reasons += [line for line in asked.target.assumed if line.endswith("are pinned")]
-    reasons += [f"{pages:,} pages: {why}" for why, pages in asked.target.unmovable]
+    if release(o.record["kernel"]).counts_unisolated:
+        # Of what may not move, the walk tries to isolate these, and counts them.
+        tried = [x for x in asked.target.unmovable if x[0].startswith(OFF_LRU)]
+        reasons += [f"{_pages(n)}: {why}" for why, n in tried]
     if not asked.call.privileged:
         reasons.append("without CAP_SYS_NICE pages mapped more than once stay")
     return "; ".join(reasons)
@@ -74,7 +81,8 @@ def page(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     records, costs = [o.record for o in outcomes], [o.cost for o in outcomes]
     why = {o.record["kernel"]: _why(asked, o) for o in outcomes}
     title = f"{asked.target.name}, from node {args.from_} to node {args.to}"
-    figures = tuple(html.calls(records, costs))
+    logged = [report.stretches(o.traced) if o.traced else [] for o in outcomes]
+    figures = tuple(html.calls(records, costs, logged))
     section = html.Section("Answer", tuple(report.answer(records, why)), figures)
     lines = assumed(asked).split("\n")
     htmlreport.write(args, title, [section], lines, _remarks(asked, outcomes))
@@ -134,9 +142,9 @@ def _remarks(asked: Asked, outcomes: list[job.Outcome]) -> list[str]:
     lines = [_verified(outcomes)]
     stayed = outcomes[0].stayed
     if stayed:
-        lines.append(f"On other nodes, so not asked to move: {stayed:,} pages.")
+        lines.append(f"On other nodes, so not asked to move: {_pages(stayed)}.")
     for why, pages in target.unmovable:
-        lines.append(f"May not move: {pages:,} pages: {why}.")
+        lines.append(f"May not move: {_pages(pages)}: {why}.")
     lines += [f"Not known: {line}." for line in target.missing]
     lines += [f"Assumed: {line}." for line in target.assumed]
     if cpu in asked.setting.running:
@@ -149,7 +157,11 @@ def _verified(outcomes: list[job.Outcome]) -> str:
         return "Contents: not carried, so not verified."
     wrong = {o.record["kernel"]: o.wrong for o in outcomes if o.wrong}
     if wrong:
-        bad = ", ".join(f"{n:,} pages after {kernel}" for kernel, n in wrong.items())
+        bad = ", ".join(f"{_pages(n)} after {kernel}" for kernel, n in wrong.items())
         return f"Contents: WRONG in {bad}; this is a fault of jaxmig, please report it."
     after = ", ".join(o.record["kernel"] for o in outcomes)
     return f"Contents: every page holds what it held before (word by word; {after})."
+
+
+def _pages(n: int) -> str:
+    return report.units.some(n, "page")

@@ -8,6 +8,7 @@ from jaxmig.cli.errors import Usage
 from jaxmig.cli.output import check
 from jaxmig.cli.progress import amount
 from jaxmig.procfs import list_pids
+from jaxmig.report.units import some
 from jaxmig.terminal import printable
 
 
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     named.say_laid_out("jaxmig snapshot", taken.laid_out)
     print(printable(f"{args.output}: {describe(taken)}"))
     for why, pages in taken.unmovable():
-        print(f"may not move: {pages:,} pages: {printable(why)}")
+        print(f"may not move: {some(pages, 'page')}: {printable(why)}")
     for line in taken.missing:
         print(f"not known: {printable(line)}")
     return 0

@@ -92,7 +92,7 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
     if path.exists() and path != table and not args.overwrite:
         if args.resume and journal.is_parquet_of(path, s.stamp):
             table.unlink(missing_ok=True)  # killed between the two
-            say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
+            say(f"jaxmig sweep: {units.some(len(s.indices), 'row')} in {path}")
             return 0
         raise Failure(f"{path}: exists; begin again with --overwrite")
     done = args.resume and _complete(table, s)
@@ -111,7 +111,7 @@ def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
         _draw(args, s, made or journal.read(table))
     if path != table:
         journal.to_parquet(table, path, s.stamp)
-    say(f"jaxmig sweep: {len(s.indices):,} rows in {path}")
+    say(f"jaxmig sweep: {units.some(len(s.indices), 'row')} in {path}")
     return 0
 
 
@@ -140,7 +140,7 @@ def _draw(args: argparse.Namespace, s: Sweep, made: Sequence[Row]) -> None:
     about = (sweepopts.assumed(s), f"Target: {t.name}: {t.description}")
     section = html.Section("Answer", (_fastest(s, made),), figures)
     htmlreport.write(
-        args, f"{t.name} in {len(made):,} configurations", [section], about
+        args, f"{t.name} in {units.some(len(made), 'configuration')}", [section], about
     )
 
 
@@ -150,8 +150,11 @@ def _fastest(s: Sweep, made: Sequence[Row]) -> str:
     several = [name for name, values in s.grid.axes.items() if len(values) > 1]
     axes = ", ".join(f"{name} {best[name]}" for name in several or s.grid.axes)
     rate, stall = units.rate(best["pages_per_s"]), units.duration(best["stall_ns.p99"])
+    which = "The only configuration"
+    if len(made) > 1:
+        which = f"Of {len(made):,} configurations the fastest"
     return (
-        f"Of {len(made):,} configurations the fastest moves {rate} pages/s: {axes}; "
+        f"{which} moves {rate} pages/s: {axes}; "
         f"99 of 100 pages are away for at most {stall}."
     )
 

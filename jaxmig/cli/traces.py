@@ -10,6 +10,7 @@ from jaxmig.cli.errors import Usage, say
 from jaxmig.report import folded, perfetto, tracefs
 from jaxmig.report.timed import Traced
 
+MOST_LOGGED: Final = 1 << 16  # base pages of a call that a report shows step by step
 NAMES: Final = ("trace", "tracefs", "folded", "speedscope")
 
 
@@ -30,9 +31,11 @@ def wanted(args: argparse.Namespace) -> bool:
     return any(getattr(args, name, None) for name in NAMES)
 
 
-def step_by_step(args: argparse.Namespace) -> bool:
-    """Whether one of them needs the log of each call."""
-    return any(getattr(args, name, None) for name in ("trace", "tracefs"))
+def step_by_step(args: argparse.Namespace, pages: int, cpus: int) -> bool:
+    """Whether one of them, or a report of a call that is not too large, needs its log."""
+    rows = pages * -(-cpus // 128)  # a flush has a row for some of the CPUs
+    asked = any(getattr(args, name, None) for name in ("trace", "tracefs"))
+    return asked or (args.report is not None and rows <= MOST_LOGGED)
 
 
 def write(args: argparse.Namespace, traced: Sequence[Traced]) -> None:

@@ -2,6 +2,9 @@
 
     model.py     what a page consists of: tables, bars, trees, lines
     figures.py   records, costs and rows as these
+    lines.py     a column of a sweep over an axis
+    timeline.py  a call in time, from its log
+    parts.py     how a bar is cut
     page.py      a page as text, all of it escaped
     page.html, page.css, page.js   its template, looks, and the little script
 
@@ -10,7 +13,8 @@ by jinja2; none of it is in the script.  The page's policy (Content-Security-Pol
 a browser run that one script and load nothing.
 """
 
-from jaxmig.html.figures import calls, heading, lines_over, rows_table
+from jaxmig.html.figures import calls, heading, rows_table
+from jaxmig.html.lines import lines_over
 from jaxmig.html.model import Bars, Cell, Lines, Page, Section, Table, Tree
 from jaxmig.html.page import render
 

@@ -28,13 +28,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A stretch of a bar: `said` is shown when it is pointed at."""
+    """A stretch of a bar, `height` percent of it; `said` when it is pointed at."""
 
     x: float
     width: float
     said: str
     value: float
     color: int
+    height: float = 100
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,35 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") tip.textContent = "";
 });
 
+// Tab reaches each group of values once; the arrow keys, Home and End go about in it.
+// In a call tree up and down are caller and callee.
+const beside = (at, all, key) => {
+  const i = all.indexOf(at);
+  const depth = Number(at.dataset.depth);
+  const back = all.slice(0, i).reverse();
+  const found = {
+    ArrowRight: all[i + 1],
+    ArrowLeft: back[0],
+    Home: all[0],
+    End: all[all.length - 1],
+    ArrowDown: all[i + 1],
+    ArrowUp: Number.isNaN(depth)
+      ? back[0] : back.find((one) => Number(one.dataset.depth) < depth),
+  };
+  return found[key];
+};
+document.addEventListener("keydown", (event) => {
+  const at = event.target.closest("[role=group] [data-value]");
+  if (!at) return;
+  const shown = at.closest("[role=group]").querySelectorAll("[data-value]:not([visibility])");
+  const next = beside(at, [...shown], event.key);
+  if (!next) return;
+  event.preventDefault();
+  at.setAttribute("tabindex", "-1");
+  next.setAttribute("tabindex", "0");
+  next.focus();
+});
+
 // Tables by a column: numbers by size, words by letters; once more turns it round.
 for (const button of document.querySelectorAll("th button"))
   button.addEventListener("click", () => {
@@ -30,15 +59,19 @@ for (const button of document.querySelectorAll("th button"))
     body.append(...rows);
   });
 
-// A box of a call tree to the whole width; once more, or the root, shows all.
+// A box of a call tree to the whole width, its callers with it; once more, or the root,
+// shows all.
 const open = (box) => {
-  const tree = box.parentElement;
-  const whole = tree.dataset.open === box.dataset.x + " " + box.dataset.w;
+  const whole = box.getAttribute("aria-pressed") === "true";
   const [x, w] = whole ? [0, 100] : [Number(box.dataset.x), Number(box.dataset.w)];
-  tree.dataset.open = whole ? "" : box.dataset.x + " " + box.dataset.w;
-  for (const one of tree.children) {
-    one.setAttribute("x", ((Number(one.dataset.x) - x) / w) * 100 + "%");
-    one.setAttribute("width", (Number(one.dataset.w) / w) * 100 + "%");
+  for (const one of box.parentElement.children) {
+    const from = Math.max(Number(one.dataset.x), x);
+    const to = Math.min(Number(one.dataset.x) + Number(one.dataset.w), x + w);
+    one.setAttribute("x", ((from - x) / w) * 100 + "%");
+    one.setAttribute("width", (Math.max(to - from, 0) / w) * 100 + "%");
+    if (to - from > w / 1e6) one.removeAttribute("visibility");
+    else one.setAttribute("visibility", "hidden");
+    one.setAttribute("aria-pressed", String(one === box && !whole));
   }
 };
 for (const box of document.querySelectorAll(".tree > svg")) {

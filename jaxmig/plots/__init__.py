@@ -5,7 +5,8 @@
     flame.py    the call tree as boxes as wide as their time
     curves.py   interrupts over CPUs; rate and stall over the batch limit
     heat.py     one number over two axes of a sweep
-    addresses.py a process's memory by page size, node, sharing, what may not move
+    strips.py   a process's memory page by page: size, node, sharing, what may not move
+    addresses.py these as a picture, before and after a migration
     tradeoff.py what a batch limit gives and takes while a program runs
     figures.py  which of them a command's picture consists of
 
@@ -13,7 +14,7 @@ Every function draws numbers that a table or a row already has, and computes non
 quotients.  Nothing here touches pyplot, so no window opens and no state is shared.
 """
 
-from jaxmig.plots.addresses import target_map
+from jaxmig.plots.addresses import moved_map, target_map
 from jaxmig.plots.figures import Group, migration, sweep
 from jaxmig.plots.style import PlotError, check, save
 from jaxmig.plots.tradeoff import trade_off
@@ -23,6 +24,7 @@ __all__ = [
     "PlotError",
     "check",
     "migration",
+    "moved_map",
     "save",
     "sweep",
     "target_map",

@@ -4,7 +4,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from jaxmig.plots.style import GREY, MARKERS, SERIES, counts, decades, powers_of_two
+import numpy as np
+
+from jaxmig.plots.style import (
+    GREY,
+    MARKERS,
+    SERIES,
+    counts,
+    decades,
+    named,
+    powers_of_two,
+)
 from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 
 if TYPE_CHECKING:
@@ -13,7 +23,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Name = tuple[str, str, str]
 Line = list[tuple[int, float]]
-MOST_NAMED: Final = 4  # kernels of one line
+MOST_LINES: Final = 16  # of a panel; twice as many looks as there are colours
+MOST_INSIDE: Final = 5  # names that find room among the lines
 RECEIVED: Final = "vmstat.nr_tlb_remote_flush_received"
 
 
@@ -123,7 +134,7 @@ def _plot_all(
     alike: dict[tuple[tuple[int, float], ...], list[Name]] = {}
     for name, line in found.items():
         alike.setdefault(tuple(line), []).append(name)
-    for i, (line, names) in enumerate(alike.items()):
+    for i, (line, names) in enumerate(list(alike.items())[:MOST_LINES]):
         kernel = names[0][0]
         serial = any(r["policy"] == "serial" for r in rows if r["kernel"] == kernel)
         axes.plot(
@@ -131,11 +142,17 @@ def _plot_all(
             [y / unit for _, y in line],
             color=SERIES[i % len(SERIES)],
             linestyle="--" if serial else "-",
-            marker=MARKERS[i % len(MARKERS)] if len(line) <= 24 else None,
+            # The second time round a colour has another marker.
+            marker=MARKERS[(i + i // len(SERIES)) % len(MARKERS)],
+            markevery=max(1, len(line) // 24),
             markersize=4,
             zorder=3 if serial else 2,
             label=_label(names, rows),
         )
+    if len(alike) > MOST_LINES:
+        # No line, but a name for those that are not drawn.
+        more = f"{len(alike) - MOST_LINES} more are in the rows"
+        axes.plot([], [], linestyle="none", label=more)
 
 
 def _label(names: Sequence[Name], rows: Sequence[Row]) -> str:
@@ -148,15 +165,17 @@ def _label(names: Sequence[Name], rows: Sequence[Row]) -> str:
         by.setdefault((policies[kernel], where), []).append(kernel)
     parts = []
     for (policy, where), kernels in by.items():
-        many = len(kernels) > MOST_NAMED
-        text = f"{kernels[0]} ... {kernels[-1]}" if many else ", ".join(kernels)
-        parts.append(f"{text} {policy}, {where}")
+        parts.append(f"{named(kernels)} {policy}, {where}")
     return " = ".join(parts)
 
 
 def _finish(axes: "Axes", nothing: str) -> None:
     axes.grid()
-    if axes.lines:
-        axes.legend()
-    else:
+    drawn = [y for line in axes.lines for y in np.asarray(line.get_ydata()).tolist()]
+    if axes.lines and not any(drawn):
+        nothing = "no page moved"
+    if not any(drawn):
         axes.text(0.5, 0.5, nothing, ha="center", transform=axes.transAxes)
+        return
+    outside = len(axes.get_legend_handles_labels()[1]) > MOST_INSIDE
+    axes.legend(**({"loc": "upper left", "bbox_to_anchor": (1, 1)} if outside else {}))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jaxmig.machines.terms import PHASES
 from jaxmig.plots import curves, flame, heat, phases
-from jaxmig.plots.style import figure, rc
+from jaxmig.plots.style import figure, named, rc
 from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
 from jaxmig.report.tree import Node
 from jaxmig.sweep.axes import AXES
@@ -20,6 +20,8 @@ Row = dict[str, Any]
 MOST_BARS: Final = 12
 BARS_HIGH: Final = 3.4  # inches
 TREE_HIGH: Final = 2.1
+BAR_WIDE: Final = 0.62
+FEW_BARS: Final = 4  # whose names have room in one line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +36,26 @@ class Group:
 def migration(groups: Sequence[Group], title: str = "") -> "Figure":
     """Calls on several releases, a panel each: time by phase, then its call trees.
 
-    Releases that have the same tree share one.
+    Releases that have the same times share a bar, and those with the same tree a tree.
     """
     panels = [p for g in groups for p in _of_call(g)]
     sizes = [BARS_HIGH if tree is None else TREE_HIGH for _, _, tree, _ in panels]
     widest = max((t.ns / max(n, 1) for _, n, t, _ in panels if t), default=0)
-    made = figure(8.0, sum(sizes))
+    most = max((len(_bars_of(g)) for g in groups), default=0)
+    wide = max(8.0, BAR_WIDE * most + 2)
+    made = figure(wide, sum(sizes))
     with rc():
         axes = made.subplots(len(panels), 1, height_ratios=sizes, squeeze=False)
         for at, (g, pages, tree, head) in zip(axes[:, 0], panels, strict=True):
             if tree is None:
-                names = [_name(r) for r in g.records]
-                moved = [r["vmstat"]["pgmigrate_success"] for r in g.records]
-                phases.draw(at, names, [r["time_ns"] for r in g.records], moved)
+                bars = _bars_of(g)
+                moved = [r["vmstat"]["pgmigrate_success"] for _, r in bars]
+                names = [name.replace(" ", "\n") for name, _ in bars]
+                if len(bars) <= FEW_BARS:
+                    names = [name for name, _ in bars]
+                phases.draw(at, names, [r["time_ns"] for _, r in bars], moved)
             else:
-                flame.draw(at, tree, pages, widest or 1.0, head, 6.2)
+                flame.draw(at, tree, pages, widest or 1.0, head, wide - 1.8)
             if g.title:
                 at.set_title(f"{g.title}\n{at.get_title(loc='left')}", loc="left")
         if title:
@@ -58,14 +65,23 @@ def migration(groups: Sequence[Group], title: str = "") -> "Figure":
 
 def _of_call(g: Group) -> list[tuple[Group, int, Node | None, str]]:
     """Its panels: bars, then each different tree with the pages that it moved."""
-    alike: dict[tuple[Node, int], list[str]] = {}
+    alike: dict[tuple[Node, int], list[Record]] = {}
     for r, tree in zip(g.records, g.trees, strict=False):
         pages = r["vmstat"]["pgmigrate_success"]
-        alike.setdefault((tree, pages), []).append(_name(r))
+        alike.setdefault((tree, pages), []).append(r)
     found: list[tuple[Group, int, Node | None, str]] = [(g, 0, None, "")]
-    for (tree, pages), names in alike.items():
-        found.append((g, pages, tree, f"Where the time of {', '.join(names)} goes"))
+    for (tree, pages), some in alike.items():
+        found.append((g, pages, tree, f"Where the time of {_names(some)} goes"))
     return found
+
+
+def _bars_of(g: Group) -> list[tuple[str, Record]]:
+    """A bar for the releases that moved as many pages in the same times."""
+    alike: dict[tuple[int, ...], list[Record]] = {}
+    for r in g.records:
+        key = (r["vmstat"]["pgmigrate_success"], *(r["time_ns"][p] for p in PHASES))
+        alike.setdefault((*key, r["policy"] == "serial"), []).append(r)
+    return [(_names(some), some[0]) for some in alike.values()]
 
 
 def sweep(rows: Sequence[Row], title: str = "") -> "Figure":
@@ -176,5 +192,9 @@ def _bar_name(r: Row, rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-def _name(r: Record) -> str:
-    return f"{r['kernel']} {r['policy']}"
+def _names(records: Sequence[Record]) -> str:
+    """Kernels with the policy that they have."""
+    by_policy: dict[str, list[str]] = {}
+    for r in records:
+        by_policy.setdefault(r["policy"], []).append(r["kernel"])
+    return ", ".join(f"{named(k)} {policy}" for policy, k in by_policy.items())

@@ -5,6 +5,7 @@ cividis: Nuñez, Anderton and Renslow, PLOS ONE 2018.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ PALE: Final = "#E8E8E8"
 # Lines: the darkest first, yellow last, which is hard to see on white.
 SERIES: Final = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
 MARKERS: Final = "osD^vP*X"
+MOST_NAMED: Final = 4  # kernels that a label lists
 _PHASES: Final = (SKY, ORANGE, VERMILLION, BLUE, GREEN, GREY)
 OF_PHASE: Final = dict(zip(PHASES, _PHASES, strict=True))
 WIDE: Final = 20  # times the least: beyond that an axis is logarithmic
@@ -47,6 +49,8 @@ _RC: Final[dict[str, Any]] = {
     "legend.facecolor": "white",
     "legend.edgecolor": "none",
     "legend.fontsize": 8,
+    # Names of files and processes are no formulas, whatever dollar signs are in them.
+    "text.parse_math": False,
     # Text that stays text can be searched and copied.
     "svg.fonttype": "none",
     # The same numbers give the same file.
@@ -119,6 +123,13 @@ def plain(y: float) -> str:
     return f"{y:,.0f}" if abs(y) >= 1000 else f"{y:.4g}"
 
 
+def named(kernels: Sequence[str]) -> str:
+    """All of a few kernels, of many the first and the last."""
+    if len(kernels) > MOST_NAMED:
+        return f"{kernels[0]} ... {kernels[-1]}"
+    return ", ".join(kernels)
+
+
 def counts(axes: "Axes") -> None:
     """A y axis of counts from 0 on, logarithmic where they span much, with figures."""
     from matplotlib.ticker import FuncFormatter
@@ -140,9 +151,15 @@ def counts(axes: "Axes") -> None:
 
 
 def decades(axes: "Axes") -> None:
-    """A logarithmic y axis with figures at its ticks, some of them in any range."""
+    """A logarithmic y axis with figures at its ticks, some of them in any range.
+
+    Where nothing is above 0 the axis begins there: it would have no place on another.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    if not any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
+        axes.set_ylim(0, 1)
+        return
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     few = high < 100 * low

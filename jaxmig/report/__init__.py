@@ -16,6 +16,7 @@ from jaxmig.report.records import (
     to_csv,
     to_json,
 )
+from jaxmig.report.stretches import stretches
 from jaxmig.report.tables import FORMATS, bold, table, terminal_width, wants_color
 from jaxmig.report.tree import (
     Node,
@@ -46,6 +47,7 @@ __all__ = [
     "perfetto",
     "record",
     "speedup",
+    "stretches",
     "table",
     "terminal_width",
     "timed",

@@ -4,12 +4,14 @@ Two to four sentences about the first and the last of the records, which are the
 and the newest kernel that were asked for.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from jaxmig.report.units import count, cpu_list, duration, span
+from jaxmig.report.units import count, cpu_list, duration, some, span
 
 Record = Mapping[str, Any]
+ALIKE: Final = 1.005  # times as long, from which on it is worth a figure
+MOST_NAMED: Final = 4  # kernels, where all do the same
 
 
 def answer(
@@ -29,6 +31,8 @@ def answer(
 
 def _time(before: Record, after: Record) -> str:
     moved = _moved(after)
+    if not any(_moved(r) or r["time_ns"]["total"] for r in (before, after)):
+        return f"Linux {after['kernel']} has no page to move."
     said = f"Linux {after['kernel']} moves {_pages(moved)} in {_took(after)}"
     if before is after:
         return f"{said}."
@@ -40,6 +44,8 @@ def _time(before: Record, after: Record) -> str:
     if not moved or old == new:
         return f"{said}, and so does {before['kernel']}."
     times = max(old, new) / max(min(old, new), 1)
+    if times < ALIKE:
+        return f"{said}; {before['kernel']} takes about as long, {_took(before)}."
     what = "as long" if old > new else "as fast"
     return (
         f"{said}; {before['kernel']} takes {_took(before)}, {times:.2f} times {what}."
@@ -63,7 +69,7 @@ def _flushes(before: Record, after: Record) -> str:
 
 def _interrupts(r: Record) -> str:
     flushes, ipis = r["vmstat"]["nr_tlb_remote_flush"], sum(r["ipis_per_cpu"])
-    return f"{_some(flushes, 'flush request')} and {_some(ipis, 'IPI')}"
+    return f"{some(flushes, 'flush request')} and {some(ipis, 'IPI')}"
 
 
 def _cpus(r: Record) -> str:
@@ -91,7 +97,7 @@ def _stall(before: Record, after: Record) -> str:
     return f"{line}."
 
 
-def _failures(records: Iterable[Record], why: Mapping[str, str]) -> list[str]:
+def _failures(records: Sequence[Record], why: Mapping[str, str]) -> list[str]:
     """A line for the kernels in which as many pages failed, in the same way."""
     alike: dict[str, list[str]] = {}
     for r in records:
@@ -107,10 +113,12 @@ def _failures(records: Iterable[Record], why: Mapping[str, str]) -> list[str]:
         alike.setdefault(said + (f": {reason}" if reason else ""), []).append(
             r["kernel"]
         )
-    return [f"In {_and(names)}, {said}." for said, names in alike.items()]
+    return [f"In {_and(names, len(records))}, {said}." for said, names in alike.items()]
 
 
-def _and(names: Sequence[str]) -> str:
+def _and(names: Sequence[str], of: int) -> str:
+    if len(names) == of > MOST_NAMED:
+        return f"all {of} kernels"
     head, last = names[:-1], names[-1]
     return f"{', '.join(head)} and {last}" if head else last
 
@@ -120,8 +128,4 @@ def _moved(r: Record) -> int:
 
 
 def _pages(n: int) -> str:
-    return _some(n, "page")
-
-
-def _some(n: int, what: str) -> str:
-    return f"{count(n)} {what}{'' if n == 1 else 's'}"
+    return some(n, "page")

@@ -26,6 +26,11 @@ def count(n: int) -> str:
     return f"{n:,}"
 
 
+def some(n: int, what: str) -> str:
+    """A count of something, such as "1 page"."""
+    return f"{count(n)} {what}{'' if n == 1 else 's'}"
+
+
 def span(low: float, high: float, show: Callable[[float], str]) -> str:
     """Both ends of a range, each shown by `show`."""
     return f"{show(low)} .. {show(high)}"

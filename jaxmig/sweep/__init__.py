@@ -21,7 +21,7 @@ from jaxmig.sweep.axes import AXES, Configuration, Grid
 from jaxmig.sweep.engine import Engine, Run, Tally
 from jaxmig.sweep.journal import Journal, JournalError
 from jaxmig.sweep.many import count_many
-from jaxmig.sweep.play import Sweep, play
+from jaxmig.sweep.play import Player, Sweep, play
 from jaxmig.sweep.rows import COLUMNS, Row
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Grid",
     "Journal",
     "JournalError",
+    "Player",
     "Row",
     "Run",
     "Sweep",

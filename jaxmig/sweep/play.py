@@ -11,7 +11,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, Final, cast
 
 from jaxmig import __version__, machines
@@ -75,7 +76,7 @@ def play(s: Sweep, indices: Sequence[int], budget: int = 1) -> Iterator[list[row
     Raises:
       SleepsForever: where Linux would wait for something that never ends.
     """
-    player = _Player(s)
+    player = Player(s)
     start = 0
     while start < len(indices):
         began = time.perf_counter()
@@ -87,7 +88,7 @@ def play(s: Sweep, indices: Sequence[int], budget: int = 1) -> Iterator[list[row
         budget = max(1, min(SLOTS, round(budget * min(2.0, WINDOW_S / seconds))))
 
 
-class _Player:
+class Player:
     """Engine, prices, and the counts so far."""
 
     def __init__(self, s: Sweep) -> None:
@@ -117,14 +118,36 @@ class _Player:
         self._play(list(missing))
         return len(taken), [self._row(c) for c in taken]
 
+    def play(
+        self, wanted: Sequence[Configuration], tick: Callable[[int], None]
+    ) -> list[rows.Row]:
+        """Rows of any points; calls that share a program run together, SLOTS at a time.
+
+        `tick` is told how many points more are there after each of these steps.
+        """
+        missing = dict.fromkeys(
+            r for r in map(self._run, wanted) if r not in self.tallies
+        )
+        alike: dict[Run, list[Run]] = {}
+        for run in missing:
+            alike.setdefault(_shape(run), []).append(run)
+        steps = [runs[i : i + SLOTS] for runs in alike.values()
+                 for i in range(0, len(runs), SLOTS)]  # fmt: skip
+        for i, step in enumerate(steps):
+            self._play(step)
+            tick((i + 1) * len(wanted) // len(steps) - i * len(wanted) // len(steps))
+        # Points of one call follow one another: all their prices come out of one product.
+        order = sorted(range(len(wanted)), key=lambda i: astuple(self._run(wanted[i])))
+        made = {i: self._row(wanted[i]) for i in order}
+        return [made[i] for i in range(len(wanted))]
+
     def _run(self, c: Configuration) -> Run:
         return run_of(c, self.s.profiles[c.machine].arch)
 
     def _play(self, runs: list[Run]) -> None:
         alike: dict[Run, list[Run]] = {}
         for run in runs:
-            shape = dataclasses.replace(run, cpus=0, batch=0)
-            alike.setdefault(shape, []).append(run)
+            alike.setdefault(_shape(run), []).append(run)
         for group in alike.values():
             found = self.engine.tallies(group)
             self.tallies.update(zip(group, found, strict=True))
@@ -160,3 +183,8 @@ class _Player:
             }
             self._prices[key] = Prices(fitting, policy, cast(Arch, arch))
         return self._prices[key]
+
+
+def _shape(run: Run) -> Run:
+    """What a run shares with those that its program can play with it."""
+    return dataclasses.replace(run, cpus=0, batch=0)

@@ -54,6 +54,7 @@ def _target(text: str, s: Snapshot, which: int, w: WhatIf) -> Target:
         assumed=(*resident.notes(s), *_pins(w.pinned)),
         own_sizes=True,
         thp=resident.whatif.share(s, which),
+        areas=s.named(which),
         laid_out=s.laid_out,
     )
 

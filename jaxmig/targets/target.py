@@ -54,6 +54,7 @@ class Target:
     changed: Callable[[WhatIf], "Target"] | None = None
     own_sizes: bool = False  # it has pages of 4 KiB and 2 MiB as it was found
     thp: int = 0  # percent of its pages in THPs, as it was found
+    areas: tuple[tuple[int, str], ...] = ()  # first page and name of each, where known
     laid_out: int = 0  # base pages whose addresses are made up from numa_maps
     unmovable: tuple[tuple[str, int], ...] = ()  # (why, pages)
     foreign: int = 0  # mappings of its pages by processes that are not there, at most

@@ -6,6 +6,7 @@ from jaxmig.cli.errors import Parser
 EXAMPLES = """  jaxmig migratepages memhog:64m 0 1
   jaxmig migratepages 4711 0 1 --cpus 4 --running 1-3
   jaxmig migratepages app.npz 0 1 --kernel 6.2,6.18 --json result.json
+  jaxmig migratepages app.npz 0 1 --plot-map map.svg     its memory before and after
   jaxmig migratepages 4711 0 1 --thp 100 --pinned 5      as it would be with THPs and pins
 """
 
@@ -27,6 +28,12 @@ def fill(parser: Parser) -> None:
         "--unprivileged",
         action="store_true",
         help="without CAP_SYS_NICE: pages mapped more than once stay",
+    )
+    parser.add_argument(
+        "--plot-map",
+        metavar="FILE",
+        help="the target's memory before and after, .png or .svg: page sizes, nodes, "
+        "sharing, what may not move",
     )
     parser.add_argument(
         "--explain-time",
