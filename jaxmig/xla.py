@@ -42,9 +42,12 @@ CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there a
 SHORT: Final = 1 << 16  # rows
 FEW: Final = 1 << 14  # rows that a call works on
 FEW_BYTES: Final = 1 << 24  # of the arrays in which they stand
+# What these passes do to loops takes a third of the compilation, and such a program is
+# no slower without.
 QUICK_OPTIONS: Final = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
 }
 ALIGNED: Final = 64  # bytes
 _OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
@@ -167,10 +170,9 @@ class Program:
             with tricks(on, gpu):
                 return self.function(*args)
 
-        options: dict[str, Any] = {}
-        if known() and jax.default_backend() == "cpu":
-            options |= CPU_OPTIONS if on else {}
-            options |= QUICK_OPTIONS if short else {}
+        options: dict[str, Any] = quick() if short else {}
+        if on and known() and jax.default_backend() == "cpu":
+            options |= CPU_OPTIONS
         return jax.jit(
             traced,
             donate_argnums=(0,) if self.donate else (),
@@ -190,6 +192,12 @@ class Program:
             if not has_triton() and ("INTERNAL" not in str(error) or not known()):
                 raise
             return self.jitted(on=False, short=short).lower(*args).compile()
+
+
+def quick() -> dict[str, Any]:
+    """Options of `jax.jit` for what runs for less time than its compilation takes."""
+    here = known() and jax.default_backend() == "cpu"
+    return dict(QUICK_OPTIONS) if here else {}
 
 
 def _make_room(mappings: int) -> None:

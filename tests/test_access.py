@@ -111,7 +111,7 @@ def test_a_longer_run_compiles_and_holds_nothing_more() -> None:
     n, block = 512, 256
     ops = np.stack([np.arange(n) % 300, np.zeros(n, int), np.arange(n) % 2], 1)
     run, _ = go([ops] * 2, Shape(2, 300, sets=4, ways=3, words=1), n, block)
-    program = compiled(run.shape)
+    program = compiled(run.shape, short=True)
     size, programs = held(run), program._cache_size()
     run.again(0)
     totals = run.go(accesses=20 * n)

@@ -9,7 +9,7 @@ import jaxmig
 import numpy as np
 import pytest
 from invariants import VIOLATIONS
-from jaxmig import frame, shard, sweep, syscalls
+from jaxmig import frame, shard, sweep, syscalls, xla
 from jaxmig.callers import call
 from jaxmig.syscalls import Area, Space
 
@@ -183,7 +183,7 @@ def test_what_is_traced_ends_and_writes_nothing_outside() -> None:
         after, result = jaxmig.migrate_pages(STATE, folios, node, **how)
         return after, result.events
 
-    call_ = jax.jit(moved)
+    call_ = jax.jit(moved, compiler_options=xla.quick())
     wild = (-(2**31), -1, 7, 2**31 - 1)
     heads = jnp.asarray(FOLIOS)
     for n in wild:

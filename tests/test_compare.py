@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import pytest
+from jaxmig import xla
 from jaxmig.comparison import Comparison
 
 KERNELS = "6.2,6.3"
@@ -92,9 +93,8 @@ def test_results_of_a_vmap_are_a_list() -> None:
     folios = jaxmig.folios_on(states[0], node=0)
     singles = [jaxmig.migrate_pages(s, folios, 1, kernel="6.3")[1] for s in states]
     many = jax.tree.map(lambda *x: jnp.stack([*x] * 5), *states)
-    results = jax.vmap(lambda s: jaxmig.migrate_pages(s, folios, 1, kernel="6.3")[1])(
-        many
-    )
+    call = jax.vmap(lambda s: jaxmig.migrate_pages(s, folios, 1, kernel="6.3")[1])
+    results = jax.jit(call, compiler_options=xla.quick())(many)
     assert len(results) == len(list(results)) == 10
     assert [r.vmstat for r in results[:2]] == [r.vmstat for r in singles]
     assert str(results[-1]) == str(singles[1])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import custom, machines, migrate, targets
+from jaxmig import custom, machines, migrate, targets, xla
 from jaxmig.check import violations
 from jaxmig.rules import rules
 from jaxmig.timeline import timetable
@@ -95,7 +95,10 @@ def test_a_rule_decides_for_each_process_of_a_jitted_call(mine: str) -> None:
         b.mmap(process, 1024, order=9)
     state = b.build(content=False)
     folios = jnp.asarray(jaxmig.folios_on(state, 0))
-    call = jax.jit(lambda m: jaxmig.migrate_pages(m, folios, 1, kernel=mine))
+    call = jax.jit(
+        lambda m: jaxmig.migrate_pages(m, folios, 1, kernel=mine),
+        compiler_options=xla.quick(),
+    )
     direct = jaxmig.migrate_pages(state, folios, 1, kernel=mine)
     for after, result in (call(state), direct):
         assert int(violations(after)) == 0

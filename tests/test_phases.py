@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmig import Builder, conditions as cond, events, frame, migrate_pages, pte, tlb
+from jaxmig import (
+    Builder,
+    conditions as cond,
+    events,
+    frame,
+    migrate_pages,
+    pte,
+    tlb,
+    xla,
+)
 from jaxmig.build import Region
 from jaxmig.machine import NOWHERE, PMD_PAGES, Machine, Tlb
 from jaxmig.migrate import limit_of
@@ -331,7 +340,7 @@ class Cpus:
         return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
+@functools.partial(jax.jit, static_argnums=(0, 5), compiler_options=xla.quick())
 def begun(
     r: Rules, m: Machine, heads: Any, size: Any, limit: Any, width: int
 ) -> tuple[Machine, Batch]:

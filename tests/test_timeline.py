@@ -119,12 +119,14 @@ SMALL = {
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 @pytest.mark.parametrize("machine", ["xeon-2s", "arm64-2n128c", "zen3-2s-invlpgb"])
 @pytest.mark.parametrize("seed", range(3))
-def test_random_programs(kernel: str, machine: str, seed: int) -> None:
+def test_random_programs(kernel: str, machine: str, seed: int, monkeypatch) -> None:
     """Base pages there and back: hits, stalls, interrupts, TLBs, memory are equal.
 
     Of pages written before, the order of lanes between two acts of the migrator changes
     nothing; so groups of accesses must agree with one at a time, too.
     """
+    # The program of long runs; elsewhere here it is that of short ones.
+    monkeypatch.setattr("jaxmig.timeline.run.SHORT", 0)
     p = machines.load(machine)
     shape = Shape(CPUS, 24, **SMALL | {"strict": seed == 0})
     how = {"batch": [5, 8, 0][seed], "pause": 700 * seed}

@@ -24,6 +24,7 @@ COUNTED: Final = ("walks", "faults", "stalls", "stall_ns", "ipis", "ipi_ns")
 COUNTERS: Final = ("hits", *COUNTED)
 SECOND: Final = 10**9
 FOREVER: Final = 1 << 30  # accesses
+SHORT: Final = 1 << 16  # accesses that take less time than a better program to compile
 Tick = Callable[[int], None]
 
 
@@ -108,6 +109,7 @@ class Run:
         self.ended_ns = np.zeros(shape.cpus, np.int64)
         self._ops: np.ndarray | None = None
         self._used = np.zeros(shape.cpus, np.int64)
+        self._done = 0
 
     def again(self, trips: int) -> None:
         """Keep TLBs and memory, start all threads and a migration at time 0."""
@@ -144,14 +146,16 @@ class Run:
         every = jnp.int32(FOREVER if duration_ns is None else check)
         self._restart(every if accesses is None else accesses)
         totals = none(self.shape.cpus)
-        run = compiled(self.shape)
         while True:
+            run = compiled(self.shape, self._done < SHORT)
             self._refill()
             goal = NEVER if duration_ns is None else self._rest(duration_ns)
             stream = Stream(jnp.asarray(self._ops))
             args = (self.costs, self.plan, self.world, stream, jnp.int32(goal))
             self.world = jax.block_until_ready(run(*args, every, to_end))
-            tick(self._collect(totals))
+            block = self._collect(totals)
+            self._done += block
+            tick(block)
             if self._over(bool(to_end)):
                 return totals
 
