@@ -177,7 +177,8 @@ def _conditions(
         step = PAGES[region["folio"]]
         folios = {(region["name"], state, p // step) for p in pages}
         by_driver = state == "poisoned" and region["kind"] == "movable_ops"
-        if folios & seen or by_driver:
+        buffers = state == "buffers_locked" and "migrate_folio" in region
+        if folios & seen or by_driver or buffers:
             continue
         seen |= folios
         made = {"region": region["name"], "pages": pages, "state": state}
