@@ -91,9 +91,9 @@ def examples(draw: Draw, choice: list[Program]) -> Example:
 
 
 def _states(program: Program) -> tuple[str, ...]:
-    """What may be said of pages: no poison where copies cannot fail, or by engines."""
-    engine = program.kernel == "batch-copy"
-    fails = Release(program.kernel).has("copy_can_fail") and not engine
+    """What may be said of pages: no poison where it is refused."""
+    refused = program.kernel == "batch-copy" or program.caller == "memory_offline"
+    fails = Release(program.kernel).has("copy_can_fail") and not refused
     return tuple(s for s in STATES if fails or s != "poisoned")
 
 
@@ -177,7 +177,8 @@ def _conditions(
         step = PAGES[region["folio"]]
         folios = {(region["name"], state, p // step) for p in pages}
         by_driver = state == "poisoned" and region["kind"] == "movable_ops"
-        if folios & seen or by_driver:
+        buffers = state == "buffers_locked" and "migrate_folio" in region
+        if folios & seen or by_driver or buffers:
             continue
         seen |= folios
         made = {"region": region["name"], "pages": pages, "state": state}

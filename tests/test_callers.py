@@ -677,6 +677,17 @@ def test_a_split_looks_at_references_last(reference: str) -> None:
         made(endless, "6.3")
 
 
+def test_each_page_of_a_shared_thp_splits_one_more_pmd() -> None:
+    """In 6.16 to 6.19 the first page's try fails, and splits the first process's PMD."""
+    text = scenario("anon 2m 2m", caller="soft_offline", both=True)
+    for kernel, first in (("6.17", 1), ("6.18", 0)):
+        s = Noting(text, kernel)
+        assert s.ask().error == (-16 if first else 0), kernel
+        assert s.lists == [[i] for i in range(first, 512)]
+        # A PMD in one try, its PTEs together and the other PMD in the next; or both PMDs.
+        assert s.counts["nr_tlb_remote_flush"] == 2 + first
+
+
 def test_split_pages_of_files_are_dropped_and_of_shmem_moved() -> None:
     clean = made(scenario("file 64k 64k", caller="soft_offline"), "6.8")
     assert (clean["lists"], clean["nodes_after"]) == (0, {"0": 0, "1": 0})

@@ -71,14 +71,21 @@ class _Pages:
     def _divided(self, head: int, pages: int) -> int:
         """Which page's turn split the folio: each tries, until one does; `pages`: none."""
         for turn in range(pages):
-            before = self.s.state.conditions
+            before = self._found(head)
             if divide(self.s, head):
                 return turn
-            after = self.s.state.conditions
-            # What has not worn off at all will not.
-            if before is None or (np.asarray(before) == np.asarray(after)).all():
+            # What has not changed at all will not: nothing wore off, no PMD was split.
+            if self._found(head) == before:
                 break
         return pages
+
+    def _found(self, head: int) -> bytes:
+        """What a try may change of a folio: its row and what stands in its way."""
+        view = self.s.view()
+        rows = [view.frame[head]]
+        if view.conditions is not None:
+            rows.append(view.conditions[head])
+        return np.concatenate(rows).tobytes()
 
     def _check_frames(self, pages: int) -> None:
         """A machine made for whole folios may lack frames for pieces of them."""
