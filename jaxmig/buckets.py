@@ -4,7 +4,6 @@ from typing import Final
 
 STEPS: Final = 4  # buckets an octave: at most a quarter is padding
 BASE_PAGES: Final = 1024  # the least room for base pages, entries and lists
-SHORT_LIST: Final = 1 << 14  # shorter ones are padded more
 LONG_LIST: Final = 1 << 17  # longer ones are padded less
 LARGE: Final = 8  # the least room for folios of a larger order, and for their leaves
 
