@@ -6,7 +6,6 @@ STEPS: Final = 4  # buckets an octave: at most a quarter is padding
 BASE_PAGES: Final = 1024  # the least room for base pages, entries and lists
 LEAST_PAGES: Final = 16  # and on a node, however many nodes there are
 FEW_NODES: Final = 16
-SHORT_LIST: Final = 1 << 14  # shorter ones are padded more
 LONG_LIST: Final = 1 << 17  # longer ones are padded less
 LARGE: Final = 8  # the least room for folios of a larger order, and for their leaves
 

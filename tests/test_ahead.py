@@ -69,6 +69,16 @@ def test_lists_and_limits_need_no_program(compiled: list[str]) -> None:
     assert compiled == []
 
 
+@pytest.mark.parametrize(
+    ("folios", "room"),
+    [(0, 1024), (1024, 1024), (1025, 2048), (5000, 8192), (131_073, 163_840)],
+)
+def test_a_list_has_less_than_twice_the_room_that_it_needs(folios, room) -> None:
+    # A batched call costs what its room does.
+    heads, n = listed(np.zeros(folios, np.int32))
+    assert (n, heads.shape) == (folios, (room,))
+
+
 def test_memory_that_is_left_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
     want = np.asarray(contents.fresh(1024))
     for worth, other in ((1 << 40, 0), (1, 0), (1, 8)):
