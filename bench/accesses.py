@@ -21,12 +21,12 @@ from pathlib import Path
 import checkout  # noqa: F401  before jaxmig
 import numpy as np
 import timing
-from jaxmig import machines
-from jaxmig.access import BINS, Shape
-from jaxmig.machines import Profile
-from jaxmig.timeline import Run, costs_of, timetable
-from jaxmig.workloads.pmbench import Options, thread
-from jaxmig.workloads.streams import Streams, block_for
+from jaxmig.programs.workloads.pmbench import Options, thread
+from jaxmig.programs.workloads.streams import Streams, block_for
+from jaxmig.time import machines
+from jaxmig.time.access import BINS, Shape
+from jaxmig.time.machines import Profile
+from jaxmig.time.timeline import Run, costs_of, timetable
 
 GEN_NS = 28
 COSTS = ("gen", "hit", "walk", "local", "remote")

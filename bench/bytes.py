@@ -17,16 +17,16 @@ import jax
 import jax.numpy as jnp
 import timing
 from engine import Task, heads, jaxmig
-from jaxmig import events
-from jaxmig.machine import PAGE_BYTES, Machine
-from jaxmig.migrate import limit_of
-from jaxmig.phases import flush
-from jaxmig.policy.batches import cut
-from jaxmig.policy.call import Call, List, no_stats
-from jaxmig.policy.chunk import Carry, migrate_window
-from jaxmig.policy.folio import Where
-from jaxmig.policy.run import open_window
-from jaxmig.rules import rules
+from jaxmig.engine.chunk import Carry, migrate_window
+from jaxmig.engine.migrate import limit_of
+from jaxmig.engine.windows import open_window
+from jaxmig.linux.batches import cut
+from jaxmig.linux.call import Call, List, no_stats
+from jaxmig.linux.folio import Where
+from jaxmig.linux.phases import flush
+from jaxmig.linux.rules import rules
+from jaxmig.state import events
+from jaxmig.state.machine import PAGE_BYTES, Machine
 
 ROW, ENTRY, SLOT = 16, 8, 4  # bytes of Machine.frame, .pte and .free
 # A list entry, the row and the entry, then both anew, the old row blank, a frame taken
@@ -53,7 +53,7 @@ def window(
         remaining=none,
         in_order=none,
     )
-    c = Carry(k, flush.nothing_owed(m.cpus), none, none, jnp.asarray(False))
+    c = Carry(k, flush.no_flushes(m.cpus), none, none, jnp.asarray(False))
     w, place = open_window(m, folios, none, size, width)
     batches = cut(r, w, none, limit)
     at = Where(cpu=none, node=jnp.int32(1))

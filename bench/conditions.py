@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 from engine import heads, jaxmig
-from jaxmig.migrate import executable, limit_of
-from jaxmig.rules import rules
+from jaxmig.engine.migrate import executable, limit_of
+from jaxmig.linux.rules import rules
 
 SHARE: Final = 20  # one page in so many is in each condition
 STATES: Final = (

@@ -18,12 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 from engine import Task, call, heads, miscounted, wrong
-from jaxmig import pte, shard
-from jaxmig.machine import Machine
-from jaxmig.migrate import Result, limit_of
-from jaxmig.rules import rules
-from jaxmig.shard.call import compiled
-from jaxmig.shard.state import Sharded, deal_list
+from jaxmig.engine import shard
+from jaxmig.engine.migrate import Result, limit_of
+from jaxmig.engine.shard.call import compiled
+from jaxmig.engine.shard.sharded import Sharded, deal_list
+from jaxmig.linux.rules import rules
+from jaxmig.state import pte
+from jaxmig.state.machine import Machine
 
 DEVICES = 2
 WAYS = {"stay": "striped", "cross": "striped", "nodes": "nodes"}

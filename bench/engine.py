@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import numpy as np
-from jaxmig import contents, frame, pte, uniform, xla
-from jaxmig.machine import NOWHERE, Machine
-from jaxmig.migrate import Result, executable, limit_of
-from jaxmig.releases import release
-from jaxmig.rules import rules
+from jaxmig.engine.migrate import Result, executable, limit_of
+from jaxmig.linux.releases import release
+from jaxmig.linux.rules import rules
+from jaxmig.sources import uniform
+from jaxmig.state import contents, frame, pte, xla
+from jaxmig.state.machine import NOWHERE, Machine
 
 STEP = 512  # pages compared at a time
 # As `jaxmig` does for its own process.

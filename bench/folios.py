@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 from engine import heads, jaxmig, view
-from jaxmig.migrate import executable, limit_of
-from jaxmig.rules import rules
+from jaxmig.engine.migrate import executable, limit_of
+from jaxmig.linux.rules import rules
 from peers_c import copy_pages
 
 TARGETS = {9: 1.1}  # by order; the others have none

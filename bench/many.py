@@ -1,8 +1,8 @@
 """What do many small scenarios cost in one process, cold?
 
 Scenarios are drawn: nodes, CPUs, processes, regions of folios of any size and kind,
-conditions, calls, releases.  Their machines are made alike (jaxmig/alike.py), so that few
-programs serve them all.  Printed are seconds a scenario, compilations by the backend
+conditions, calls, releases.  Their machines are made alike (`sources/alike.py`), so that
+few programs serve them all.  Printed are seconds a scenario, compilations by the backend
 (those under 20 ms apart) and the most memory.  Every scenario must keep its pages.
 """
 
@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import timing
-from jaxmig import player, scenario, xla
-from jaxmig.releases import RELEASES
+from jaxmig.linux.releases import RELEASES
+from jaxmig.sources import scenario
+from jaxmig.state import xla
+from jaxmig.tools import player
 
 SHORT_S = 0.02
 FOLIOS = {"4k": 1, "16k": 4, "64k": 16, "256k": 64, "2m": 512}

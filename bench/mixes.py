@@ -25,10 +25,11 @@ import numpy as np
 import timing
 from engine import jaxmig
 from jax import export
-from jaxmig import check, frame
-from jaxmig.migrate import executable, limit_of, listed, program, uncoupled
-from jaxmig.releases import RELEASES, release
-from jaxmig.rules import rules, structure, word
+from jaxmig.engine.migrate import executable, limit_of, listed, program, uncoupled
+from jaxmig.linux.releases import RELEASES, release
+from jaxmig.linux.rules import rules, structure, word
+from jaxmig.state import frame
+from jaxmig.tools import check
 
 KERNELS: Final = ("6.3", "6.2")
 BATCH: Final = 512  # base pages

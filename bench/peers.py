@@ -16,7 +16,7 @@ import peers_c
 import peers_numpy
 import timing
 from engine import Task, call, heads, miscounted, view, wrong
-from jaxmig.machine import Machine
+from jaxmig.state.machine import Machine
 
 
 class Runs:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from engine import Task, view
-from jaxmig.machine import PAGE_BYTES, Machine
+from jaxmig.state.machine import PAGE_BYTES, Machine
 
 SOURCE = Path(__file__).with_name("peers.c")
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Wextra")

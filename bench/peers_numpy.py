@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 from engine import Task, view
-from jaxmig import frame, pte
-from jaxmig.machine import NOWHERE, Machine
+from jaxmig.state import frame, pte
+from jaxmig.state.machine import NOWHERE, Machine
 
 CARRIED = pte.STAYS | pte.CARRIED
 

@@ -27,7 +27,7 @@ CALL = """
 import sys, time
 sys.path.insert(0, {here!r})
 from engine import Task, call
-from jaxmig import migrate, xla
+from jaxmig.engine import migrate; from jaxmig.state import xla
 seconds = []
 for pages in (1000, 1024):
     task = Task(pages, kernel={kernel!r}, cpus=128)
@@ -38,8 +38,8 @@ LARGE = """
 import sys, time
 sys.path.insert(0, {here!r})
 from folios import large
-from jaxmig import migrate, xla
-from jaxmig.rules import rules
+from jaxmig.engine import migrate; from jaxmig.state import xla
+from jaxmig.linux.rules import rules
 import jax.numpy as jnp
 m, where = large(16)
 heads = m.pte[where[9], 0]

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 from engine import Task, heads
-from jaxmig import machines
-from jaxmig.machine import Machine
-from jaxmig.migrate import executable, limit_of
-from jaxmig.rules import rules
-from jaxmig.sweep import Grid, Sweep, count_many, play
-from jaxmig.sweep.memory import Memory
-from jaxmig.targets import resolve
+from jaxmig.engine.migrate import executable, limit_of
+from jaxmig.linux.rules import rules
+from jaxmig.sources.targets import resolve
+from jaxmig.state.machine import Machine
+from jaxmig.time import machines
+from jaxmig.tools.sweep import Grid, Sweep, count_many, play
+from jaxmig.tools.sweep.memory import Memory
 
 MANY = 64
 TARGET = {1 << 12: 0.25, 1 << 16: 1.0}

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import checkout  # noqa: F401  before jaxmig
 import timing
-from jaxmig import traces
-from jaxmig.traces import native
+from jaxmig.programs import traces
+from jaxmig.programs.traces import native
 
 DATA = Path(__file__).parent.parent / "tests/data/traces"
 FILES = ("lackey.txt", "perf.txt", "tracefs.txt", "view.txt", "table.csv")

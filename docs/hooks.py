@@ -13,8 +13,8 @@ from typing import Any, Final
 from jaxmig import RELEASES, machines
 from jaxmig.cli import app
 from jaxmig.cli.errors import Parser
-from jaxmig.machines.schema import SCHEMA
-from jaxmig.procfs.schema import table
+from jaxmig.sources.procfs.schema import table
+from jaxmig.time.machines.schema import SCHEMA
 
 MARK: Final = re.compile(r"^<!-- fill: (\w+) -->$", re.MULTILINE)
 

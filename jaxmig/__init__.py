@@ -23,35 +23,32 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from jaxmig import (
+    from jaxmig import report
+    from jaxmig.calls import callers, syscalls
+    from jaxmig.engine import shard
+    from jaxmig.engine.migrate import Result, migrate_pages
+    from jaxmig.host import nodes
+    from jaxmig.linux.releases import RELEASES
+    from jaxmig.programs import stalls, traces, workloads
+    from jaxmig.show import plots
+    from jaxmig.sources import scenario, snapshot, targets
+    from jaxmig.sources.builder import Builder
+    from jaxmig.state.machine import Machine
+    from jaxmig.time import cost, machines, timeline
+    from jaxmig.tools import (
         advise,
         calibrate,
-        callers,
         check,
-        cost,
+        custom,
         explain,
         job,
-        machines,
         player,
-        plots,
-        report,
         reproduce,
-        scenario,
-        snapshot,
-        stalls,
         sweep,
-        syscalls,
-        targets,
-        timeline,
-        workloads,
     )
-    from jaxmig.ahead import warm_up
-    from jaxmig.build import Builder
-    from jaxmig.comparison import compare
-    from jaxmig.machine import Machine
-    from jaxmig.migrate import Result, migrate_pages
-    from jaxmig.query import folios_on, pages_by_node
-    from jaxmig.releases import RELEASES
+    from jaxmig.tools.ahead import warm_up
+    from jaxmig.tools.comparison import compare
+    from jaxmig.tools.query import folios_on, pages_by_node
 
 __version__ = "0.2.0"
 __all__ = [
@@ -66,37 +63,67 @@ __all__ = [
     "check",
     "compare",
     "cost",
+    "custom",
     "explain",
     "folios_on",
     "job",
     "machines",
     "migrate_pages",
+    "nodes",
     "pages_by_node",
     "player",
     "plots",
     "report",
     "reproduce",
     "scenario",
+    "shard",
     "snapshot",
     "stalls",
     "sweep",
     "syscalls",
     "targets",
     "timeline",
+    "traces",
     "warm_up",
     "workloads",
 ]
-# Where the names are that are no modules themselves.
-_HOME: Final = {
-    "RELEASES": "releases",
-    "Builder": "build",
-    "Machine": "machine",
-    "Result": "migrate",
-    "compare": "comparison",
-    "folios_on": "query",
-    "migrate_pages": "migrate",
-    "pages_by_node": "query",
-    "warm_up": "ahead",
+# Where the names are: modules in their folders, and what stands in a module.
+_MODULES: Final = {
+    "advise": "jaxmig.tools.advise",
+    "calibrate": "jaxmig.tools.calibrate",
+    "callers": "jaxmig.calls.callers",
+    "check": "jaxmig.tools.check",
+    "cost": "jaxmig.time.cost",
+    "custom": "jaxmig.tools.custom",
+    "explain": "jaxmig.tools.explain",
+    "job": "jaxmig.tools.job",
+    "machines": "jaxmig.time.machines",
+    "nodes": "jaxmig.host.nodes",
+    "player": "jaxmig.tools.player",
+    "plots": "jaxmig.show.plots",
+    "report": "jaxmig.report",
+    "reproduce": "jaxmig.tools.reproduce",
+    "scenario": "jaxmig.sources.scenario",
+    "shard": "jaxmig.engine.shard",
+    "snapshot": "jaxmig.sources.snapshot",
+    "stalls": "jaxmig.programs.stalls",
+    "sweep": "jaxmig.tools.sweep",
+    "syscalls": "jaxmig.calls.syscalls",
+    "targets": "jaxmig.sources.targets",
+    "timeline": "jaxmig.time.timeline",
+    "traces": "jaxmig.programs.traces",
+    "workloads": "jaxmig.programs.workloads",
+}
+_OBJECTS: Final = {
+    "RELEASES": "jaxmig.linux.releases",
+    "Builder": "jaxmig.sources.builder",
+    "Machine": "jaxmig.state.machine",
+    "Result": "jaxmig.engine.migrate",
+    "compare": "jaxmig.tools.comparison",
+    "folios_on": "jaxmig.tools.query",
+    "migrate_pages": "jaxmig.engine.migrate",
+    "pages_by_node": "jaxmig.tools.query",
+    "warm_up": "jaxmig.tools.ahead",
 }
 
 
@@ -106,14 +133,14 @@ def __getattr__(name: str) -> Any:
     Thus `import jaxmig` is quick, and a command can say something when it is
     interrupted while jax is imported.
     """
-    if name in _HOME:
-        globals()[name] = getattr(
-            importlib.import_module(f"jaxmig.{_HOME[name]}"), name
-        )
-        return globals()[name]
-    if name in __all__:
-        return importlib.import_module(f"jaxmig.{name}")
-    raise AttributeError(f"module 'jaxmig' has no attribute {name!r}")
+    if name in _MODULES:
+        found = importlib.import_module(_MODULES[name])
+    elif name in _OBJECTS:
+        found = getattr(importlib.import_module(_OBJECTS[name]), name)
+    else:
+        raise AttributeError(f"module 'jaxmig' has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

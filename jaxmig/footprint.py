@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Int8, Int16, Int64
 
-from jaxmig import conditions as cond, frame, pte
-from jaxmig.machine import PMD_PAGES
-from jaxmig.syscalls import Space
-from jaxmig.syscalls.space import Heads, View, entries_of
+from jaxmig.calls.syscalls import Space
+from jaxmig.calls.syscalls.space import Heads, View, entries_of
+from jaxmig.state import conditions as cond, frame, pte
+from jaxmig.state.machine import PMD_PAGES
 
 # What `stays` counts: why migrate_pages() leaves a page, as far as can be seen before.
 WHY: Final = ("can move", "may not move", "pinned or held", "locked or in writeback")

@@ -10,7 +10,7 @@ from typing import Final
 import jax
 import pytest
 from hypothesis import settings
-from jaxmig import xla
+from jaxmig.state import xla
 
 MOST_MAPPINGS: Final = 25_000
 # Modules that compile little or nothing: `pytest -m quick` is for people who change a line.

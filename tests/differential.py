@@ -11,8 +11,9 @@ from typing import Any
 
 from engine_snapshot import Before, canonical
 from invariants import LEDGER, VIOLATIONS
-from jaxmig import check, machines, player
-from jaxmig.scenario import ScenarioError, loads
+from jaxmig.sources.scenario import ScenarioError, loads
+from jaxmig.time import machines
+from jaxmig.tools import check, player
 from oracle import Refused, SleepsForever, play
 
 Document = dict[str, Any]

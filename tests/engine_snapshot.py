@@ -12,14 +12,14 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from jaxmig import conditions as cond, frame, pte
-from jaxmig.frame import FLAGS, MAPCOUNT
-from jaxmig.machine import NOWHERE, PMD_PAGES, WORDS, Machine
-from jaxmig.pte import BITS, PFN
-from jaxmig.scenario import Scenario
-from jaxmig.syscalls import Area
-from jaxmig.syscalls.space import View
-from jaxmig.world import Layout
+from jaxmig.calls.syscalls import Area
+from jaxmig.calls.syscalls.space import View
+from jaxmig.sources.scenario import Scenario
+from jaxmig.state import conditions as cond, frame, pte
+from jaxmig.state.frame import FLAGS, MAPCOUNT
+from jaxmig.state.machine import NOWHERE, PMD_PAGES, WORDS, Machine
+from jaxmig.state.pte import BITS, PFN
+from jaxmig.tools.world import Layout
 
 KINDS = {
     frame.ANON: "anon",

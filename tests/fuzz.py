@@ -26,8 +26,8 @@ from typing import Any
 
 from differential import PLAYED, differences, to_toml
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from jaxmig import xla
-from jaxmig.rules import STRUCTURE, rules
+from jaxmig.linux.rules import STRUCTURE, rules
+from jaxmig.state import xla
 from strategies import Example, Program, examples, programs
 from strategy_calls import caller_programs
 

@@ -27,17 +27,19 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from jaxmig import cli, cost, machines, scenario, snapshot
+from jaxmig import cli
 from jaxmig.cli import app, calibrate, diff
-from jaxmig.machines import reader
-from jaxmig.procfs import schema
-from jaxmig.procfs.npz import flatten
-from jaxmig.refused import Refused, WrongUse
-from jaxmig.resident.layout import foreign, lay_out
-from jaxmig.sweep import JournalError, journal, rows
-from jaxmig.targets.snapshots import of_snapshot
-from jaxmig.terminal import LONGEST, message
-from jaxmig.traces import ACCESS, Reading, TraceError, native
+from jaxmig.host.refused import Refused, WrongUse
+from jaxmig.host.terminal import LONGEST, message
+from jaxmig.programs.traces import ACCESS, Reading, TraceError, native
+from jaxmig.sources import scenario, snapshot
+from jaxmig.sources.procfs import schema
+from jaxmig.sources.procfs.npz import flatten
+from jaxmig.sources.resident.layout import foreign, lay_out
+from jaxmig.sources.targets.snapshots import of_snapshot
+from jaxmig.time import cost, machines
+from jaxmig.time.machines import reader
+from jaxmig.tools.sweep import JournalError, journal, rows
 from procfs_fake import SLEEP, SLEEP_PID, sleep_root
 from test_diff import DOCUMENT
 
@@ -298,7 +300,7 @@ def kinds() -> dict[str, Kind]:
         ),
         "profile": Kind(
             [
-                (HERE.parent / f"jaxmig/machines/{name}.toml").read_bytes()
+                (HERE.parent / f"jaxmig/time/machines/{name}.toml").read_bytes()
                 for name in machines.names()
             ],
             profile,

@@ -14,11 +14,12 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from invariants import LEDGER, VIOLATIONS
-from jaxmig import check, conditions as cond, frame, pte
-from jaxmig.callers import CALLERS, call
-from jaxmig.machine import NOWHERE, Machine, Tlb
-from jaxmig.syscalls import Area, Session, Space
-from jaxmig.syscalls.session import NotModelled, SleepsForever
+from jaxmig.calls.callers import CALLERS, call
+from jaxmig.calls.syscalls import Area, Session, Space
+from jaxmig.calls.syscalls.session import NotModelled, SleepsForever
+from jaxmig.state import conditions as cond, frame, pte
+from jaxmig.state.machine import NOWHERE, Machine, Tlb
+from jaxmig.tools import check
 
 PAGES, CPUS, RUNNING = 48, 4, (1, 2)
 SETS, WAYS = 8, 2

@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import numpy as np
-from jaxmig import migrate, pte, shard, sweep, uniform
-from jaxmig.migrate import limit_of
-from jaxmig.rules import rules
-from jaxmig.shard import call
-from jaxmig.shard.state import DEALT, deal_list
+from jaxmig.engine import migrate, shard
+from jaxmig.engine.migrate import limit_of
+from jaxmig.engine.shard import call
+from jaxmig.engine.shard.sharded import DEALT, deal_list
+from jaxmig.linux.rules import rules
+from jaxmig.sources import uniform
+from jaxmig.state import pte
+from jaxmig.tools import sweep
 
 SHORT = {"int32": "s32", "uint32": "u32", "bool": "pred"}
 

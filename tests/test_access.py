@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmig import machines
-from jaxmig.access import Shape, Stream
-from jaxmig.access.lookup import bin_of
-from jaxmig.timeline import Run, costs_of, timetable
-from jaxmig.timeline.advance import compiled
-from jaxmig.workloads.streams import Streams, fixed
+from jaxmig.programs.workloads.streams import Streams, fixed
+from jaxmig.time import machines
+from jaxmig.time.access import Shape, Stream
+from jaxmig.time.access.lookup import bin_of
+from jaxmig.time.timeline import Run, costs_of, timetable
+from jaxmig.time.timeline.advance import compiled
 
 PROFILE = machines.load("xeon-2s")
 

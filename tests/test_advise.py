@@ -4,12 +4,13 @@ import json
 from typing import Any
 
 import pytest
-from jaxmig import cli, machines
-from jaxmig.advise import ROUNDS, advise, engines
+from jaxmig import cli
 from jaxmig.cli.options import duration
-from jaxmig.sweep import Engine, Grid, Sweep, play
-from jaxmig.sweep.memory import Memory
-from jaxmig.targets import resolve
+from jaxmig.sources.targets import resolve
+from jaxmig.time import machines
+from jaxmig.tools.advise import ROUNDS, advise, engines
+from jaxmig.tools.sweep import CallRunner, Grid, Sweep, play
+from jaxmig.tools.sweep.memory import Memory
 
 MODES = ("sync",)
 
@@ -42,13 +43,13 @@ def test_nothing_within_the_budget_is_faster(budget_us: int) -> None:
 def test_engines_are_priced_and_not_played(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many engines: a list of calls for each kernel, and one a round."""
     played: list[int] = []
-    really = Engine.tallies
+    really = CallRunner.tallies
 
-    def noted(self: Engine, runs: Any) -> Any:
+    def noted(self: CallRunner, runs: Any) -> Any:
         played.append(len(runs))
         return really(self, runs)
 
-    monkeypatch.setattr(Engine, "tallies", noted)
+    monkeypatch.setattr(CallRunner, "tallies", noted)
     copy = ("cpu", "threads:8", "dma:1", "dma:4")
     ticks: list[float] = []
     found = advise(sweep(copy), 20_000, tick=lambda _, done, more: ticks.append(done))

@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import ahead, contents, job, machines, targets, xla
-from jaxmig.machine import Machine
-from jaxmig.migrate import limit_of, listed
-from jaxmig.query import folios_on
-from jaxmig.rules import Rules, rules
+from jaxmig.engine.migrate import limit_of, listed
+from jaxmig.linux.rules import Rules, rules
+from jaxmig.sources import targets
+from jaxmig.state import contents, xla
+from jaxmig.state.machine import Machine
+from jaxmig.time import machines
+from jaxmig.tools import ahead, job
+from jaxmig.tools.query import folios_on
 
-CALL = job.Call(frozenset({0}), frozenset({1}))
+CALL = job.MigrationCall(frozenset({0}), frozenset({1}))
 SETTING = targets.Setting(cpus=4, running=(1, 2, 3))
 
 

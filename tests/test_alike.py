@@ -2,8 +2,9 @@
 
 import numpy as np
 from invariants import LEDGER, VIOLATIONS
-from jaxmig import Builder, folios_on, migrate_pages, xla
-from jaxmig.machine import Machine
+from jaxmig import Builder, folios_on, migrate_pages
+from jaxmig.state import xla
+from jaxmig.state.machine import Machine
 
 # Nodes, CPUs, processes.  Scenarios with larger folios are held against the oracle.
 SMALL = [(2, 2, 1), (3, 6, 3)]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import events
-from jaxmig.buckets import bucket
+from jaxmig.state import events
+from jaxmig.state.buckets import bucket
 
 
 def machine(pages: int = 40, free: int | None = None) -> jaxmig.Machine:

@@ -9,9 +9,12 @@ import jaxmig
 import numpy as np
 import pytest
 from invariants import VIOLATIONS
-from jaxmig import frame, shard, sweep, syscalls, xla
-from jaxmig.callers import call
-from jaxmig.syscalls import Area, Space
+from jaxmig.calls import syscalls
+from jaxmig.calls.callers import call
+from jaxmig.calls.syscalls import Area, Space
+from jaxmig.engine import shard
+from jaxmig.state import frame, xla
+from jaxmig.tools import sweep
 
 
 def machine(order: int = 0) -> jaxmig.Machine:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import frame, job, machines
 from jaxmig.cli import advise, app, named, replay, replayed, shape, show, sweepopts
-from jaxmig.targets import resolve
-from jaxmig.workloads import trace
+from jaxmig.programs.workloads import trace
+from jaxmig.sources.targets import resolve
+from jaxmig.state import frame
+from jaxmig.time import machines
+from jaxmig.tools import job
 
 DATA = Path(__file__).parent / "data"
 TRACE = DATA / "traces/lackey.txt"
@@ -32,8 +34,8 @@ def lines(target: str, *options: str) -> dict[str, str]:
     profile = machines.load("xeon-2s")
     found = named.target(target, None)
     setting = shape.of(args, profile, found).setting
-    call = job.Call(frozenset({0}), frozenset({1}))
-    said = {"migratepages": show.assumed(show.Asked(found, setting, profile, call))}
+    call = job.MigrationCall(frozenset({0}), frozenset({1}))
+    said = {"migratepages": show.assumed(show.Resolved(found, setting, profile, call))}
     args = parsed("sweep", target, *options)
     said["sweep"] = sweepopts.assumed(sweepopts.sweep_of(args))
     args = parsed("advise", target, "--p99", "1ms", *options)

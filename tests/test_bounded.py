@@ -8,13 +8,15 @@ from pathlib import Path
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import cli, events, files
+from jaxmig import cli
 from jaxmig.cli import room
 from jaxmig.cli.errors import Failure
 from jaxmig.cli.room import check_room
-from jaxmig.sweep import journal, rows
-from jaxmig.traces import ACCESS, Reading
-from jaxmig.workloads.spool import KEPT_BYTES, Spool
+from jaxmig.host import files
+from jaxmig.programs.traces import ACCESS, Reading
+from jaxmig.programs.workloads.spool import KEPT_BYTES, Spool
+from jaxmig.state import events
+from jaxmig.tools.sweep import journal, rows
 
 # One region of 256 MiB that all of 16,000 samples found accessed: 10^9 loads.
 BILLION = (

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxmig import cli, html
-from jaxmig.cost import PHASES
+from jaxmig import cli
 from jaxmig.report import units
+from jaxmig.show import html
+from jaxmig.time.cost import PHASES
 from test_html import HOSTILE, page
 
 pytestmark = pytest.mark.browser

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig import cli, cost, machines
-from jaxmig.calibrate import (
+from jaxmig import cli
+from jaxmig.time import cost, machines
+from jaxmig.time.machines import Number, reader
+from jaxmig.tools.calibrate import (
     CalibrationError,
     Measured,
-    Run,
+    ProfiledRun,
     combined,
     fit,
     from_micro,
@@ -30,7 +32,6 @@ from jaxmig.calibrate import (
     timings,
     together,
 )
-from jaxmig.machines import Number, reader
 
 RECORDED = Path(__file__).with_name("data") / "perf"
 GUEST = RECORDED / "guest"  # a migration of 16,384 pages on Linux 6.18, and its timings
@@ -66,7 +67,7 @@ BATCH = "  1.00%  migratepages  [kernel.kallsyms]  [k] migrate_pages_batch\n"
 
 def of(text: str, base: machines.Profile = XEON, **how: object) -> dict[str, float]:
     """ns by number, of a report."""
-    run = Run(**({"pages": PAGES, "elapsed_ns": ELAPSED} | how))
+    run = ProfiledRun(**({"pages": PAGES, "elapsed_ns": ELAPSED} | how))
     return {m.key: m.ns for m in from_perf(text, "x", base, run)}
 
 
@@ -82,7 +83,7 @@ def vmstat(moved: int, flushes: int, ipis: int) -> str:
 
 def test_a_profile_with_children_gives_the_published_costs() -> None:
     base = machines.load("arm64-2n128c")
-    run = Run(PAGES, ELAPSED)
+    run = ProfiledRun(PAGES, ELAPSED)
     found = fit(base, from_perf(CHILDREN, "x", base, run), "mine")
     for key in ("walk", "copy_4k", "switch", "tlbi", "dsb", "remap"):
         name = f"cost.{key}"
@@ -194,7 +195,7 @@ def test_a_report_s_profile_gives_the_reported_time_back(
     if more:
         two = "0.50%  0.50%" if children else "0.50%"
         text += f"\n  {two}  app  [kernel.kallsyms]  [k] {more}  migrate_pages"
-    how = Run(PAGES, ELAPSED, "6.18", flushes=700, share=1.0, calls=calls)
+    how = ProfiledRun(PAGES, ELAPSED, "6.18", flushes=700, share=1.0, calls=calls)
     base = XEON.replace({"cost.batch_gain": 90, "cost.alloc_page": 1})
     made = fit(base, from_perf(text, "x", base, how), "mine").profile
     counted = calibrate_run.counts(how, calls, (700, 700), batched=True)
@@ -299,14 +300,14 @@ def test_relative_and_absolute_percentages_are_told_apart() -> None:
 def test_which_time_the_percentages_are_of_is_said() -> None:
     told: list[str] = []
     text = (GUEST / "perf0.flat.txt").read_text()
-    from_perf(text, "x", XEON, Run(16384, 10**7), told.append)
+    from_perf(text, "x", XEON, ProfiledRun(16384, 10**7), told.append)
     assert any("must --elapsed be" in line for line in told)
     told.clear()
     text = (GUEST / "perf0.abs.flat.txt").read_text()
-    from_perf(text, "x", XEON, Run(16384, 10**7), told.append)
+    from_perf(text, "x", XEON, ProfiledRun(16384, 10**7), told.append)
     assert any("migrate_pages() took 26.3" in line for line in told)
     told.clear()
-    from_perf(FLAT, "x", XEON, Run(16384, 10**7), told.append)
+    from_perf(FLAT, "x", XEON, ProfiledRun(16384, 10**7), told.append)
     assert any("31.00 % of the time are no functions" in line for line in told)
 
 
@@ -478,10 +479,10 @@ ONCE = 2140 + 360  # a call, and its first copy
 def test_vmstat_of_the_base_itself_changes_nothing() -> None:
     ns = 1000 * (2250 + 1800 + 15 * 280) + ONCE
     files = vmstat(7, 7, 7), vmstat(1007, 1007, 16007)
-    found = fit(XEON, from_vmstat(*files, "x", XEON, Run(0, ns)), "mine")
+    found = fit(XEON, from_vmstat(*files, "x", XEON, ProfiledRun(0, ns)), "mine")
     for key in found.keys:
         assert found.profile[key] == pytest.approx(XEON[key], rel=1e-3)
-    slow = from_vmstat(*files, "x", XEON, Run(0, ns + 2_250_000))
+    slow = from_vmstat(*files, "x", XEON, ProfiledRun(0, ns + 2_250_000))
     assert fit(XEON, slow, "mine").profile["cost.copy_4k"] == pytest.approx(1800)
     high = fit(XEON, slow, "mine").profile.numbers["cost.copy_4k"].high
     assert high == pytest.approx(2 * 2070, rel=1e-3)
@@ -506,7 +507,7 @@ def test_a_profile_gives_back_the_time_it_was_made_of(
     ]
     calls, folios = max(pages // 200, 1), small + huge
     batched = kernel != "6.2"
-    how = Run(pages, 1, kernel, calls=calls, huge=huge)
+    how = ProfiledRun(pages, 1, kernel, calls=calls, huge=huge)
     sent = small // 9 if base.arch == "x86" else folios
     if base.arch == "arm64":
         sent = calibrate_run.batches(how, calls) if kernel == "6.18" else 0
@@ -528,7 +529,7 @@ def test_without_counters_flushes_are_unknown_until_somebody_says() -> None:
     files = [f"pgmigrate_success {n}\n" for n in (7, 1007)]
 
     def copy(texts: list[str], **how: object) -> float:
-        run = Run(0, ns, calls=1, **how)
+        run = ProfiledRun(0, ns, calls=1, **how)
         made = from_vmstat(*texts, "x", XEON, run, told.append)
         return {m.key: m.ns for m in made}["cost.copy_4k"]
 
@@ -587,19 +588,19 @@ def test_bad_vmstat_is_refused(name: str) -> None:
     after, words = BAD_VMSTAT[name]
     before = GOOD + "thp_migration_success 0\n"
     with pytest.raises(CalibrationError, match=words) as caught:
-        from_vmstat(before, after, "x", XEON, Run(0, 10**9))
+        from_vmstat(before, after, "x", XEON, ProfiledRun(0, 10**9))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("fallen", [(1, 9, 9), (9, 1, 9), (9, 9, 1)])
 def test_a_counter_that_falls_is_refused(fallen: tuple[int, int, int]) -> None:
     with pytest.raises(CalibrationError, match="falls from 8 to 1; is the order right"):
-        from_vmstat(vmstat(8, 8, 8), vmstat(*fallen), "x", XEON, Run(0, 10**9))
+        from_vmstat(vmstat(8, 8, 8), vmstat(*fallen), "x", XEON, ProfiledRun(0, 10**9))
 
 
 def test_flushes_longer_than_the_call_are_refused() -> None:
     with pytest.raises(CalibrationError, match="alone would take longer"):
-        from_vmstat(vmstat(0, 0, 0), vmstat(9, 9, 99), "x", XEON, Run(0, 100))
+        from_vmstat(vmstat(0, 0, 0), vmstat(9, 9, 99), "x", XEON, ProfiledRun(0, 100))
 
 
 # --- profiles ------------------------------------------------------------------------
@@ -609,7 +610,7 @@ def test_flushes_longer_than_the_call_are_refused() -> None:
 def test_what_is_written_can_be_read(name: str) -> None:
     base = machines.load(name)
     for text in (CHILDREN, FLAT):
-        measured = from_perf(text, "x", base, Run(PAGES, ELAPSED))
+        measured = from_perf(text, "x", base, ProfiledRun(PAGES, ELAPSED))
         made = fit(base, measured, "mine").profile
         again = reader.parse(machines.dumps(made), "calibrated", "x", machines.load)
         assert dataclasses.replace(again, dvfs=made.dvfs) == made
@@ -648,7 +649,7 @@ def test_a_base_from_before_gains_what_was_measured() -> None:
 def test_compaction_s_profile_gives_its_time_back(form: str) -> None:
     """A real report of many calls: 174,315 pages in 310.75 ms, all of it the call."""
     text, told = (RECORDED / f"{form}.txt").read_text(), list[str]()
-    how = Run(174_315, 310_750_000, "6.18", flushes=900)
+    how = ProfiledRun(174_315, 310_750_000, "6.18", flushes=900)
     measured = from_perf(text, "x", XEON, how, told.append)
     assert "compaction_alloc() in it: 681 calls are taken" in "\n".join(told)
     assert "folios of files or shmem are among the pages" in "\n".join(told)
@@ -665,7 +666,9 @@ def test_the_page_s_profile_gives_its_run_back(tmp_path: Path) -> None:
     how = "--pages 269625 --elapsed 580ms --calls 36 --flushes 530 --kernel 6.18"
     files = page / "perf.txt", "--micro", page / "rows.json", "--base", "zen4-vm"
     assert run(*files, *how.split(), "-o", made) == 0
-    counted = calibrate_run.counts(Run(269_625, 1), 36, (530, 530), batched=True)
+    counted = calibrate_run.counts(
+        ProfiledRun(269_625, 1), 36, (530, 530), batched=True
+    )
     each = cost.price(counted, machines.load(made)).total / 269_625
     assert each == pytest.approx(1885, abs=1)
     assert each == pytest.approx(0.8775 * 580e6 / 269_625, rel=0.002)
@@ -712,7 +715,7 @@ def test_a_report_s_shootdown_has_the_timed_one_in_its_range() -> None:
 def test_vmstat_of_compaction_says_so() -> None:
     files = [f"{vmstat(n, n, n)}compact_isolated {2 * n}\n" for n in (7, 1031)]
     told: list[str] = []
-    run_ = Run(0, 10**7, "6.18", flushes=4)
+    run_ = ProfiledRun(0, 10**7, "6.18", flushes=4)
     made = [from_vmstat(*files, "x", XEON, run_, told.append)]
     assert "compact_isolated grew: compaction, of which 4 calls are taken" in told[0]
     made.append(from_vmstat(*files, "x", XEON, dataclasses.replace(run_, calls=400)))

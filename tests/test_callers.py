@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxmig import callers, conditions as cond, pte
-from jaxmig.callers import lists
-from jaxmig.callers.candidates import Candidates
-from jaxmig.callers.releases import since
-from jaxmig.player import build, play
-from jaxmig.releases import RELEASES
-from jaxmig.scenario import ScenarioError, loads
-from jaxmig.syscalls import NotModelled, Session
+from jaxmig.calls import callers
+from jaxmig.calls.callers import lists
+from jaxmig.calls.callers.candidates import Candidates
+from jaxmig.calls.callers.releases import since
+from jaxmig.calls.syscalls import NotModelled, Session
+from jaxmig.linux.releases import RELEASES
+from jaxmig.sources.scenario import ScenarioError, loads
+from jaxmig.state import conditions as cond, pte
+from jaxmig.tools.player import build, play
 
 Lists = list[list[int]]
 HEAD = """
@@ -94,7 +95,7 @@ class Noting(Session):
         self.pages += int(Candidates.at(self.view(), folios).size.sum())
         return self.results.pop(0) if self.results else 0
 
-    def ask(self) -> callers.Outcome:
+    def ask(self) -> callers.CallerOutcome:
         """The call."""
         c = self.spec
         return callers.call(
@@ -433,7 +434,7 @@ def test_6_3_does_not_see_that_the_pageblock_is_over() -> None:
 
 def test_compaction_ends_with_memory() -> None:
     s = Noting(scenario("anon 2100k 4k", caller="compaction"), "6.3", (0, -12))
-    assert s.ask() == callers.Outcome(-12, 0, 2)
+    assert s.ask() == callers.CallerOutcome(-12, 0, 2)
     assert lengths(s.lists) == [32, 480]
 
 
@@ -561,7 +562,7 @@ def test_a_hint_is_on_the_entries_of_the_process_and_gone_afterwards() -> None:
     s = Looking(
         scenario("shmem 8k 4k", caller="numa_balancing", both=True), "6.3", (1,)
     )
-    assert s.ask() == callers.Outcome(1, 0, 2)
+    assert s.ask() == callers.CallerOutcome(1, 0, 2)
     first = s.space.areas[0].first_pte
     # What failed is mapped again too.
     assert hints == [[first, first + 1]] * 2
@@ -621,7 +622,7 @@ def test_damon_takes_a_list_a_node() -> None:
 def test_a_pin_fails_whatever_is_left() -> None:
     text = scenario("anon 8k 4k", "hugetlb 2m 2m", "anon 8k 4k", caller="longterm_pin")
     s = Noting(text, "6.3", (2,))
-    assert s.ask() == callers.Outcome(2, -12, 1)
+    assert s.ask() == callers.CallerOutcome(2, -12, 1)
     assert s.lists == [[0, 1, 512, 1024, 1025]]
 
 
@@ -662,7 +663,7 @@ def test_a_split_looks_at_references_last(reference: str) -> None:
     held = Noting(
         scenario("shmem 64k 64k", caller="soft_offline", states=states), "6.3"
     )
-    assert held.ask() == callers.Outcome(0, -16, 0)
+    assert held.ask() == callers.CallerOutcome(0, -16, 0)
     left = Candidates.of(held.view(), held.space, frozenset({0}))
     for state in (cond.LOCKED, cond.WRITEBACK, cond.NO_MAPPING):
         assert not left.blocked(state), state

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invariants import LEDGER, VIOLATIONS
-from jaxmig import Builder, Machine, check, frame, migrate_pages, pte
-from jaxmig.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
-from jaxmig.machine import NOWHERE
-from jaxmig.pte import BITS, PFN
+from jaxmig import Builder, Machine, migrate_pages
+from jaxmig.state import frame, pte
+from jaxmig.state.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
+from jaxmig.state.machine import NOWHERE
+from jaxmig.state.pte import BITS, PFN
+from jaxmig.tools import check
 
 PAGES, LARGE, SHARED = 8, 2, 3
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import frame, xla
-from jaxmig.machine import Machine
-from jaxmig.migrate import Result, program
-from jaxmig.phases.lanes import CHUNK
-from jaxmig.rules import rules, structure, word
+from jaxmig.engine.migrate import Result, program
+from jaxmig.linux.rules import rules, structure, word
+from jaxmig.state import frame, xla
+from jaxmig.state.lanes import CHUNK
+from jaxmig.state.machine import Machine
 
 # Around the limits of batches, of windows and of the classes that lists are padded to.
 LENGTHS = [1, 511, 512, 513, *range(65535, 65542), 99991, 131071]
@@ -44,7 +44,7 @@ def test_frame_0_is_a_destination_like_any_other(pages):
     state = b.build(seed=1)
     top = int(state.top[0, 0])
     first = state.free.at[top - 1 - np.arange(top)].set(np.arange(top))
-    state = jaxmig.migrate.replace(state, free=first)
+    state = jaxmig.engine.migrate.replace(state, free=first)
     old = np.asarray(state.pte[:pages, 0])
     padded = np.resize(old, 8)
     after, _ = jaxmig.migrate_pages(state, padded, 0, kernel="6.3", size=pages)

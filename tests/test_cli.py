@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import __version__, cli, verify
+from jaxmig import __version__, cli
 from jaxmig.cli import runtime
-from jaxmig.machines import names
-from jaxmig.targets import Setting, resolve
+from jaxmig.sources.targets import Setting, resolve
+from jaxmig.time.machines import names
+from jaxmig.tools import verify
 from processes import LIMIT_S, told
 
 ROOT = Path(__file__).parent.parent
@@ -369,7 +370,7 @@ sys.meta_path.insert(0, Finder())
 """
 # Tells when a program begins to be compiled.
 ON_COMPILATION = """
-from jaxmig import xla
+from jaxmig.state import xla
 real = xla.Program._compile
 def compile(self, args):
     tell()
@@ -378,7 +379,9 @@ xla.Program._compile = compile
 """
 
 
-@pytest.mark.parametrize("module", ["jaxmig.cli.app", "jax", "jax.numpy", "jaxmig.job"])
+@pytest.mark.parametrize(
+    "module", ["jaxmig.cli.app", "jax", "jax.numpy", "jaxmig.tools.job"]
+)
 def test_ctrl_c_while_jax_is_imported_is_one_line_and_130(module: str) -> None:
     with told(ON_IMPORT.format(module=module), *SMALL) as child:
         child.send_signal(signal.SIGINT)

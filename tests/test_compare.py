@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import pytest
-from jaxmig import xla
-from jaxmig.comparison import Comparison
+from jaxmig.state import xla
+from jaxmig.tools.comparison import Comparison
 
 KERNELS = "6.2,6.3"
 HOW = {"kernels": KERNELS, "cpus": 4, "running": [1, 2, 3]}

@@ -353,7 +353,7 @@ def test_import_brings_no_more_than_the_engine() -> None:
     code = (
         "import jax, sys; before = set(sys.modules); import jaxmig;"
         "new = {m.partition('.')[0] for m in set(sys.modules) - before};"
-        "late = [m for m in ('sweep', 'cli', 'plots') if f'jaxmig.{m}' in sys.modules];"
+        "late = [m for m in ('tools', 'cli', 'show') if f'jaxmig.{m}' in sys.modules];"
         "print(sorted(new & {'matplotlib', 'tqdm', 'tabulate', 'pyarrow'}), late);"
         "jaxmig.sweep.play"
     )

@@ -5,12 +5,12 @@ import itertools
 
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig.cost import PHASES, PRICED, channels, folios_a_batch, price, weights
-from jaxmig.events import COUNTERS, WORK
-from jaxmig.machines import Number, ProfileError, load, names
-from jaxmig.machines.schema import COSTS, LATER
-from jaxmig.machines.terms import DERIVED, derived
 from jaxmig.report import call_tree, tree_rows
+from jaxmig.state.events import COUNTERS, WORK
+from jaxmig.time.cost import PHASES, PRICED, channels, folios_a_batch, price, weights
+from jaxmig.time.machines import Number, ProfileError, load, names
+from jaxmig.time.machines.schema import COSTS, LATER
+from jaxmig.time.machines.terms import DERIVED, derived
 
 N = 512 * 64
 X86_PER_PAGE = 200 + 500 + 250 + 150 + 250 + 900

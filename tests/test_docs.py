@@ -12,7 +12,7 @@ import doc_blocks
 import jaxmig
 import pytest
 from doc_blocks import ROOT, Page, blocks, pages
-from jaxmig import targets
+from jaxmig.sources import targets
 
 DOCS = ROOT / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))

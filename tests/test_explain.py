@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from jaxmig import cli, explain
-from jaxmig.picture import Picture
+from jaxmig import cli
+from jaxmig.tools import explain
+from jaxmig.tools.picture import Picture
 
 GOLDEN = Path(__file__).parent / "data/explain.txt"
 

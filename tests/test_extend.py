@@ -9,10 +9,14 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import custom, machines, migrate, targets, xla
-from jaxmig.check import violations
-from jaxmig.rules import rules
-from jaxmig.timeline import timetable
+from jaxmig.engine import migrate
+from jaxmig.linux.rules import rules
+from jaxmig.sources import targets
+from jaxmig.state import xla
+from jaxmig.time import machines
+from jaxmig.time.timeline import timetable
+from jaxmig.tools import custom
+from jaxmig.tools.check import violations
 
 LOG = 4096  # rows; a call with a log is worked one folio at a time
 

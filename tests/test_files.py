@@ -15,15 +15,18 @@ from pathlib import Path
 
 import jax
 import pytest
-from jaxmig import cli, files, machines, scenario, snapshot
+from jaxmig import cli
 from jaxmig.cli import output, runtime
 from jaxmig.cli.errors import say
-from jaxmig.machines import ProfileError
-from jaxmig.plots import style
-from jaxmig.plots.style import PlotError
-from jaxmig.refused import Refused
-from jaxmig.terminal import LONGEST, message, printable
-from jaxmig.traces import Reading, TraceError
+from jaxmig.host import files
+from jaxmig.host.refused import Refused
+from jaxmig.host.terminal import LONGEST, message, printable
+from jaxmig.programs.traces import Reading, TraceError
+from jaxmig.show.plots import style
+from jaxmig.show.plots.style import PlotError
+from jaxmig.sources import scenario, snapshot
+from jaxmig.time import machines
+from jaxmig.time.machines import ProfileError
 from processes import LIMIT_S
 
 REPO = Path(__file__).parent.parent
@@ -203,7 +206,7 @@ def test_the_second_writer_is_told(tmp_path: Path) -> None:
     """Whatever the format: the draft of the first is locked."""
     path, started = tmp_path / "x", tmp_path / "started"
     code = (
-        "import sys, time\nfrom jaxmig import files\n"
+        "import sys, time\nfrom jaxmig.host import files\n"
         f"files.claim({str(path)!r})\nopen({str(started)!r}, 'w').close()\n"
         "sys.stdin.read()\n"
     )
@@ -366,7 +369,7 @@ def test_a_cache_that_others_may_write_is_not_used(
 
 NESTED = {"toml": "x = " + "[" * 3000, "array": "a = { b = " + "[" * 500}
 DIGITS = "x = " + "9" * 5000
-PROFILE = (REPO / "jaxmig/machines/xeon-2s.toml").read_text()
+PROFILE = (REPO / "jaxmig/time/machines/xeon-2s.toml").read_text()
 BASE = 'title = "x"\nbase = "xeon-2s"\n'
 COST = BASE + '[cost]\nalloc = { value = %s, unit = "ns", source = "x" }\n'
 PROFILES = {

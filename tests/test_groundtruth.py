@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxmig.player import play
-from jaxmig.scenario import loads
+from jaxmig.sources.scenario import loads
+from jaxmig.tools.player import play
 
 DATA = Path(__file__).parent / "data" / "groundtruth.jsonl"
 RECORDS = [json.loads(line) for line in DATA.read_text().splitlines()]

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import jaxmig
 import pytest
-from jaxmig import migrate, uniform, xla
-from jaxmig.releases import RELEASES
-from jaxmig.rules import MODES, rules
+from jaxmig.engine import migrate
+from jaxmig.linux.releases import RELEASES
+from jaxmig.linux.rules import MODES, rules
+from jaxmig.sources import uniform
+from jaxmig.state import xla
 
 KERNELS = ["6.2", "6.3"]
 SHORT = {"int32": "s32", "uint32": "u32", "bool": "pred"}

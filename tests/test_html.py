@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxmig import cost, html, job, machines, report, snapshot
+from jaxmig import report
 from jaxmig.cli import app, htmlreport, named, shape, show, traces
-from jaxmig.cost import PHASES
-from jaxmig.events import COUNTERS
-from jaxmig.html import timeline
-from jaxmig.report.stretches import Stretch
+from jaxmig.report.stretches import TimeStretch
+from jaxmig.show import html
+from jaxmig.show.html import timeline
+from jaxmig.sources import snapshot
+from jaxmig.state.events import COUNTERS
+from jaxmig.time import cost, machines
+from jaxmig.time.cost import PHASES
+from jaxmig.tools import job
 
 DATA = Path(__file__).parent / "data"
 HOSTILE = (
@@ -90,9 +94,9 @@ LATER = (BATCHED[0] | {"kernel": "6.18"}, BATCHED[1])
 CALLS = (SERIAL, BATCHED, LATER)
 
 
-def stretch(i: int, stall: int = 500) -> Stretch:
+def stretch(i: int, stall: int = 500) -> TimeStretch:
     ns = (10, 20, 5 * i, 40, 50, 0)
-    return Stretch(i, i, 200 * (i - 1), ns, ipis=3 * i, stall=stall * i)
+    return TimeStretch(i, i, 200 * (i - 1), ns, ipis=3 * i, stall=stall * i)
 
 
 LOGGED = ([stretch(i) for i in range(1, 5)], *[[stretch(1), stretch(2, 4000)]] * 2)
@@ -174,7 +178,9 @@ def test_a_process_s_name_comes_through_escaped(tmp_path: Path) -> None:
     profile = machines.load("xeon-2s")
     target = named.target(str(file), None)
     made = shape.of(args, profile, target).setting
-    asked = show.Asked(target, made, profile, job.Call(frozenset({0}), frozenset({1})))
+    asked = show.Resolved(
+        target, made, profile, job.MigrationCall(frozenset({0}), frozenset({1}))
+    )
     outcomes = [
         job.Outcome(r, c, requested=1, stayed=0, wrong=None, full=()) for r, c in CALLS
     ]

@@ -11,11 +11,13 @@ import pytest
 from differential import PROFILES, to_toml
 from hypothesis import HealthCheck, given, seed, settings
 from invariants import LEDGER, VIOLATIONS
-from jaxmig import check, machines, player, pte
-from jaxmig.machine import NOWHERE, Machine, Tlb
-from jaxmig.pte import BITS, PFN
-from jaxmig.scenario import ScenarioError, loads
-from jaxmig.tlb import empty_tlb
+from jaxmig.linux.tlb import empty_tlb
+from jaxmig.sources.scenario import ScenarioError, loads
+from jaxmig.state import pte
+from jaxmig.state.machine import NOWHERE, Machine, Tlb
+from jaxmig.state.pte import BITS, PFN
+from jaxmig.time import machines
+from jaxmig.tools import check, player
 from strategies import Example, Program, examples
 
 SETS, WAYS = 32, 4

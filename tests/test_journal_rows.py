@@ -6,7 +6,7 @@ from pathlib import Path
 
 import hostile
 import pytest
-from jaxmig.sweep import JournalError, journal, rows
+from jaxmig.tools.sweep import JournalError, journal, rows
 from test_files import room
 
 

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from jax import export
-from jaxmig import Builder, conditions as cond, frame, xla
-from jaxmig.machine import NOWHERE
-from jaxmig.phases import copypage, gpucopy, lanes
-from jaxmig.phases.window import Window, flat
-from jaxmig.policy import outcomes as oc, plan
-from jaxmig.policy.batches import cut
-from jaxmig.policy.course import NO_LIMIT
-from jaxmig.rules import as_data, rules, structure, word
+from jaxmig import Builder
+from jaxmig.linux import outcomes as oc, plan
+from jaxmig.linux.batches import cut
+from jaxmig.linux.in_order.progress import NO_LIMIT
+from jaxmig.linux.phases import copypage, gpucopy
+from jaxmig.linux.rules import as_data, rules, structure, word
+from jaxmig.state import conditions as cond, frame, lanes, xla
+from jaxmig.state.machine import NOWHERE
+from jaxmig.state.window import Window, flat
 
 SIZES = [1, 127, 128, 129, 1000, 4096]
 # Around whole slices, and around what XLA takes for a long array.
@@ -195,7 +196,7 @@ def test_long_lists_are_cut_alike_in_every_form(kernel: str, limit: int) -> None
 # Outcomes
 
 
-def folios(count: int, seed: int) -> oc.Folios:
+def folios(count: int, seed: int) -> oc.FoundFolios:
     """Folios of every kind, in whose way anything may stand for any time."""
     rng = np.random.default_rng(seed)
     kinds = (frame.ANON, frame.SHMEM, frame.FILE, frame.KSM, frame.SWAPCACHE)
@@ -220,7 +221,7 @@ def folios(count: int, seed: int) -> oc.Folios:
     refs = np.where(rng.random(count) < 0.1, 0, refs)
     words = tuple(jnp.asarray(w, jnp.int32) for w in cond.pack(fields, marks))
     columns = (jnp.asarray(x, jnp.int32) for x in (flags, refs, maps))
-    return oc.Folios(*columns, words)
+    return oc.FoundFolios(*columns, words)
 
 
 @functools.cache
@@ -228,7 +229,7 @@ def decided(kernel: str, passes: int) -> tuple[Any, Any]:
     """Outcomes in whole slices, and of all lanes together."""
     shape = structure(rules(kernel))
 
-    def found(bits: Any, f: oc.Folios) -> oc.Outcomes:
+    def found(bits: Any, f: oc.FoundFolios) -> oc.Outcomes:
         return oc.outcomes(as_data(shape, bits), f, passes)
 
     return twins(found)
@@ -267,7 +268,7 @@ def test_a_folio_in_nobodys_way_moves_at_the_first_try(kernel, mode, kind) -> No
     some = np.asarray(refs) > 0
     assert (np.asarray(plan._in_nobodys_way(row, maps)) == some).all()
     none = maps * 0
-    f = oc.Folios(flags, refs, maps, (none,) * cond.WORDS)
+    f = oc.FoundFolios(flags, refs, maps, (none,) * cond.WORDS)
     bits = jnp.asarray(word(rules(kernel, mode)))
     o = decided(kernel, oc.PASSES)[1](bits, f)
     assert (np.asarray(o.counts)[some] == oc.PLAIN).all()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
-from jaxmig import player, scenario
-from jaxmig.syscalls import Area, Session, Space, kernel_list
+from jaxmig.calls.syscalls import Area, Session, Space, kernel_list
+from jaxmig.sources import scenario
+from jaxmig.tools import player
 from living import FIRST, PAGES, Living
 
 

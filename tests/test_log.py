@@ -7,10 +7,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmig import Builder, Machine, folios_on, log, migrate, migrate_pages
-from jaxmig.events import LOGGED
-from jaxmig.migrate import Result
-from jaxmig.rules import rules
+from jaxmig import Builder, Machine, folios_on, migrate_pages
+from jaxmig.engine import migrate
+from jaxmig.engine.migrate import Result
+from jaxmig.linux.rules import rules
+from jaxmig.state import log
+from jaxmig.state.events import LOGGED
 
 ROOM = 12_345  # a size that no other array has
 CPUS = 4

@@ -11,15 +11,17 @@ import pytest
 from jax import export
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
-from jaxmig import machines, migrate, xla
-from jaxmig.access import Shape, Stream
-from jaxmig.rules import rules, structure, word
-from jaxmig.shard import call as shard_call
-from jaxmig.shard.state import DEALT, plan_of
-from jaxmig.sweep.program import SLOTS, program_of
-from jaxmig.timeline import Run, costs_of, timetable
-from jaxmig.timeline.advance import compiled as timeline_of
-from jaxmig.workloads.streams import Streams, fixed
+from jaxmig.engine import migrate
+from jaxmig.engine.shard import call as shard_call
+from jaxmig.engine.shard.sharded import DEALT, plan_of
+from jaxmig.linux.rules import rules, structure, word
+from jaxmig.programs.workloads.streams import Streams, fixed
+from jaxmig.state import xla
+from jaxmig.time import machines
+from jaxmig.time.access import Shape, Stream
+from jaxmig.time.timeline import Run, costs_of, timetable
+from jaxmig.time.timeline.advance import compiled as timeline_of
+from jaxmig.tools.sweep.program import SLOTS, program_of
 
 PAGES = 1024
 
@@ -245,7 +247,9 @@ def test_many_machines_at_once_and_programs_of_others_have_no_kernel_of_ours():
     m, r = machine("base"), rules("6.3")
     args = (m, *call(m)[1:])
     many = jax.tree.map(lambda x: jnp.stack([x, x]), args)
-    program = xla.Program(jax.vmap(lambda *args: migrate.run(*args, r=r, safe=True)))
+    program = xla.Program(
+        jax.vmap(lambda *args: migrate.run(*args, rules=r, safe=True))
+    )
     assert TRITON not in for_cuda(program, *many)
-    theirs = jax.jit(lambda *args: migrate.run(*args, r=r, safe=True))
+    theirs = jax.jit(lambda *args: migrate.run(*args, rules=r, safe=True))
     assert TRITON not in export.export(theirs, platforms=("cuda",))(*args).mlir_module()

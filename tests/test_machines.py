@@ -7,10 +7,10 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
-import jaxmig.machines
 import pytest
-from jaxmig.machines import SCHEMA, ProfileError, dumps, load, names, required
 from jaxmig.report import assumed_line, machine_text
+from jaxmig.time import machines
+from jaxmig.time.machines import SCHEMA, ProfileError, dumps, load, names, required
 
 MACHINES = [
     "arm64-2n128c",
@@ -27,7 +27,7 @@ SMALL = 'base = "xeon-2s"\ntitle = "mine"\n'
 
 
 def raw(name: str) -> dict:
-    files = resources.files(jaxmig.machines)
+    files = resources.files(machines)
     return tomllib.loads((files / f"{name}.toml").read_text("utf-8"))
 
 
@@ -296,17 +296,19 @@ def test_a_profile_cannot_build_on_itself(tmp_path):
 
 
 def test_profiles_load_from_a_zipped_wheel(tmp_path):
-    package = Path(jaxmig.machines.__file__).parent
+    package = Path(machines.__file__).parent
+    home = package.parent.parent
     wheel = tmp_path / "jaxmig.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("jaxmig/__init__.py", "")
-        for name in ("files.py", "refused.py", "terminal.py"):
-            archive.write(package.parent / name, f"jaxmig/{name}")
-        for file in package.iterdir():
+        for name in ("", "host", "time"):
+            archive.writestr(str(Path("jaxmig", name, "__init__.py")), "")
+        files = [home / f"host/{n}.py" for n in ("files", "refused", "terminal")]
+        for file in (*files, *package.iterdir()):
             if file.suffix in (".py", ".toml"):
-                archive.write(file, f"jaxmig/machines/{file.name}")
+                archive.write(file, f"jaxmig/{file.relative_to(home)}")
     script = (
-        f"import sys; sys.path.insert(0, {str(wheel)!r}); import jaxmig.machines as m; "
+        f"import sys; sys.path.insert(0, {str(wheel)!r}); "
+        "from jaxmig.time import machines as m; "
         "print(m.__file__); print(*[m.load(n).name for n in m.names()])"
     )
     done = subprocess.run(

@@ -9,15 +9,7 @@ import pytest
 from mutants import ROOT, Mutant, Verdict
 
 LISTED = mutants.read()
-PLACES = (
-    "policy/",
-    "phases/",
-    "callers/",
-    "tlb.py",
-    "rules.py",
-    "releases.py",
-    "pte.py",
-)
+PLACES = ("linux/", "engine/", "calls/callers/", "state/pte.py")
 A_TEST = re.compile(r"(tests/test_\w+\.py)::(test_\w+)(\[[^\]]+\])?")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from invariants import LEDGER, VIOLATIONS
-from jaxmig import nodes
+from jaxmig.host import nodes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from hatchling.build import build_wheel
-from jaxmig import cli, snapshot
+from jaxmig import cli
+from jaxmig.sources import snapshot
 
 ROOT = Path(__file__).parent.parent
 EXTRAS = ("plot", "parquet", "cuda", "tpu", "docs", "test")
@@ -69,7 +70,7 @@ def test_a_wheel_holds_every_module_profile_and_the_mark_of_types(
         if path.suffix in (".py", ".toml") or path.name == "py.typed"
     }
     assert "jaxmig/py.typed" in wanted
-    assert "jaxmig/machines/xeon-2s.toml" in wanted
+    assert "jaxmig/time/machines/xeon-2s.toml" in wanted
     assert wanted <= held
     others = {name.split("/")[0] for name in held} - {"jaxmig"}
     assert all(name.endswith(".dist-info") for name in others)

@@ -10,28 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxmig import (
-    Builder,
-    conditions as cond,
-    events,
-    frame,
-    migrate_pages,
-    pte,
-    tlb,
-    xla,
-)
-from jaxmig.build import Region
-from jaxmig.machine import NOWHERE, PMD_PAGES, Machine, Tlb
-from jaxmig.migrate import limit_of
-from jaxmig.phases import flush as flushing
-from jaxmig.phases.window import expanded, flat, listed
-from jaxmig.policy.apply import PHASES, Batch, prepare
-from jaxmig.policy.batches import Cut, cut
-from jaxmig.policy.chunk import look_and_plan
-from jaxmig.policy.folio import Where
-from jaxmig.policy.plan import of_pages
-from jaxmig.policy.rounds import settle
-from jaxmig.rules import Rules, rules
+from jaxmig import Builder, migrate_pages
+from jaxmig.engine.apply import PHASES, Batch, prepare
+from jaxmig.engine.chunk import look_and_plan
+from jaxmig.engine.migrate import limit_of
+from jaxmig.linux import tlb
+from jaxmig.linux.batches import Cut, cut
+from jaxmig.linux.flush_requests import close_batches
+from jaxmig.linux.folio import Where
+from jaxmig.linux.phases import flush as flushing
+from jaxmig.linux.plan import of_pages
+from jaxmig.linux.rules import Rules, rules
+from jaxmig.sources.builder import Region
+from jaxmig.state import conditions as cond, events, frame, pte, xla
+from jaxmig.state.machine import NOWHERE, PMD_PAGES, Machine, Tlb
+from jaxmig.state.window import expanded, flat, listed
 from test_invariants_engine import warm
 
 BATCH, CPUS, BASE = 8, 4, 40
@@ -346,7 +339,7 @@ def begun(
 ) -> tuple[Machine, Batch]:
     """The folios as the engine has them before its first phase: one window.
 
-    Which is what `migrate_window` in policy/chunk.py does until then.
+    Which is what `migrate_window` in engine/chunk.py does until then.
     """
     at = Where(cpu=jnp.int32(0), node=jnp.int32(1))
     found = listed(m, heads, jnp.int32(0), size, width)
@@ -362,10 +355,10 @@ def begun(
     if r.batched:
         batches = cut(r, w, none, limit)
     by_page = of_pages(w, plan, batches.batch)
-    owed, ev = flushing.nothing_owed(m.cpus), events.none(m.cpus.lazy.shape[0])
+    flushes, ev = flushing.no_flushes(m.cpus), events.none(m.cpus.lazy.shape[0])
     known = (seen, plan, by_page, batches, found.place)
-    _, _, asked = settle(r, ev, owed, m, at.cpu, w, known, put_off)
-    known = (seen, mapped, plan, by_page, asked, owed.emptied)
+    _, _, asked = close_batches(r, ev, flushes, m, at.cpu, w, known, put_off)
+    known = (seen, mapped, plan, by_page, asked, flushes.emptied)
     return prepare(m, w, known, at, jnp.asarray(True))
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxmig import machines
-from jaxmig.player import play
-from jaxmig.scenario import load
+from jaxmig.sources.scenario import load
+from jaxmig.time import machines
+from jaxmig.tools.player import play
 from oracle import play as play_oracle
 
 HERE = Path(__file__).parent / "scenarios"

@@ -8,14 +8,17 @@ from typing import Any
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import cli, cost, footprint, machines, plots, report, snapshot, targets
-from jaxmig.events import COUNTERS
-from jaxmig.machines.terms import PHASES
-from jaxmig.plots import curves, figures, flame, heat, phases, strips, style
-from jaxmig.plots.style import PlotError
-from jaxmig.sweep import Row, rows
-from jaxmig.syscalls import Area, Space
-from jaxmig.syscalls.space import View
+from jaxmig import cli, footprint, report
+from jaxmig.calls.syscalls import Area, Space
+from jaxmig.calls.syscalls.space import View
+from jaxmig.show import plots
+from jaxmig.show.plots import curves, figures, flame, heat, phases, strips, style
+from jaxmig.show.plots.style import PlotError
+from jaxmig.sources import snapshot, targets
+from jaxmig.state.events import COUNTERS
+from jaxmig.time import cost, machines
+from jaxmig.time.machines.terms import PHASES
+from jaxmig.tools.sweep import Row, rows
 
 DATA = Path(__file__).parent / "data"
 pytest.importorskip("matplotlib")

@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from jaxmig import machines, plots, stalls
 from jaxmig.cli import main
-from jaxmig.workloads import (
+from jaxmig.programs import stalls
+from jaxmig.programs.workloads import (
     affinity,
     memhog,
     migspeed,
@@ -20,9 +20,11 @@ from jaxmig.workloads import (
     selftest,
     trace,
 )
-from jaxmig.workloads.lcg import Lcg
-from jaxmig.workloads.patterns import PATTERNS
-from jaxmig.workloads.pmbench import Options, run, thread
+from jaxmig.programs.workloads.lcg import Lcg
+from jaxmig.programs.workloads.patterns import PATTERNS
+from jaxmig.programs.workloads.pmbench import Options, run, thread
+from jaxmig.show import plots
+from jaxmig.time import machines
 
 MASK = (1 << 64) - 1
 TOP = 2**31 - 1

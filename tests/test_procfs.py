@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig.procfs import errors, numa_maps, pagemap, process
-from jaxmig.procfs.columns import AreaKind, PageFlag as F
-from jaxmig.snapshot import Snapshot, take, take_all
+from jaxmig.sources.procfs import errors, numa_maps, pagemap, process
+from jaxmig.sources.procfs.columns import AreaKind, PageFlag as F
+from jaxmig.sources.snapshot import Snapshot, take, take_all
 from procfs_fake import (
     SLEEP_PID,
     SLEEP_RSS,

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig.procfs import errors, kpage, maps, numa_maps, process
-from jaxmig.procfs.columns import AreaKind, PageFlag as F, pick
-from jaxmig.snapshot import Snapshot, take, take_all
+from jaxmig.sources.procfs import errors, kpage, maps, numa_maps, process
+from jaxmig.sources.procfs.columns import AreaKind, PageFlag as F, pick
+from jaxmig.sources.snapshot import Snapshot, take, take_all
 from procfs_fake import (
     ANON,
     CACHE,

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from jaxmig import cli, snapshot
+from jaxmig import cli
+from jaxmig.sources import snapshot
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads a live /proc")
 MIB = 1 << 20

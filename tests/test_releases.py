@@ -5,21 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import (
-    RELEASES,
-    Builder,
-    folios_on,
-    frame,
-    migrate_pages,
-    releases,
-    syscalls,
-)
-from jaxmig.player import play
-from jaxmig.releases import BOTH, LATEST, expand, release
+from jaxmig import RELEASES, Builder, folios_on, migrate_pages
+from jaxmig.calls import syscalls
+from jaxmig.calls.syscalls import Area, Session, Space
+from jaxmig.linux import releases
+from jaxmig.linux.releases import BOTH, LATEST, expand, release
 from jaxmig.report import tracefs
 from jaxmig.report.timed import Traced
-from jaxmig.scenario import ScenarioError, load, loads
-from jaxmig.syscalls import Area, Session, Space
+from jaxmig.sources.scenario import ScenarioError, load, loads
+from jaxmig.state import frame
+from jaxmig.tools.player import play
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 NUMBERED = [name for name in RELEASES if name not in ("v4", "batch-copy")]

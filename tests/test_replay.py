@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import cli, machines, targets, traces
+from jaxmig import cli
+from jaxmig.calls.syscalls import pages_by_node
+from jaxmig.calls.syscalls.space import View
 from jaxmig.cli import progress
-from jaxmig.syscalls import pages_by_node
-from jaxmig.syscalls.space import View
-from jaxmig.targets import Setting
-from jaxmig.traces import TraceError, accesses, native
-from jaxmig.workloads import replay, spool, trace
+from jaxmig.programs import traces
+from jaxmig.programs.traces import TraceError, accesses, native
+from jaxmig.programs.workloads import replay, spool, trace
+from jaxmig.sources import targets
+from jaxmig.sources.targets import Setting
+from jaxmig.time import machines
 from processes import until
 
 DATA = Path(__file__).parent / "data/traces"
@@ -352,7 +355,7 @@ def test_memory_of_a_process_does_not_grow_with_the_file(tmp_path: Path) -> None
     """Reading four times as many accesses takes hardly more memory of a process."""
     code = (
         "import re, sys\n"
-        "from jaxmig.workloads import spool, trace\n"
+        "from jaxmig.programs.workloads import spool, trace\n"
         "spool.KEPT_BYTES = 1 << 20\n"
         "t = trace.load(sys.argv[1])\n"
         "draw = t.draw(0)\n"

@@ -6,8 +6,6 @@ import json
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from jaxmig.cost import PRICED, price
-from jaxmig.machines import load, names
 from jaxmig.report import (
     FORMATS,
     Node,
@@ -32,6 +30,8 @@ from jaxmig.report import (
     wants_color,
 )
 from jaxmig.report.units import count, cpu_list, duration, rate, reduction, seconds
+from jaxmig.time.cost import PRICED, price
+from jaxmig.time.machines import load, names
 
 PAGES = 1024
 XEON = load("xeon-2s")

@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from jaxmig.reproduce import Row, distinct, figures, headline, rows, summary
-from jaxmig.reproduce.arm64 import arm64
-from jaxmig.reproduce.calls import garg, garg_few, garg_later, ziyan
+from jaxmig.tools.reproduce import Row, distinct, figures, headline, rows, summary
+from jaxmig.tools.reproduce.arm64 import arm64
+from jaxmig.tools.reproduce.calls import garg, garg_few, garg_later, ziyan
 
 KEYS = {
     *("id", "what", "published_before", "published_after", "published_change_percent"),

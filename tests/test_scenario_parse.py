@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from jaxmig.scenario import (
+from jaxmig.sources.scenario import (
     CallSpec,
     ConditionSpec,
     MachineSpec,
@@ -18,7 +18,7 @@ from jaxmig.scenario import (
     load,
     loads,
 )
-from jaxmig.scenario.locate import find_line
+from jaxmig.sources.scenario.locate import find_line
 
 GOOD = """\
 kernel = ["6.2", "v4"]

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import frame, migrate, pte, xla
-from jaxmig.machine import NOWHERE, Machine
-from jaxmig.migrate import Result
-from jaxmig.policy import serial_pages
-from jaxmig.policy.run import migrate_lanes
-from jaxmig.rules import as_data, rules, structure, word
+from jaxmig.engine import migrate, serial_pages
+from jaxmig.engine.migrate import Result
+from jaxmig.engine.windows import migrate_lanes
+from jaxmig.linux.rules import as_data, rules, structure, word
+from jaxmig.state import frame, pte, xla
+from jaxmig.state.machine import NOWHERE, Machine
 from test_invariants_engine import warm
 
 PAGES = 700

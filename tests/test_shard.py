@@ -4,10 +4,10 @@ import jax
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import shard
-from jaxmig.machine import NOWHERE
-from jaxmig.shard.deal import Deal, block_of
-from jaxmig.shard.window import sizes
+from jaxmig.engine import shard
+from jaxmig.engine.shard.deal import Deal, block_of
+from jaxmig.engine.shard.window import sizes
+from jaxmig.state.machine import NOWHERE
 from processes import HERE, LIMIT_S, environment, held_port, together
 
 CASES = str(HERE / "shard_cases.py")

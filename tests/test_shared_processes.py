@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import cli, resident, snapshot, targets
-from jaxmig.procfs.columns import PageFlag as F
-from jaxmig.snapshot import Snapshot
+from jaxmig import cli
+from jaxmig.sources import resident, snapshot, targets
+from jaxmig.sources.procfs.columns import PageFlag as F
+from jaxmig.sources.snapshot import Snapshot
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads a live /proc")
 SHARED, OWN = 96, 64  # pages that both map, and pages of each alone

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from jaxmig import snapshot as s
+from jaxmig.sources import snapshot as s
 from procfs_fake import SLEEP_PID, SLEEP_RSS, sleep_root
 
 GOLDEN = Path(__file__).parent / "data/procfs/snapshot-v1.npz"

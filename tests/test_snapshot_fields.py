@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import snapshot
-from jaxmig.procfs import schema
-from jaxmig.procfs.schema import FIELDS, TEXT
+from jaxmig.sources import snapshot
+from jaxmig.sources.procfs import schema
+from jaxmig.sources.procfs.schema import FIELDS, TEXT
 
 GOLDEN = Path(__file__).parent / "data/procfs/snapshot-v1.npz"
 
@@ -180,7 +180,7 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
 
 def test_names_of_processes_and_files_are_shown_escaped(tmp_path: Path) -> None:
     from jaxmig.cli.snapshot import describe
-    from jaxmig.targets.snapshots import of_snapshot
+    from jaxmig.sources.targets.snapshots import of_snapshot
 
     name = b"\x1b]0;owned\x07\n\0"
     path = changed(tmp_path, "processes.comm", np.frombuffer(name, np.uint8))

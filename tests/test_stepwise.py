@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from invariants import LEDGER, VIOLATIONS
-from jaxmig import Builder, Machine, folios_on, migrate_pages, pte, xla
-from jaxmig.policy import state
-from jaxmig.releases import RELEASES
-from jaxmig.rules import FLAGS, MODES, from_word, rules, word
+from jaxmig import Builder, Machine, folios_on, migrate_pages
+from jaxmig.linux.in_order import carried
+from jaxmig.linux.releases import RELEASES
+from jaxmig.linux.rules import FLAGS, MODES, from_word, rules, word
+from jaxmig.state import pte, xla
 
 SETTINGS = [
     (kernel, mode, reason, arch, memalloc)
@@ -50,13 +51,13 @@ def test_contents_arrive_whenever_they_are_copied(monkeypatch) -> None:
     heads = folios_on(m, node=0)
     kernels = ("6.2", "6.12")
     whole = [migrate_pages(m, heads, 1, kernel=k) for k in kernels]
-    monkeypatch.setattr(state, "COPIES", 3)
+    monkeypatch.setattr(carried, "COPIES", 3)
     xla.forget()
     often = [migrate_pages(m, heads, 1, kernel=k) for k in kernels]
     xla.forget()
     before, had = words_of(m), LEDGER(m)
     for (a, expected), (b, result) in zip(whole, often, strict=True):
-        assert expected.vmstat["pgmigrate_success"] > 3 * state.COPIES
+        assert expected.vmstat["pgmigrate_success"] > 3 * carried.COPIES
         assert result.vmstat == expected.vmstat
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             assert (np.asarray(x) == np.asarray(y)).all()

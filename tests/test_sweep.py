@@ -16,15 +16,20 @@ import jax
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import __version__, cli, cost, job, machines, syscalls
-from jaxmig.events import COUNTERS
-from jaxmig.migrate import Result
-from jaxmig.report.window import Window, away, quantile
-from jaxmig.rules import rules
-from jaxmig.sweep import (
+from jaxmig import __version__, cli
+from jaxmig.calls import syscalls
+from jaxmig.calls.syscalls import Session
+from jaxmig.engine.migrate import Result
+from jaxmig.linux.rules import rules
+from jaxmig.report.window import AwayTimes, away, quantile
+from jaxmig.sources.targets import Setting, resolve
+from jaxmig.state.events import COUNTERS
+from jaxmig.time import cost, machines
+from jaxmig.tools import job
+from jaxmig.tools.sweep import (
     AXES,
     AxisError,
-    Engine,
+    CallRunner,
     Grid,
     count_many,
     journal,
@@ -32,13 +37,11 @@ from jaxmig.sweep import (
     rows,
     values,
 )
-from jaxmig.sweep.counts import countable
-from jaxmig.sweep.engine import Run, run_of
-from jaxmig.sweep.memory import Memory
-from jaxmig.sweep.play import Sweep
-from jaxmig.sweep.pricing import Prices
-from jaxmig.syscalls import Session
-from jaxmig.targets import Setting, resolve
+from jaxmig.tools.sweep.counts import countable
+from jaxmig.tools.sweep.engine import SweptCall, run_of
+from jaxmig.tools.sweep.memory import Memory
+from jaxmig.tools.sweep.play import Sweep
+from jaxmig.tools.sweep.pricing import MachineWeights
 from processes import LIMIT_S, environment, held_port, together
 
 SMALL = ("sweep", "memhog:1m", "--batch", "1,64:256:64", "--cpus", "2:8:2x")
@@ -119,10 +122,10 @@ def test_counts_are_those_of_single_calls(kernel: str, thp: int) -> None:
     """With the TLBs of the machine instead of the least ones, and unpadded CPUs."""
     where = memory()
     runs = [
-        Run(thp, kernel, "sync", "x86", c, b, engine=False)
+        SweptCall(thp, kernel, "sync", "x86", c, b, engine=False)
         for c, b in ((2, 7), (8, 0), (5, 512))
     ]
-    found = Engine(where, OLD, NEW).tallies(runs)
+    found = CallRunner(where, OLD, NEW).tallies(runs)
     for one, tally in zip(runs, found, strict=True):
         state, space = where.build(thp)
         full, _ = resolve("memhog:6m").build(
@@ -141,8 +144,8 @@ def test_counts_are_those_of_single_calls(kernel: str, thp: int) -> None:
 
 def test_several_lists_go_through_the_system_call() -> None:
     where = Memory(resolve("memhog:1m"), 3, 0, 4, everywhere=True)
-    one = Run(0, "6.3", "sync", "x86", 4, 100, engine=False)
-    (tally,) = Engine(where, frozenset({0}), frozenset({1, 2})).tallies([one])
+    one = SweptCall(0, "6.3", "sync", "x86", 4, 100, engine=False)
+    (tally,) = CallRunner(where, frozenset({0}), frozenset({1, 2})).tallies([one])
     assert tally.counts["pgmigrate_success"] == 256 == sum(tally.mapped[1:])
 
 
@@ -230,7 +233,7 @@ def test_what_cannot_be_swept_together_is_refused() -> None:
         count_many([m, b.build(content=False)], folios, 1)
 
 
-def runs(arch: str = "x86", **axes: tuple) -> set[Run]:
+def runs(arch: str = "x86", **axes: tuple) -> set[SweptCall]:
     """The different calls of a grid."""
     g = grid(**axes)
     return {run_of(g.at(i), arch) for i in range(len(g))}
@@ -264,7 +267,7 @@ def test_batch_copy_is_priced_as_a_single_call_is() -> None:
     target = resolve("memhog:8m,thp")
     setting = Setting(cpus=4, running=(1, 2, 3), content=False)
     for row in found:
-        call = job.Call(OLD, NEW, batch=row["batch"], copy=row["copy"])
+        call = job.MigrationCall(OLD, NEW, batch=row["batch"], copy=row["copy"])
         (one,) = job.run(target, setting, known, [row["kernel"]], call)
         assert one.cost.total == row["time_ns.total"], row
     assert len(found) == 8
@@ -287,7 +290,7 @@ def test_one_product_prices_as_the_cost_model_does(policy: str, arch: str) -> No
     counts["moves"] = counts["folios_moved"] + 5
     known = {n: machines.load(n) for n in machines.names()}
     mine = {(n, "cpu"): p for n, p in known.items() if p.arch == arch}
-    found = Prices(mine, policy, arch).of(counts)
+    found = MachineWeights(mine, policy, arch).of(counts)
     for (name, copy), price in found.items():
         c = cost.price(counts, known[name], copy=copy, policy=policy, arch=arch)
         assert price.total == c.total
@@ -306,10 +309,10 @@ def test_the_window_of_a_batch_is_the_sum_of_its_parts() -> None:
     assert found.p99 == sorted(times)[989]
     assert found.p50 == sorted(times)[499]
     assert found.first == 10 * 600 + 700 + 4
-    assert away({"walk": 100, "clear": 50, "copy": 50}, 10, 0, 1) == Window(
+    assert away({"walk": 100, "clear": 50, "copy": 50}, 10, 0, 1) == AwayTimes(
         20, 20, 20, 20
     )
-    assert away({}, 0, 0, 1) == Window(0, 0, 0, 0)
+    assert away({}, 0, 0, 1) == AwayTimes(0, 0, 0, 0)
 
 
 def test_quantile_weighs() -> None:

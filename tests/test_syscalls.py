@@ -4,15 +4,16 @@ import errno
 
 import numpy as np
 import pytest
-from jaxmig import callers, frame, pte
-from jaxmig.machine import Geometry
-from jaxmig.player import build, play
-from jaxmig.releases import release
-from jaxmig.scenario import ScenarioError, loads
-from jaxmig.syscalls import Area, Session, Space, pages_by_node, parse_nodes
-from jaxmig.syscalls.lookup import lookup
-from jaxmig.syscalls.nodes import MAX_NUMNODES, get_nodes, node_remap, plan
-from jaxmig.syscalls.space import View
+from jaxmig.calls import callers
+from jaxmig.calls.syscalls import Area, Session, Space, pages_by_node, parse_nodes
+from jaxmig.calls.syscalls.lookup import lookup
+from jaxmig.calls.syscalls.nodes import MAX_NUMNODES, get_nodes, node_remap, plan
+from jaxmig.calls.syscalls.space import View
+from jaxmig.linux.releases import release
+from jaxmig.sources.scenario import ScenarioError, loads
+from jaxmig.state import frame, pte
+from jaxmig.state.machine import Geometry
+from jaxmig.tools.player import build, play
 
 ONE = """
 [machine]

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import conditions, frame, pte, resident, snapshot, targets
-from jaxmig.machine import Machine
-from jaxmig.procfs import ProcError
-from jaxmig.snapshot import PageFlag as F, Snapshot, SnapshotError
-from jaxmig.syscalls import pages_by_node
-from jaxmig.syscalls.space import View
-from jaxmig.targets import Setting, TargetError, resolve
+from jaxmig.calls.syscalls import pages_by_node
+from jaxmig.calls.syscalls.space import View
+from jaxmig.sources import resident, snapshot, targets
+from jaxmig.sources.procfs import ProcError
+from jaxmig.sources.snapshot import PageFlag as F, Snapshot, SnapshotError
+from jaxmig.sources.targets import Setting, TargetError, resolve
+from jaxmig.state import conditions, frame, pte
+from jaxmig.state.machine import Machine
 from procfs_fake import SLEEP_PID, SLEEP_RSS, sleep_root
 
 GOLDEN = Path(__file__).parent / "data/procfs/snapshot-v1.npz"

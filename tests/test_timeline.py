@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from exact_timeline import Exact, Thread
-from jaxmig import machines
-from jaxmig.access import MM_SHIFT, Shape
-from jaxmig.timeline import Run, TimetableError, alike, costs_of, timetable
-from jaxmig.workloads.streams import Streams, fixed
+from jaxmig.programs.workloads.streams import Streams, fixed
+from jaxmig.time import machines
+from jaxmig.time.access import MM_SHIFT, Shape
+from jaxmig.time.timeline import Run, TimetableError, alike, costs_of, timetable
 
 BLOCK = 256
 CPUS = 3

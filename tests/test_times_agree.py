@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import cli, cost, machines
-from jaxmig.access import Shape
-from jaxmig.machines import Profile
+from jaxmig import cli
+from jaxmig.programs.workloads import replay, trace
+from jaxmig.programs.workloads.streams import Streams, fixed
 from jaxmig.report.window import MOVE, UNMAP
-from jaxmig.timeline import Run, costs_of, timetable
-from jaxmig.timeline.timetable import Timetable
-from jaxmig.workloads import replay, trace
-from jaxmig.workloads.streams import Streams, fixed
+from jaxmig.time import cost, machines
+from jaxmig.time.access import Shape
+from jaxmig.time.machines import Profile
+from jaxmig.time.timeline import Run, costs_of, timetable
+from jaxmig.time.timeline.timetable import Timetable
 
 PAGES = 256  # memhog:1m
 KERNELS = ("6.2", "6.18")

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from jaxmig import traces
-from jaxmig.traces import ACCESS, FORMATS, Reading, TraceError, native, table
+from jaxmig.programs import traces
+from jaxmig.programs.traces import ACCESS, FORMATS, Reading, TraceError, native, table
 
 DATA = Path(__file__).parent / "data/traces"
 FILES = sorted(path for path in DATA.iterdir() if path.suffix != ".py")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig.traces import Reading, TraceError
+from jaxmig.programs.traces import Reading, TraceError
 
 LOADS = "cpu/mem-loads,ldlat=30/P"
 SAMPLE = (

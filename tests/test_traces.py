@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jaxmig import cli, player, pte, report
-from jaxmig.cost import PHASES
+from jaxmig import cli, report
 from jaxmig.report import folded, perfetto, tracefs
 from jaxmig.report.timed import Traced
-from jaxmig.scenario import loads
+from jaxmig.sources.scenario import loads
+from jaxmig.state import pte
+from jaxmig.time.cost import PHASES
+from jaxmig.tools import player
 from trace_formats import chrome, ns, stacks, tracefs as read
 
 KERNELS = ("6.2", "6.12")

@@ -4,8 +4,9 @@ import jax
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import pte, uniform
-from jaxmig.machine import NOWHERE
+from jaxmig.sources import uniform
+from jaxmig.state import pte
+from jaxmig.state.machine import NOWHERE
 
 
 def built(pages: int, cpus: int, seed: int | None) -> jaxmig.Machine:

@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from jaxmig import cli, targets
+from jaxmig import cli
 from jaxmig.cli import app, completion, manpage
-from jaxmig.naming import pids_named
+from jaxmig.host.naming import pids_named
+from jaxmig.sources import targets
 
 PARSERS = app.parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
 SMALL = ("migratepages", "memhog:1m", "0", "1")

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig import conditions, frame, machines, resident, snapshot
 from jaxmig.cli import app, shape, sweepopts, whatif
-from jaxmig.procfs.columns import PageFlag as F
-from jaxmig.targets import Setting, Target, TargetError, WhatIf, of_snapshot, resolve
+from jaxmig.sources import resident, snapshot
+from jaxmig.sources.procfs.columns import PageFlag as F
+from jaxmig.sources.targets import (
+    Setting,
+    Target,
+    TargetError,
+    WhatIf,
+    of_snapshot,
+    resolve,
+)
+from jaxmig.state import conditions, frame
+from jaxmig.time import machines
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "procfs/snapshot-v1.npz"

@@ -17,12 +17,13 @@ import pytest
 from differential import diff, to_toml
 from engine_snapshot import Before
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
-from jaxmig import Builder, migrate_pages, player
-from jaxmig.machine import NOWHERE, Machine, Tlb
-from jaxmig.migrate import Result
-from jaxmig.scenario import loads
-from jaxmig.syscalls.scan import kernel_list
-from jaxmig.syscalls.space import View
+from jaxmig import Builder, migrate_pages
+from jaxmig.calls.syscalls.scan import kernel_list
+from jaxmig.calls.syscalls.space import View
+from jaxmig.engine.migrate import Result
+from jaxmig.sources.scenario import loads
+from jaxmig.state.machine import NOWHERE, Machine, Tlb
+from jaxmig.tools import player
 from strategies import Document, Example, Program, examples
 from test_invariants_engine import warm
 

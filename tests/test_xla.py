@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxmig import xla
+from jaxmig.state import xla
 
 
 def test_programs_not_used_lately_are_given_back(monkeypatch) -> None:

@@ -8,7 +8,7 @@ import sys
 
 from jaxmig import machines, report, sweep, targets
 from jaxmig.report.units import duration, rate
-from jaxmig.sweep.memory import Memory
+from jaxmig.tools.sweep.memory import Memory
 
 LIMITS = tuple(1 << k for k in range(13))  # 1, 2, 4, ... 4096 base pages
 RUNNING = 16  # CPUs that run the target; one more migrates

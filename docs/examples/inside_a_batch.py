@@ -9,7 +9,8 @@ import sys
 
 import jaxmig
 import numpy as np
-from jaxmig import pte, report
+from jaxmig import report
+from jaxmig.state import pte
 
 PAGES, LIMIT, RUNNING = 16, 8, (1, 2, 3)
 PHASES = ("unmap", "flush", "copy", "remap")

@@ -9,7 +9,7 @@ import sys
 import jaxmig
 from jaxmig import cost, machines, report
 from jaxmig.report.units import duration, rate
-from jaxmig.scenario.words import size_of
+from jaxmig.sources.scenario.words import size_of
 
 HUGE = 512  # base pages of a THP
 

@@ -3,18 +3,19 @@
 import argparse
 import sys
 
-from jaxmig import __version__, machines, report
-from jaxmig.advise import Advice, advise, engines
+from jaxmig import __version__, report
+from jaxmig.calls.syscalls import SleepsForever
 from jaxmig.cli import htmlreport, named, output, runtime, sweepopts, whatif
 from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
+from jaxmig.host.terminal import printable
+from jaxmig.linux.rules import MODES
 from jaxmig.report import units
-from jaxmig.rules import MODES
-from jaxmig.sweep import Grid, Row, Sweep
-from jaxmig.sweep.memory import Memory
-from jaxmig.syscalls import SleepsForever
-from jaxmig.terminal import printable
+from jaxmig.time import machines
+from jaxmig.tools.advise import Advice, advise, engines
+from jaxmig.tools.sweep import Grid, Row, Sweep
+from jaxmig.tools.sweep.memory import Memory
 
 HEADERS = ("kernel", "mode", "copy", "batch limit", "pages/s", "p50", "p99", "longest")
 
@@ -73,9 +74,9 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     return Sweep(memory, old, new, grid, {profile.name: profile})
 
 
-def _show(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
-    t = s.memory.target
-    print(sweepopts.assumed(s, ("batch",)))
+def _show(args: argparse.Namespace, sweep: Sweep, found: Advice) -> None:
+    t = sweep.memory.target
+    print(sweepopts.assumed(sweep, ("batch",)))
     print(printable(f"Target: {t.name}: {t.description}"))
     for line in t.assumed:
         print(printable(f"Assumed: {line}."))
@@ -96,16 +97,16 @@ def _table(found: Advice) -> list[list[str]]:
     return [[k[0], ", ".join(modes), *k[1:]] for k, modes in alike.items()]
 
 
-def _report(args: argparse.Namespace, s: Sweep, found: Advice) -> None:
+def _report(args: argparse.Namespace, sweep: Sweep, found: Advice) -> None:
     if args.report is None:
         return
-    from jaxmig import html
+    from jaxmig.show import html
 
-    t = s.memory.target
+    t = sweep.memory.target
     budget = units.duration(found.budget_ns)
     table = html.heading(HEADERS, _table(found), "The best limit of each")
     section = html.Section("Answer", tuple(_answer(found)), (table,))
-    about = (sweepopts.assumed(s, ("batch",)), f"Target: {t.name}: {t.description}")
+    about = (sweepopts.assumed(sweep, ("batch",)), f"Target: {t.name}: {t.description}")
     htmlreport.write(args, f"{t.name} within a stall of {budget}", [section], about)
 
 
@@ -132,23 +133,23 @@ def _answer(found: Advice) -> list[str]:
     return lines
 
 
-def _chosen(r: Row) -> str:
-    limit = f"batch limit {r['batch']}, " if r["policy"] == "batched" else ""
-    return f"{limit}mode {r['mode']}, copy {r['copy']}, kernel {r['kernel']}"
+def _chosen(row: Row) -> str:
+    limit = f"batch limit {row['batch']}, " if row["policy"] == "batched" else ""
+    return f"{limit}mode {row['mode']}, copy {row['copy']}, kernel {row['kernel']}"
 
 
-def _said(r: Row, column: str) -> str:
-    return f"{units.rate(r['pages_per_s'])} pages/s, {units.duration(r[column])}"
+def _said(row: Row, column: str) -> str:
+    return f"{units.rate(row['pages_per_s'])} pages/s, {units.duration(row[column])}"
 
 
-def _cells(r: Row) -> list[str]:
-    limit = str(r["batch"]) if r["policy"] == "batched" else "-"
-    stalls = [units.duration(r[f"stall_ns.{n}"]) for n in ("p50", "p99", "max")]
+def _cells(row: Row) -> list[str]:
+    limit = str(row["batch"]) if row["policy"] == "batched" else "-"
+    stalls = [units.duration(row[f"stall_ns.{n}"]) for n in ("p50", "p99", "max")]
     return [
-        r["kernel"],
-        r["mode"],
-        r["copy"],
+        row["kernel"],
+        row["mode"],
+        row["copy"],
         limit,
-        units.rate(r["pages_per_s"]),
+        units.rate(row["pages_per_s"]),
         *stalls,
     ]

@@ -16,10 +16,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from jaxmig import __version__, files
+from jaxmig import __version__
 from jaxmig.cli import completion, manpage, output
 from jaxmig.cli.errors import Parser, say
-from jaxmig.refused import Refused, WrongUse
+from jaxmig.host import files
+from jaxmig.host.refused import Refused, WrongUse
 
 # Each has its options in `jaxmig.cli.parsers` and its work in `jaxmig.cli`.
 COMMANDS: Final = {

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxmig import calibrate, files, machines
-from jaxmig.calibrate import CalibrationError, Measured, Run, vmstat
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure, Usage, say
-from jaxmig.machines import reader
+from jaxmig.host import files
+from jaxmig.time import machines
+from jaxmig.time.machines import reader
+from jaxmig.tools import calibrate
+from jaxmig.tools.calibrate import CalibrationError, Measured, ProfiledRun, vmstat
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,8 +87,8 @@ def _measured(
     return _from_reports(args, texts, known, timed)
 
 
-def _run(args: argparse.Namespace, elapsed: int) -> Run:
-    return Run(
+def _run(args: argparse.Namespace, elapsed: int) -> ProfiledRun:
+    return ProfiledRun(
         args.pages or 0,
         elapsed,
         kernel=args.kernel,

@@ -7,9 +7,9 @@ import argparse
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from jaxmig import machines
 from jaxmig.cli.errors import Parser
-from jaxmig.releases import RELEASES
+from jaxmig.linux.releases import RELEASES
+from jaxmig.time import machines
 
 SHELLS: Final = ("bash", "zsh", "fish")
 # Arguments whose value names a file, by metavar.
@@ -73,7 +73,7 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 def add(top: Parser, whole: Callable[[], Parser]) -> None:
     """The option that prints the script of the whole parser; shtab's offers tcsh too."""
 
-    class Print(argparse.Action):
+    class PrintCompletion(argparse.Action):
         """Writes the script and leaves."""
 
         def __call__(self, parser: Any, namespace: Any, values: Any, _: Any) -> None:
@@ -83,7 +83,7 @@ def add(top: Parser, whole: Callable[[], Parser]) -> None:
 
     top.add_argument(
         "--print-completion",
-        action=Print,
+        action=PrintCompletion,
         choices=SHELLS,
         metavar="SHELL",
         help=f"the script that completes jaxmig in {', '.join(SHELLS)}",

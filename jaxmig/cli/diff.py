@@ -5,10 +5,11 @@ import json
 import sys
 from typing import Any
 
-from jaxmig import files, report
+from jaxmig import report
 from jaxmig.cli.errors import Failure
+from jaxmig.host import files
+from jaxmig.host.terminal import printable
 from jaxmig.report import diff
-from jaxmig.terminal import printable
 
 
 def run(args: argparse.Namespace) -> int:

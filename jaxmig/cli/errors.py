@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jaxmig.refused import Refused, WrongUse
-from jaxmig.terminal import message as one_line, nearest
+from jaxmig.host.refused import Refused, WrongUse
+from jaxmig.host.terminal import message as one_line, nearest
 
 
 class Failure(Refused):

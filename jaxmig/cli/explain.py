@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 
-from jaxmig import explain, report
+from jaxmig import report
 from jaxmig.cli import runtime
+from jaxmig.tools import explain
 
 WIDTH = 80  # of a file or a pipe
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from jaxmig.cli import output
 from jaxmig.cli.errors import Usage
-from jaxmig.terminal import printable
+from jaxmig.host.terminal import printable
 
 if TYPE_CHECKING:
-    from jaxmig.html import Section
+    from jaxmig.show.html import Section
 
 
 def files(args: argparse.Namespace) -> list[str]:
@@ -34,7 +34,7 @@ def write(
     """The page, if one was asked for."""
     if args.report is None:
         return
-    from jaxmig import html
+    from jaxmig.show import html
 
     page = html.Page(
         title=_text(title),

@@ -4,8 +4,9 @@ import argparse
 import sys
 from typing import Any
 
-from jaxmig import machines, report
+from jaxmig import report
 from jaxmig.cli.output import write
+from jaxmig.time import machines
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,12 +25,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(p: machines.Profile) -> dict[str, Any]:
+def _plain(profile: machines.Profile) -> dict[str, Any]:
     numbers = {
         key: {"value": n.value, "unit": n.unit, "origin": n.origin}
         | {"source": n.source}
         | ({} if n.low is None else {"low": n.low, "high": n.high})
-        for key, n in p.numbers.items()
+        for key, n in profile.numbers.items()
     }
     engines = {
         name: {
@@ -37,7 +38,11 @@ def _plain(p: machines.Profile) -> dict[str, Any]:
             for size, t in (("small", engine.small), ("huge", engine.huge))
             if t is not None
         }
-        for name, engine in p.engines.items()
+        for name, engine in profile.engines.items()
     }
-    shape: dict[str, Any] = {"name": p.name, "title": p.title, "arch": p.arch}
+    shape: dict[str, Any] = {
+        "name": profile.name,
+        "title": profile.title,
+        "arch": profile.arch,
+    }
     return shape | {"numbers": numbers, "engines": engines}

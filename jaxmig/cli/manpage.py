@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from jaxmig import __version__
 from jaxmig.cli.errors import Parser
-from jaxmig.terminal import printable
+from jaxmig.host.terminal import printable
 
 EXITS = (
     ("0", "success"),
@@ -21,7 +21,7 @@ EXITS = (
 def add(top: Parser, whole: Callable[[], Parser]) -> None:
     """The option that prints the page of the whole parser."""
 
-    class Print(argparse.Action):
+    class PrintManPage(argparse.Action):
         """Writes the page and leaves."""
 
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
@@ -29,7 +29,10 @@ def add(top: Parser, whole: Callable[[], Parser]) -> None:
             parser.exit()
 
     top.add_argument(
-        "--print-man", action=Print, nargs=0, help="this manual page: man -l FILE"
+        "--print-man",
+        action=PrintManPage,
+        nargs=0,
+        help="this manual page: man -l FILE",
     )
 
 

@@ -4,16 +4,17 @@ import argparse
 import re
 import sys
 
-from jaxmig import machines, nodes
 from jaxmig.cli import runtime
 from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.parsers.memhog import POLICIES
 from jaxmig.cli.room import check_timeline
-from jaxmig.machine import PAGE_BYTES
-from jaxmig.releases import BOTH
+from jaxmig.host import nodes
+from jaxmig.linux.releases import BOTH
+from jaxmig.programs.workloads import memhog
 from jaxmig.report.units import count, duration, rate
-from jaxmig.scenario.words import size_of
-from jaxmig.workloads import memhog
+from jaxmig.sources.scenario.words import size_of
+from jaxmig.state.machine import PAGE_BYTES
+from jaxmig.time import machines
 
 DOTS = 1 << 16  # written at a time
 SPREAD = ("interleave", "weighted-interleave")

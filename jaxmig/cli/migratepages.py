@@ -3,7 +3,6 @@
 import argparse
 from typing import Any
 
-from jaxmig import job, machines
 from jaxmig.cli import (
     htmlreport,
     named,
@@ -16,9 +15,11 @@ from jaxmig.cli import (
 )
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import progress
-from jaxmig.cli.show import Asked, show
-from jaxmig.releases import BOTH, NR_MAX_BATCHED_MIGRATION
+from jaxmig.cli.show import Resolved, show
+from jaxmig.linux.releases import BOTH, NR_MAX_BATCHED_MIGRATION
 from jaxmig.report.units import some
+from jaxmig.time import machines
+from jaxmig.tools import job
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     found = named.target(args.target, args.pid)
     target = whatif.target(args, found, args.cpus or profile.cpus, args.cpu or 0)
     made = shape.of(args, profile, target)
-    asked = Asked(
+    asked = Resolved(
         target, made.setting, profile, _call(args, made, profile, target.pages)
     )
     kernels = args.kernel or BOTH
@@ -49,18 +50,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _call(
-    args: argparse.Namespace, made: shape.Shape, p: machines.Profile, pages: int
-) -> job.Call:
+    args: argparse.Namespace,
+    made: shape.NodeShape,
+    profile: machines.Profile,
+    pages: int,
+) -> job.MigrationCall:
     """The call that the options describe, of a target of so many base pages."""
     old, new = made.old, made.new
     if (args.caller or args.mode not in (None, "sync")) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
     copy = args.copy or "cpu"
-    p.copy_speedups(copy)  # refuses an engine that the machine lacks
+    profile.copy_speedups(copy)  # refuses an engine that the machine lacks
     cpu = args.cpu or 0
     if cpu >= made.setting.cpus:
         raise Usage(f"--cpu {cpu}: the machine has CPUs 0-{made.setting.cpus - 1}")
-    return job.Call(
+    return job.MigrationCall(
         old=old,
         new=new,
         cpu=cpu,
@@ -94,19 +98,19 @@ def _verdict(outcomes: list[job.Outcome], caller: str | None) -> int:
     return int(bool(told))
 
 
-def _idle(r: dict[str, Any]) -> bool:
-    moved, failed = (r["vmstat"][f"pgmigrate_{k}"] for k in ("success", "fail"))
-    return moved == failed == r.get("reclaimed", 0) == 0
+def _idle(record: dict[str, Any]) -> bool:
+    moved, failed = (record["vmstat"][f"pgmigrate_{k}"] for k in ("success", "fail"))
+    return moved == failed == record.get("reclaimed", 0) == 0
 
 
-def _complaint(o: job.Outcome) -> str:
-    r = o.record
+def _complaint(outcome: job.Outcome) -> str:
+    r = outcome.record
     moved = r["vmstat"]["pgmigrate_success"]
-    if o.full:
+    if outcome.full:
         answer = r["errno"] or f"{some(r['ret'], 'folio')} left behind"
-        nodes = ", ".join(map(str, o.full))
+        nodes = ", ".join(map(str, outcome.full))
         fitted = some(moved, "page")
         return f"migrate_pages: {answer}: node {nodes} is full; {fitted} fitted"
     if r["errno"]:
         return f"migrate_pages: {r['errno']}; {some(moved, 'page')} moved"
-    return "contents changed" if o.wrong else ""
+    return "contents changed" if outcome.wrong else ""

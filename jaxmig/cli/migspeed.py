@@ -2,11 +2,11 @@
 
 import argparse
 
-from jaxmig import machines
-from jaxmig.build import FIRST_ADDRESS
 from jaxmig.cli.errors import Usage
-from jaxmig.releases import BOTH, release
-from jaxmig.workloads import migspeed
+from jaxmig.linux.releases import BOTH, release
+from jaxmig.programs.workloads import migspeed
+from jaxmig.sources.builder import FIRST_ADDRESS
+from jaxmig.time import machines
 
 
 def run(args: argparse.Namespace) -> int:

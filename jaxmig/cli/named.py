@@ -7,12 +7,12 @@ from jaxmig.cli.errors import say
 from jaxmig.cli.progress import amount
 
 if TYPE_CHECKING:
-    from jaxmig.targets import Target
+    from jaxmig.sources.targets import Target
 
 
 def target(text: str, pid: int | None) -> "Target":
     """Resolves it; reading a long trace shows how far it is."""
-    from jaxmig import targets  # `jaxmig snapshot` needs none
+    from jaxmig.sources import targets  # `jaxmig snapshot` needs none
 
     file = targets.file_of(text)
     size = os.stat(file).st_size if file else 0

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Final
 
-from jaxmig import machines, nodes
 from jaxmig.cli.errors import Parser, Usage, did_you_mean
-from jaxmig.naming import TargetError, kind_of
-from jaxmig.releases import MODES, NR_MAX_BATCHED_MIGRATION, RELEASES, expand
-from jaxmig.scenario.words import BASE_PAGE, CALLER_MODES, size_of
-from jaxmig.terminal import FORMATS
+from jaxmig.host import nodes
+from jaxmig.host.naming import TargetError, kind_of
+from jaxmig.host.terminal import FORMATS
+from jaxmig.linux.releases import MODES, NR_MAX_BATCHED_MIGRATION, RELEASES, expand
+from jaxmig.sources.scenario.words import BASE_PAGE, CALLER_MODES, size_of
+from jaxmig.time import machines
 
 MAX_INT: Final = 2**31 - 1
 MAX_CPUS: Final = 8192

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from jaxmig import files
 from jaxmig.cli.errors import Failure, Usage
+from jaxmig.host import files
 
 OUTPUTS: Final = (
     *("json", "csv", "plot", "report", "tracefs", "folded", "speedscope", "output"),

@@ -3,17 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmig import plots, report
+from jaxmig import report
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure
-from jaxmig.cost import Cost
-from jaxmig.plots import PlotError
-from jaxmig.snapshot import Snapshot
-from jaxmig.sweep import Row
-from jaxmig.terminal import printable
+from jaxmig.host.terminal import printable
+from jaxmig.show import plots
+from jaxmig.show.plots import PlotError
+from jaxmig.sources.snapshot import Snapshot
+from jaxmig.time.cost import Cost
+from jaxmig.tools.sweep import Row
 
 if TYPE_CHECKING:
-    from jaxmig.job import Outcome
+    from jaxmig.tools.job import Outcome
 
 
 def check(path: str | None) -> None:
@@ -48,10 +49,10 @@ def sweep(path: str | None, rows: Sequence[Row], title: str) -> None:
         _save(plots.sweep(rows, _lines(title)), path)
 
 
-def target_map(path: str | None, s: Snapshot, title: str) -> None:
+def target_map(path: str | None, snapshot: Snapshot, title: str) -> None:
     """The only process of a snapshot, if a picture was asked for."""
     if path:
-        _save(plots.target_map(s, 0, _lines(title)), path)
+        _save(plots.target_map(snapshot, 0, _lines(title)), path)
 
 
 def moved_map(

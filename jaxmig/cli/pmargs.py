@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxmig import machines
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure, Usage
-from jaxmig.workloads import affinity
-from jaxmig.workloads.pmbench import node_of
+from jaxmig.programs.workloads import affinity
+from jaxmig.programs.workloads.pmbench import node_of
+from jaxmig.time import machines
 
 ACCESSES = ("touch", "histo")
 TIMESTAMPS = ("rdtsc", "rdtscp")  # perfc is Windows'

@@ -3,19 +3,20 @@
 import argparse
 from collections.abc import Iterator
 
-from jaxmig import machines, stalls
 from jaxmig.cli import options, output, pictures, pmargs, runtime
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.parsers.pmbench import SLICE_MS
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_timeline
-from jaxmig.releases import BOTH
+from jaxmig.linux.releases import BOTH
+from jaxmig.programs import stalls
+from jaxmig.programs.workloads import pmreport, pmxml, trace as trace_files
+from jaxmig.programs.workloads.patterns import PATTERNS
+from jaxmig.programs.workloads.pmbench import Options, PmbenchResult, run as benchmark
 from jaxmig.report.units import count, duration, rate
-from jaxmig.timeline import alike, timetable
-from jaxmig.timeline.timetable import DEFAULT_LIMITS
-from jaxmig.workloads import pmreport, pmxml, trace as trace_files
-from jaxmig.workloads.patterns import PATTERNS
-from jaxmig.workloads.pmbench import Options, Result, run as benchmark
+from jaxmig.time import machines
+from jaxmig.time.timeline import alike, timetable
+from jaxmig.time.timeline.timetable import DEFAULT_LIMITS
 
 LONGEST_DELAY = 10**8  # cycles
 LARGEST_SHAPE = 10**12
@@ -137,7 +138,7 @@ def _nodes(text: str) -> int:
 
 
 def _limits(
-    args: argparse.Namespace, o: Options, profile: machines.Profile, modelled: int
+    args: argparse.Namespace, options: Options, profile: machines.Profile, modelled: int
 ) -> int:
     """A run a batch limit, then the table and perhaps the picture."""
     pictures.check(args.plot)
@@ -145,7 +146,9 @@ def _limits(
     kernel = (args.kernel or ("6.3",))[-1]
     tables = alike(
         [
-            timetable(profile, o.folios, kernel=kernel, batch=batch, copy=args.copy)
+            timetable(
+                profile, options.folios, kernel=kernel, batch=batch, copy=args.copy
+            )
             for batch in limits
         ]
     )
@@ -153,11 +156,11 @@ def _limits(
     with progress(len(limits), "pmbench, batch limits") as tick:
         for batch, table in zip(limits, tables, strict=True):
             ns = modelled * 10**6
-            r = benchmark(o, profile, kernel, table=table, modelled_ns=ns)
+            r = benchmark(options, profile, kernel, table=table, modelled_ns=ns)
             points.append(stalls.point(batch, r, round(profile["access.walk"])))
             tick(f"limit {batch}")
     print(stalls.trade_off(points))
-    what = f"pmbench -s {o.setsize_mib} -j {o.jobs} -p {o.pattern}"
+    what = f"pmbench -s {options.setsize_mib} -j {options.jobs} -p {options.pattern}"
     title = f"{what}, {kernel} on {profile.name}, copy by {args.copy}"
     pictures.trade_off(args.plot, points, title)
     return 0
@@ -177,7 +180,7 @@ def _batches(text: str) -> Iterator[int]:
             raise Usage(f"--limits: {error}") from None
 
 
-def _summary(results: list[Result], profile: machines.Profile) -> str:
+def _summary(results: list[PmbenchResult], profile: machines.Profile) -> str:
     lines = ["", "------------------ Migration ------------------"]
     for r in results:
         s = stalls.of_result(r, round(profile["access.walk"]))

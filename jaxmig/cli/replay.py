@@ -4,15 +4,15 @@ import argparse
 import os
 import re
 
-from jaxmig import machines
 from jaxmig.cli import output, replayed, runtime
 from jaxmig.cli.errors import Usage, say
 from jaxmig.cli.progress import amount
 from jaxmig.cli.room import check_room
-from jaxmig.releases import BOTH
-from jaxmig.terminal import printable
-from jaxmig.traces import Reading, native, table
-from jaxmig.workloads import replay, trace
+from jaxmig.host.terminal import printable
+from jaxmig.linux.releases import BOTH
+from jaxmig.programs.traces import Reading, native, table
+from jaxmig.programs.workloads import replay, trace
+from jaxmig.time import machines
 
 ENDS = (".npz", ".csv")
 
@@ -47,20 +47,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_running(args: argparse.Namespace, t: trace.Trace) -> None:
+def check_running(args: argparse.Namespace, recorded: trace.Trace) -> None:
     """Raises Usage where not every thread has a CPU of its own."""
-    n, lanes = len(args.running or t.lanes), len(t.lanes)
+    n, lanes = len(args.running or recorded.lanes), len(recorded.lanes)
     if n != lanes:
         raise Usage(f"--running: {n} CPUs for {lanes} threads; name one a thread")
 
 
 def _play(
-    args: argparse.Namespace, t: trace.Trace, p: machines.Profile, kernel: str | None
+    args: argparse.Namespace,
+    recorded: trace.Trace,
+    profile: machines.Profile,
+    kernel: str | None,
 ) -> replay.Replayed:
     title = f"playing, {kernel}" if kernel else "playing, no migration"
-    with amount(sum(t.accesses), title) as done:
+    with amount(sum(recorded.accesses), title) as done:
         return replay.run(
-            t, p, kernel, batch=args.batch, copy=args.copy, gap_ns=args.gap,
+            recorded, profile, kernel, batch=args.batch, copy=args.copy, gap_ns=args.gap,
             trips=args.trips, source=int((args.migrate or "0")[0]),
             cpus=args.running, tick=done,
         )  # fmt: skip

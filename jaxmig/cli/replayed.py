@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from jaxmig import __version__, machines, report
+from jaxmig import __version__, report
 from jaxmig.cli import output
-from jaxmig.releases import release
+from jaxmig.host.terminal import printable
+from jaxmig.linux.releases import release
+from jaxmig.programs.workloads.replay import Replayed
+from jaxmig.programs.workloads.trace import Trace
 from jaxmig.report.units import count, duration, rate
-from jaxmig.terminal import printable
-from jaxmig.workloads.replay import Replayed
-from jaxmig.workloads.trace import Trace
+from jaxmig.time import machines
 
 HEADERS: Final = (
     *(
@@ -33,7 +34,7 @@ HEADERS: Final = (
 
 def show(
     args: argparse.Namespace,
-    t: Trace,
+    trace: Trace,
     profile: machines.Profile,
     runs: Sequence[Replayed],
 ) -> None:
@@ -41,21 +42,23 @@ def show(
     walk_ns = round(profile["access.walk"])
     rows = [row(r, runs[0], walk_ns) for r in runs]
     if args.json:
-        output.write(args.json, report.to_json(document(t, profile, runs, rows)) + "\n")
+        output.write(
+            args.json, report.to_json(document(trace, profile, runs, rows)) + "\n"
+        )
     if args.csv:
         output.write(args.csv, _csv(rows))
     if output.alone(args.json, args.csv):
         return
     gap = f"{runs[0].gap_ns} ns between two accesses of a thread"
-    print(f"{assumed(args, t, profile)}; {gap}")
-    print(printable(f"Trace: {t.path}: {describe(t)}") + "\n")
+    print(f"{assumed(args, trace, profile)}; {gap}")
+    print(printable(f"Trace: {trace.path}: {describe(trace)}") + "\n")
     width = report.terminal_width(sys.stdout)
     print(report.table(HEADERS, [_cells(r) for r in rows], args.table, width))
 
 
-def assumed(args: argparse.Namespace, t: Trace, profile: machines.Profile) -> str:
+def assumed(args: argparse.Namespace, trace: Trace, profile: machines.Profile) -> str:
     """On what machine the trace was played, as every command says it."""
-    running = args.running or t.cpus
+    running = args.running or trace.cpus
     return report.assumed_line(
         profile,
         running=running,
@@ -67,32 +70,32 @@ def assumed(args: argparse.Namespace, t: Trace, profile: machines.Profile) -> st
     )
 
 
-def describe(t: Trace) -> str:
+def describe(trace: Trace) -> str:
     """Accesses, threads and pages in words."""
-    n = sum(t.accesses)
-    by = "CPUs" if t.lanes[0].cpu >= 0 else "threads"
-    parts = [f"{count(len(t.pages))} pages of 4 KiB"] if len(t.pages) else []
-    parts += [f"{count(t.huge)} pages of 2 MiB"] if t.huge else []
+    n = sum(trace.accesses)
+    by = "CPUs" if trace.lanes[0].cpu >= 0 else "threads"
+    parts = [f"{count(len(trace.pages))} pages of 4 KiB"] if len(trace.pages) else []
+    parts += [f"{count(trace.huge)} pages of 2 MiB"] if trace.huge else []
     return (
-        f"{t.title}, {count(n - t.stores)} loads and {count(t.stores)} stores by "
-        f"{len(t.lanes)} {by[:-1] if len(t.lanes) == 1 else by} on {' and '.join(parts)}"
+        f"{trace.title}, {count(n - trace.stores)} loads and {count(trace.stores)} stores by "
+        f"{len(trace.lanes)} {by[:-1] if len(trace.lanes) == 1 else by} on {' and '.join(parts)}"
     )
 
 
 def document(
-    t: Trace,
+    trace: Trace,
     profile: machines.Profile,
     runs: Sequence[Replayed],
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """The JSON document."""
-    n = sum(t.accesses)
+    n = sum(trace.accesses)
     about = {
-        "path": t.path, "format": t.title, "accesses": n, "loads": n - t.stores,
-        "stores": t.stores, "pages": t.base_pages, "huge": t.huge,
-        "cpus": [x.cpu for x in t.lanes if x.cpu >= 0],
-        "threads": [x.tid for x in t.lanes if x.cpu < 0],
-        "left_out": t.notes, "gap_ns": runs[0].gap_ns,
+        "path": trace.path, "format": trace.title, "accesses": n, "loads": n - trace.stores,
+        "stores": trace.stores, "pages": trace.base_pages, "huge": trace.huge,
+        "cpus": [x.cpu for x in trace.lanes if x.cpu >= 0],
+        "threads": [x.tid for x in trace.lanes if x.cpu < 0],
+        "left_out": trace.notes, "gap_ns": runs[0].gap_ns,
     }  # fmt: skip
     machine = report.machine_dict(profile, profile.cpus, 2)
     runs_ = [
@@ -102,21 +105,25 @@ def document(
     return {"jaxmig": __version__, "trace": about, "machine": machine, "runs": runs_}
 
 
-def row(r: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
+def row(replayed: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
     """What one run did; times in ns, lost accesses as far as they can be told."""
-    t, s = r.totals, r.waits(baseline, walk_ns)
-    ran, before = int(r.ran_ns.max()), int(baseline.ran_ns.max())
+    t, s = replayed.totals, replayed.waits(baseline, walk_ns)
+    ran, before = int(replayed.ran_ns.max()), int(baseline.ran_ns.max())
     # Of the thread that ends last: what the migration stopped it for, and the rest, which
     # is memory that is farther away (or nearer) since.
-    last = int(r.ran_ns.argmax())
+    last = int(replayed.ran_ns.argmax())
     refills = int(t.walks[last]) - int(baseline.totals.walks[last])
     moving = int(t.stall_ns[last] + t.ipi_ns[last]) + max(refills, 0) * walk_ns
-    moving = moving if r.kernel else 0
-    trips = t.folios // r.table.folios if r.kernel else 0
-    batched = r.kernel is not None and release(r.kernel).batched
+    moving = moving if replayed.kernel else 0
+    trips = t.folios // replayed.table.folios if replayed.kernel else 0
+    batched = replayed.kernel is not None and release(replayed.kernel).batched
     return {
-        "kernel": r.kernel,
-        "policy": None if r.kernel is None else "batched" if batched else "serial",
+        "kernel": replayed.kernel,
+        "policy": None
+        if replayed.kernel is None
+        else "batched"
+        if batched
+        else "serial",
         "accesses": int(t.accesses.sum()),
         "tlb_hits": int(t.hits.sum()),
         "tlb_misses": int(t.walks.sum()),
@@ -124,9 +131,11 @@ def row(r: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
         "slower": ran / max(before, 1) - 1,
         "slower_by_moving_ns": moving,
         "slower_after_ns": ran - before - moving,
-        "pages_moved": trips * r.table.pages,
+        "pages_moved": trips * replayed.table.pages,
         "migration_ns": t.trips_ns,
-        "pages_per_s": trips * r.table.pages * 1e9 / t.trips_ns if t.trips_ns else 0.0,
+        "pages_per_s": trips * replayed.table.pages * 1e9 / t.trips_ns
+        if t.trips_ns
+        else 0.0,
         "flushes": t.flushes,
         "ipis": int(t.ipis.sum()),
         "ipi_ns": int(t.ipi_ns.sum()),
@@ -145,23 +154,27 @@ def _signed(ns: int) -> str:
     return f"-{duration(-ns)}" if ns < 0 else duration(ns)
 
 
-def _cells(r: dict[str, Any]) -> list[str]:
-    moved = r["kernel"] is not None
-    waits = [duration(r[f"wait_{q}_ns"]) for q in ("p50", "p99", "p999", "max")]
+def _cells(record: dict[str, Any]) -> list[str]:
+    moved = record["kernel"] is not None
+    waits = [duration(record[f"wait_{q}_ns"]) for q in ("p50", "p99", "p999", "max")]
     return [
-        r["kernel"] or "none",
-        duration(r["program_ns"]),
-        f"{100 * r['slower']:.1f} %" if moved else "-",
+        record["kernel"] or "none",
+        duration(record["program_ns"]),
+        f"{100 * record['slower']:.1f} %" if moved else "-",
         *(
             [
-                _signed(r[f"slower_{n}_ns"]) if moved else "-"
+                _signed(record[f"slower_{n}_ns"]) if moved else "-"
                 for n in ("by_moving", "after")
             ]
         ),
-        count(r["tlb_misses"]),
-        *((count(r["pages_moved"]), duration(r["migration_ns"])) if moved else "--"),
-        *((rate(r["pages_per_s"]), count(r["ipis"])) if moved else "--"),
-        *((count(r["waits"]), *waits) if moved else "-----"),
+        count(record["tlb_misses"]),
+        *(
+            (count(record["pages_moved"]), duration(record["migration_ns"]))
+            if moved
+            else "--"
+        ),
+        *((rate(record["pages_per_s"]), count(record["ipis"])) if moved else "--"),
+        *((count(record["waits"]), *waits) if moved else "-----"),
     ]
 
 

@@ -5,9 +5,10 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from jaxmig import report, reproduce
+from jaxmig import report
 from jaxmig.cli import htmlreport, output, runtime
 from jaxmig.cli.progress import progress
+from jaxmig.tools import reproduce
 
 HEADERS = ("id", "what", "unit", "published", "predicted", "error", "open", "kernel")
 
@@ -49,7 +50,7 @@ def _report(
 ) -> None:
     if args.report is None:
         return
-    from jaxmig import html
+    from jaxmig.show import html
 
     tables = (
         html.heading(reproduce.HEADERS, brief, "In short"),
@@ -61,27 +62,27 @@ def _report(
     htmlreport.write(args, title, [section], (), notes)
 
 
-def _cells(f: reproduce.Figure) -> list[str]:
-    ends = dict.fromkeys(_figure(x) for x in (f.low, f.high))
-    errors = dict.fromkeys(_percent(x) for x in f.errors)
+def _cells(figure: reproduce.Figure) -> list[str]:
+    ends = dict.fromkeys(_figure(x) for x in (figure.low, figure.high))
+    errors = dict.fromkeys(_percent(x) for x in figure.errors)
     return [
-        f.id + (" (fitted)" if f.fitted else ""),
-        f.what,
-        f.unit,
-        _figure(f.published),
-        " .. ".join(ends) + (", inside" if f.inside and len(ends) > 1 else ""),
+        figure.id + (" (fitted)" if figure.fitted else ""),
+        figure.what,
+        figure.unit,
+        _figure(figure.published),
+        " .. ".join(ends) + (", inside" if figure.inside and len(ends) > 1 else ""),
         " .. ".join(errors),
-        f.unknown,
-        ", ".join(f.kernels),
+        figure.unknown,
+        ", ".join(figure.kernels),
     ]
 
 
-def _figure(x: float | None) -> str:
-    return "-" if x is None else f"{x:.4g}"
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
-def _percent(x: float | None) -> str:
-    return "-" if x is None else f"{x:+.1f} %"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1f} %"
 
 
 def _notes(rows: list[reproduce.Row], inputs: bool) -> list[str]:

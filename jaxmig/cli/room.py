@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import jax
 
-from jaxmig.buckets import bucket, least_room
 from jaxmig.cli.errors import Failure
-from jaxmig.machine import PAGE_BYTES
+from jaxmig.state.buckets import bucket, least_room
+from jaxmig.state.machine import PAGE_BYTES
 
 BYTES_PER_PAGE: Final = 128  # of the tables, generously
 BYTES_PER_MAPPING: Final = 96  # while they are laid out

@@ -6,17 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from jaxmig import __version__, machines, player, report, scenario
+from jaxmig import __version__, report
 from jaxmig.cli import htmlreport, output, pictures, runtime, traces
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
-from jaxmig.cost import Cost
+from jaxmig.host.terminal import printable
 from jaxmig.report.records import Record
 from jaxmig.report.timed import Traced
-from jaxmig.scenario import Scenario, ScenarioError
-from jaxmig.terminal import printable
+from jaxmig.sources import scenario
+from jaxmig.sources.scenario import Scenario, ScenarioError
+from jaxmig.time import machines
+from jaxmig.time.cost import Cost
+from jaxmig.tools import player
 
 
 @dataclasses.dataclass
@@ -113,7 +116,7 @@ def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
 def _report(args: argparse.Namespace, played: Sequence[Played]) -> None:
     if args.report is None:
         return
-    from jaxmig import html
+    from jaxmig.show import html
 
     sections, assumed = [], {}
     for p in played:
@@ -146,37 +149,37 @@ def _calls(
             yield name, records, [t.cost for t in traced]
 
 
-def _titles(p: Played) -> list[str]:
-    calls = p.scenario.calls if p.scenario else ()
+def _titles(played: Played) -> list[str]:
+    calls = played.scenario.calls if played.scenario else ()
     return [
         f"Call {i}: {call.syscall}, process {call.process}"
         for i, call in enumerate(calls, 1)
     ]
 
 
-def _document(p: Played) -> Record:
-    if p.scenario is None or p.profile is None:
-        return report.error_document(p.path, p.error)
-    spec = p.scenario.machine
-    machine = report.machine_dict(p.profile, spec.cpus, spec.nodes)
-    return report.document(__version__, p.path, machine, p.records)
+def _document(played: Played) -> Record:
+    if played.scenario is None or played.profile is None:
+        return report.error_document(played.path, played.error)
+    spec = played.scenario.machine
+    machine = report.machine_dict(played.profile, spec.cpus, spec.nodes)
+    return report.document(__version__, played.path, machine, played.records)
 
 
-def _why(s: Scenario) -> str:
+def _why(scenario: Scenario) -> str:
     """What the file says is in the way of pages."""
-    named = [f"{c.state} of {c.region}" for c in s.conditions]
+    named = [f"{c.state} of {c.region}" for c in scenario.conditions]
     return ", ".join(dict.fromkeys(named))
 
 
-def _table(args: argparse.Namespace, p: Played) -> str:
+def _table(args: argparse.Namespace, played: Played) -> str:
     """Assumptions, then a table a call with the kernels side by side."""
-    if p.scenario is None or p.profile is None:
+    if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
-    s, calls = p.scenario, p.scenario.calls
-    parts = [_assumed(args, p), f"Scenario: {p.path}"]
-    for i, title in enumerate(_titles(p)):
+    s, calls = played.scenario, played.scenario.calls
+    parts = [_assumed(args, played), f"Scenario: {played.path}"]
+    for i, title in enumerate(_titles(played)):
         drawn = report.compare(
-            p.records[i :: len(calls)],
+            played.records[i :: len(calls)],
             assumed=title,
             fmt=args.table,
             width=report.terminal_width(sys.stdout),
@@ -186,18 +189,18 @@ def _table(args: argparse.Namespace, p: Played) -> str:
         )
         parts.append("\n" + drawn)
         if args.tree:
-            some = ((t.record, t.cost) for t in p.traced[i :: len(calls)])
+            some = ((t.record, t.cost) for t in played.traced[i :: len(calls)])
             parts.append("\n" + report.trees_text(some))
     return "\n".join(parts)
 
 
-def _assumed(args: argparse.Namespace, p: Played) -> str:
+def _assumed(args: argparse.Namespace, played: Played) -> str:
     """On what machine and in what state a file's calls were played."""
-    if p.scenario is None or p.profile is None:
+    if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
-    s, calls = p.scenario, p.scenario.calls
+    s, calls = played.scenario, played.scenario.calls
     return report.assumed_line(
-        p.profile,
+        played.profile,
         running={c for process in s.processes for c in process.running},
         lazy={c for process in s.processes for c in process.lazy},
         cpu=calls[0].cpu if calls else 0,

@@ -15,8 +15,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from jaxmig import xla
 from jaxmig.cli.errors import say
+from jaxmig.state import xla
 
 
 def prepare() -> None:

@@ -3,16 +3,16 @@
 import argparse
 import dataclasses
 
-from jaxmig import nodes
 from jaxmig.cli import traces
 from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.room import check_room
-from jaxmig.machines import Profile
-from jaxmig.targets import Setting, Target
+from jaxmig.host import nodes
+from jaxmig.sources.targets import Setting, Target
+from jaxmig.time.machines import Profile
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class NodeShape:
     """The hardware, and the nodes that FROM and TO are on it."""
 
     setting: Setting
@@ -20,7 +20,7 @@ class Shape:
     new: frozenset[int]
 
 
-def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
+def of(args: argparse.Namespace, profile: Profile, target: Target) -> NodeShape:
     """The hardware for a target; Usage or Failure where things do not fit together."""
     n = args.nodes or max(2, target.nodes)
     if target.nodes > n:
@@ -46,7 +46,7 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> Shape:
     # A call that keeps a log leaves the machine before it alone.
     machines = 2 if traces.step_by_step(args, target.pages, cpus) else 1
     check_room(target.name, target.pages, n, setting.content, machines, target.foreign)
-    return Shape(dataclasses.replace(setting, free=free), old, new)
+    return NodeShape(dataclasses.replace(setting, free=free), old, new)
 
 
 def _nodes(name: str, text: str, n: int) -> frozenset[int]:

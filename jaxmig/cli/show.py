@@ -6,25 +6,29 @@ import os
 import sys
 from typing import Any
 
-from jaxmig import __version__, job, machines, report
+from jaxmig import __version__, report
 from jaxmig.cli import htmlreport, output, pictures, room, traces
-from jaxmig.releases import release
-from jaxmig.snapshot import OFF_LRU
-from jaxmig.targets import Setting, Target
-from jaxmig.terminal import printable
+from jaxmig.host.terminal import printable
+from jaxmig.linux.releases import release
+from jaxmig.sources.snapshot import OFF_LRU
+from jaxmig.sources.targets import Setting, Target
+from jaxmig.time import machines
+from jaxmig.tools import job
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Resolved:
     """Everything that was asked for, as resolved."""
 
     target: Target
     setting: Setting
     profile: machines.Profile
-    call: job.Call
+    call: job.MigrationCall
 
 
-def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) -> None:
+def show(
+    args: argparse.Namespace, asked: Resolved, outcomes: list[job.Outcome]
+) -> None:
     """Results to the files that were named, and to standard output unless one is it."""
     records = [o.record for o in outcomes]
     if args.json:
@@ -59,11 +63,13 @@ def show(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
         print(f"\n{o.record['kernel']}: {report.causes_text(o.cost, asked.profile)}")
 
 
-def _why(asked: Asked, o: job.Outcome) -> str:
+def _why(asked: Resolved, outcome: job.Outcome) -> str:
     """What is known of pages that failed."""
-    reasons = [f"node {', '.join(map(str, o.full))} is full"] if o.full else []
+    reasons = (
+        [f"node {', '.join(map(str, outcome.full))} is full"] if outcome.full else []
+    )
     reasons += [line for line in asked.target.assumed if line.endswith("are pinned")]
-    if release(o.record["kernel"]).counts_unisolated:
+    if release(outcome.record["kernel"]).counts_unisolated:
         # Of what may not move, the walk tries to isolate these, and counts them.
         tried = [x for x in asked.target.unmovable if x[0].startswith(OFF_LRU)]
         reasons += [f"{_pages(n)}: {why}" for why, n in tried]
@@ -72,11 +78,13 @@ def _why(asked: Asked, o: job.Outcome) -> str:
     return "; ".join(reasons)
 
 
-def page(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) -> None:
+def page(
+    args: argparse.Namespace, asked: Resolved, outcomes: list[job.Outcome]
+) -> None:
     """All of it as a page, if one was asked for."""
     if args.report is None:
         return
-    from jaxmig import html
+    from jaxmig.show import html
 
     records, costs = [o.record for o in outcomes], [o.cost for o in outcomes]
     why = {o.record["kernel"]: _why(asked, o) for o in outcomes}
@@ -88,7 +96,7 @@ def page(args: argparse.Namespace, asked: Asked, outcomes: list[job.Outcome]) ->
     htmlreport.write(args, title, [section], lines, _remarks(asked, outcomes))
 
 
-def _about_picture(asked: Asked) -> str:
+def _about_picture(asked: Resolved) -> str:
     s, running = asked.setting, report.units.cpu_list(asked.setting.running)
     return (
         f"{asked.target.name}: {asked.target.description}\n"
@@ -97,7 +105,7 @@ def _about_picture(asked: Asked) -> str:
     )
 
 
-def assumed(asked: Asked) -> str:
+def assumed(asked: Resolved) -> str:
     """On what machine, in what state, and what the target is."""
     s, call, target = asked.setting, asked.call, asked.target
     line = report.assumed_line(
@@ -117,7 +125,7 @@ def assumed(asked: Asked) -> str:
     return "\n".join(lines)
 
 
-def _document(asked: Asked, records: list[report.records.Record]) -> dict[str, Any]:
+def _document(asked: Resolved, records: list[report.records.Record]) -> dict[str, Any]:
     s = asked.setting
     shown = {"running": list(s.running), "lazy": list(s.lazy)}
     machine = report.machine_dict(asked.profile, s.cpus, s.nodes) | shown
@@ -136,7 +144,7 @@ def _about(target: Target) -> dict[str, Any]:
     }
 
 
-def _remarks(asked: Asked, outcomes: list[job.Outcome]) -> list[str]:
+def _remarks(asked: Resolved, outcomes: list[job.Outcome]) -> list[str]:
     """What was verified, what may not move and why, what is not known."""
     target, cpu = asked.target, asked.call.cpu
     lines = [_verified(outcomes)]

@@ -2,14 +2,14 @@
 
 import argparse
 
-from jaxmig import snapshot
 from jaxmig.cli import named, pictures
 from jaxmig.cli.errors import Usage
 from jaxmig.cli.output import check
 from jaxmig.cli.progress import amount
-from jaxmig.procfs import list_pids
+from jaxmig.host.terminal import printable
 from jaxmig.report.units import some
-from jaxmig.terminal import printable
+from jaxmig.sources import snapshot
+from jaxmig.sources.procfs import list_pids
 
 
 def run(args: argparse.Namespace) -> int:

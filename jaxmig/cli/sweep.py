@@ -10,14 +10,14 @@ from pathlib import Path
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from jaxmig import report
+from jaxmig.calls.syscalls import SleepsForever
 from jaxmig.cli import gather, htmlreport, output, pictures, runtime, sweepopts
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.progress import redrawn
 from jaxmig.cli.room import check_room
+from jaxmig.host.terminal import printable
 from jaxmig.report import units
-from jaxmig.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
-from jaxmig.syscalls import SleepsForever
-from jaxmig.terminal import printable
+from jaxmig.tools.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 
 MOST_READ = 100_000  # rows of which the fastest is looked for
 
@@ -74,57 +74,57 @@ def _check_files(args: argparse.Namespace, path: Path | None) -> None:
             raise Failure(str(error)) from None
 
 
-def _print(args: argparse.Namespace, s: Sweep) -> int:
+def _print(args: argparse.Namespace, sweep: Sweep) -> int:
     """Rows to standard output."""
     sys.stdout.write(rows.heading())
     made: list[Row] = []
-    for some in _shown(args, s, s.indices):
+    for some in _shown(args, sweep, sweep.indices):
         sys.stdout.write("".join(map(rows.text, some)))
         sys.stdout.flush()
         made += some if args.plot or args.report else []
-    _draw(args, s, made)
+    _draw(args, sweep, made)
     return 0
 
 
-def _fill(args: argparse.Namespace, s: Sweep, path: Path) -> int:
+def _fill(args: argparse.Namespace, sweep: Sweep, path: Path) -> int:
     """Rows to a file, from where it ends; then what is made of the whole file."""
     table = path if path.suffix != ".parquet" else path.with_name(f"{path.name}.rows")
     if path.exists() and path != table and not args.overwrite:
-        if args.resume and journal.is_parquet_of(path, s.stamp):
+        if args.resume and journal.is_parquet_of(path, sweep.stamp):
             table.unlink(missing_ok=True)  # killed between the two
-            say(f"jaxmig sweep: {units.some(len(s.indices), 'row')} in {path}")
+            say(f"jaxmig sweep: {units.some(len(sweep.indices), 'row')} in {path}")
             return 0
         raise Failure(f"{path}: exists; begin again with --overwrite")
-    done = args.resume and _complete(table, s)
+    done = args.resume and _complete(table, sweep)
     if not done:
         if args.overwrite:
             for old in (table, _mine(args, table)):
                 old.unlink(missing_ok=True)
-        done = _append(args, s, table)
+        done = _append(args, sweep, table)
     if not done:
         say(f"jaxmig sweep: part {args.process_id} of {args.processes} is done")
         return 0
-    made = journal.read(table) if len(s.indices) <= MOST_READ else []
+    made = journal.read(table) if len(sweep.indices) <= MOST_READ else []
     if made:
-        say(_fastest(s, made))
+        say(_fastest(sweep, made))
     if args.plot or args.report:
-        _draw(args, s, made or journal.read(table))
+        _draw(args, sweep, made or journal.read(table))
     if path != table:
-        journal.to_parquet(table, path, s.stamp)
-    say(f"jaxmig sweep: {units.some(len(s.indices), 'row')} in {path}")
+        journal.to_parquet(table, path, sweep.stamp)
+    say(f"jaxmig sweep: {units.some(len(sweep.indices), 'row')} in {path}")
     return 0
 
 
-def _draw(args: argparse.Namespace, s: Sweep, made: Sequence[Row]) -> None:
+def _draw(args: argparse.Namespace, sweep: Sweep, made: Sequence[Row]) -> None:
     """The picture and the page that were asked for."""
-    memory, many = s.memory, len(s.grid.cpus) > 1
+    memory, many = sweep.memory, len(sweep.grid.cpus) > 1
     running = report.units.cpu_list(memory.running(memory.cpus))
     title = f"{memory.target.name}: {memory.target.description}\nruns on CPUs {running}"
     title += f" of {memory.cpus}" * many
     pictures.sweep(args.plot, made, title)
     if args.report is None or not made:
         return
-    from jaxmig import html
+    from jaxmig.show import html
 
     lines = (
         ("batch", "pages_per_s", "Modelled pages/s", units.rate),
@@ -136,19 +136,19 @@ def _draw(args: argparse.Namespace, s: Sweep, made: Sequence[Row]) -> None:
     drawn = [html.lines_over(made, *one) for one in lines]
     table = html.rows_table(made, "Configurations")
     figures = (*(one for one in drawn if one), table)
-    t = s.memory.target
-    about = (sweepopts.assumed(s), f"Target: {t.name}: {t.description}")
-    section = html.Section("Answer", (_fastest(s, made),), figures)
+    t = sweep.memory.target
+    about = (sweepopts.assumed(sweep), f"Target: {t.name}: {t.description}")
+    section = html.Section("Answer", (_fastest(sweep, made),), figures)
     htmlreport.write(
         args, f"{t.name} in {units.some(len(made), 'configuration')}", [section], about
     )
 
 
-def _fastest(s: Sweep, made: Sequence[Row]) -> str:
+def _fastest(sweep: Sweep, made: Sequence[Row]) -> str:
     """The best row in a sentence, by what varies."""
     best = max(made, key=lambda r: r["pages_per_s"])
-    several = [name for name, values in s.grid.axes.items() if len(values) > 1]
-    axes = ", ".join(f"{name} {best[name]}" for name in several or s.grid.axes)
+    several = [name for name, values in sweep.grid.axes.items() if len(values) > 1]
+    axes = ", ".join(f"{name} {best[name]}" for name in several or sweep.grid.axes)
     rate, stall = units.rate(best["pages_per_s"]), units.duration(best["stall_ns.p99"])
     which = "The only configuration"
     if len(made) > 1:
@@ -159,20 +159,22 @@ def _fastest(s: Sweep, made: Sequence[Row]) -> str:
     )
 
 
-def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:
+def _append(args: argparse.Namespace, sweep: Sweep, table: Path) -> bool:
     """Fill this process's part; True if the whole file is there afterwards."""
     n, me = args.processes, args.process_id
-    indices: Sequence[int] = s.indices
+    indices: Sequence[int] = sweep.indices
     target = table
     if n > 1:
         if table.exists():
             advice = "use --resume or --overwrite"
             raise Failure(f"{table}: exists, though parts are to be merged; {advice}")
-        indices = s.grid.share(s.indices, me, n)
+        indices = sweep.grid.share(sweep.indices, me, n)
         target = _mine(args, table)
-    with Journal(target, s.stamp, lambda i: _key(s, indices, i), args.resume) as file:
+    with Journal(
+        target, sweep.stamp, lambda i: _key(sweep, indices, i), args.resume
+    ) as file:
         left = indices[file.done :]
-        for some in _shown(args, s, left, file.done, len(indices)):
+        for some in _shown(args, sweep, left, file.done, len(indices)):
             for row in some:
                 file.add(rows.text(row))
     if n == 1:
@@ -182,12 +184,12 @@ def _append(args: argparse.Namespace, s: Sweep, table: Path) -> bool:
         gather.exchange(parts, me)
         if me:
             return False
-    owners = [i // s.grid.prices % n for i in s.indices]
+    owners = [i // sweep.grid.prices % n for i in sweep.indices]
     return journal.merge(table, parts, owners)
 
 
-def _key(s: Sweep, indices: Sequence[int], i: int) -> str:
-    return rows.key(s.grid.at(indices[i])) if i < len(indices) else "no more rows"
+def _key(sweep: Sweep, indices: Sequence[int], i: int) -> str:
+    return rows.key(sweep.grid.at(indices[i])) if i < len(indices) else "no more rows"
 
 
 def _mine(args: argparse.Namespace, table: Path) -> Path:
@@ -196,18 +198,18 @@ def _mine(args: argparse.Namespace, table: Path) -> Path:
     return journal.part(table, args.process_id, args.processes)
 
 
-def _complete(table: Path, s: Sweep) -> bool:
+def _complete(table: Path, sweep: Sweep) -> bool:
     """Whether the whole file is there already; Failure if it is another one."""
     if not table.exists():
         return False
-    keys = functools.partial(_key, s, s.indices)
-    with Journal(table, s.stamp, keys, resume=True) as file:
-        return file.done == len(s.indices)
+    keys = functools.partial(_key, sweep, sweep.indices)
+    with Journal(table, sweep.stamp, keys, resume=True) as file:
+        return file.done == len(sweep.indices)
 
 
 def _shown(
     args: argparse.Namespace,
-    s: Sweep,
+    sweep: Sweep,
     indices: Sequence[int],
     done: int = 0,
     total: int | None = None,
@@ -223,6 +225,6 @@ def _shown(
         bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left",
     )
     with contextlib.closing(bar), redrawn(bar):
-        for some in play(s, indices):
+        for some in play(sweep, indices):
             yield some
             bar.update(len(some))

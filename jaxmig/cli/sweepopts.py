@@ -4,12 +4,14 @@ import argparse
 import hashlib
 from collections.abc import Sequence
 
-from jaxmig import machines, nodes, report
+from jaxmig import report
 from jaxmig.cli import named, whatif
 from jaxmig.cli.errors import Usage, say
-from jaxmig.sweep import Grid, Sweep
-from jaxmig.sweep.memory import Memory
-from jaxmig.targets import file_of
+from jaxmig.host import nodes
+from jaxmig.sources.targets import file_of
+from jaxmig.time import machines
+from jaxmig.tools.sweep import Grid, Sweep
+from jaxmig.tools.sweep.memory import Memory
 
 
 def sweep_of(args: argparse.Namespace) -> Sweep:
@@ -56,17 +58,17 @@ def check_running(given: tuple[int, ...] | None, cpus: int) -> None:
         raise Usage(f"--running: CPU {bad}: the machine has CPUs 0-{cpus - 1}")
 
 
-def assumed(s: Sweep, found_out: Sequence[str] = ()) -> str:
+def assumed(sweep: Sweep, found_out: Sequence[str] = ()) -> str:
     """What holds for all rows, as every command says it.
 
     Args:
       found_out: axes whose values the command chooses itself.
     """
-    g, memory = s.grid, s.memory
+    g, memory = sweep.grid, sweep.memory
     several = [name for name, values in g.axes.items() if len(values) > 1]
     varied = [name for name in g.axes if name in (*several, *found_out)]
     return report.assumed_line(
-        next(iter(s.profiles.values())),
+        next(iter(sweep.profiles.values())),
         running=memory.running(memory.cpus),
         cpus=memory.cpus,
         nodes=memory.nodes,

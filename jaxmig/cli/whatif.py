@@ -3,9 +3,9 @@
 import argparse
 import dataclasses
 
-from jaxmig import nodes
 from jaxmig.cli.errors import Usage
-from jaxmig.targets import Target, WhatIf
+from jaxmig.host import nodes
+from jaxmig.sources.targets import Target, WhatIf
 
 
 def target(args: argparse.Namespace, found: Target, cpus: int, cpu: int = 0) -> Target:

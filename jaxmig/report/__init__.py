@@ -7,7 +7,7 @@ a result.
 from jaxmig.report import folded, perfetto, timed, tracefs
 from jaxmig.report.answer import answer
 from jaxmig.report.compare import assumed_line, compare, speedup
-from jaxmig.report.machines import machine_dict, machine_text, machines_text
+from jaxmig.report.profiles import machine_dict, machine_text, machines_text
 from jaxmig.report.records import (
     document,
     error_document,

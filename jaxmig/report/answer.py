@@ -52,9 +52,9 @@ def _time(before: Record, after: Record) -> str:
     )
 
 
-def _took(r: Record) -> str:
+def _took(record: Record) -> str:
     """The time with its range."""
-    text, ends = duration(r["time_ns"]["total"]), r.get("time_ns_range")
+    text, ends = duration(record["time_ns"]["total"]), record.get("time_ns_range")
     return f"{text} (80 % range {span(ends[0], ends[1], duration)})" if ends else text
 
 
@@ -67,14 +67,14 @@ def _flushes(before: Record, after: Record) -> str:
     return f"{new} instead of {old}{where}."
 
 
-def _interrupts(r: Record) -> str:
-    flushes, ipis = r["vmstat"]["nr_tlb_remote_flush"], sum(r["ipis_per_cpu"])
+def _interrupts(record: Record) -> str:
+    flushes, ipis = record["vmstat"]["nr_tlb_remote_flush"], sum(record["ipis_per_cpu"])
     return f"{some(flushes, 'flush request')} and {some(ipis, 'IPI')}"
 
 
-def _cpus(r: Record) -> str:
+def _cpus(record: Record) -> str:
     """Who is interrupted, and how often each."""
-    by = r["ipis_per_cpu"]
+    by = record["ipis_per_cpu"]
     hit = [cpu for cpu, n in enumerate(by) if n]
     if not hit:
         return ""
@@ -123,8 +123,8 @@ def _and(names: Sequence[str], of: int) -> str:
     return f"{', '.join(head)} and {last}" if head else last
 
 
-def _moved(r: Record) -> int:
-    return int(r["vmstat"]["pgmigrate_success"])
+def _moved(record: Record) -> int:
+    return int(record["vmstat"]["pgmigrate_success"])
 
 
 def _pages(n: int) -> str:

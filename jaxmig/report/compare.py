@@ -6,7 +6,6 @@ Modelled time and this computer's own time are different things and never share 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxmig.machines import Profile
 from jaxmig.report.answer import answer
 from jaxmig.report.tables import bold, table
 from jaxmig.report.units import (
@@ -18,6 +17,7 @@ from jaxmig.report.units import (
     seconds,
     span,
 )
+from jaxmig.time.machines import Profile
 
 Record = Mapping[str, Any]
 # Rows that only explain others.
@@ -164,40 +164,40 @@ def _caller_rows(
     return found
 
 
-def _ipis(r: Record) -> int:
-    return int(sum(r["ipis_per_cpu"]))
+def _ipis(record: Record) -> int:
+    return int(sum(record["ipis_per_cpu"]))
 
 
-def _against(r: Record, first: Record) -> str:
-    return "-" if r is first else reduction(_ipis(r), _ipis(first))
+def _against(record: Record, first: Record) -> str:
+    return "-" if record is first else reduction(_ipis(record), _ipis(first))
 
 
-def _speedup_cell(r: Record, first: Record) -> str:
-    factor = None if r is first else speedup(r, first)
+def _speedup_cell(record: Record, first: Record) -> str:
+    factor = None if record is first else speedup(record, first)
     return "-" if factor is None else f"{factor:.2f}x"
 
 
-def _pages_per_s(r: Record, ns: float | None = None) -> float:
-    time = r["time_ns"]["total"] if ns is None else ns
-    return r["vmstat"]["pgmigrate_success"] / time * 1e9 if time else 0.0
+def _pages_per_s(record: Record, ns: float | None = None) -> float:
+    time = record["time_ns"]["total"] if ns is None else ns
+    return record["vmstat"]["pgmigrate_success"] / time * 1e9 if time else 0.0
 
 
-def _longest(r: Record) -> str:
-    return duration(r["stall_ns"]["max"]) if "stall_ns" in r else "-"
+def _longest(record: Record) -> str:
+    return duration(record["stall_ns"]["max"]) if "stall_ns" in record else "-"
 
 
-def _median(r: Record) -> str:
-    return duration(r["time_ns_median"]) if "time_ns_median" in r else "-"
+def _median(record: Record) -> str:
+    return duration(record["time_ns_median"]) if "time_ns_median" in record else "-"
 
 
-def _time_range(r: Record) -> str:
-    ends = r.get("time_ns_range")
+def _time_range(record: Record) -> str:
+    ends = record.get("time_ns_range")
     return span(ends[0], ends[1], duration) if ends else "-"
 
 
-def _rate_range(r: Record) -> str:
-    ends = r.get("time_ns_range")
+def _rate_range(record: Record) -> str:
+    ends = record.get("time_ns_range")
     if not ends:
         return "-"
     # The longest time is the lowest rate.
-    return span(_pages_per_s(r, ends[1]), _pages_per_s(r, ends[0]), rate)
+    return span(_pages_per_s(record, ends[1]), _pages_per_s(record, ends[0]), rate)

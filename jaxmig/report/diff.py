@@ -20,20 +20,20 @@ _MOST: Final = 2**63  # of a count, and of ns
 _LEFT_OUT: Final = ("wall_s", "compile_s", "time_ns_causes", "status")
 
 
-def check(d: Document) -> None:
+def check(document: Document) -> None:
     """Whether every cell is one that `--json` may have written.
 
     Raises:
       ValueError: for the first that is not, with its name.
     """
-    for number, r in enumerate(_calls(d)):
+    for number, r in enumerate(_calls(document)):
         _check_cells(f"calls[{number}]", r)
         if not isinstance(r.get("kernel"), str):
             raise ValueError(f"calls[{number}].kernel is no name of a release")
     for part in ("target", "machine"):
-        if not isinstance(d.get(part) or {}, dict):
+        if not isinstance(document.get(part) or {}, dict):
             raise ValueError(f"{part} is no table")
-        _check_cells(part, d.get(part) or {})
+        _check_cells(part, document.get(part) or {})
 
 
 def _check_cells(where: str, table: Mapping[str, Any]) -> None:
@@ -84,15 +84,15 @@ def differences(before: Document, after: Document) -> tuple[list[str], list[Row]
     return lines, rows
 
 
-def _calls(d: Document) -> list[Mapping[str, Any]]:
-    calls = d.get("calls")
+def _calls(document: Document) -> list[Mapping[str, Any]]:
+    calls = document.get("calls")
     if not isinstance(calls, list) or not all(isinstance(c, dict) for c in calls):
         raise ValueError("no result of --json: it has no list of calls")
     return calls
 
 
-def _records(d: Document) -> dict[tuple[str, int], Mapping[str, Any]]:
-    calls = _calls(d)
+def _records(document: Document) -> dict[tuple[str, int], Mapping[str, Any]]:
+    calls = _calls(document)
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
     times: dict[str, int] = {}
     for r in calls:
@@ -129,9 +129,9 @@ def _rows(kernel: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[R
     return [(kernel, n, *_change(n, a.get(n), b.get(n))) for n in (*counts, *timed)]
 
 
-def _counted(r: Mapping[str, Any]) -> dict[str, Any]:
+def _counted(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a record; interrupts of all CPUs as their sum and their most."""
-    flat = flatten({k: v for k, v in r.items() if k not in _LEFT_OUT})
+    flat = flatten({k: v for k, v in record.items() if k not in _LEFT_OUT})
     by = flat.pop("ipis_per_cpu", None)
     if isinstance(by, list) and by:
         flat["IPIs of the CPU with most"] = max(by)

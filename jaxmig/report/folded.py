@@ -8,9 +8,9 @@ Both are the call tree that `report.tree` draws; the weights are nanoseconds.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from jaxmig.cost import Cost
 from jaxmig.report.records import Record
 from jaxmig.report.tree import Node, call_tree
+from jaxmig.time.cost import Cost
 
 SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 Priced = tuple[Record, Cost]

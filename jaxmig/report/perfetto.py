@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from jaxmig import log
-from jaxmig.cost import PHASES
 from jaxmig.report.spans import Outline, Span, outline
 from jaxmig.report.timed import Traced, flush_of
+from jaxmig.state import log
+from jaxmig.time.cost import PHASES
 
 MAX_FOLIOS: Final = 20_000  # shown one by one
 MAX_SLICES: Final = 200_000  # of about 150 bytes each
@@ -27,14 +27,14 @@ Event = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Trace:
+class TraceDocument:
     """The document, and whether folios had to be drawn together."""
 
     document: dict[str, Any]
     aggregated: bool
 
 
-def trace(traced: Sequence[Traced]) -> Trace:
+def trace(traced: Sequence[Traced]) -> TraceDocument:
     """All calls of all kernels as one document."""
     kernels = list(dict.fromkeys(t.record["kernel"] for t in traced))
     start = dict.fromkeys(kernels, 0)
@@ -43,13 +43,13 @@ def trace(traced: Sequence[Traced]) -> Trace:
     aggregated = False
     for t in traced:
         kernel = t.record["kernel"]
-        made = _Call(t, kernels.index(kernel) + 1, start[kernel], share)
+        made = _CallSlices(t, kernels.index(kernel) + 1, start[kernel], share)
         events += made.events()
         start[kernel] = made.end
         aggregated |= made.outline.aggregated
     shown = [*_names(traced, kernels), *events]
     about = {"displayTimeUnit": "ns", "otherData": {"time": "modelled by jaxmig"}}
-    return Trace({"traceEvents": shown} | about, aggregated)
+    return TraceDocument({"traceEvents": shown} | about, aggregated)
 
 
 def _names(traced: Sequence[Traced], kernels: list[str]) -> Iterator[Event]:
@@ -70,19 +70,19 @@ def _meta(kind: str, pid: int, tid: int, **args: Any) -> Event:
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
 
 
-class _Call:
+class _CallSlices:
     """The slices of one record; `end` is when the next may begin."""
 
-    def __init__(self, t: Traced, pid: int, start: int, share: int) -> None:
-        self.t, self.pid, self.start = t, pid, start
-        self.rows = t.rows
-        self.spent = t.spent()
-        self.outline: Outline = outline(self.rows, len(t.tasks), share, MAX_FOLIOS)
+    def __init__(self, traced: Traced, pid: int, start: int, share: int) -> None:
+        self.t, self.pid, self.start = traced, pid, start
+        self.rows = traced.rows
+        self.spent = traced.spent()
+        self.outline: Outline = outline(self.rows, len(traced.tasks), share, MAX_FOLIOS)
         self.flush = flush_of(self.rows)
         self.flushed = self.spent[:, PHASES.index("flush")].cumsum()
         self.is_cpus = np.flatnonzero(self.rows[:, 0] == log.CPUS)
-        self.free = dict.fromkeys(range(len(t.tasks)), start)
-        self.end = start + t.cost.total
+        self.free = dict.fromkeys(range(len(traced.tasks)), start)
+        self.end = start + traced.cost.total
 
     def events(self) -> list[Event]:
         """Parents before what is inside them."""
@@ -96,17 +96,17 @@ class _Call:
         self.end = max(self.end, *self.free.values())
         return made
 
-    def span(self, s: Span, now: int, made: list[Event]) -> int:
+    def span(self, one: Span, now: int, made: list[Event]) -> int:
         """The slices of a span from `now` on; when it ends."""
         at = len(made)
         began = now
-        for part in s.parts:
+        for part in one.parts:
             if isinstance(part, Span):
                 now = self.span(part, now, made)
             else:
                 now = self.phases(part, now, made)
-        if now > began or s.cat == "migrate_pages":
-            made.insert(at, self.slice(s.name, s.cat, began, now - began, s.args))
+        if now > began or one.cat == "migrate_pages":
+            made.insert(at, self.slice(one.name, one.cat, began, now - began, one.args))
         return now
 
     def phases(self, ranges: list[tuple[int, int]], now: int, made: list[Event]) -> int:

@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from jaxmig.cost import Cost
 from jaxmig.report.window import away, folios_a_batch
+from jaxmig.time.cost import Cost
 
 Record = dict[str, Any]
 VMSTAT: Final = (

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from jaxmig import log
+from jaxmig.state import log
 
 CHUNK: Final = 512  # folios drawn as one where there are no batches
 LEVEL: Final = {

@@ -9,15 +9,15 @@ from typing import Final
 
 import numpy as np
 
-from jaxmig import log
 from jaxmig.report.timed import Traced
+from jaxmig.state import log
 
 MOST: Final = 64  # stretches of a call
 BATCHES: Final = (log.BATCH, log.HUGETLBS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Stretch:
+class TimeStretch:
     """Some neighbouring batches, or folios of a serial release.
 
     Attributes:
@@ -36,9 +36,9 @@ class Stretch:
     stall: int
 
 
-def stretches(t: Traced) -> list[Stretch]:
+def stretches(traced: Traced) -> list[TimeStretch]:
     """A traced call's, at most MOST; none without a log."""
-    rows = t.rows
+    rows = traced.rows
     if not len(rows):
         return []
     begins = _begins(rows)
@@ -46,7 +46,7 @@ def stretches(t: Traced) -> list[Stretch]:
     firsts = [i * len(begins) // n for i in range(n)]
     # What is before the first batch belongs to it.
     cuts = [0, *(int(begins[i]) for i in firsts[1:])]
-    spent = t.spent()
+    spent = traced.spent()
     clock = spent.sum(axis=1).cumsum()
     sent = np.where(rows[:, 0] == log.CPUS, np.bitwise_count(rows[:, 2].view("u4")), 0)
     away = _away(rows, clock)
@@ -54,7 +54,7 @@ def stretches(t: Traced) -> list[Stretch]:
     for i, (a, b) in enumerate(zip(cuts, [*cuts[1:], len(rows)], strict=True)):
         last = firsts[i + 1] if i + 1 < n else len(begins)
         made.append(
-            Stretch(
+            TimeStretch(
                 first=firsts[i] + 1,
                 last=last,
                 begin=int(clock[a - 1]) if a else 0,

@@ -10,7 +10,7 @@ from typing import Final, TextIO
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
-from jaxmig.terminal import FORMATS
+from jaxmig.host.terminal import FORMATS
 
 _UNCUT: Final = ("github", "tsv")
 

@@ -11,11 +11,12 @@ from typing import Any, Final, Protocol
 import numpy as np
 from jaxtyping import Int64
 
-from jaxmig import cost as cost_model, log
-from jaxmig.cost import PHASES, Cost
-from jaxmig.events import LOGGED
-from jaxmig.machines import Arch, Profile
 from jaxmig.report.records import Record
+from jaxmig.state import log
+from jaxmig.state.events import LOGGED
+from jaxmig.time import cost as cost_model
+from jaxmig.time.cost import PHASES, Cost
+from jaxmig.time.machines import Arch, Profile
 
 PAGE_SHIFT: Final = 12
 PMD_PAGES: Final = 512
@@ -24,7 +25,7 @@ FIRST_PID: Final = 1001
 Task = tuple[str, int]  # comm, pid
 
 
-class Area(Protocol):
+class PageRange(Protocol):
     """Consecutive pages with consecutive entries."""
 
     @property
@@ -37,10 +38,10 @@ class Area(Protocol):
     def first_pmd(self) -> int: ...
 
 
-class Places:
+class Addresses:
     """From the number of an entry to the address that it maps."""
 
-    def __init__(self, areas: Iterable[Area]) -> None:
+    def __init__(self, areas: Iterable[PageRange]) -> None:
         spans = []
         for a in areas:
             spans.append((a.first_pte, a.pages, a.start, 1))
@@ -80,7 +81,7 @@ class Traced:
     cpu: int
     weights: Mapping[str, Mapping[str, float]]
     handler_ns: tuple[float, float]
-    places: Places
+    places: Addresses
     tasks: Sequence[Task]
     counts_splits: bool
 

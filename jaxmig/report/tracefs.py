@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from jaxmig import log, pte
-from jaxmig.events import LOGGED
 from jaxmig.report.timed import PMD_PAGES, Traced, flush_of
+from jaxmig.state import log, pte
+from jaxmig.state.events import LOGGED
 
 HEADER: Final = """\
 # tracer: nop
@@ -69,7 +69,7 @@ def text(traced: Sequence[Traced]) -> Iterator[str]:
     now = FIRST_NS
     for t in traced:
         yield f"# {t.title}\n"
-        yield from _Call(t, now).lines()
+        yield from _CallLines(t, now).lines()
         now += t.cost.total + GAP_NS
 
 
@@ -92,12 +92,12 @@ def migration(pfn: int, bits: int) -> int:
     return word | (1 << 2 if bits & pte.UFFD_WP else 0)
 
 
-class _Call:
+class _CallLines:
     """The lines of one record."""
 
-    def __init__(self, t: Traced, start: int) -> None:
-        self.t, self.rows = t, t.rows
-        spent = t.spent().sum(axis=1)
+    def __init__(self, traced: Traced, start: int) -> None:
+        self.t, self.rows = traced, traced.rows
+        spent = traced.spent().sum(axis=1)
         self.at = start + np.cumsum(spent) - spent  # when each row begins
         self.end = start + int(spent.sum())
         kinds = self.rows[:, 0]
@@ -105,7 +105,7 @@ class _Call:
         after = np.append(self.at[1:], self.end)
         self.done = np.where(kinds == log.COUNT, after, 0)
         self.flush = flush_of(self.rows)
-        self.address = t.places.address(self.rows[:, 1])
+        self.address = traced.places.address(self.rows[:, 1])
         shown = (log.BEGIN, log.SET, log.REMOVE, log.PIECES, log.FLUSH, log.CPUS)
         self.shown = np.flatnonzero(np.isin(kinds, (*shown, log.STATS)))
 

@@ -12,10 +12,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from jaxmig.cost import Cost
-from jaxmig.machines import Profile
-from jaxmig.machines.sampling import SAMPLES
 from jaxmig.report.units import duration
+from jaxmig.time.cost import Cost
+from jaxmig.time.machines import Profile
+from jaxmig.time.machines.sampling import SAMPLES
 
 _BATCH = "migrate_pages/migrate_pages_batch"
 _UNMAP = f"{_BATCH}/migrate_folio_unmap"

@@ -11,9 +11,9 @@ def duration(ns: float) -> str:
     return _scaled(ns, _TIMES) if ns else "0 ns"
 
 
-def seconds(s: float | None) -> str:
+def seconds(time_s: float | None) -> str:
     """A time given in s; "-" where it was not taken."""
-    return "-" if s is None else duration(s * 1e9)
+    return "-" if time_s is None else duration(time_s * 1e9)
 
 
 def rate(per_s: float) -> str:

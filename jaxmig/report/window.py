@@ -23,7 +23,7 @@ POINTS: Final = 4096  # folios of a batch that are looked at
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
+class AwayTimes:
     """ns that folios are away: half of them, 99 of 100, and all, at most so long.
 
     `first`: from the call's beginning to its first folio mapped again.
@@ -35,7 +35,7 @@ class Window:
     first: int
 
 
-def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Window:
+def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> AwayTimes:
     """The window of a call that moved `folios` in `batches` (0: serial).
 
     Args:
@@ -43,19 +43,19 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Wi
       limit: folios of a full batch; the last one may be smaller.
     """
     if folios == 0:
-        return Window(0, 0, 0, 0)
+        return AwayTimes(0, 0, 0, 0)
     unmap, move = (sum(places.get(p, 0) for p in ps) / folios for ps in (UNMAP, MOVE))
     flush = sum(places.get(p, 0) for p in FLUSH) / max(batches, 1)
     call = places.get("call", 0)
     if not batches:
         once = round(unmap + move)
-        return Window(once, once, once, call + once)
+        return AwayTimes(once, once, once, call + once)
     full, rest = divmod(folios, max(limit, 1))
     times, weights = _batch(unmap, flush, move, limit, full)
     if rest:
         more, count = _batch(unmap, flush, move, rest, 1)
         times, weights = np.append(times, more), np.append(weights, count)
-    return Window(
+    return AwayTimes(
         quantile(times, weights, 0.5),
         quantile(times, weights, 0.99),
         round(times.max()),
@@ -89,10 +89,12 @@ def _batch(
     return times, np.full(i.size, count * size / i.size)
 
 
-def quantile(times: Sequence[float] | np.ndarray, weights: np.ndarray, q: float) -> int:
+def quantile(
+    times: Sequence[float] | np.ndarray, weights: np.ndarray, share: float
+) -> int:
     """The least time, whole ns, that a share of `q` does not exceed."""
     times = np.asarray(times)
     order = np.argsort(times, kind="stable")
     reached = np.cumsum(weights[order])
-    at = np.searchsorted(reached, q * reached[-1] * (1 - 1e-12))
+    at = np.searchsorted(reached, share * reached[-1] * (1 - 1e-12))
     return round(float(times[order][min(int(at), times.size - 1)]))

@@ -16,7 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from jaxmig import cli, snapshot
+from jaxmig import cli
+from jaxmig.sources import snapshot
 
 pytestmark = pytest.mark.slow
 

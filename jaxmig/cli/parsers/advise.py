@@ -2,7 +2,7 @@
 
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
-from jaxmig.terminal import FORMATS
+from jaxmig.host.terminal import FORMATS
 
 EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
   jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18

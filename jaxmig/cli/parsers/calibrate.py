@@ -4,7 +4,7 @@ import argparse
 
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
-from jaxmig.releases import NR_MAX_BATCHED_MIGRATION
+from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION
 
 EXAMPLES = """  jaxmig calibrate perf.txt --pages 262144 --elapsed 2.068s -o mine.toml
   jaxmig calibrate run1.txt run2.txt --pages 16384 --elapsed 37ms,41ms -o mine.toml

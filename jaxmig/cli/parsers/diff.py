@@ -1,7 +1,7 @@
 """`jaxmig diff`: what changed between two results, and why."""
 
 from jaxmig.cli.errors import Parser
-from jaxmig.terminal import FORMATS
+from jaxmig.host.terminal import FORMATS
 
 EXAMPLES = """  jaxmig diff before.json after.json
 """

@@ -2,8 +2,8 @@
 
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
-from jaxmig.releases import BOTH
-from jaxmig.sentences import MAX_PAGES
+from jaxmig.linux.releases import BOTH
+from jaxmig.tools.sentences import MAX_PAGES
 
 EXAMPLES = """  jaxmig explain
   jaxmig explain --kernel 6.3 --pages 12 --batch 4

@@ -2,7 +2,7 @@
 
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
-from jaxmig.terminal import FORMATS
+from jaxmig.host.terminal import FORMATS
 
 EXAMPLES = """  jaxmig machines
   jaxmig machines xeon-2s

@@ -4,8 +4,8 @@ import argparse
 
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
-from jaxmig.workloads import VERSION
-from jaxmig.workloads.patterns import PATTERNS
+from jaxmig.programs.workloads.patterns import PATTERNS
+from jaxmig.programs.workloads.version import VERSION
 
 EXAMPLES = """  jaxmig pmbench -j 5 -s 128 1 --migrate 0:1
   jaxmig pmbench -p normal -e 2000 1 --migrate 0:1 --kernel 6.3 --batch 64

@@ -4,9 +4,9 @@ import argparse
 
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
-from jaxmig.terminal import FORMATS as TABLES
-from jaxmig.traces import FORMATS
-from jaxmig.traces.accesses import GAP_NS, MAX_GAP_NS
+from jaxmig.host.terminal import FORMATS as TABLES
+from jaxmig.programs.traces import FORMATS
+from jaxmig.programs.traces.accesses import GAP_NS, MAX_GAP_NS
 
 EXAMPLES = """  jaxmig replay app.txt --migrate 0:1    its memory moves, serial and batched
   jaxmig replay perf.txt --pid 4711 --migrate 0:1 --kernel 6.3 --batch 64 --json out.json

@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Callable
 from typing import Any, Final
 
-from jaxmig import machines
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
-from jaxmig.ranges import AxisError, values
-from jaxmig.releases import BOTH, MODES, NR_MAX_BATCHED_MIGRATION
+from jaxmig.host.ranges import AxisError, values
+from jaxmig.linux.releases import BOTH, MODES, NR_MAX_BATCHED_MIGRATION
+from jaxmig.time import machines
 
 EXAMPLES = """  jaxmig sweep memhog:64m --batch 1,64,512 --cpus 8,64 --running all -o a.csv
   jaxmig sweep app.npz 0 1 --machine xeon-2s,arm64-2n128c --samples 500 -o out.parquet

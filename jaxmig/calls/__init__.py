@@ -1,0 +1,1 @@
+"""Who calls migrate_pages(): system calls, and callers inside the kernel."""

@@ -1,0 +1,190 @@
+"""The folios among which a caller chooses, and what it looks at before it takes one.
+
+A look is no attempt: it wears out no condition of a scenario, except that somebody who
+finds a folio isolated has looked for it once (`Session.refuse`).
+
+Source: isolate_migratepages_block() in mm/compaction.c, folio_isolate_lru() in
+mm/vmscan.c, Linux 6.1 to 7.1.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from jaxmig.calls.syscalls.scan import NO_HEADS, mapped, on_nodes
+from jaxmig.calls.syscalls.session import Session
+from jaxmig.calls.syscalls.space import Heads, Space, View
+from jaxmig.state import conditions as cond, frame
+
+Mask = Bool[np.ndarray, " folios"]
+Numbers = Int64[np.ndarray, " folios"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Folios of a process on the nodes that are worked on, in address order.
+
+    In a scenario the order of addresses is that of frames.
+    """
+
+    view: View
+    head: Heads
+    vpn: Numbers  # virtual page number of the first page
+    area: Numbers  # number of the area in its Space
+
+    @staticmethod
+    def of(view: View, space: Space, nodes: frozenset[int]) -> "Candidates":
+        """All folios of areas that may migrate, each once."""
+        heads, pages, areas = [NO_HEADS], [NO_HEADS], [NO_HEADS]
+        for i, a in enumerate(space.areas):
+            if not a.migratable:
+                continue
+            found = mapped(view, a, 0, a.pages)
+            found = found.take(on_nodes(found, nodes))
+            first = found.once()
+            heads.append(found.head[first])
+            pages.append(a.start + found.page[first])
+            areas.append(np.full(int(first.sum()), i))
+        vpn, area = (np.concatenate(x).astype(np.int64) for x in (pages, areas))
+        found = Candidates(view, np.concatenate(heads).astype(np.int32), vpn, area)
+        # Two areas of a process may map the same folio.
+        first = np.unique(found.head, return_index=True)[1]
+        return found if len(first) == len(found) else found.take(np.sort(first))
+
+    @staticmethod
+    def at(view: View, head: Heads) -> "Candidates":
+        """Folios of which no more is asked than what they are like."""
+        nowhere = np.zeros(len(head), np.int64)
+        return Candidates(view, head, nowhere, nowhere)
+
+    def __len__(self) -> int:
+        return self.head.shape[0]
+
+    def take(self, rows: np.ndarray) -> "Candidates":
+        """Some of them, in the order of `rows`."""
+        return Candidates(self.view, self.head[rows], self.vpn[rows], self.area[rows])
+
+    def by_node(self) -> "Candidates":
+        """Node by node, each in address order: zones and LRU lists have one node."""
+        return self.take(np.argsort(self.node, kind="stable"))
+
+    @functools.cached_property
+    def node(self) -> Numbers:
+        """Where they are."""
+        return self.view.node(self.head).astype(np.int64)
+
+    @functools.cached_property
+    def flags(self) -> Int32[np.ndarray, " folios"]:
+        """Flag words."""
+        return self.view.flags(self.head)
+
+    @property
+    def kind(self) -> Int32[np.ndarray, " folios"]:
+        """frame.ANON ... frame.HUGETLB."""
+        return frame.kind(self.flags)
+
+    @property
+    def order(self) -> Int32[np.ndarray, " folios"]:
+        """log2 of the base pages."""
+        return frame.order(self.flags)
+
+    @property
+    def size(self) -> Numbers:
+        """Base pages."""
+        return np.int64(1) << self.order.astype(np.int64)
+
+    def has(self, bit: int) -> Mask:
+        """A bit of frame.py."""
+        return (self.flags & bit) != 0
+
+    @property
+    def dirty(self) -> Mask:
+        """PG_dirty of a file's pages, or of memory that is as dirty as its kind."""
+        return self.has(frame.DIRTY) | self.unwritten
+
+    @property
+    def unwritten(self) -> Mask:
+        """Dirty pages of a file system without migrate_folio."""
+        return self.marked(cond.UNWRITTEN)
+
+    @functools.cached_property
+    def maps(self) -> Int32[np.ndarray, " folios"]:
+        """Entries that map each folio (folio_mapcount())."""
+        return self.view.mappings(self.head)
+
+    @property
+    def refs(self) -> Int32[np.ndarray, " folios"]:
+        """References, isolation's not among them."""
+        return self.view.frame[self.head, frame.REFCOUNT]
+
+    @property
+    def extra(self) -> Int32[np.ndarray, " folios"]:
+        """References that neither mappings nor caches account for."""
+        return self.refs - self.maps - np.asarray(frame.cache_refs(self.flags))
+
+    @functools.cached_property
+    def _words(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        rows = self.view.conditions
+        none = np.zeros((len(self), cond.WORDS), np.int32)
+        return cond.unpack(none if rows is None else rows[self.head])
+
+    def blocked(self, state: int) -> Mask:
+        """Whether a state of conditions.py is there now."""
+        return self._words[0][state] > 0
+
+    def marked(self, mark: int) -> Mask:
+        """Whether a mark of conditions.py is there."""
+        return (self._words[1] & mark) != 0
+
+    @property
+    def has_mapping(self) -> Mask:
+        """folio_mapping(): a file, shmem or the swap cache, and not truncated."""
+        cached = (frame.SHMEM, frame.FILE, frame.SWAPCACHE)
+        return np.isin(self.kind, cached) & ~self.blocked(cond.NO_MAPPING)
+
+    @property
+    def private_refs(self) -> Mask:
+        """No mapping and more references than mappings: nothing could freeze them."""
+        lone = ~self.has_mapping & (self.refs > self.maps)
+        lone |= self.blocked(cond.NO_MAPPING)
+        return lone & np.isin(
+            self.kind, (frame.HUGETLB, frame.MOVABLE_OPS), invert=True
+        )
+
+    @property
+    def driver_busy(self) -> Mask:
+        """A driver's page that somebody has locked: isolate_movable_page() only tries."""
+        return (self.kind == frame.MOVABLE_OPS) & self.blocked(cond.LOCKED)
+
+    @property
+    def calm(self) -> Mask:
+        """Base pages with which nothing can go wrong."""
+        odd = (
+            self.has(frame.CONDITIONED | frame.HURT)
+            | (self.extra != 0)
+            | (self.refs == 0)
+        )
+        return ~odd & (self.order == 0)
+
+
+def on_lru(session: Session, candidates: Candidates) -> Mask:
+    """What folio_isolate_lru() takes: no hugetlb, no driver's pages."""
+    there = np.isin(candidates.kind, (frame.HUGETLB, frame.MOVABLE_OPS), invert=True)
+    free = candidates.has(frame.LRU)
+    session.refuse([candidates.head[there & ~free]])
+    return there & free
+
+
+def isolable(session: Session, candidates: Candidates) -> Mask:
+    """The same, and what isolate_hugetlb() and isolate_movable_page() take."""
+    free = candidates.view.isolable(candidates.head)
+    refuse(session, candidates.take(~free))
+    return free
+
+
+def refuse(session: Session, candidates: Candidates) -> None:
+    """Somebody has found these isolated, on the LRU or by their driver."""
+    for by_driver in (False, True):
+        session.refuse([candidates.head], by_driver)

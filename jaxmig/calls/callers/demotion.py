@@ -1,0 +1,86 @@
+"""Demotion: reclaim moves cold folios to a slower node instead of dropping them.
+
+One scan takes folios of one LRU, anonymous ones or those of files, until it has seen so
+many base pages; what it may not demote leaves the list shorter.  Folios were touched in
+address order, and a list runs from the youngest to the oldest.
+
+Folios go to the lower tier's node, or to others of the tier once that is full.  Up to 7.0
+the first one that gets there empties the mask of those others: all nodes are allowed then.
+
+Source: shrink_inactive_list(), isolate_lru_folios(), shrink_folio_list(),
+demote_folio_list() in mm/vmscan.c, Linux 6.1 to 7.1.  Not modelled: active lists, the
+proportion of both LRUs, memory cgroups, distances (nodes are near by their numbers),
+larger folios and such as may fail, where the target runs full.
+"""
+
+import itertools
+from typing import Final
+
+import numpy as np
+
+from jaxmig.calls.callers.candidates import Candidates, on_lru
+from jaxmig.calls.callers.lists import Lists, cuts
+from jaxmig.calls.callers.releases import since
+from jaxmig.calls.callers.request import CallerOutcome, Request
+from jaxmig.calls.syscalls.session import NotModelled
+from jaxmig.calls.syscalls.spread import nodes_with_room
+from jaxmig.state import conditions as cond, frame
+
+SWAP_CLUSTER_MAX: Final = 32
+MIN_LRU_BATCH: Final = 64  # of the multi-generational LRU
+
+
+def run(request: Request) -> CallerOutcome:
+    """Scans of both LRUs in turn, until all has been seen."""
+    lists = Lists(
+        request.session, request.node, request.mode, "demotion", memalloc=True
+    )
+    c = Candidates.of(request.session.view(), request.space, request.old)
+    evictable = ~c.has(frame.MLOCKED)
+    evictable[evictable] = on_lru(request.session, c.take(evictable))
+    c = c.take(evictable).by_node()
+    scan = _scans(c, MIN_LRU_BATCH if request.lru_gen else SWAP_CLUSTER_MAX)
+    keeps = c.blocked(cond.LOCKED) | c.blocked(cond.WRITEBACK) | c.marked(cond.YOUNG)
+    c, scan = c.take(~keeps), scan[~keeps]
+    rows = np.lexsort((-c.vpn, scan))
+    edges = np.flatnonzero(np.diff(scan[rows], prepend=-1)).tolist()
+    c, edges = c.take(rows), [*edges, len(c)] if edges else []
+    if lists.roomy(c):
+        lists.each(c, edges)
+    else:
+        for first, last in itertools.pairwise(edges):
+            _demote(request, lists, c.take(np.arange(first, last)))
+    return CallerOutcome(lists.ret, 0, lists.calls)
+
+
+def _demote(request: Request, lists: Lists, candidates: Candidates) -> None:
+    """alloc_demote_folio(): one list, which its target may have no room for."""
+    s, here = request.session, request.session.free(request.node)
+    everywhere = here > 0 and not since(s.kernel, "7.1")
+    near = [(request.node + i) % s.nodes for i in range(s.nodes)]
+    tried = [n for n in near if everywhere or n == request.node or n in request.tier]
+    if int(candidates.size.sum()) <= here or len(tried) < 2:
+        lists.one(candidates.head)
+        return
+    nodes = nodes_with_room(s, candidates.head, lambda _: tried, "demotion")
+    home, wanted = int(candidates.node[0]), int((nodes == candidates.node[0]).sum())
+    if min(wanted, s.free(home)) > int(s.state.top[home, 0]):
+        problem = "the machine was made without frames for pages that go nowhere"
+        raise NotModelled(f"demotion: {problem}; leave more memory free")
+    lists.over(candidates.head, nodes, sum(s.free(n) for n in tried))
+
+
+def _scans(candidates: Candidates, pages: int) -> np.ndarray:
+    """The number of the scan that meets each folio."""
+    scan = np.zeros(len(candidates), np.int64)
+    before = 0
+    for node in np.unique(candidates.node).tolist():
+        for turn, files in enumerate((False, True)):
+            mine = np.flatnonzero(
+                (candidates.node == node) & ((candidates.kind == frame.FILE) == files)
+            )
+            ends = cuts(candidates.size[mine], pages)
+            number = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+            scan[mine] = before + 2 * number + turn
+        before = int(scan.max()) + 1
+    return scan

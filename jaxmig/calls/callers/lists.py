@@ -1,0 +1,126 @@
+"""Lists that a caller hands to migrate_pages(), and what they have come to."""
+
+import itertools
+
+import numpy as np
+
+from jaxmig.calls.callers.candidates import Candidates, Numbers
+from jaxmig.calls.syscalls.session import Session
+from jaxmig.calls.syscalls.space import Heads
+from jaxmig.calls.syscalls.spread import migrate_over
+
+
+def cuts(size: Numbers, pages: int) -> list[int]:
+    """Where lists begin and end: each closes with the folio that brings it to `pages`."""
+    if (size == 1).all():
+        return [*range(0, len(size), pages), len(size)]
+    ends, found = np.cumsum(size), [0]
+    while found[-1] < len(size):
+        before = ends[found[-1] - 1] if found[-1] else 0
+        last = int(np.searchsorted(ends, before + pages)) + 1
+        found.append(min(last, len(size)))
+    return found
+
+
+def downwards(candidates: Candidates) -> Candidates:
+    """A list to whose head its folios were added in address order."""
+    return candidates.take(np.arange(len(candidates))[::-1])
+
+
+class Lists:
+    """The calls of one caller.
+
+    Attributes:
+      failed: folios not migrated, summed over the calls.
+      short: -ENOMEM if some call returned that, else 0.
+      calls: of migrate_pages().
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        node: int,
+        mode: str,
+        reason: str,
+        *,
+        memalloc: bool = False,
+    ) -> None:
+        self.session, self.node, self.mode = session, node, mode
+        self.reason, self.memalloc = reason, memalloc
+        self.failed = self.short = self.calls = 0
+
+    @property
+    def ret(self) -> int:
+        """-ENOMEM, or folios not migrated."""
+        return self.short or self.failed
+
+    def one(
+        self,
+        heads: Heads,
+        *,
+        batch: int | None = None,
+        lists: int = 1,
+        puts_back: bool = False,
+    ) -> int:
+        """One list; or `lists` of them, each a batch of `batch` pages."""
+        ret = self.session.migrate(
+            heads,
+            self.node,
+            mode=self.mode,
+            reason=self.reason,
+            memalloc=self.memalloc,
+            batch=batch,
+            puts_back=puts_back,
+        )
+        return self._count(ret, lists)
+
+    def over(self, heads: Heads, nodes: Heads, room: int) -> int:
+        """One list whose folios go to nodes of their own, see `migrate_over`."""
+        how = {"mode": self.mode, "reason": self.reason, "memalloc": self.memalloc}
+        return self._count(migrate_over(self.session, heads, nodes, room, **how), 1)
+
+    def _count(self, ret: int, lists: int) -> int:
+        self.calls += lists
+        self.short, self.failed = min(self.short, ret), self.failed + max(ret, 0)
+        return ret
+
+    def each(self, candidates: Candidates, ends: list[int]) -> None:
+        """Lists none of which asks how another went; `ends` as `cuts` gives them."""
+        if self.alike(candidates):
+            return self._alike(candidates.head, np.asarray(ends))
+        for first, last in itertools.pairwise(ends):
+            self.one(candidates.head[first:last])
+        return None
+
+    def roomy(self, candidates: Candidates) -> bool:
+        """Whether there is memory for all of these, so that their order does not matter.
+
+        Who reads a trace wants to see each call, and in its place.
+        """
+        return self.session.logs is None and self.session.free(self.node) >= int(
+            candidates.size.sum()
+        )
+
+    def alike(self, candidates: Candidates) -> bool:
+        """Whether lists of these folios may be batches of one call.
+
+        So it is where nothing can run out, split or abort.
+        """
+        return bool((candidates.order == 0).all()) and self.roomy(candidates)
+
+    def _alike(self, heads: Heads, ends: np.ndarray) -> None:
+        """Lists of equal length in one call, with batches of that length."""
+        length = np.diff(ends)
+        if not self.session.release.batched:
+            self.one(heads, lists=len(length))
+            return
+        for pages in np.unique(length).tolist():
+            first = ends[:-1][length == pages]
+            some = heads[first[:, None] + np.arange(pages)]
+            # The call's own limit may cut lists into smaller batches.
+            limit = min(self.session.batch or pages, pages)
+            if pages % limit == 0:
+                self.one(some.reshape(-1), batch=limit, lists=len(first))
+            else:
+                for part in some:
+                    self.one(part)

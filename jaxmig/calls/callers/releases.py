@@ -1,0 +1,36 @@
+"""Which release a rule of a caller came with.
+
+The callers' rules are switches of their own: they say what is on a list, and
+`jaxmig/linux/releases.py` what becomes of it.
+"""
+
+import re
+from typing import Final
+
+from jaxmig.calls.syscalls.session import NotModelled
+
+# The posted series, by the release on which they were written.
+POSTED: Final = {"v4": (6, 2), "batch-copy": (6, 18)}
+
+
+def since(kernel: str, first: str) -> bool:
+    """Whether a release has what came with the release `first`.
+
+    A point release (6.18.0) counts as its release, and a row of one's own (6.3-mine) as
+    the one that its name begins with.
+
+    Raises:
+      NotModelled: for a name that tells no release.
+    """
+    return _number(kernel) >= _number(first)
+
+
+def _number(kernel: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", kernel)
+    if found:
+        return int(found[1]), int(found[2])
+    if kernel not in POSTED:
+        raise NotModelled(
+            f"what callers list on kernel {kernel!r}; name it after a release, as 6.3-mine"
+        )
+    return POSTED[kernel]

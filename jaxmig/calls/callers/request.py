@@ -1,0 +1,65 @@
+"""What a caller is asked, and what came of it."""
+
+import dataclasses
+import errno as errnos
+from typing import Any
+
+from jaxmig.calls.syscalls.session import Session
+from jaxmig.calls.syscalls.space import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One call of a caller.
+
+    Attributes:
+      old, node: it works on the folios of `space` on the nodes `old`, and they go to
+        `node`.
+      tier: of demotion: nodes that it may use instead when `node` is full.
+      order, direct: of compaction: log2 of the pages that are asked for (-1: as many as
+        can be had), and whether an allocation waits for it; None: as its mode says.
+      lru_gen: reclaim uses the multi-generational LRU.
+      compact_unevictable: vm.compact_unevictable_allowed.
+    """
+
+    session: Session
+    space: Space
+    old: frozenset[int]
+    node: int
+    mode: str
+    order: int | None = None
+    direct: bool | None = None
+    lru_gen: bool = False
+    compact_unevictable: bool = True
+    tier: frozenset[int] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class CallerOutcome:
+    """What a caller's lists came to.
+
+    Attributes:
+      ret: folios not migrated, summed over the lists, or -ENOMEM.
+      error: negative errno that the caller reports upwards, 0 if none.
+      lists: calls of migrate_pages().
+      reclaimed: base pages that the caller dropped instead.
+      nr_isolated: what the call leaves wrong in NR_ISOLATED_ANON and NR_ISOLATED_FILE
+        together, base pages.
+    """
+
+    ret: int
+    error: int
+    lists: int
+    reclaimed: int = 0
+    nr_isolated: int = 0
+
+    def fields(self, caller: str) -> dict[str, Any]:
+        """What a record says of a caller beside its counts."""
+        return {
+            "caller": caller,
+            "caller_errno": errnos.errorcode[-self.error] if self.error else None,
+            "caller_error": self.error,
+            "lists": self.lists,
+            "reclaimed": self.reclaimed,
+            "nr_isolated": self.nr_isolated,
+        }

@@ -1,0 +1,1 @@
+"""How a call is executed: windows of its list, devices, one folio after another."""

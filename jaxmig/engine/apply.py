@@ -1,0 +1,208 @@
+"""The four phases on a window whose plan is made.
+
+Source: migrate_pages_batch() in mm/migrate.c; movable_ops of the drivers that own
+non-LRU pages; zap_pte_range() for pages that their process let go.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux.folio import Where
+from jaxmig.linux.mappings import FolioMaps, PageMaps
+from jaxmig.linux.phases import (
+    alloc,
+    copypage,
+    flush as flushing,
+    remap as remapping,
+    unmap as unmapping,
+)
+from jaxmig.linux.phases.flush import FlushRequests
+from jaxmig.linux.phases.unmap import HeadChanges
+from jaxmig.linux.plan import Left, Pages, Plan
+from jaxmig.linux.rules import Rules
+from jaxmig.state import frame, lanes, pte, xla
+from jaxmig.state.frame import FLAGS, RMAP
+from jaxmig.state.lanes import Known, Lanes, Mask
+from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.pytree import pytree, static
+from jaxmig.state.window import Window
+
+Index = Int32[Array, ""]
+
+
+@pytree
+class Batch:
+    """Folios on their way: a window of them, whatever batches they belong to."""
+
+    window: Window
+    plan: Plan
+    pages: Pages
+    held: HeadChanges  # what unmapping makes of the heads' rows
+    found: Known  # rows and entries of the pages before the first phase
+    known: Known  # as they are now
+    dst: Lanes  # where each folio goes; NOWHERE: it stays
+    page: Lanes  # where each base page goes
+    asked: FlushRequests  # the flushes
+    emptied: Bool[Array, " cpus"]  # CPUs that an earlier flush has emptied
+    seen: bool = static()  # somebody looks at the machine between two phases
+
+
+def prepare(
+    m: Machine,
+    window: Window,
+    known: tuple[PageMaps, FolioMaps, Plan, Pages, FlushRequests, Bool[Array, " cpus"]],
+    at: Where,
+    ready: Bool[Array, ""],
+    seen_inside: bool = False,
+) -> tuple[Machine, Batch]:
+    """A window whose folios have frames to go to.
+
+    Args:
+      known: of the window what the page tables say, its plan, both by page and by folio,
+        and the flushes it asks for; CPUs that the call has emptied before.
+      ready: true, once all that is read of the page tables has been read.
+      seen_inside: somebody looks at the machine between two phases.
+    """
+    seen, mapped, p, pages, asked, emptied = known
+    pages = dataclasses.replace(
+        pages, unmapped=pages.unmapped & ready, refused=pages.refused & ready
+    )
+    m, dst = alloc.take_many(m, at.node, window, p.moved)
+    found = Known(window.page_row, seen.words)
+    step = jnp.where(dst == NOWHERE, NOWHERE, dst - window.head)
+    maps, lost, step = window.spread(mapped.maps << 1 | mapped.dirty, p.lost, step)
+    stays = (step == NOWHERE) | (window.page == NOWHERE)
+    page = jnp.where(stays, NOWHERE, window.page + step)
+    heads = (jnp.where(window.is_head, x, 0) for x in (maps >> 1, lost))
+    held = HeadChanges(*heads, dirty=(maps & 1) > 0)
+    return m, Batch(
+        window, p, pages, held, found, found, dst, page, asked, emptied, seen_inside
+    )
+
+
+def unmap(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
+    """Phase 1: migration entries."""
+    pages = (batch.pages.unmapped, batch.pages.refused)
+    m, known = unmapping.unmap(
+        m, batch.window, batch.known, pages, batch.held, batch.seen
+    )
+    return m, dataclasses.replace(batch, known=known)
+
+
+def flush(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
+    """Phase 2: CPUs drop what is stale now."""
+    m = flushing.drop(rules, m, batch.asked, batch.emptied)
+    # What is written next must not overtake the flush, which has read the page table.
+    dst, page = (
+        xla.after(xla.after(x, m.tlb.entry[0, 0]), m.huge_tlb.entry[0, 0])
+        for x in (batch.dst, batch.page)
+    )
+    return m, dataclasses.replace(batch, dst=dst, page=page)
+
+
+def copy(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
+    """Phase 3: contents."""
+    return copypage.copy(m, batch.window.page, batch.page), batch
+
+
+def remap(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
+    """Phase 4: identity and entries, to the destination or back; old frames are free."""
+    w, p, pages = batch.window, batch.plan, batch.pages
+    m = _keep_conditions(m, w.head, batch.dst, p.left)
+    m = _follow_drivers(m, batch)
+    those = (pages.unmapped, pages.refused, pages.gone)
+    m = remapping.remap(m, w.page, batch.page, those, batch.known, batch.held)
+    m = _zap(m, batch.found, pages.gone)
+    m = alloc.give_many(m, w, xla.after(w.head, batch.dst), p.moved | p.gone)
+    return m, batch
+
+
+Phase = Callable[[Rules, Machine, Batch], tuple[Machine, Batch]]
+PHASES: Final[dict[str, Phase]] = {
+    "unmap": unmap,
+    "flush": flush,
+    "copy": copy,
+    "remap": remap,
+}
+
+
+def apply(rules: Rules, m: Machine, batch: Batch, upto: Index | None = None) -> Machine:
+    """The phases; all of them, or up to and with the one of a number."""
+    for number, phase in enumerate(PHASES.values()):
+        done, batch = phase(rules, m, batch)
+        m = done if upto is None else _chosen(number <= upto, done, m)
+    return m
+
+
+def _chosen(pred: Bool[Array, ""], new: Machine, old: Machine) -> Machine:
+    return jax.tree.map(lambda x, y: jnp.where(pred, x, y), new, old)
+
+
+def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:
+    """Conditions after all tests, where the folios are then.
+
+    Rows of free frames are blank, and mostly nothing is left when a folio moves: the
+    new row need not be written then.
+    """
+    if left is None or m.conditions is None:
+        return m
+    lane = left.lane
+    some = lane != NOWHERE
+    rows = lanes.scatter(m.conditions, lanes.rows(src, lane), some, left.stays)
+
+    def follow(rows: Array) -> Array:
+        return lanes.scatter(rows, lanes.rows(dst, lane), some, left.goes)
+
+    rows = xla.when(left.some_go, follow, rows)
+    return dataclasses.replace(m, conditions=rows)
+
+
+def _follow_drivers(m: Machine, batch: Batch) -> Machine:
+    """A driver points the users of its pages at the new ones; no rmap is walked."""
+    if m.conditions is None:
+        return m
+    movable = frame.kind(batch.window.page_row[:, FLAGS]) == frame.MOVABLE_OPS
+    where = movable & (batch.page != NOWHERE)
+
+    def follow(m: Machine) -> Machine:
+        entry = jnp.where(where, batch.known.row[:, RMAP], NOWHERE)
+
+        def point(carry: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+            m, entry = carry
+            old, following = lanes.entry_or(batch.found.words, m, entry)
+            new = jnp.stack([batch.page, old[:, pte.BITS]], axis=1)
+            here = entry != NOWHERE
+            m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+            return m, following
+
+        return lanes.along_chains(m.geometry.shared, point, (m, entry))[0]
+
+    return xla.when(lanes.some(where)[0], follow, m)
+
+
+def _zap(m: Machine, known: Known, gone: Mask) -> Machine:
+    """Empty the entries of pages that are no more.
+
+    `known`: rows and entries as they were found; those of such pages still are so.
+    """
+
+    def zap(m: Machine) -> Machine:
+        entry = jnp.where(gone, known.row[:, RMAP], NOWHERE)
+
+        def empty(carry: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+            m, entry = carry
+            old, following = lanes.entry_or(known.words, m, entry)
+            nothing = jnp.full_like(entry, NOWHERE)
+            new = jnp.stack([nothing, pte.empty(old[:, pte.BITS])], axis=1)
+            here = entry != NOWHERE
+            m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+            return m, following
+
+        return lanes.along_chains(m.geometry.shared, empty, (m, entry))[0]
+
+    return xla.when(lanes.some(gone)[0], zap, m)

@@ -1,0 +1,233 @@
+"""migrate_pages() on the devices of a mesh: the same state and the same counts as on one.
+
+The call is one program for all devices (`jax.shard_map`).  What one device does to all
+pages of a chunk, each shard does to those pages of it whose frames it keeps; in between,
+shards tell each other what became of each place of the list, so that batches close, and
+frames are taken and given back, in the list's order (`work.py`).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Int32
+
+from jaxmig.engine import migrate
+from jaxmig.engine.migrate import Result
+from jaxmig.engine.shard import tlbs, window, work
+from jaxmig.engine.shard.deal import Deal
+from jaxmig.engine.shard.sharded import Sharded, ShardPlan, deal_list
+from jaxmig.linux import tlb
+from jaxmig.linux.call import no_stats
+from jaxmig.linux.folio import SLEEPS, Where
+from jaxmig.linux.phases import flush
+from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION
+from jaxmig.linux.rules import Rules, rules
+from jaxmig.state import arguments, events, xla
+from jaxmig.state.events import Events
+from jaxmig.state.lanes import CHUNK
+from jaxmig.state.machine import NOWHERE, Machine
+
+Index = Int32[Array, ""]
+
+
+def migrate_pages(
+    state: Sharded,
+    folios: Any,
+    node: int,
+    *,
+    kernel: str = "6.3",
+    mode: str = "sync",
+    reason: str = "syscall_or_cpuset",
+    cpu: int = 0,
+    batch: int = NR_MAX_BATCHED_MIGRATION,
+    arch: str = "x86",
+    memalloc: bool = False,
+    donate: bool = False,
+    size: int | None = None,
+) -> tuple[Sharded, Result]:
+    """Migrate folios, given by their head frames, to `node`, on all devices of a mesh.
+
+    Everything that comes out, machine and result, is bit for bit what
+    `jaxmig.migrate_pages` returns for the machine that was dealt out.
+
+    Args:
+      state: from `deal`; unchanged, unless `donate` gives its arrays away.
+      folios, node, batch, size ...: as for `jaxmig.migrate_pages`.
+    Raises:
+      ValueError: for a release that migrates one page at a time, for a call that could
+        run out of memory (it needs as many free pages as the list is long), and for
+        what `jaxmig.migrate_pages` refuses.
+    Source: migrate_pages() in mm/migrate.c.
+    """
+    r = rules(kernel, mode, reason, arch, memalloc)
+    if not isinstance(state, Sharded):
+        what = type(state).__name__
+        raise ValueError(f"state is {what}: give what `deal()` makes of a machine")
+    plan = state.plan
+    heads, n = _folios(state, folios, size)
+    node, cpu = arguments.node(state.m, node), arguments.cpu(state.m, cpu)
+    limit = int(migrate.limit_of(arguments.whole("batch", batch, 0)))
+    _check(kernel, r, state, n, node)
+    room = max(heads.shape[0], 1)
+    program = compiled(r, plan, room, donate)
+    numbers = (n, node, cpu, limit)
+    where = NamedSharding(plan.mesh, P())
+    put = [
+        jax.make_array_from_callback((), where, lambda _, x=x: np.int32(x))
+        for x in numbers
+    ]
+    m, result = program(state.m, deal_list(heads, room, plan)[0], *put)
+    return Sharded(m, plan), result
+
+
+def _folios(state: Sharded, folios: Any, size: Any) -> tuple[np.ndarray, int]:
+    """The list and its length, as `arguments.folios` checks them.
+
+    In a program of several processes nobody sees all frames: there it is not checked
+    that folios are in use.
+    """
+    heads = np.asarray(arguments.frames(state.m, folios))
+    most = heads.shape[0]
+    n = most if size is None else arguments.whole("size", size, 0, most)
+    arguments.listed_once(heads[:n])
+    rows = state.m.frame
+    if rows.is_fully_addressable and n:
+        at = state.plan.frames.position(heads[:n])
+        arguments.in_use(heads[:n], _flags(rows, at))
+    return heads, n
+
+
+def _flags(rows: jax.Array, at: np.ndarray) -> np.ndarray:
+    """Flag words of rows that lie on several devices."""
+    flags = np.zeros(at.shape, np.int32)
+    for piece in rows.addressable_shards:
+        here = at - (piece.index[0].start or 0)
+        mine = (here >= 0) & (here < piece.data.shape[0])
+        flags[mine] = arguments.flags_of(piece.data, here[mine])
+    return flags
+
+
+def _check(kernel: str, rules: Rules, state: Sharded, size: int, node: int) -> None:
+    if not rules.batched:
+        raise ValueError(
+            f"kernel {kernel!r}: migrates one page at a time, on one device"
+        )
+    if rules.crossing_opens_next and state.m.conditions is not None:
+        raise ValueError(
+            f"kernel {kernel!r}: stops inside a batch at a page in use; on one device only"
+        )
+    migrate.check_poison(kernel, state.m, bool(rules.offloads))
+    if tlb.has_strays(rules, state.m.cpus):
+        raise ValueError(
+            f"kernel {kernel!r}: a CPU is in the mask of a process that it does not run; "
+            "on one device only"
+        )
+    free = int(np.asarray(state.m.nfree)[node])
+    if size > free:
+        raise ValueError(
+            f"node {node} has {free} pages free, the list has {size}: a call that may "
+            "run out of memory goes one folio at a time, on one device"
+        )
+
+
+@functools.cache
+def compiled(rules: Rules, plan: ShardPlan, room: int, donate: bool) -> xla.Program:
+    """The program for lists with room for so many."""
+    return xla.Program(program(rules, plan, room), donate)
+
+
+def program(rules: Rules, plan: ShardPlan, room: int, chunk: int = CHUNK) -> Any:
+    """The call as a function of machine, list, size, node, CPU and limit; traceable."""
+    block = min(plan.frames.block, -(-room // plan.shards))
+    d = Deal(plan.shards, block, room)
+    s = window.sizes(min(chunk, room), plan.shards)
+
+    def call(
+        m: Machine, folios: Array, size: Index, node: Index, cpu: Index, limit: Index
+    ) -> tuple[Machine, Result]:
+        at = Where(cpu=cpu, node=node)
+        return _run(window.ShardSetup(rules, plan, s, folios, d, size, at, limit), m)
+
+    def sharded(m: Machine, folios: Array, *numbers: Index) -> tuple[Machine, Result]:
+        specs = plan.specs(m)
+        return jax.shard_map(
+            call,
+            mesh=plan.mesh,
+            in_specs=(specs, P(plan.axis), P(), P(), P(), P()),
+            out_specs=(specs, P()),
+            check_vma=False,
+        )(m, folios, *numbers)
+
+    return sharded
+
+
+def _run(setup: window.ShardSetup, m: Machine) -> tuple[Machine, Result]:
+    """The whole call, on one of the shards."""
+    cpus = m.cpus.lazy.shape[0]
+    zero, no = jnp.int32(0), jnp.asarray(False)
+    c = work.ShardCarry(
+        m=m,
+        start=zero,
+        gone=jnp.full(setup.sizes.chunk, NOWHERE, jnp.int32),
+        flushes=flush.no_flushes(m.cpus),
+        everyone=events.none(cpus),
+        mine=events.none(cpus),
+        stats=no_stats(),
+        remaining=zero,
+        asleep=no,
+        flushed=m.cpus.mask.any(axis=1) & no,
+        marked=no,
+        others=no,
+    )
+
+    def more(carry: work.ShardCarry) -> Array:
+        # A page that is waited for for ever ends the call, after its chunk.
+        stops = carry.asleep & (carry.start % setup.sizes.chunk == 0)
+        return (carry.start < setup.size) & ~stops
+
+    c = jax.lax.while_loop(more, lambda c: work.work(setup, c), c)
+    c = _together(c, setup.axis)
+    r, cpu, flushes = setup.rules, setup.at.cpu, c.flushes
+    ev, flushes = flush.close(
+        r, c.everyone, flushes, m.cpus, cpu, flushes.open[None], no[None]
+    )
+    ev = flush.count_immediate(r, ev, flushes, m.cpus, cpu)
+    m = tlbs.catch_up(r, setup.plan, c.m, cpu, flushes, c.flushed, c.others)
+    m = tlbs.unmark(m, c.marked)
+    ev = events.plus(ev, c.mine).add(batches=-(-c.start // setup.limit))
+    error = jnp.where(c.asleep, SLEEPS, 0)
+    return m, migrate.answer(ev, c.stats, c.remaining, error)
+
+
+def _together(carry: work.ShardCarry, axis: str) -> work.ShardCarry:
+    """What each shard has counted for itself, summed."""
+    add = functools.partial(jax.lax.psum, axis_name=axis)
+    some = lambda x: add(x.astype(jnp.int32)) > 0  # noqa: E731
+    return dataclasses.replace(
+        carry,
+        mine=_sum(carry.mine, axis),
+        stats=jax.tree.map(add, carry.stats),
+        remaining=add(carry.remaining),
+        marked=some(carry.marked),
+        others=some(carry.others),
+    )
+
+
+def _sum(ev: Events, axis: str) -> Events:
+    """Counters of all shards together, by halves of words, which cannot wrap."""
+    low, high = jnp.uint32(0xFFFF), jnp.uint32(16)
+
+    def wide(small: Array, large: Array) -> tuple[Array, Array]:
+        halves = jax.lax.psum((small & low, small >> high, large), axis)
+        middle = halves[1] + (halves[0] >> high)
+        return (middle << high) | (halves[0] & low), halves[2] + (middle >> high)
+
+    counts, ipis = wide(ev.low, ev.high), wide(ev.ipis, ev.ipis_high)
+    return dataclasses.replace(
+        ev, low=counts[0], high=counts[1], ipis=ipis[0], ipis_high=ipis[1]
+    )

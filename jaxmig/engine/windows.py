@@ -1,0 +1,435 @@
+"""A call as a loop over windows of its list, at the width that each stretch allows.
+
+    a window   as many base pages as a device works well on at once, whatever batches they
+               belong to: nothing couples two batches as long as memory lasts, nothing
+               is split, and the posted series does not sleep with locks held
+    a batch    (up to 6.2: a folio) in which one of these may happen goes folio by
+               folio, in the kernel's own order (`run.py`); the others do not
+
+Source: migrate_pages() in mm/migrate.c.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.engine.chunk import Carry, migrate_window
+from jaxmig.linux import outcomes as oc, tlb
+from jaxmig.linux.batches import Cut, cut, whole_batches
+from jaxmig.linux.call import Call
+from jaxmig.linux.folio import ENOMEM, Where, split_first
+from jaxmig.linux.in_order.run import Stretch, migrate_stepwise
+from jaxmig.linux.phases import alloc, flush
+from jaxmig.linux.plan import conditions_of
+from jaxmig.linux.rules import Rules
+from jaxmig.state import conditions as cond, frame, lanes, xla
+from jaxmig.state.frame import FLAGS
+from jaxmig.state.lanes import CHUNK, Lanes, Mask
+from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.window import Window, expanded, listed
+
+Index = Int32[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class CallSetup:
+    """What stays the same throughout a call."""
+
+    rules: Rules
+    at: Where
+    limit: Index  # base pages that close a batch
+    size: Index  # folios on the list
+    huge: Index  # of these, hugetlb folios, which stand first
+    safe: bool  # nothing can couple two batches
+    passes: int  # of a serial release
+
+
+def migrate_lanes(
+    rules: Rules,
+    call: Call,
+    at: Where,
+    limit: Index,
+    *,
+    safe: bool = False,
+    chunk: int | None = None,
+    passes: int = oc.PASSES,
+) -> Call:
+    """The call on `k.todo`.
+
+    Args:
+      limit: base pages that close a batch.
+      safe: the caller knows that nothing couples two batches.
+      chunk: base pages a window, if not what suits the device.
+      passes: of a serial release.
+    """
+    call, huge = hugetlb_first(rules, call)
+    j = CallSetup(rules, at, limit, call.todo.size, huge, safe, passes)
+    width = width_of(call, chunk or lanes.chunk())
+    call = _with_room(call, width)
+    none, no = jnp.int32(0), jnp.asarray(False)
+    c = Carry(call, flush.no_flushes(call.m.cpus), none, none, no)
+    if width <= CHUNK:
+        c = _windows(j, c, width, j.size)
+    else:
+        # A window's frames go back at its end, and folios bound for their own node would
+        # get them: what a folio gets must not depend on the device.
+        apart = ~_any_at_home(call, at)
+        c = _windows(j, c, width, jnp.where(apart, j.size, 0))
+        narrow = max(CHUNK, 1 << call.m.geometry.orders[-1])
+        c = _windows(j, c, min(narrow, width), j.size)
+    return _end(j, c)
+
+
+def migrate_until(
+    rules: Rules,
+    call: Call,
+    at: Where,
+    limit: Index,
+    batch: Index,
+    phase: Index,
+    safe: bool = False,
+) -> tuple[Call, Machine]:
+    """The call up to a phase of one of its batches (up to 6.2: of one of its folios).
+
+    Args:
+      batch: its number.
+      phase: the number of the last phase that the batch goes through, with the folios
+        that its first pass takes; the others are untouched.
+      safe: the caller knows that nothing couples two batches.
+    Returns:
+      The call after the batches before it, and the machine inside this one.
+    """
+    call, huge = hugetlb_first(rules, call)
+    first, end = (batch_start(rules, call, huge, limit, n) for n in (batch, batch + 1))
+    before = call.set(todo=dataclasses.replace(call.todo, size=first))
+    # A serial call is in its first pass then.
+    passes = oc.PASSES if rules.batched else 1
+    before = migrate_lanes(rules, before, at, limit, safe=safe, passes=passes)
+    m, width = before.m, width_of(call, call.todo.folios.shape[0])
+    w, place = open_window(m, _with_room(call, width).todo.folios, first, end, width)
+    w = w.only(w.there & ~_may_split(rules, m, w) & ~_short(at, m, w))
+    one = jnp.int32(1)
+    c = Carry(before, flush.no_flushes(m.cpus), first, one * 0, one < 0)
+    batches = Cut(w.folio * 0, one, one * 0)
+    c = migrate_window(rules, c, w, (batches, place), at, passes=1, upto=phase)
+    return before, c.call.m
+
+
+def open_window(
+    m: Machine, folios: Lanes, start: Index, end: Index, width: int
+) -> tuple[Window, Index]:
+    """The window that begins at a place of the list, and the place of its lane 0."""
+    found = listed(m, folios, start, end, width)
+    if m.geometry.orders == (0,):
+        return found.flat, found.place
+    return expanded(m, found), found.place
+
+
+def batch_start(
+    rules: Rules, call: Call, huge: Index, limit: Index, number: Index
+) -> Index:
+    """The place in the list where a batch begins; its end, if there is no such batch."""
+    size = call.todo.size
+    if not rules.batched:
+        return jnp.minimum(number, size)
+    width = width_of(call, lanes.chunk())
+    folios = _with_room(call, width).todo.folios
+
+    def more(carry: tuple[Index, Index, Index]) -> Array:
+        return (carry[0] < size) & (carry[1] < number)
+
+    def next_window(carry: tuple[Index, Index, Index]) -> tuple[Index, Index, Index]:
+        start, closed, open_pages = carry
+        w, place = open_window(call.m, folios, start, size, width)
+        found = cut(rules, w, open_pages, limit)
+        lane = jnp.arange(width, dtype=jnp.int32)
+        begins = w.there & (closed + found.batch >= number)
+        first = jnp.where(begins, place + lane, start + w.count).min()
+        return first, closed + found.closed, found.open
+
+    none = jnp.int32(0)
+    return jax.lax.while_loop(more, next_window, (huge, none, none))[0]
+
+
+def width_of(call: Call, chunk: int) -> int:
+    """Base pages a window: no more than the list can have, nor than the machine has."""
+    g = call.m.geometry
+    most = 1 << g.orders[-1]
+    room = call.todo.folios.shape[0]
+    if most == 1:
+        return min(chunk, room)
+    return min(max(chunk, most), room * most, max(g.frames, most))
+
+
+def _with_room(call: Call, width: int) -> Call:
+    """The call, its list padded to the lanes of a window."""
+    folios = call.todo.folios
+    more = max(width - folios.shape[0], 0)
+    folios = jnp.pad(folios, (0, more)) if more else folios
+    return call.set(todo=dataclasses.replace(call.todo, folios=folios))
+
+
+def hugetlb_first(rules: Rules, call: Call) -> tuple[Call, Index]:
+    """Hugetlb folios to the front of the list, which 6.3 and later migrate first.
+
+    Both kinds keep their order.  Also returned: how many there are.
+    """
+    m, todo = call.m, call.todo
+    if not m.geometry.hugetlb:
+        return call, jnp.int32(0)
+    room = todo.folios.shape[0]
+    live = jnp.arange(room) < todo.size
+    rows = lanes.rows(m.frame, jnp.where(live, todo.folios, 0))
+    huge = live & (frame.kind(rows[:, FLAGS]) == frame.HUGETLB) & rules.batched
+    (count,) = lanes.totals(huge)
+
+    def sort() -> Lanes:
+        place = jnp.where(
+            huge, lanes.running(huge), count + lanes.running(live & ~huge)
+        )
+        place = jnp.where(live, place - 1, NOWHERE)
+        return lanes.scattered(place, todo.folios, todo.folios)
+
+    folios = jax.lax.cond(count > 0, sort, lambda: todo.folios)
+    return call.set(todo=dataclasses.replace(todo, folios=folios)), count
+
+
+def _any_at_home(call: Call, at: Where) -> Bool[Array, ""]:
+    """Whether a folio of the list lies on the target node already."""
+    folios = call.todo.folios
+    listed = jnp.arange(folios.shape[0]) < call.todo.size
+    return (listed & (call.m.node_of(folios) == at.node)).any()
+
+
+def _windows(setup: CallSetup, carry: Carry, width: int, end: Index) -> Carry:
+    """The list up to `end`, window by window."""
+
+    def more(carry: Carry) -> Array:
+        return (carry.next < end) & (carry.call.error == 0)
+
+    return jax.lax.while_loop(more, lambda c: _next(setup, c, width), carry)
+
+
+def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
+    """The window that begins where the last one ended, or one batch of it."""
+    before, m = carry.next, carry.call.m
+    end = jnp.where(before < setup.huge, setup.huge, setup.size)
+    found = listed(m, carry.call.todo.folios, before, end, width)
+
+    def of_base_pages(carry: Carry) -> Carry:
+        return _at_once(setup, carry, found.flat, found.place)
+
+    def of_others(carry: Carry) -> Carry:
+        return _at_once(setup, carry, expanded(carry.call.m, found), found.place)
+
+    if m.geometry.orders == (0,):
+        carry = of_base_pages(carry)
+    elif width < CHUNK:
+        carry = of_others(carry)
+    else:
+        # Each kind of window has a form of its own: base pages need not pay for others.
+        is_flat = found.is_flat
+        carry = xla.when(is_flat, of_base_pages, carry)
+        carry = xla.when(~is_flat, of_others, carry)
+    if setup.safe:
+        return carry
+    return xla.when(carry.next == before, lambda c: _in_order(setup, c), carry)
+
+
+def _at_once(setup: CallSetup, carry: Carry, window: Window, place: Index) -> Carry:
+    """The folios of a window that nothing couples."""
+    batches = _cut(setup, window, carry)
+    if not setup.safe:
+        live, batches = _easy(setup, carry, window, batches)
+        window = window.only(live)
+
+    def migrate(carry: Carry) -> Carry:
+        carry = migrate_window(
+            setup.rules, carry, window, (batches, place), setup.at, setup.passes
+        )
+        return dataclasses.replace(carry, next=carry.next + window.count)
+
+    return migrate(carry) if setup.safe else xla.when(window.count > 0, migrate, carry)
+
+
+def _cut(setup: CallSetup, window: Window, carry: Carry) -> Cut:
+    """The batches of a window; hugetlb folios are in none."""
+    none = jnp.int32(0)
+    if not setup.rules.batched:
+        # A folio is a batch of its own.
+        lane = jnp.arange(window.head.shape[0], dtype=jnp.int32)
+        return Cut(lane, none, none)
+    found = cut(setup.rules, window, carry.open, setup.limit)
+    if not window.large:
+        return found
+    in_huge = carry.next < setup.huge
+    return Cut(
+        jnp.where(in_huge, 0, found.batch),
+        jnp.where(in_huge, none, found.closed),
+        jnp.where(in_huge, carry.open, found.open),
+    )
+
+
+def _easy(
+    setup: CallSetup, carry: Carry, window: Window, batches: Cut
+) -> tuple[Mask, Cut]:
+    """The folios of a window that can be worked at once, and their batches."""
+    m, r, there = carry.call.m, setup.rules, window.there
+    enough = _most_left(setup, carry) <= m.nfree[setup.at.node]
+    hard = (
+        _may_split(r, m, window) | _may_stop(r, m, window) | _may_trim(r, m, setup.at)
+    )
+    if not r.batched:
+        # Whoever runs out of memory ends all passes: the order matters from the start.
+        hard |= ~enough | _crowded(setup.at, m, window)
+        return whole_batches(batches, hard, there, enough & False), batches
+    hard |= jax.lax.cond(
+        enough, lambda: there & False, lambda: _short(setup.at, m, window)
+    )
+    hard |= _crowded(setup.at, m, window)
+    cuts = (~enough | can_couple(r, m)) & (carry.next >= setup.huge)
+    live = whole_batches(
+        batches, hard, there, cuts & (carry.next + window.count < setup.size)
+    )
+    left = there & ~live
+    # What is left begins a batch of its own.
+    first = jnp.where(left, batches.batch, NOWHERE).min()
+    ends = dataclasses.replace(batches, closed=first, open=jnp.int32(0))
+    some = lanes.some(left)[0]
+    return live, jax.tree.map(lambda a, b: jnp.where(some, a, b), ends, batches)
+
+
+def _short(at: Where, m: Machine, window: Window) -> Mask:
+    """Folios that could find no memory when their turn comes."""
+    pages = jnp.where(frame.kind(window.flags) == frame.HUGETLB, 0, window.pages)
+    return window.there & (lanes.running(pages) > m.nfree[at.node])
+
+
+def _crowded(at: Where, m: Machine, window: Window) -> Mask:
+    """Folios for which no frame is left before others have given theirs back.
+
+    That can only be where folios are moved to the node on which they are.
+    """
+    free = m.top[at.node]
+    few = jnp.minimum(blocks_in_use(m), window.count) <= free
+
+    none = window.there & False
+
+    def beyond(pool: Index, found: Mask) -> Mask:
+        mine = alloc.of_pool(m.geometry, window, window.there, pool)
+        return found | mine & (lanes.running(mine) > free[pool])
+
+    def by_rank() -> Mask:
+        return alloc.each_pool(m.geometry, window, beyond, none)
+
+    return jax.lax.cond(few.all(), lambda: none, by_rank)
+
+
+def blocks_in_use(m: Machine) -> Int32[Array, " orders"]:
+    """Folios in use on all nodes, by order."""
+    g = m.geometry
+    return g.nodes * jnp.asarray(g.pool_blocks, jnp.int32) - m.top.sum(axis=0)
+
+
+def _most_left(setup: CallSetup, carry: Carry) -> Index:
+    """Base pages that the rest of the list takes at most."""
+    m, g, folios = carry.call.m, carry.call.m.geometry, carry.call.todo.folios
+    if g.orders == (0,):
+        return setup.size - carry.next
+
+    def counted() -> Index:
+        index = jnp.arange(folios.shape[0])
+        there = (index >= carry.next) & (index < setup.size)
+        flags = lanes.rows(m.frame, jnp.where(there, folios, 0))[:, FLAGS]
+        there &= frame.kind(flags) != frame.HUGETLB
+        (pages,) = lanes.totals(jnp.where(there, jnp.int32(1) << frame.order(flags), 0))
+        return pages
+
+    # Mostly there is more free than all other nodes have in use: no folio is asked.
+    most = in_use(m)
+    return jax.lax.cond(most <= m.nfree[setup.at.node], lambda: most, counted)
+
+
+def in_use(m: Machine) -> Index:
+    """Base pages in use on all nodes, those of hugetlb pools included."""
+    g = m.geometry
+    sizes = jnp.asarray([1 << o for o in g.orders], jnp.int32)
+    return g.frames - (m.top * sizes).sum(dtype=jnp.int32)
+
+
+def can_couple(rules: Rules, m: Machine) -> bool:
+    """Whether something on this machine may need a batch to be worked by itself."""
+    splits = len(m.geometry.orders) > 1 and m.conditions is not None
+    stops = rules.crossing_opens_next and m.conditions is not None
+    return bool(splits or stops)
+
+
+def _may_split(rules: Rules, m: Machine, window: Window) -> Mask:
+    """Folios that could not be moved whole."""
+    no = window.head < 0
+    if not window.large or m.conditions is None:
+        return no
+    large = window.pages > 1
+    some = large & frame.has(window.flags, frame.CONDITIONED)
+
+    def unavailable() -> Mask:
+        heads = jnp.where(some, window.head, NOWHERE)
+        left, _ = cond.unpack(conditions_of(m, heads))
+        return some & (left[cond.NO_HUGE_DST] > 0)
+
+    short = jax.lax.cond(lanes.some(some)[0], unavailable, lambda: no)
+    return window.there & (split_first(rules, window.flags) | short)
+
+
+def _may_stop(rules: Rules, m: Machine, window: Window) -> Mask:
+    """As posted: folios that could be slept on while others are held."""
+    if not rules.crossing_opens_next or m.conditions is None:
+        return window.head < 0
+    return window.there & frame.has(window.flags, frame.CONDITIONED) & rules.may_sleep
+
+
+def _may_trim(rules: Rules, m: Machine, at: Where) -> Bool[Array, ""]:
+    """Whether a mask may change while others of the call are still to be flushed."""
+    strays = tlb.strays(rules, m.cpus)
+    return (strays & (jnp.arange(strays.shape[1]) != at.cpu)).any()
+
+
+def _in_order(setup: CallSetup, carry: Carry) -> Carry:
+    """The batch that comes next, folio by folio; up to 6.2 one folio, or all."""
+    r, cpu = setup.rules, setup.at.cpu
+    # That form keeps generations as it goes: those of the windows come first.
+    ev = flush.count_immediate(r, carry.call.ev, carry.flushes, carry.call.m.cpus, cpu)
+    k = carry.call.set(ev=ev, m=flush.catch_up(r, carry.call.m, carry.flushes, cpu))
+    flushes = dataclasses.replace(
+        flush.no_flushes(k.m.cpus), emptied=carry.flushes.emptied
+    )
+    # If memory may end, the passes of all folios of a serial call take turns.
+    end = setup.size
+    if not r.batched:
+        whole = _most_left(setup, carry) > carry.call.m.nfree[setup.at.node]
+        end = jnp.where(whole, setup.size, carry.next + 1)
+    todo = dataclasses.replace(k.todo, size=end)
+    stretch = Stretch(carry.next, setup.huge, once=bool(r.batched), passes=setup.passes)
+    k, after = migrate_stepwise(r, k.set(todo=todo), setup.at, setup.limit, stretch)
+    after = after if r.batched else end
+    k = k.set(todo=carry.call.todo, in_order=k.in_order + after - carry.next)
+    return dataclasses.replace(carry, call=k, next=after, flushes=flushes)
+
+
+def _end(setup: CallSetup, carry: Carry) -> Call:
+    """Flushes that are left, generations, and what others have flushed."""
+    r, k, cpu = setup.rules, carry.call, setup.at.cpu
+    flushes, ev = carry.flushes, k.ev
+    if r.batched:
+        current = (flushes.caught_up > flushes.deferred)[None]
+        ev, flushes = flush.close(
+            r, ev, flushes, k.m.cpus, cpu, flushes.open[None], current
+        )
+        ev = ev.add(batches=(carry.open > 0) & (k.error != ENOMEM))
+    ev = flush.count_immediate(r, ev, flushes, k.m.cpus, cpu)
+    m = flush.catch_up(r, k.m, flushes, cpu)
+    if m.conditions is not None:
+        m = flush.forget(m, carry.flushed)
+    return k.set(m=m, ev=ev)

@@ -1,0 +1,1 @@
+"""Linux's rules, each once: releases, the checks of an attempt, passes, phases, flushes."""

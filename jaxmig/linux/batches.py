@@ -1,0 +1,163 @@
+"""Where a window's batches end, and how far it can be worked at once.
+
+A list is cut where its base pages reach the limit; as posted, before the folio that
+would pass it.  One batch meets another only in free memory, and in what a split folio's
+pieces need: up to the first batch in which that could matter, all are worked at once.
+
+Source: migrate_pages() in mm/migrate.c.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux.rules import Rules
+from jaxmig.state import lanes, xla
+from jaxmig.state.lanes import Lanes, Mask
+from jaxmig.state.machine import NOWHERE
+from jaxmig.state.pytree import pytree
+from jaxmig.state.window import Window
+
+Index = Int32[Array, ""]
+
+
+@pytree
+class Cut:
+    """Batches of a window; the first may have begun before it."""
+
+    batch: Lanes  # of each folio, counted from the batch that was open
+    closed: Index  # batches that end here
+    open: Index  # base pages in the one that goes on
+
+
+def cut(rules: Rules, window: Window, open_pages: Index, limit: Index) -> Cut:
+    """The batches of a window's folios.
+
+    Args:
+      open_pages: base pages of the batch that was begun before the window.
+      limit: base pages at which a batch is closed.
+    """
+
+    def by_division() -> tuple[Array, ...]:
+        lane = jnp.arange(window.head.shape[0], dtype=jnp.int32)
+        # As posted, a folio larger than the limit leaves a batch open that is over it.
+        held = jnp.minimum(open_pages, limit)
+        place = jnp.maximum(lane - window.skipped, 0) + held
+        whole = (held + window.count) // limit
+        left = held + window.count - whole * limit
+        return lanes.numbers(place, limit), whole, left
+
+    def one_by_one() -> tuple[Array, ...]:
+        return _counted(rules, window, open_pages, limit)
+
+    return Cut(*(one_by_one() if window.large else by_division()))
+
+
+def _counted(
+    rules: Rules, window: Window, open_pages: Index, limit: Index
+) -> tuple[Array, ...]:
+    if xla.marks():
+        return jax.lax.platform_dependent(
+            window.pages,
+            open_pages,
+            limit,
+            cpu=lambda *args: _in_turn(rules, *args),
+            default=lambda *args: _by_jumps(rules, window, *args[1:]),
+        )
+    return _by_jumps(rules, window, open_pages, limit)
+
+
+def _in_turn(
+    rules: Rules, pages: Lanes, open_pages: Index, limit: Index
+) -> tuple[Array, ...]:
+    """Folio after folio, in one compiled function."""
+
+    def turns(
+        pages: Lanes, open_pages: Index, limit: Index
+    ) -> tuple[Lanes, Index, Index]:
+        def one(i: Array, carry: tuple[Lanes, Array, Array]) -> tuple[Array, ...]:
+            batch, number, held = carry
+            size = jax.lax.dynamic_slice(pages, (i,), (1,))[0]
+            if rules.crossing_opens_next:
+                # As far as it is filled, a batch stays open until the next one begins.
+                ends = (held > 0) & (size > 0) & (size > limit - held)
+                number, held = number + ends, jnp.where(ends, 0, held)
+                batch = xla.put(batch, i, number)
+                return batch, number, held + size
+            batch = xla.put(batch, i, number)
+            held += size
+            ends = held >= limit
+            return batch, number + ends, jnp.where(ends, 0, held)
+
+        start = (pages * 0, jnp.int32(0), open_pages)
+        return jax.lax.fori_loop(0, pages.shape[0], one, start)
+
+    return xla.whole(turns, pages, open_pages, limit)
+
+
+def _by_jumps(
+    rules: Rules, window: Window, open_pages: Index, limit: Index
+) -> tuple[Array, ...]:
+    """The same for all folios at once: who begins a batch is found by pointer doubling.
+
+    `after[i]` is the folio that begins the batch after the one that folio i begins.
+    """
+    count = window.pages.shape[0]
+    lane = jnp.arange(count, dtype=jnp.int32)
+    pages = window.pages
+    upto = lanes.running(pages)
+    total = upto[-1]
+
+    def first_beyond(start: Lanes) -> Lanes:
+        """The folio after the batch whose pages begin behind `start` pages."""
+        room = jnp.minimum(limit, total + 1)
+        if rules.crossing_opens_next:
+            found = jnp.searchsorted(upto, start + room, side="right")
+            alone = jnp.searchsorted(upto, start, side="right") + 1
+            return jnp.maximum(found, alone).astype(jnp.int32)
+        return (jnp.searchsorted(upto, start + room, side="left") + 1).astype(jnp.int32)
+
+    # Past the last folio there is one more place, which leads to itself.
+    after = jnp.append(first_beyond(upto - pages), count)
+    after = jnp.minimum(after, count)
+    if rules.crossing_opens_next:
+        begun = jnp.searchsorted(upto, limit - open_pages, side="right")
+        begun = jnp.maximum(begun, window.skipped)
+    else:
+        begun = jnp.searchsorted(upto, limit - open_pages, side="left") + 1
+    some = open_pages > 0
+    # The first batch that begins here: at the first folio, unless one was open.
+    first = jnp.where(some, jnp.minimum(begun, count), window.skipped).astype(jnp.int32)
+    begins = jnp.zeros(count + 1, bool).at[first].set(True)
+
+    def more(carry: tuple[Array, Array, Array]) -> Array:
+        return carry[2]
+
+    def double(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        begins, after, _ = carry
+        place = jnp.where(begins, after, count)
+        wider = begins.at[place].set(True)
+        return wider, after[after], (wider != begins).any()
+
+    begins, _, _ = jax.lax.while_loop(more, double, (begins, after, jnp.asarray(True)))
+    begins = begins[:count] & (lane < count) & window.there
+    batch = lanes.running(begins) - jnp.where(some, 0, 1)
+    batch = jnp.maximum(batch, 0)
+    last = batch.max()
+    (held,) = lanes.totals(jnp.where(batch == last, pages, 0))
+    held += jnp.where((last == 0) & some, open_pages, 0)
+    full = ~jnp.asarray(rules.crossing_opens_next) & (held >= limit)
+    return batch, last + full, jnp.where(full, 0, held)
+
+
+def whole_batches(cut: Cut, hard: Mask, there: Mask, cuts: Bool[Array, ""]) -> Mask:
+    """The folios that can be worked at once: those before the first hard batch.
+
+    Args:
+      hard: folios whose batch must be worked by itself.
+      cuts: the last batch is left out, too, if it goes on behind the window.
+    """
+    first_hard = jnp.where(hard & there, cut.batch, NOWHERE).min()
+    goes_on = (cut.open > 0) & cuts
+    first_left = jnp.minimum(first_hard, jnp.where(goes_on, cut.closed, NOWHERE))
+    return there & (cut.batch < first_left)

@@ -1,0 +1,276 @@
+"""What stands in a folio's way, looked at in the kernel's order.
+
+Which tests a folio fails depends on its conditions, on the stage and on the release; a
+test wears a condition out or, where the stage may sleep, waits until it is over.
+
+Source: migrate_folio_unmap(), move_to_new_folio(), __buffer_migrate_folio(),
+fallback_migrate_folio() in mm/migrate.c, can_split_folio(), split_huge_page_to_list() in
+mm/huge_memory.c.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux.folio import (
+    EAGAIN,
+    EDEADLOCK,
+    ENOMEM,
+    FAILED,
+    PIN_HELD,
+    SLEEPS,
+    SUCCESS,
+    UNMAPPED,
+    exclusive,
+    is_freed,
+    pages_of,
+    pin_refs,
+)
+from jaxmig.linux.rules import Rules
+from jaxmig.state import conditions as cond, frame
+from jaxmig.state.pytree import pytree
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+
+
+@pytree
+class Stage:
+    """What a pass over a list may do."""
+
+    batch: Flag  # TTU_BATCH_FLUSH
+    sleeps: Flag  # may sleep at all (mode and stage)
+    posted: Flag  # the series as posted: -EDEADLOCK instead of a sleep with locks held
+    force: Flag  # may sleep on this pass
+
+
+@dataclasses.dataclass(frozen=True)
+class FolioView:
+    """A folio as an attempt finds it, or a lane each of many."""
+
+    flags: Index
+    refs: Index
+    mapped: Flag  # whether its chain has an entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """Running result of a sequence of tests."""
+
+    left: tuple[Index, ...]  # by state
+    marks: Index
+    going: Flag  # no test has failed yet
+    rc: Index
+
+    def set(self, **changes: Any) -> "Checks":
+        """These with some fields replaced."""
+        return dataclasses.replace(self, **changes)
+
+    def blocks(self, state: int) -> Flag:
+        """Whether a test of `state` now would find it there."""
+        return self.left[state] > 0
+
+    def wear(self, state: int, when: Flag, over: Flag | bool = False) -> "Checks":
+        """These after a test of `state`, if there was one; `over`: it has ended."""
+        n = self.left[state]
+        worn = when & (n > 0) & (n < cond.UNTIL_WAITED)
+        new = jnp.where(over, 0, n - worn)
+        return self.set(left=(*self.left[:state], new, *self.left[state + 1 :]))
+
+    def look_at(
+        self, state: int, may_sleep: Flag, fail: Any, here: Flag | bool = True
+    ) -> "Checks":
+        """Test `state` where `here` holds: sleep on it if allowed, else fail."""
+        looked = self.going & here
+        there = looked & self.blocks(state)
+        slept = there & may_sleep
+        endless = slept & ((self.marks & cond.forever(state)) != 0)
+        failed = there & ~may_sleep
+        rc = jnp.where(endless, SLEEPS, jnp.where(failed, fail, self.rc))
+        t = self.wear(state, looked, slept)
+        return t.set(going=self.going & ~failed & ~endless, rc=rc)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What the tests of one attempt found."""
+
+    left: tuple[Index, ...]
+    marks: Index
+    refs: Index  # the folio's references afterwards
+    rc: Index
+
+
+@dataclasses.dataclass(frozen=True)
+class UnmapChecked(Checked):
+    """The same before try_to_migrate()."""
+
+    freed: Flag  # only its isolation held it
+    tried: Flag  # a destination was there
+    walks: Flag
+    refuses: Flag  # pinned and exclusive: found out by the walk
+
+
+def check_unmap(
+    rules: Rules,
+    st: Stage,
+    folio: FolioView,
+    left: tuple[Index, ...],
+    marks: Index,
+    room: Index,
+    held: Flag,
+) -> UnmapChecked:
+    """The tests of migrate_folio_unmap(); `room`: free base pages of the target.
+
+    `held`: other folios are locked, which only the posted series asks.
+    """
+    flags = folio.flags
+    pages = pages_of(flags)
+    freed = is_freed(rules.moves_freed_driver_pages, flags, folio.refs, marks)
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+    marks = marks & ~cond.WRITTEN_OUT
+    t = Checks(left, marks, ~freed, jnp.int32(UNMAPPED))
+    # hugetlb folios come from a pool of their own; a target page is always there.
+    short = room < jnp.where(hugetlb, 0, pages)
+    short |= (pages > 1) & t.blocks(cond.NO_HUGE_DST)
+    t = t.wear(cond.NO_HUGE_DST, ~freed & (pages > 1))
+    tried = ~freed & ~short
+    t = _before_walk(rules, st, t.set(going=tried), flags, held)
+    movable = frame.kind(flags) == frame.MOVABLE_OPS
+    walks = t.going & ~movable & folio.mapped
+    skips = walks & frame.on_stack(flags)
+    stack = skips & t.blocks(cond.TEMP_STACK)
+    walks &= ~stack
+    pinned = walks & exclusive(flags)
+    refuses = pinned & t.blocks(cond.PINNED)
+    unpin = pinned & ~refuses & ((marks & PIN_HELD) != 0)
+    t = t.wear(cond.TEMP_STACK, skips).wear(cond.PINNED, pinned)
+    rc = jnp.where(stack | refuses, EAGAIN, t.rc)
+    rc = jnp.where(short & ~freed, ENOMEM, jnp.where(freed, SUCCESS, rc))
+    return UnmapChecked(
+        left=t.left,
+        marks=jnp.where(unpin, marks & ~PIN_HELD, marks),
+        refs=folio.refs - jnp.where(unpin, pin_refs(flags), 0),
+        rc=rc,
+        freed=freed,
+        tried=tried,
+        walks=walks,
+        refuses=refuses,
+    )
+
+
+def _before_walk(
+    rules: Rules, st: Stage, checks: Checks, flags: Index, held: Flag
+) -> Checks:
+    """Lock, writeback, missing mapping, in their order."""
+    no = jnp.asarray(False)
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+    may_sleep = st.force & st.sleeps & (rules.waits_for_writeback | ~hugetlb)
+    # Sleeping on a lock while others are held could deadlock: move those first.
+    stuck = st.posted & may_sleep & held
+    fail = jnp.where(stuck, EDEADLOCK, EAGAIN)
+    checks = checks.look_at(cond.LOCKED, may_sleep & ~stuck, fail)
+    # Only SYNC waits for writeback; elsewhere the folio is given up at once.
+    waits = rules.waits_for_writeback & st.sleeps
+    early = jnp.where(waits, EAGAIN, FAILED)
+    checks = checks.look_at(cond.WRITEBACK, st.force & waits, early, ~hugetlb)
+    lru = frame.kind(flags) != frame.MOVABLE_OPS
+    # A hugetlb folio without its mapping is being freed: -EBUSY.
+    checks = checks.look_at(
+        cond.NO_MAPPING, no, jnp.where(hugetlb, FAILED, EAGAIN), lru
+    )
+    return checks
+
+
+def _references(
+    checks: Checks, folio: FolioView, pins: Flag | bool, attempt: bool = True
+) -> tuple[Checks, Index]:
+    """A look at the reference count, if no test has failed: conditions and count.
+
+    The n-th attempt finds the references of a condition gone; `pins` among them.
+    """
+    looked, marks = checks.going, checks.marks
+    gone = looked & ~checks.blocks(cond.EXTRA_REF)
+    drop = jnp.where(gone, marks >> cond.EXTRA_SHIFT, 0)
+    pinned = looked & pins & ((marks & PIN_HELD) != 0)
+    unpin = pinned & ~checks.blocks(cond.PINNED)
+    if attempt:
+        checks = checks.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
+    marks = marks - (drop << cond.EXTRA_SHIFT)
+    marks = jnp.where(unpin, marks & ~PIN_HELD, marks)
+    refs = folio.refs - drop - jnp.where(unpin, pin_refs(folio.flags), 0)
+    return checks.set(marks=marks), refs
+
+
+def _counted(checks: Checks, refs: Index, expected: Index) -> Checks:
+    """The count must be the expected one."""
+    busy = checks.going & (refs != expected)
+    return checks.set(going=checks.going & ~busy, rc=jnp.where(busy, EAGAIN, checks.rc))
+
+
+def check_move(
+    rules: Rules, st: Stage, folio: FolioView, left: tuple[Index, ...], marks: Index
+) -> Checked:
+    """The tests of move_to_new_folio()."""
+    no = jnp.asarray(False)
+    flags = folio.flags
+    movable = frame.kind(flags) == frame.MOVABLE_OPS
+    asked = movable & ((marks & cond.RELEASED) == 0)
+    t = Checks(left, marks, asked, jnp.int32(SUCCESS))
+    t = t.look_at(cond.DRIVER_EAGAIN, no, EAGAIN).look_at(cond.DRIVER_ERROR, no, FAILED)
+    t = _written(rules, st, t.set(going=~movable))
+    t, refs = _references(t, folio, ~exclusive(flags))
+    t = _counted(t, refs, frame.cache_refs(flags))
+    hugetlb = frame.kind(flags) == frame.HUGETLB
+    buffers = frame.has(flags, frame.PRIVATE) & ~hugetlb
+    t = t.look_at(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
+    # folio_mc_copy(): -EHWPOISON.
+    lost = t.going & frame.has(flags, frame.HURT)
+    t = t.set(rc=jnp.where(lost, FAILED, t.rc))
+    return Checked(t.left, t.marks, refs, t.rc)
+
+
+def _written(rules: Rules, st: Stage, checks: Checks) -> Checks:
+    """fallback_migrate_folio() of a dirty page, which SYNC has written out.
+
+    That maps the page again, so that no pass moves it before it is unmapped anew.
+    """
+    dirty = checks.going & ((checks.marks & cond.UNWRITTEN) != 0)
+    sync = rules.waits_for_writeback & st.sleeps & ~rules.gives_up_dirty
+    starts = dirty & sync
+    busy = checks.going & (starts | ((checks.marks & cond.WRITTEN_OUT) != 0))
+    marks = jnp.where(
+        starts, checks.marks & ~cond.UNWRITTEN | cond.WRITTEN_OUT, checks.marks
+    )
+    left = list(checks.left)
+    left[cond.WRITEBACK] = jnp.where(starts, cond.UNTIL_WAITED, left[cond.WRITEBACK])
+    rc = jnp.where(busy, EAGAIN, jnp.where(dirty, FAILED, checks.rc))
+    return Checks(tuple(left), marks, checks.going & ~busy & ~dirty, rc)
+
+
+def check_split(
+    folio: FolioView,
+    left: tuple[Index, ...],
+    marks: Index,
+    mapped: Index,
+    trylock: Flag,
+) -> Checked:
+    """What split_huge_page_to_list() and its caller look at; `mapped`: entries.
+
+    A lock that is only tried, references that nobody accounts for, and mappings that the
+    walk would skip give EAGAIN; writeback, a missing mapping and locked buffers FAILED.
+    """
+    no = jnp.asarray(False)
+    flags = folio.flags
+    t = Checks(left, marks, jnp.asarray(True), jnp.int32(SUCCESS))
+    t = t.look_at(cond.LOCKED, ~trylock, EAGAIN)
+    t = t.look_at(cond.WRITEBACK, no, FAILED).look_at(cond.NO_MAPPING, no, FAILED)
+    buffers = frame.has(flags, frame.PRIVATE)
+    t = t.look_at(cond.BUFFERS_LOCKED, no, FAILED, buffers)
+    # can_split_folio() only looks.
+    t, refs = _references(t, folio, True, attempt=False)
+    t = _counted(t, refs, mapped + frame.cache_refs(flags))
+    t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
+    return Checked(t.left, t.marks, refs, t.rc)

@@ -1,0 +1,328 @@
+"""Flushes that the folios of a window ask for: batch by batch, and at once.
+
+Source: set_tlb_ubc_flush_pending(), should_defer_flush() in mm/rmap.c,
+pmdp_huge_clear_flush(), huge_ptep_clear_flush().
+"""
+
+import dataclasses
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux import outcomes as oc, tlb
+from jaxmig.linux.batches import Cut
+from jaxmig.linux.mappings import PageMaps, chain
+from jaxmig.linux.phases import flush
+from jaxmig.linux.phases.flush import CallFlushes, FlushRequests
+from jaxmig.linux.plan import Pages, Plan
+from jaxmig.linux.rules import Rules
+from jaxmig.state import frame, lanes, pte, xla
+from jaxmig.state.events import Events
+from jaxmig.state.frame import FLAGS
+from jaxmig.state.lanes import Lanes, Mask
+from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.pytree import pytree
+from jaxmig.state.window import Window
+
+Index = Int32[Array, ""]
+PASS_SHIFT: Final = (
+    27  # an attempt's time: its pass, then its folio's place in the list
+)
+
+
+@pytree
+class Walks:
+    """How often each base page's entries are cleared, and for whom."""
+
+    unmaps: Lanes  # in the first stage, then in the second
+    again: Lanes
+    refusals: Lanes  # of the page's first entry
+    again_refused: Lanes
+    at_once: Mask  # not in a batch: nothing waits for another folio
+    hugetlb: Mask
+
+
+def walks_of(rules: Rules, window: Window, pages: Pages) -> Walks:
+    """The walks of each page of a window."""
+    a, b, refused, later = (
+        oc.number(pages.counts, what, stage)
+        for what in (oc.UNMAPS, oc.REFUSALS)
+        for stage in (0, 1)
+    )
+    hugetlb = frame.kind(window.page_row[:, FLAGS]) == frame.HUGETLB
+    at_once = hugetlb | (not rules.batched)
+    if window.large:
+        refused, later = (jnp.where(window.is_head, x, 0) for x in (refused, later))
+    else:
+        at_once = jnp.zeros_like(hugetlb) | (not rules.batched)
+    return Walks(a, b, refused, later, at_once, hugetlb)
+
+
+def _flushes(walks: Walks, bits: Lanes, here: Mask, waits: Mask) -> Lanes:
+    """How often an entry is flushed by itself; `waits`: its address space can wait."""
+    pmd = pte.has(bits, pte.HUGE)
+    # pmdp_invalidate() flushes even what no TLB can hold.
+    always = pmd & ~walks.hugetlb
+    held = pte.accessible(bits) | always
+    # A NUMA hint does not return when the entry is put back.
+    later = ~pte.has(bits, pte.VM_PROT_NONE) | always
+    first = jnp.minimum(walks.unmaps, 1)
+    n = (first + walks.refusals) * held + (walks.unmaps - first) * later
+    n = jnp.where(waits & ~pmd & ~walks.at_once, 0, n)
+    again = jnp.where(walks.unmaps > 0, later, held)
+    return jnp.where(here, n + (walks.again + walks.again_refused) * again, 0)
+
+
+def close_batches(
+    rules: Rules,
+    ev: Events,
+    flushes: CallFlushes,
+    m: Machine,
+    cpu: Index,
+    window: Window,
+    known: tuple[PageMaps, Plan, Pages, Cut, Index],
+    put_off: Bool[Array, " mms"],
+) -> tuple[Events, CallFlushes, FlushRequests]:
+    """Close the batches that end in the window; its last one may go on in the next.
+
+    Args:
+      known: of the window what the page tables say, its plan, by folio and by page,
+        its batches, and the place in the list of its first lane.
+      put_off: address spaces whose flushes can wait.
+    Returns:
+      Events, what is flushes then, and what this window asks for.
+    """
+    seen, p, pages, c, place = known
+    walks = walks_of(rules, window, pages)
+    slots = window.head.shape[0] + 1
+    pending, asked = asked_of(
+        rules, m, window, (seen, walks, pages.batch), slots, put_off
+    )
+    if not rules.batched:
+        return ev, _with_requests(flushes, m, asked, rules), asked
+    times = _times(
+        m, window, p, seen, walks, pages.batch, (flushes, cpu, place, put_off)
+    )
+    ev, flushes = end_batches(
+        rules, ev, flushes, m, cpu, (pending, asked, c.closed), times
+    )
+    return ev, flushes, asked
+
+
+def asked_of(
+    rules: Rules,
+    m: Machine,
+    window: Window,
+    known: tuple[PageMaps, Walks, Lanes],
+    slots: int,
+    put_off: Bool[Array, " mms"],
+) -> tuple[Bool[Array, "batches mms"], FlushRequests]:
+    """The flushes that the folios of a window ask for.
+
+    Args:
+      known: of each page what the page tables say, its walks and its batch.
+      slots: more than there are batches.
+      put_off: address spaces whose flushes can wait.
+    Returns:
+      What each batch has pending (nothing where there are none), and all of it together.
+    """
+    seen, walks, batch = known
+    one, whole = _immediate(m, window, seen, walks, put_off)
+    if not rules.batched:
+        none = jnp.zeros_like(put_off)
+        return none[None], FlushRequests(none, one, whole)
+    owes = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
+    pending = _pending(rules, m, window, seen, owes, batch, slots, put_off)
+    return pending, FlushRequests(pending.any(axis=0), one, whole)
+
+
+def end_batches(
+    rules: Rules,
+    ev: Events,
+    flushes: CallFlushes,
+    m: Machine,
+    cpu: Index,
+    asked: tuple[Bool[Array, "batches mms"], FlushRequests, Index],
+    times: tuple[Lanes, Lanes] | None = None,
+) -> tuple[Events, CallFlushes]:
+    """Close the batches that end in a window.
+
+    Args:
+      asked: what each batch has pending, what all ask for, and how many end.
+      times: of each batch, see `_times`.
+    Returns:
+      Events, and what is flushes then.
+    """
+    pending, all_of_it, ends = asked
+    slots = pending.shape[0]
+    pending = pending.at[0].set(pending[0] | flushes.open)
+    flushes = _with_requests(flushes, m, all_of_it, rules)
+    last = jnp.minimum(ends, slots - 1)
+    still = pending[last]
+    closed = jnp.arange(slots) < ends
+    current = jnp.zeros(slots, bool) if times is None else times[1] > times[0]
+    ev, flushes = flush.close(
+        rules, ev, flushes, m.cpus, cpu, pending & closed[:, None], current & closed
+    )
+    if times is not None:
+        flushes = dataclasses.replace(
+            flushes, deferred=times[0][last], caught_up=times[1][last]
+        )
+    return ev, dataclasses.replace(flushes, open=still & (ends < slots))
+
+
+def _with_requests(
+    flushes: CallFlushes, m: Machine, asked: FlushRequests, rules: Rules
+) -> CallFlushes:
+    return dataclasses.replace(
+        flushes,
+        one=flushes.one + asked.one,
+        whole=flushes.whole + asked.whole,
+        emptied=flushes.emptied | flush.emptied(rules, m.cpus, asked),
+    )
+
+
+def _pending(
+    rules: Rules,
+    m: Machine,
+    window: Window,
+    seen: PageMaps,
+    owes: Mask,
+    batch: Lanes,
+    slots: int,
+    put_off: Bool[Array, " mms"],
+) -> Bool[Array, "batches mms"]:
+    """Which address spaces each batch of the window has something pending of."""
+    mms = put_off.shape[0]
+    none = jnp.zeros((slots, mms), bool)
+    if not m.geometry.shared:
+        at = jnp.where(owes & (seen.counted > 0), batch * mms + seen.mm, NOWHERE)
+        flat = jax.lax.platform_dependent(
+            at, none.reshape(-1), cpu=_marked, default=_marked_once
+        )
+        return flat.reshape(slots, mms)
+
+    def step(carry: tuple) -> tuple:
+        pending, entry = carry
+        old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
+        bits = old[:, pte.BITS]
+        mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
+        counted = tlb.defers_entry(rules, bits) & (entry != NOWHERE) & put_off[mm]
+        at = jnp.where(counted, batch, slots)
+        return pending.at[at, mm].set(True, mode="drop"), following
+
+    first = jnp.where(owes, chain(m, window.page_row), NOWHERE)
+    return lanes.along_chains(True, step, (none, first))[0]
+
+
+def _marked(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"]:
+    return lanes.scattered(at, jnp.ones(at.shape[0], bool), none)
+
+
+def _marked_once(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"]:
+    # One of a run is enough; all of it would be in each other's way on a GPU.
+    run = at[1:] == at[:-1]
+    return _marked(at.at[1:].set(jnp.where(run, NOWHERE, at[1:])), none)
+
+
+def _immediate(
+    m: Machine,
+    window: Window,
+    seen: PageMaps,
+    walks: Walks,
+    put_off: Bool[Array, " mms"],
+) -> tuple[Int32[Array, " mms"], Int32[Array, " mms"]]:
+    """Rounds of one entry each, and of one whole PMD each, by address space."""
+    mms = put_off.shape[0]
+    none = jnp.zeros(mms, jnp.int32)
+
+    def sums(old: Array, here: Mask) -> tuple[Lanes, Lanes, Lanes]:
+        bits = old[:, pte.BITS]
+        mm = jnp.where(here, pte.mm_of(bits), 0)
+        n = _flushes(walks, bits, here, put_off[mm])
+        if not window.large:
+            return mm, n, n * 0
+        whole = pte.has(bits, pte.HUGE) & ~walks.hugetlb
+        return mm, jnp.where(whole, 0, n), jnp.where(whole, n, 0)
+
+    if seen.words is not None:
+        mm, one, whole = sums(seen.words, seen.maps > 0)
+        if mms == 1:
+            found = lanes.totals(one, whole)
+            return found[0][None], found[1][None]
+
+        def add() -> tuple[Array, Array]:
+            return none.at[mm].add(one), none.at[mm].add(whole)
+
+        return jax.lax.cond(lanes.some(one + whole)[0], add, lambda: (none, none))
+
+    def step(carry: tuple) -> tuple:
+        total, entry = carry
+        old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
+        mm, one, whole = sums(old, entry != NOWHERE)
+        return (total[0].at[mm].add(one), total[1].at[mm].add(whole)), following
+
+    some = walks.again + walks.again_refused > 0
+    now = walks.unmaps + walks.refusals > 0
+    some |= now & (walks.at_once | (seen.pmds > 0) | ~put_off.all())
+    first = jnp.where(some, chain(m, window.page_row), NOWHERE)
+    return lanes.along_chains(True, step, ((none, none), first))[0]
+
+
+def _times(
+    m: Machine,
+    window: Window,
+    plan: Plan,
+    seen: PageMaps,
+    walks: Walks,
+    batch: Lanes,
+    given: tuple[CallFlushes, Index, Index, Bool[Array, " mms"]],
+) -> tuple[Lanes, Lanes] | None:
+    """When each batch last put a PTE off, and last flushed a PMD at once.
+
+    Only for what the migrating CPU itself runs: after the PMD it has nothing to drop
+    when the batch's own flush comes.  None if there are no leaves.
+    """
+    flushes, cpu, place, put_off = given
+    if not window.large:
+        return None
+    slots = window.head.shape[0] + 1
+    nothing = jnp.zeros(slots, jnp.int32)
+    deferred, whole = (
+        nothing.at[0].set(x) for x in (flushes.deferred, flushes.caught_up)
+    )
+    mm = m.cpus.mm[cpu]
+    lane = jnp.arange(window.head.shape[0], dtype=jnp.int32)
+    passes = jnp.maximum(plan.number(oc.TRIES, 0), 1)
+    acts = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
+
+    def mine(old: Array, entry: Lanes) -> tuple[Mask, Mask]:
+        bits = old[:, pte.BITS]
+        own = (entry != NOWHERE) & (pte.mm_of(bits) == mm) & acts
+        pmd = pte.has(bits, pte.HUGE)
+        return own & ~pmd & put_off[jnp.where(own, mm, 0)], own & pmd
+
+    def look() -> tuple[Lanes, Lanes]:
+        def step(carry: tuple) -> tuple:
+            (puts, drops), entry = carry
+            old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
+            a, b = mine(old, entry)
+            return (puts | a, drops | b), following
+
+        no = acts & False
+        (when,) = window.spread((passes << PASS_SHIFT) | (place + lane))
+        first = jnp.where(acts, chain(m, window.page_row), NOWHERE)
+        start = ((no, no), first)
+        puts, drops = lanes.along_chains(m.geometry.shared, step, start)[0]
+        at = [jnp.where(x, batch, slots) for x in (puts, drops)]
+        return (
+            deferred.at[at[0]].max(when, mode="drop"),
+            whole.at[at[1]].max(when, mode="drop"),
+        )
+
+    some = (mm != NOWHERE) & lanes.some(acts & (seen.pmds > 0))[0]
+    # Without a leaf in the window only what was open before can have caught up, until
+    # another PTE is put off.
+    return jax.lax.cond(some | (flushes.caught_up > 0), look, lambda: (deferred, whole))

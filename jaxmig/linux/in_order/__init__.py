@@ -1,0 +1,1 @@
+"""A batch one folio after another, where one folio decides what the next one finds."""

@@ -1,0 +1,80 @@
+"""A folio, what is asked of it in one step, and what becomes of it.
+
+Source: migrate_folio_unmap(), migrate_folio_move() in mm/migrate.c.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux.folio import pages_of
+from jaxmig.linux.in_order.carried import State
+from jaxmig.state import conditions as cond, frame, xla
+from jaxmig.state.frame import FLAGS
+from jaxmig.state.pytree import pytree
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+UNMAP, MOVE, UNDO, DIVIDE, SKIP = range(5)
+
+
+@pytree
+class StepPlan:
+    """What a step does to its folio."""
+
+    rc: Index  # how the attempt ended, see folio.py
+    tried: Flag  # a destination was obtained
+    taken: Flag  # and is reserved from now on
+    walks: Flag  # try_to_migrate() looks at the entries
+    refuses: Flag
+    freed: Flag  # only its isolation or its driver held it
+    released: Flag  # by its driver: only to be freed
+    moved: Flag
+    undone: Flag
+    divided: Flag  # split
+    halved: Flag  # only its first PMD leaf was
+    zeros: Flag  # split, and some pieces are of zeros and mapped to the zero page
+
+    @property
+    def gone(self) -> Flag:
+        """Whether the folio is not where it was."""
+        return self.moved | self.freed | self.released
+
+
+@dataclasses.dataclass(frozen=True)
+class Folio:
+    """The folio of a step, as it was before."""
+
+    head: Index
+    row: Int32[Array, " 4"]
+    words: Int32[Array, " 4"]  # its conditions
+
+    @property
+    def flags(self) -> Index:
+        """Its flags."""
+        return self.row[FLAGS]
+
+    @property
+    def pages(self) -> Index:
+        """Its base pages."""
+        return pages_of(self.flags)
+
+    @property
+    def kind(self) -> Index:
+        """One of frame.FREE ... HUGETLB."""
+        return frame.kind(self.flags)
+
+    @property
+    def counted(self) -> Index:
+        """Base pages of free memory that it takes: hugetlb has a pool of its own."""
+        return jnp.where(self.kind == frame.HUGETLB, 0, self.pages)
+
+
+def look(state: State, head: Index) -> Folio:
+    """The folio at `head`."""
+    if state.conditions is None:
+        row = xla.read(head, lambda: state.frame[head])
+        return Folio(head, row, jnp.zeros(cond.WORDS, jnp.int32))
+    c = state.conditions
+    return Folio(head, *xla.read(head, lambda: (state.frame[head], c[head])))

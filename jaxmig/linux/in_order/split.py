@@ -1,0 +1,133 @@
+"""Splitting a large folio into base pages, when it cannot be moved whole.
+
+An anonymous folio's pages stay mapped, each by a PTE of its own.  The pages of a file
+or shmem folio are unmapped and will be faulted back when somebody touches them.  What
+becomes of the entries is in `entry.py`; here are the frames.
+
+Source: split_huge_page_to_list(), unmap_folio(), can_split_folio() in mm/huge_memory.c,
+try_split_folio() in mm/migrate.c, Linux 6.3 to 6.18.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux.phases.copypage import blank
+from jaxmig.linux.rules import Rules
+from jaxmig.state import frame, pte, xla
+from jaxmig.state.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
+from jaxmig.state.machine import NOWHERE, Geometry, Machine
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+Rows = Int32[Array, "frames 4"]
+
+
+def mappings(rows: Rows, head: Index, pages: Index) -> tuple[Index, Index]:
+    """Entries that map a folio, and its pages of zeros (`pages` 0: none)."""
+
+    def page(i: Index, total: tuple[Index, Index]) -> tuple[Index, Index]:
+        row = xla.read(i, lambda: rows[head + i])
+        return total[0] + row[MAPCOUNT], total[1] + frame.is_empty(row[FLAGS])
+
+    return jax.lax.fori_loop(0, pages, page, (jnp.int32(0), jnp.int32(0)))
+
+
+def leaves_of(
+    geometry: Geometry, following: Array, entries: Array, first: Index, when: Flag
+) -> Index:
+    """PMD leaves that map a folio, in the chain that begins with `first`."""
+    if not geometry.shares_pmds:
+        return jnp.int32(0)
+
+    def step(carry: tuple[Index, Index]) -> tuple[Index, Index]:
+        entry, n = carry
+        bits, after = xla.read(
+            entry, lambda: (entries[entry, pte.BITS], following[entry])
+        )
+        return after, n + pte.has(bits, pte.HUGE)
+
+    start = (jnp.where(when, first, NOWHERE), jnp.int32(0))
+    return jax.lax.while_loop(lambda c: c[0] != NOWHERE, step, start)[1]
+
+
+def loses_one_leaf(rules: Rules, flags: Index, leaves: Index) -> Flag:
+    """Whether all that a split does is to split the first of a folio's PMD leaves.
+
+    try_to_migrate() ends there; a file's folios go through try_to_unmap().
+    """
+    return rules.splits_one_shared_pmd & frame.is_anon(flags) & (leaves > 1)
+
+
+def maps_zeros(rules: Rules, flags: Index) -> Flag:
+    """Whether pieces of zeros are mapped to the zero page: try_to_map_unused_to_zeropage().
+
+    Who locks memory wants pages of his own.
+    """
+    locked = frame.has(flags, frame.MLOCKED)
+    return rules.zero_pieces & frame.is_anon(flags) & ~locked
+
+
+def piece_rows(
+    rows: Rows, head: Index, flags: Index, pages: Index, zeros: Flag
+) -> Rows:
+    """Rows of the pieces: base pages with the references their mappings give them.
+
+    `flags`: the folio's, `pages` 0: nothing happens.  `zeros`: see `maps_zeros`.
+    """
+    stays = frame.is_anon(flags)
+    gone = frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED
+    folio = flags & ~(gone | frame.ZERO | frame.POISONED | frame.HURT)
+    cached = frame.cache_refs(folio)
+
+    def piece(index: Index, rows: Rows) -> Rows:
+        old = xla.read(index, lambda: rows[head + index])
+        own = old[FLAGS] & (frame.ZERO | frame.POISONED)
+        own |= jnp.where(frame.has(own, frame.POISONED), frame.HURT, 0)
+        mapped = stays & ~(zeros & frame.is_empty(own))
+        maps = jnp.where(mapped, old[MAPCOUNT], 0)
+        chain = jnp.where(mapped, old[RMAP], NOWHERE)
+        bits = folio | own
+        return xla.put(
+            rows, head + index, jnp.stack([maps + cached, maps, bits, chain])
+        )
+
+    return jax.lax.fori_loop(0, pages, piece, rows)
+
+
+def put_back_zeros(m: Machine, given_up: Flag) -> Machine:
+    """Frees pieces of zeros that nobody has looked at, if the rest of a list is given up.
+
+    Nothing maps them: with the list's reference, which the caller drops, they end.
+    """
+    g = m.geometry
+    if g.orders == (0,):
+        return m
+
+    def put_back(carry: tuple[Rows, Array]) -> tuple[Rows, Array]:
+        rows, nfree = carry
+
+        def unmapped() -> Array:
+            flags = rows[:, FLAGS]
+            gone = frame.is_empty(flags) & (rows[:, REFCOUNT] == 0)
+            used = frame.kind(flags) != frame.FREE
+            return gone & used & ~frame.has(flags, frame.TAIL)
+
+        gone = xla.read(nfree, unmapped)
+        pages = gone.reshape(g.nodes, -1).sum(axis=1, dtype=jnp.int32)
+        index = jnp.where(gone, jnp.arange(rows.shape[0]), NOWHERE)
+        return rows.at[index].set(blank(1)[0], mode="drop"), nfree + pages
+
+    rows, nfree = xla.when(given_up, put_back, (m.frame, m.nfree))
+    return dataclasses.replace(m, frame=rows, nfree=nfree)
+
+
+def pieces_of(geometry: Geometry, head: Index) -> Index:
+    """How many pieces a split folio became: its place tells the pool it came from."""
+    offset = head % geometry.frames_per_node
+    order = jnp.int32(0)
+    for i, o in enumerate(geometry.orders):
+        order = jnp.where(offset >= geometry.pool_start(i), o, order)
+    return jnp.int32(1) << order

@@ -1,0 +1,323 @@
+"""One step with one folio: unmap, move, undo or split it.
+
+Serial migration unmaps and moves a folio in two steps one after the other, batched
+migration first unmaps a whole batch.  A step is: all tests, then the move of contents
+and identity, one walk over the entries, then what is left of the old frames.  Every
+part is there once, and which of them act is data.
+
+Source: migrate_folio_unmap(), migrate_folio_move(), migrate_folio_undo_src(),
+migrate_folio_undo_dst() in mm/migrate.c, split_huge_page_to_list() in mm/huge_memory.c.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux import checks, tlb
+from jaxmig.linux.checks import Stage
+from jaxmig.linux.folio import EAGAIN, FAILED, SUCCESS, UNMAPPED, drains, split_first
+from jaxmig.linux.in_order import entry as entries
+from jaxmig.linux.in_order.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, StepPlan
+from jaxmig.linux.in_order.carried import HELD, Context, State
+from jaxmig.linux.in_order.entry import Walk, walk
+from jaxmig.linux.in_order.rmap import RmapState, walked_pages
+from jaxmig.linux.in_order.split import (
+    leaves_of,
+    loses_one_leaf,
+    mappings,
+    maps_zeros,
+    piece_rows,
+)
+from jaxmig.linux.phases import alloc
+from jaxmig.linux.phases.copypage import free_folio, move_rows
+from jaxmig.state import conditions as cond, frame, log, xla
+from jaxmig.state.frame import FLAGS, REFCOUNT, RMAP
+from jaxmig.state.machine import NOWHERE
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+
+
+def step(
+    context: Context, st: Stage, state: State, folio: Folio, act: Index, keeps: Flag
+) -> tuple[State, StepPlan]:
+    """Do `act` to a folio; `keeps`: what must be tried again stays unmapped."""
+    state, p = _decide(context, st, state, folio, act, keeps)
+    state = _announce(context, state, folio, act, p)
+    state, base = _move(context, state, folio, p)
+    state = state.note(
+        log.FOLIO,
+        folio.head,
+        frame.order(folio.flags),
+        log.UNDO,
+        when=p.undone & (act == MOVE),
+    )
+    state, seen = _walk(context, st, state, folio, act, p, base)
+    state = _update_head(context, state, folio, act, p, base, seen)
+    state = _divide(context, state, folio, p, seen)
+    return _give_back(context, state, folio, p, base), p
+
+
+def _decide(
+    context: Context, st: Stage, state: State, folio: Folio, act: Index, keeps: Flag
+) -> tuple[State, StepPlan]:
+    """Test what stands in the folio's way, and wear it out."""
+    left, marks = cond.unpack(folio.words)
+    node = jnp.arange(context.geometry.nodes) == context.at.node
+    room = jnp.where(node, state.nfree, 0).sum(dtype=jnp.int32)
+    unmaps, moves, divides = act == UNMAP, act == MOVE, act == DIVIDE
+    held = checks.FolioView(
+        folio.flags, folio.row[REFCOUNT], folio.row[RMAP] != NOWHERE
+    )
+    u = checks.check_unmap(context.rules, st, held, left, marks, room, state[HELD] > 0)
+    v = checks.check_move(context.rules, st, held, left, marks)
+    rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
+    looks, mapped, empty = [(unmaps, u), (moves, v)], jnp.int32(0), jnp.int32(0)
+    halved = divides & False
+    if len(context.geometry.orders) > 1:
+        mapped, empty = mappings(
+            state.frame, folio.head, jnp.where(divides, folio.pages, 0)
+        )
+        trylock = context.rules.split_trylocks & ~st.sleeps
+        x = checks.check_split(held, left, marks, mapped, trylock)
+        leaves = leaves_of(
+            context.geometry, state.rmap_next, state.pte, folio.row[RMAP], divides
+        )
+        halved = (
+            divides
+            & (x.rc == SUCCESS)
+            & loses_one_leaf(context.rules, folio.flags, leaves)
+        )
+        rc = jnp.where(halved, EAGAIN, jnp.where(divides, x.rc, rc))
+        looks.append((divides, x))
+    movable = folio.kind == frame.MOVABLE_OPS
+    released = moves & movable & ((marks & cond.RELEASED) != 0)
+    done = rc == SUCCESS
+    p = StepPlan(
+        rc=rc,
+        tried=unmaps & u.tried,
+        taken=unmaps & (rc == UNMAPPED),
+        walks=unmaps & u.walks,
+        refuses=u.refuses,
+        freed=unmaps & u.freed,
+        released=released,
+        moved=moves & done & ~released,
+        undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
+        divided=divides & done,
+        halved=halved,
+        zeros=divides & done & (empty > 0) & maps_zeros(context.rules, folio.flags),
+    )
+    return _wear_out(state, folio, looks, mapped), p
+
+
+def _wear_out(
+    state: State, folio: Folio, looks: list[tuple[Flag, checks.Checked]], read: Index
+) -> State:
+    """What the tests left of the folio's conditions and references.
+
+    `read`: known once all rows that tests look at have been read.
+    """
+    if state.conditions is None:
+        return state
+    words, refs = folio.words, folio.row[REFCOUNT]
+    for mine, seen in looks:
+        words = jnp.where(mine, jnp.stack(cond.pack(seen.left, seen.marks)), words)
+        refs = jnp.where(mine, seen.refs, refs)
+    row = jnp.where(jnp.arange(frame.COLUMNS) == REFCOUNT, refs, folio.row)
+    return state.set(
+        frame=xla.put(state.frame, xla.after(folio.head, read), row),
+        conditions=xla.put(state.conditions, folio.head, words),
+    )
+
+
+def _announce(
+    context: Context, state: State, folio: Folio, act: Index, plan: StepPlan
+) -> State:
+    """Log and count the attempt."""
+    order, moves = frame.order(folio.flags), act == MOVE
+    scope = jnp.where(moves, log.MOVE, jnp.where(act == UNDO, log.UNDO, log.UNMAP))
+    state = state.note(log.FOLIO, folio.head, order, scope, when=act <= UNDO)
+    state = state.note(
+        log.ALLOC, folio.head, folio.pages, context.at.node, when=plan.tried
+    )
+    huge = order == frame.PMD_ORDER
+    mapped = frame.has(folio.flags, frame.UNMAPPED)
+    # A copy engine has copied a batch's folios before their references are looked at.
+    by_batch = (
+        (folio.kind != frame.MOVABLE_OPS)
+        & (folio.kind != frame.HUGETLB)
+        & context.rules.batched
+    )
+    copied = frame.has(folio.flags, frame.COPIED)
+    lost = moves & copied & ~plan.moved
+    wasted = jnp.where(context.rules.offloads, lost, plan.undone & by_batch)
+    return state.set(
+        ev=state.ev.add(
+            allocs=plan.tried,
+            alloc_pages=jnp.where(plan.tried, folio.pages, 0),
+            tries=plan.tried,
+            moves=moves,
+            folios_moved=plan.moved,
+            folios_cached=plan.moved & frame.in_page_cache(folio.flags),
+            pages_copied=jnp.where(plan.moved & ~huge, folio.pages, 0),
+            pages_copied_huge=jnp.where(plan.moved & huge, folio.pages, 0),
+            copies_wasted=jnp.where(wasted, folio.pages, 0),
+            copies_lost=lost,
+            pages_by_cpu=jnp.where(
+                plan.moved & ~copied & context.rules.offloads, folio.pages, 0
+            ),
+            lru_drains=plan.moved & drains(context.rules, folio.flags, mapped),
+        )
+    )
+
+
+def _move(
+    context: Context, state: State, folio: Folio, plan: StepPlan
+) -> tuple[State, Index]:
+    """Contents and identity to a new place; the folio's head afterwards."""
+    order = frame.order(folio.flags)
+    top, dst = alloc.take(
+        context.geometry, state.free, state.top, context.at.node, order, plan.moved
+    )
+    state = state.note(log.COPY, folio.head, dst, folio.pages, when=plan.moved)
+    rows = move_rows(
+        context.geometry.orders, state.frame, folio.head, dst, order, plan.moved
+    )
+    base = jnp.where(plan.moved, dst, folio.head)
+    state = state.set(frame=rows, top=top)
+    if state.copies is not None:
+        pool = alloc.pool_of(context.geometry, order)
+        state = state.set(copies=state.copies.add(pool, folio.head, dst, plan.moved))
+    if state.conditions is not None:
+        words = xla.read(folio.head, lambda: state.conditions[folio.head])
+        words_left = jnp.where(plan.gone | plan.divided, 0, words)
+        rows = xla.put(state.conditions, base, words)
+        state = state.set(conditions=xla.put(rows, folio.head, words_left))
+    return state, base
+
+
+def _walk(
+    context: Context,
+    st: Stage,
+    state: State,
+    folio: Folio,
+    act: Index,
+    plan: StepPlan,
+    base: Index,
+) -> tuple[State, RmapState]:
+    """Do to the folio's entries what the step does to the folio."""
+    movable = folio.kind == frame.MOVABLE_OPS
+    back = (plan.moved | plan.undone) & frame.has(folio.flags, frame.UNMAPPED)
+    action = jnp.int32(entries.NOTHING)
+    for when, what in (
+        (plan.walks, entries.UNMAP),
+        (back, entries.REMAP),
+        (plan.moved & movable, entries.REPOINT),
+        (plan.freed | plan.released, entries.ZAP),
+        (plan.divided | plan.halved, entries.SPLIT),
+    ):
+        action = jnp.where(when, what, action)
+    pages = walked_pages(context.geometry, folio.row, folio.pages)
+    # PTEs first: those that a leaf becomes are not visited.
+    first = jnp.minimum(pages - 1, 1) if context.geometry.shares_pmds else None
+    if first is not None:
+        whole = frame.order(folio.flags) == frame.PMD_ORDER
+        first = jnp.where((action == entries.SPLIT) & whole, first, 0)
+    w = Walk(
+        action=action,
+        head=base,
+        pages=jnp.where(action == entries.NOTHING, 0, pages),
+        flags=folio.flags,
+        refuses=plan.refuses,
+        batch=jnp.where(act == DIVIDE, context.rules.split_flushes_batch, st.batch),
+        cpu=context.at.cpu,
+        pmd_table=context.pmd_table,
+        leaves=jnp.where(plan.halved, 1, NOWHERE),
+        zeros=plan.zeros,
+        first=first,
+    )
+    none = jnp.int32(0)
+    arrays = (state.frame, state.pte, state.rmap_next, state.cached, state.ev)
+    start = RmapState(*arrays, none, none > 0, none, jnp.int32(NOWHERE))
+    m = walk(context.rules, context.geometry, start, w)
+    state = state.set(
+        frame=m.frame, pte=m.pte, rmap_next=m.rmap_next, cached=m.cached, ev=m.ev
+    )
+    return state, m
+
+
+def _update_head(
+    context: Context,
+    state: State,
+    folio: Folio,
+    act: Index,
+    plan: StepPlan,
+    base: Index,
+    seen: RmapState,
+) -> State:
+    """The row of the folio's head after the walk."""
+    row = xla.read(base, lambda: state.frame[base])
+    unmapped = plan.walks & ~plan.refuses
+    mapped = plan.moved | plan.undone
+    # Users of a driver's page keep their references while it moves.
+    remapped = mapped & frame.has(row[FLAGS], frame.UNMAPPED)
+    refs = row[REFCOUNT] + jnp.where(remapped, seen.count, 0)
+    refs = refs - jnp.where(unmapped, seen.count, 0)
+    # As many PTEs in the place of a leaf.
+    refs += jnp.where(plan.halved, folio.pages - 1, 0)
+    flags = row[FLAGS] | jnp.where(unmapped, frame.UNMAPPED, 0)
+    flags |= jnp.where(plan.taken, frame.LOCKED, 0)
+    flags |= jnp.where((act == UNMAP) & seen.dirty, frame.DIRTY, 0)
+    flags &= ~jnp.where(mapped, frame.LOCKED | frame.UNMAPPED, 0)
+    # The mark is read and cleared first of all.
+    other = (folio.kind == frame.MOVABLE_OPS) | (folio.kind == frame.HUGETLB)
+    takes = (
+        plan.taken & ~other & (refs == frame.cache_refs(flags)) & context.rules.offloads
+    )
+    flags = jnp.where(takes, flags | frame.COPIED, flags & ~frame.COPIED)
+    # Only those whose split has failed are asked again whether they are queued.
+    forgets = (
+        plan.moved
+        & split_first(context.rules, folio.flags)
+        & ~context.rules.requeues_deferred
+    )
+    flags &= ~jnp.where(forgets, frame.SPLIT_QUEUED, 0)
+    column = jnp.arange(frame.COLUMNS)
+    row = jnp.where(column == REFCOUNT, refs, jnp.where(column == FLAGS, flags, row))
+    return state.set(frame=xla.put(state.frame, base, row))
+
+
+def _divide(
+    context: Context, state: State, folio: Folio, plan: StepPlan, seen: RmapState
+) -> State:
+    """Frames of the pieces of a folio that was split."""
+    if len(context.geometry.orders) == 1:
+        return state
+    late = (plan.divided | plan.halved) & context.rules.split_flushes_batch
+    cached, ev = tlb.flush_batch(
+        context.rules, state.cached, state.ev, context.at.cpu, late
+    )
+    flags = folio.flags | jnp.where(seen.dirty, frame.DIRTY, 0)
+    pages = jnp.where(plan.divided, folio.pages, 0)
+    rows = piece_rows(state.frame, folio.head, flags, pages, plan.zeros)
+    return state.set(frame=rows, cached=cached, ev=ev)
+
+
+def _give_back(
+    context: Context, state: State, folio: Folio, plan: StepPlan, base: Index
+) -> State:
+    """Frames and numbers that the step took and gave; `base`: the folio's head now."""
+    order = frame.order(folio.flags)
+    blank = jnp.where(plan.freed | plan.released, folio.pages, 0)
+    rows = free_folio(state.frame, folio.head, blank)
+    # The stack has been read: a frame must not come back before that.
+    head = xla.after(folio.head, base)
+    free, top = alloc.give(
+        context.geometry, state.free, state.top, head, order, plan.gone
+    )
+    node = jnp.arange(context.geometry.nodes)
+    took = jnp.where(plan.taken, folio.counted, 0)
+    back = jnp.where(plan.undone | plan.released, folio.counted, 0)
+    home = folio.head // jnp.int32(context.geometry.frames_per_node)
+    nfree = state.nfree + jnp.where(node == context.at.node, back - took, 0)
+    nfree += jnp.where((node == home) & plan.gone, folio.counted, 0)
+    return state.set(frame=rows, free=free, top=top, nfree=nfree)

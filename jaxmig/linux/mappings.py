@@ -1,0 +1,104 @@
+"""What the page tables say of the base pages of a window, before anything is done.
+
+Source: folio_mapcount(), page_vma_mapped_walk() as try_to_migrate_one() sees it.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux import tlb
+from jaxmig.linux.rules import Rules
+from jaxmig.state import frame, lanes, pte, xla
+from jaxmig.state.frame import FLAGS, RMAP
+from jaxmig.state.lanes import Lanes, Mask
+from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.pytree import pytree
+from jaxmig.state.window import Window
+
+
+@pytree
+class PageMaps:
+    """What the page tables say of each base page."""
+
+    mm: Lanes  # address space of the first mapping
+    maps: Lanes
+    held: Lanes  # mappings whose clearing is flushed: a TLB may hold them
+    counted: Lanes  # PTEs whose flush this release leaves to the batch
+    later: Lanes  # as `held`, once they were put back: no NUMA hints any more
+    pmds: Lanes  # mappings by a PMD leaf, of a folio's first page
+    dirty: Mask  # whether an entry is
+    # Of the only entry, a driver's page's too; None if some entries are shared.
+    words: Int32[Array, "lanes 2"] | None
+
+
+def look(
+    rules: Rules, m: Machine, window: Window, put_off: Bool[Array, " mms"]
+) -> PageMaps:
+    """Mappings of the pages; `put_off`: address spaces whose flushes can wait."""
+    row = window.page_row
+    first = jnp.where(window.page == NOWHERE, NOWHERE, chain(m, row))
+    zero = jnp.zeros_like(first)
+    hugetlb = frame.kind(row[:, FLAGS]) == frame.HUGETLB
+
+    def step(carry: tuple) -> tuple:
+        seen, entry = carry
+        here = entry != NOWHERE
+        # Nothing depends on the chain: whoever zaps a driver's page need not read again.
+        at = entry if m.geometry.shared else row[:, RMAP]
+        old, following = xla.read(at, lambda: lanes.entry_of(m, at))
+        bits = old[:, pte.BITS]
+        held = here & pte.accessible(bits)
+        later = here & ~pte.has(bits, pte.VM_PROT_NONE)
+        counted = here & tlb.defers_entry(rules, bits)
+        counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
+        pmd = zero > 0
+        if window.large:
+            # pmdp_invalidate() flushes even what no TLB can hold.
+            pmd = here & pte.has(bits, pte.HUGE)
+            always = pmd & ~hugetlb
+            held, later = held | always, later | always
+        first_mm = jnp.where(seen.maps == 0, pte.mm_of(bits), seen.mm)
+        seen = PageMaps(
+            first_mm,
+            seen.maps + here,
+            seen.held + held,
+            seen.counted + counted,
+            seen.later + later,
+            seen.pmds + pmd,
+            seen.dirty | (here & pte.has(bits, pte.DIRTY)),
+            None if m.geometry.shared else old,
+        )
+        return seen, following
+
+    start = (PageMaps(zero, zero, zero, zero, zero, zero, zero > 0, None), first)
+    seen, _ = lanes.along_chains(m.geometry.shared, step, start)
+    return seen
+
+
+def chain(m: Machine, row: Int32[Array, "lanes 4"]) -> Lanes:
+    """First entries of the pages' chains; nobody walks those of a driver's pages."""
+    if m.conditions is None:
+        return row[:, RMAP]
+    movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS
+    return jnp.where(movable, NOWHERE, row[:, RMAP])
+
+
+@pytree
+class FolioMaps:
+    """What the page tables say of each folio."""
+
+    maps: Lanes
+    dirty: Mask  # it, or an entry of it
+
+
+def of_folios(m: Machine, window: Window, seen: PageMaps) -> FolioMaps:
+    """The mappings of a window's folios, from those of their pages."""
+    flagged = frame.has(window.flags, frame.DIRTY)
+    if not window.large:
+        return FolioMaps(seen.maps, flagged | seen.dirty)
+    if m.geometry.shared:
+        dirty = window.total(seen.dirty.astype(jnp.int32)) > 0
+        return FolioMaps(window.total(seen.maps), flagged | dirty)
+    # A page is mapped once at most: both sums fit one word.
+    both = window.total(seen.maps | seen.dirty.astype(jnp.int32) << 16)
+    return FolioMaps(both & 0xFFFF, flagged | (both >> 16 > 0))

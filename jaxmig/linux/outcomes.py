@@ -1,0 +1,240 @@
+"""What becomes of folios that nothing couples, over all stages and passes of a call.
+
+Each lane is a folio with a place of its own in the call: a stage, a pass, and whether it
+is to be unmapped or to be moved.  A trip of the loop is one attempt of every lane that
+is not done, by the same tests that one folio at a time goes through (`attempt.py`).  An
+attempt that changed nothing would end alike in all passes that are left: they are
+counted at once, so that a page held for ever takes two trips, not twenty.
+
+    6.1, 6.2, hugetlb    ten passes, unmapped and moved at once; the first three never
+                         sleep
+    since 6.3            three passes of unmaps, three of moves for a batch; then, unless
+                         the caller is ASYNC, seven and seven for what is left, alone
+    as posted, ASYNC     ten passes of unmaps, ten of moves
+
+Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch(), migrate_hugetlbs()
+in mm/migrate.c, Linux 6.1 to 6.18.
+"""
+
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux import checks
+from jaxmig.linux.folio import EAGAIN, ENOMEM, FAILED, SLEEPS, SUCCESS, UNMAPPED
+from jaxmig.linux.rules import Rules, from_word, word
+from jaxmig.state import conditions as cond, frame, xla
+from jaxmig.state.pytree import pytree
+
+ASYNC_PASSES: Final = 3
+SYNC_PASSES: Final = 7
+PASSES: Final = 10
+UNFORCED: Final = 3  # passes that never sleep
+ENOUGH: Final = 1 << 30  # base pages: memory does not end where lanes are used
+SLICE: Final = 256  # lanes that are decided together
+
+# Attempts of a stage, four bits each; the second stage's are STAGE bits higher.
+TRIES, REFUSALS, UNMAPS, LOOKS, STAGE = 0, 4, 8, 12, 16
+NUMBER: Final = 0xF
+# A folio that nothing holds up: one try, one look.
+PLAIN: Final = 1 << TRIES | 1 << UNMAPS | 1 << LOOKS
+# How it ended.
+OVER, MOVED, FREED, RELEASED, ASLEEP = (1 << i for i in range(5))
+BY_CPU: Final = 1 << 5  # moved, and not with what an engine had copied
+LOST: Final = 1 << 6  # that copy was for nothing; in the second stage a bit higher
+# Where it is: the pass, then these.
+PASS: Final = 0xF
+MOVING, SECOND, UNCHANGED, COPIED = (1 << i for i in range(4, 8))
+
+Lanes = Int32[Array, " lanes"]
+Mask = Bool[Array, " lanes"]
+
+
+@pytree
+class FoundFolios:
+    """Folios as they are found."""
+
+    flags: Lanes
+    refs: Lanes
+    maps: Lanes  # entries that map them
+    words: tuple[Lanes, Lanes, Lanes, Lanes]  # conditions, the marks last
+
+
+@pytree
+class Outcomes:
+    """What became of them."""
+
+    counts: Lanes  # attempts, see above
+    ends: Lanes
+    refs: Lanes  # with what was found gone taken off
+    words: tuple[Lanes, Lanes, Lanes, Lanes]
+
+
+@pytree
+class _Attempted:
+    counts: Lanes
+    ends: Lanes
+    refs: Lanes
+    words: tuple[Lanes, Lanes, Lanes, Lanes]
+    at: Lanes
+
+
+def number(counts: Lanes, what: int, stage: int) -> Lanes:
+    """How many attempts of a kind a stage had."""
+    return (counts >> (what + stage * STAGE)) & NUMBER
+
+
+def outcomes(rules: Rules, folios: FoundFolios, passes: int = PASSES) -> Outcomes:
+    """Outcomes of all lanes, SLICE of them at a time.
+
+    Args:
+      folios: int32[lanes] each; the number of lanes is a multiple of SLICE or below it.
+      passes: of a stage at most; 1: what the first pass of all does.
+    Returns:
+      int32[lanes] each.
+    """
+    count = folios.flags.shape[0]
+    # Elsewhere each operation of a loop is started on its own.
+    width = min(SLICE, count) if xla.marks() else count
+
+    # One argument, which XLA can neither fold nor find unused: see `xla.whole`.
+    bits = xla.after(jnp.asarray(word(rules)), folios.flags)
+
+    def some(i: Array, found: Outcomes, folios: FoundFolios, bits: Array) -> Outcomes:
+        here = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, i * width, width), folios
+        )
+        done = _attempts(from_word(bits), here, passes)
+        return jax.tree.map(
+            lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * width, 0),
+            found,
+            done,
+        )
+
+    def loop(folios: FoundFolios, bits: Array) -> Outcomes:
+        none = folios.flags * 0
+        found = Outcomes(none, none, none, (none,) * cond.WORDS)
+        trips = count // width
+        return jax.lax.fori_loop(0, trips, lambda i, c: some(i, c, folios, bits), found)
+
+    return xla.whole(loop, folios, bits)
+
+
+def _attempts(rules: Rules, folios: FoundFolios, passes: int) -> Outcomes:
+    none = folios.flags * 0
+
+    def goes_on(before: _Attempted) -> Array:
+        return ((before.ends & OVER) == 0).any()
+
+    start = _Attempted(none, none, folios.refs, folios.words, none)
+    c = jax.lax.while_loop(goes_on, lambda c: _attempt(rules, folios, passes, c), start)
+    return Outcomes(c.counts, c.ends, c.refs, c.words)
+
+
+def _attempt(
+    rules: Rules, folios: FoundFolios, passes: int, before: _Attempted
+) -> _Attempted:
+    """One attempt of every folio that is not done."""
+    n, moving, second = (
+        before.at & PASS,
+        _has(before.at, MOVING),
+        _has(before.at, SECOND),
+    )
+    movable = frame.kind(folios.flags) == frame.MOVABLE_OPS
+    at_once = (frame.kind(folios.flags) == frame.HUGETLB) | ~rules.batched
+    early = ~at_once & ~second & rules.begins_async
+    unforced = (at_once | (~second & ~early)) & (n < UNFORCED)
+    no = jnp.asarray(False)
+    st = checks.Stage(
+        batch=no, sleeps=~early & rules.may_sleep, posted=no, force=~unforced
+    )
+    left, marks = cond.unpack_words(before.words)
+    going = (before.ends & OVER) == 0
+    held = jnp.where(moving & ~movable, folios.maps, 0)
+    seen = checks.FolioView(folios.flags, before.refs - held, folios.maps > 0)
+    u = checks.check_unmap(rules, st, seen, left, marks, jnp.int32(ENOUGH), no)
+    v = checks.check_move(rules, st, seen, left, marks)
+    rc = jnp.where(moving, v.rc, u.rc)
+    words, refs = _kept(going, moving, u, v, before, held)
+    same = refs == before.refs
+    for a, b in zip(words, before.words, strict=True):
+        same &= a == b
+    once = u.tried << TRIES | u.refuses << REFUSALS | (u.rc == UNMAPPED) << UNMAPS
+    once = jnp.where(moving, 1 << LOOKS, once)
+    most = jnp.where(second, SYNC_PASSES, PASSES)
+    most = jnp.where(early & rules.two_stages, ASYNC_PASSES, most)
+    most = jnp.minimum(most, passes)
+    # An attempt that changed nothing ends alike in the passes that are like this one.
+    alike = jnp.where(
+        unforced & ~(moving & ~at_once), jnp.minimum(UNFORCED, most), most
+    )
+    again = rc == EAGAIN
+    repeats = again & same & (~at_once | ~moving | _has(before.at, UNCHANGED))
+    more = jnp.where(repeats, alike - n - 1, 0)
+    each = jnp.where(at_once & moving, PLAIN, once)
+    n = n + jnp.where(again, 1 + more, 0)
+    counts = (once + more * each) << jnp.where(second, STAGE, 0)
+    # What comes next.
+    ended = (rc == FAILED) | (again & (n >= most))
+    follows = ended & ~second & ~at_once & (rules.two_stages & (passes > 1))
+    released = movable & _has(marks, cond.RELEASED)
+    moved = moving & (rc == SUCCESS)
+    ends = (
+        jnp.where(moved, OVER | jnp.where(released, RELEASED, MOVED), 0)
+        | jnp.where(~moving & u.freed, OVER | FREED, 0)
+        | jnp.where(rc == SLEEPS, OVER | ASLEEP, 0)
+        | jnp.where(ended & ~follows, OVER, 0)
+        | jnp.where(
+            moved & ~released & ~_has(before.at, COPIED) & rules.offloads, BY_CPU, 0
+        )
+        | jnp.where(
+            moving & ~moved & _has(before.at, COPIED),
+            jnp.where(second, LOST * 2, LOST),
+            0,
+        )
+        # Whose memory ends is no affair of lanes (`run.py` keeps such batches away).
+        | jnp.where(rc == ENOMEM, OVER, 0)
+    )
+    unmapped = ~moving & (rc == UNMAPPED)
+    # Who is moved with the others of a batch begins at the first of the move passes.
+    n = jnp.where(unmapped & ~at_once, 0, n)
+    at = n | jnp.where(unmapped | (moving & again & ~at_once), MOVING, 0)
+    copied = unmapped & ~movable & ~at_once & rules.offloads
+    copied &= u.refs - folios.maps == frame.cache_refs(folios.flags)
+    at |= jnp.where(copied, COPIED, 0)
+    at |= jnp.where(second, SECOND, 0) | jnp.where(unmapped & same, UNCHANGED, 0)
+    return _Attempted(
+        counts=before.counts + jnp.where(going, counts, 0),
+        ends=before.ends | jnp.where(going, ends, 0),
+        refs=refs,
+        words=words,
+        at=jnp.where(follows, SECOND, at),
+    )
+
+
+def _kept(
+    going: Mask,
+    moving: Mask,
+    unmap: checks.Checked,
+    move: checks.Checked,
+    before: _Attempted,
+    held: Lanes,
+) -> tuple[tuple[Lanes, Lanes, Lanes, Lanes], Lanes]:
+    """Conditions and references after an attempt."""
+    new = zip(
+        cond.pack(unmap.left, unmap.marks),
+        cond.pack(move.left, move.marks),
+        before.words,
+        strict=True,
+    )
+    kept = [jnp.where(going, jnp.where(moving, b, a), old) for a, b, old in new]
+    refs = jnp.where(
+        going, jnp.where(moving, move.refs, unmap.refs) + held, before.refs
+    )
+    return (kept[0], kept[1], kept[2], kept[3]), refs
+
+
+def _has(word: Lanes, bit: int) -> Mask:
+    return (word & bit) != 0

@@ -1,0 +1,1 @@
+"""Unmap, flush, copy and remap on lanes of base pages, and free frames."""

@@ -1,0 +1,204 @@
+"""Free frames: a stack of blocks for each node and folio order, and one number a node.
+
+An allocation of order n succeeds if 2^n base pages are free on the node; which frames
+it gets is the model's affair (see machine.py).  Between unmap and move a destination is
+reserved in the number and taken from the stack at the move, so that a folio that fails
+in between returns nothing but the number.
+
+Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrate.c.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.state import frame, lanes, xla
+from jaxmig.state.lanes import Lanes, Mask
+from jaxmig.state.machine import NOWHERE, Geometry, Machine
+from jaxmig.state.window import Window
+
+Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
+Slots = Int32[Array, " slots"]
+Tops = Int32[Array, "nodes orders"]
+C = TypeVar("C")
+
+
+def pool_of(geometry: Geometry, order: Index) -> Index:
+    """Number of the pool that serves an order in use."""
+    return sum((order > o).astype(jnp.int32) for o in geometry.orders[:-1]) + jnp.int32(
+        0
+    )
+
+
+def reserve(m: Machine, node: Index, pages: Index) -> Machine:
+    """Take `pages` base pages (negative: give back) from a node's free memory."""
+    return dataclasses.replace(m, nfree=xla.add(m.nfree, node, -pages))
+
+
+def _slot(geometry: Geometry, node: Index, pool: Index, top: Index) -> Index:
+    return (
+        node * geometry.slots_per_node + _of(geometry.stack_start, geometry, pool) + top
+    )
+
+
+def _spot(geometry: Geometry, node: Index, pool: Index) -> Bool[Array, "nodes orders"]:
+    nodes, pools = jnp.arange(geometry.nodes), jnp.arange(len(geometry.orders))
+    return (nodes[:, None] == node) & (pools == pool)
+
+
+def _top(top: Tops, spot: Bool[Array, "nodes orders"]) -> Index:
+    return jnp.where(spot, top, 0).sum(dtype=jnp.int32)
+
+
+def take(
+    geometry: Geometry, free: Slots, top: Tops, node: Index, order: Index, live: Flag
+) -> tuple[Tops, Index]:
+    """The stacks without a reserved block, if `live`, and its head frame."""
+    pool = pool_of(geometry, order)
+    spot = _spot(geometry, node, pool)
+    slot = _slot(geometry, node, pool, jnp.maximum(_top(top, spot) - 1, 0))
+    return top - (spot & live), xla.read(node, lambda: free[slot])
+
+
+def give(
+    geometry: Geometry, free: Slots, top: Tops, head: Index, order: Index, live: Flag
+) -> tuple[Slots, Tops]:
+    """The stacks with a freed block on them, if `live`.
+
+    A base page that was split off a large folio stays in its old pool's range: nothing
+    asks for that range again, so it is not pushed.
+    """
+    pool, node = pool_of(geometry, order), head // np.int32(geometry.frames_per_node)
+    offset = head - node * geometry.frames_per_node
+    home = live & (offset >= _of(geometry.pool_start, geometry, pool))
+    home &= offset < _of(lambda k: geometry.pool_start(k + 1), geometry, pool)
+    spot = _spot(geometry, node, pool)
+    size = _of(lambda k: geometry.pool_blocks[k], geometry, pool)
+    slot = _slot(geometry, node, pool, jnp.minimum(_top(top, spot), size - 1))
+    old = xla.read(node, lambda: free[slot])
+    free = xla.put(free, slot, jnp.where(home, head, old))
+    return free, top + (spot & home)
+
+
+def _of(number: Callable[[int], int], geometry: Geometry, pool: Index) -> Index:
+    """A number that each pool has, of one of them; choices fold, a table would not."""
+    found = jnp.int32(number(0))
+    for k in range(1, len(geometry.orders)):
+        found = jnp.where(pool == k, number(k), found)
+    return found
+
+
+def take_many(
+    m: Machine, node: Index, window: Window, wanted: Mask
+) -> tuple[Machine, Lanes]:
+    """A folio on `node` for each of those that are wanted; there must be enough.
+
+    Args:
+      wanted: folio lanes that move.
+    Returns:
+      The machine; int32[lanes], head frames, NOWHERE where none is wanted.
+    """
+    nothing = jnp.full_like(window.head, NOWHERE)
+
+    def take(pool: Index, carry: tuple[Tops, Lanes]) -> tuple[Tops, Lanes]:
+        top, dst = carry
+        mine = of_pool(m.geometry, window, wanted, pool)
+        (count,) = lanes.totals(mine)
+        pop = functools.partial(_pop, m, top, node, pool, mine)
+        found = jax.lax.cond(count > 0, pop, lambda: nothing) if window.large else pop()
+        return top.at[node, pool].add(-count), jnp.minimum(dst, found)
+
+    top, dst = each_pool(m.geometry, window, take, (m.top, nothing))
+    m = dataclasses.replace(m, top=top)
+    (pages,) = lanes.totals(jnp.where(wanted, _counted(window), 0))
+    return reserve(m, node, pages), dst
+
+
+def _pop(m: Machine, tops: Tops, node: Index, pool: Index, mine: Mask) -> Lanes:
+    """Head frames from the top of a stack."""
+    slot = _slot(m.geometry, node, pool, tops[node, pool] - 1 - lanes.rank(mine))
+    frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
+    return jnp.where(mine, frames, NOWHERE)
+
+
+def each_pool(
+    geometry: Geometry, window: Window, step: Callable[[Index, C], C], start: C
+) -> C:
+    """`step` for every pool that a window's folios may come from, one after another.
+
+    A loop, so that a program does not grow with the number of orders.
+    """
+    if not window.large:
+        return step(jnp.int32(0), start)
+    return jax.lax.fori_loop(0, len(geometry.orders), step, start)
+
+
+def of_pool(geometry: Geometry, window: Window, folios: Mask, pool: Index) -> Mask:
+    """The folios of one pool."""
+    if not window.large:
+        return folios
+    return folios & (
+        frame.order(window.flags) == _of(lambda k: geometry.orders[k], geometry, pool)
+    )
+
+
+def _counted(window: Window) -> Lanes:
+    """Base pages of free memory that each folio takes: hugetlb has pools of its own."""
+    if not window.large:
+        return window.pages
+    return jnp.where(frame.kind(window.flags) == frame.HUGETLB, 0, window.pages)
+
+
+def give_many(m: Machine, window: Window, head: Lanes, freed: Mask) -> Machine:
+    """Put folios back on the stacks of their nodes.
+
+    Args:
+      head: int32[lanes], their head frames.
+
+    Base pages that were split off a larger folio are not pushed, see `give`.
+    """
+    g = m.geometry
+    home = head // np.int32(g.frames_per_node)
+    counted = _counted(window)
+
+    def give(
+        node: Index, carry: tuple[Slots, Tops, Array]
+    ) -> tuple[Slots, Tops, Array]:
+        mine = freed & (home == node)
+        count, pages = lanes.totals(mine, jnp.where(mine, counted, 0))
+
+        def push(pool: Index, carry: tuple[Slots, Tops]) -> tuple[Slots, Tops]:
+            return _push(g, carry, node, pool, head, of_pool(g, window, mine, pool))
+
+        free, top = xla.when(
+            count > 0, lambda c: each_pool(g, window, push, c), carry[:2]
+        )
+        return free, top, carry[2].at[node].add(pages)
+
+    free, top, nfree = jax.lax.fori_loop(0, g.nodes, give, (m.free, m.top, m.nfree))
+    return dataclasses.replace(m, free=free, top=top, nfree=nfree)
+
+
+def _push(
+    geometry: Geometry,
+    carry: tuple[Slots, Tops],
+    node: Index,
+    pool: Index,
+    head: Lanes,
+    mine: Mask,
+) -> tuple[Slots, Tops]:
+    free, top = carry
+    if len(geometry.orders) > 1:
+        offset = head - node * geometry.frames_per_node
+        mine &= offset >= _of(geometry.pool_start, geometry, pool)
+        mine &= offset < _of(lambda k: geometry.pool_start(k + 1), geometry, pool)
+    slot = _slot(geometry, node, pool, top[node, pool] + lanes.rank(mine))
+    (count,) = lanes.totals(mine)
+    return lanes.scatter(free, slot, mine, head), top.at[node, pool].add(count)

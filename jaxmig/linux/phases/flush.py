@@ -1,0 +1,321 @@
+"""Phase 2: drop every translation that unmap made stale, and count what that takes.
+
+For all batches of a call at once.  A batch owes one round to the union of the masks of
+the address spaces whose entries it cleared; an entry whose flush was not put off owes a
+round of its own.  What has to be dropped is the same whichever batch asks, because
+nobody refills a TLB in between: it is collected and done once at the end.
+
+Source: should_defer_flush(), set_tlb_ubc_flush_pending(), try_to_unmap_flush() in
+mm/rmap.c, arch_tlbbatch_flush() in arch/x86/mm/tlb.c, Linux 6.3.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.linux import tlb
+from jaxmig.linux.rules import Rules
+from jaxmig.state import frame, lanes, pte, xla
+from jaxmig.state.events import Events
+from jaxmig.state.machine import NOWHERE, Cpus, Machine, Tlb
+from jaxmig.state.pytree import pytree
+
+Index = Int32[Array, ""]
+GROUP: Final = 64  # batches whose masks are united at a time
+
+
+@pytree
+class CallFlushes:
+    """What a call owes, while its windows go by."""
+
+    open: Bool[Array, " mms"]  # of the batch that the next window continues
+    # The last PTE of the open batch that was left to its flush, and the last PMD that
+    # was flushed at once, of what the migrating CPU runs itself (see `flush_requests.py`).
+    deferred: Index
+    caught_up: Index
+    one: Int32[Array, " mms"]  # rounds of one entry
+    whole: Int32[Array, " mms"]  # rounds of one PMD: CPUs flush everything
+    rounds: Int32[Array, " mms"]  # batches that had something of an mm pending
+    emptied: Bool[Array, " cpus"]  # CPUs that have dropped everything
+
+
+@pytree
+class FlushRequests:
+    """What the folios of one window ask for, by address space."""
+
+    pending: Bool[Array, " mms"]  # a batch's flush
+    one: Int32[Array, " mms"]
+    whole: Int32[Array, " mms"]
+
+
+def no_flushes(cpus: Cpus) -> CallFlushes:
+    """At the beginning of a call."""
+    mms, n = cpus.mask.shape
+    zero, none = jnp.zeros(mms, jnp.int32), jnp.int32(0)
+    return CallFlushes(zero > 0, none, none, zero, zero, zero, jnp.zeros(n, bool))
+
+
+def close(
+    rules: Rules,
+    ev: Events,
+    flushes: CallFlushes,
+    cpus: Cpus,
+    cpu: Index,
+    pending: Bool[Array, "batches mms"],
+    current: Bool[Array, " batches"],
+) -> tuple[Events, CallFlushes]:
+    """One round for each batch that has something pending.
+
+    Args:
+      pending: of each batch that ends, address spaces with flushes left to it.
+      current: batches after whose last such PTE the migrating CPU flushed everything.
+    Returns:
+      Events and flushes rounds with these.
+    """
+    if rules.broadcasts:
+        # Invalidations are under way since the unmap; this waits for their end.
+        rounds = pending.any(axis=1).sum(dtype=jnp.int32)
+        return ev.add(flushes_batch=rounds), flushes
+    if cpus.mask.shape[0] == 1:
+        some = pending[:, 0]
+        n, up_to_date = lanes.totals(some, some & current)
+        union = cpus.mask[0] & (n > 0)
+        return _round(
+            rules, ev, flushes, cpus, cpu, union[None], n, n[None], up_to_date
+        )
+    return _close_many(rules, ev, flushes, cpus, cpu, pending, current)
+
+
+def _close_many(
+    rules: Rules,
+    ev: Events,
+    flushes: CallFlushes,
+    cpus: Cpus,
+    cpu: Index,
+    pending: Bool[Array, "batches mms"],
+    current: Bool[Array, " batches"],
+) -> tuple[Events, CallFlushes]:
+    count = pending.shape[0]
+    last = jnp.where(pending.any(axis=1), jnp.arange(1, count + 1), 0).max()
+
+    def group(
+        carry: tuple[Index, Events, CallFlushes],
+    ) -> tuple[Index, Events, CallFlushes]:
+        i, ev, flushes = carry
+        start = jnp.minimum(i * GROUP, count - size)
+        fresh = jnp.arange(size) + start >= i * GROUP
+        some = jax.lax.dynamic_slice_in_dim(pending, start, size) & fresh[:, None]
+        up_to_date = jax.lax.dynamic_slice_in_dim(current, start, size)
+        union = (some[:, :, None] & cpus.mask[None]).any(axis=1)
+        up_to_date = (union[:, cpu] & up_to_date).sum(dtype=jnp.int32)
+        one, mms = jnp.int32(1), some.sum(axis=0, dtype=jnp.int32)
+        ev, flushes = _round(rules, ev, flushes, cpus, cpu, union, one, mms, up_to_date)
+        return i + 1, ev, flushes
+
+    size = min(GROUP, count)
+    start = (jnp.int32(0), ev, flushes)
+    return jax.lax.while_loop(lambda c: c[0] * GROUP < last, group, start)[1:]
+
+
+def _round(
+    rules: Rules,
+    ev: Events,
+    flushes: CallFlushes,
+    cpus: Cpus,
+    cpu: Index,
+    union: Bool[Array, "batches cpus"],
+    times: Index,
+    mms: Int32[Array, " mms"],
+    current: Index,
+) -> tuple[Events, CallFlushes]:
+    """Count `times` identical rounds to each row of `union`.
+
+    `current`: how many of all these find the migrating CPU with nothing to drop.
+    """
+    myself = jnp.arange(union.shape[1]) == cpu
+    rest = union & ~myself
+    ipis = (rest & ~cpus.lazy).sum(axis=0, dtype=jnp.int32) * times
+    requests = rest.any(axis=1).sum(dtype=jnp.int32) * times
+    heard = (rest & ~cpus.lazy).any(axis=1).sum(dtype=jnp.int32) * times
+    mine = union & myself & ~cpus.lazy
+    local = mine.any(axis=1).sum(dtype=jnp.int32) * times
+    local -= jnp.where(mine.any(), current, 0)
+    # One INVLPGB reaches everybody without an interrupt or a counter.
+    ipis, requests, heard, local = (
+        jnp.where(rules.invlpgb, 0, n) for n in (ipis, requests, heard, local)
+    )
+    ev = ev.add(
+        nr_tlb_remote_flush=requests,
+        nr_tlb_local_flush_all=local,
+        flushes_batch=requests,
+        flushes_batch_lazy=requests - heard,
+        ipis_batch=ipis.sum(),
+    ).interrupt(ipis)
+    return ev, dataclasses.replace(flushes, rounds=flushes.rounds + mms)
+
+
+def count_immediate(
+    rules: Rules, ev: Events, flushes: CallFlushes, cpus: Cpus, cpu: Index
+) -> Events:
+    """The rounds of one entry each, summed over the call."""
+    one, whole = flushes.one, flushes.whole
+    if rules.broadcasts:
+        return ev.add(flushes_immediate=(one + whole).sum())
+    myself = jnp.arange(cpus.mask.shape[1]) == cpu
+    rest = cpus.mask & ~myself
+    loaded = cpus.mm[None] == jnp.arange(one.shape[0])[:, None]
+    hit = rest & ~cpus.lazy & loaded
+    requested = rest.any(axis=1)
+    mine = loaded[:, cpu] & ~cpus.lazy[cpu]
+    broadcast = (loaded & ~cpus.lazy).sum(axis=1) >= tlb.GLOBAL_ASID_CPUS
+    broadcast &= rules.invlpgb
+    requested, hit = requested & ~broadcast, hit & ~broadcast[:, None]
+    mine &= ~broadcast
+    # A CPU that is behind flushes everything once, unless it has done so already.
+    behind = mine & (cpus.gen[cpu] != cpus.mm_gen) & (flushes.rounds == 0) & (one > 0)
+    behind &= whole == 0
+    pages, all_of_it = jnp.where(mine, one - behind, 0), jnp.where(mine, whole, 0)
+
+    def one_mm(i: Index, ev: Events) -> Events:
+        # An address space at a time: the sum over them may pass 2^32.
+        n = one[i] + whole[i]
+        ipis = hit[i] * n
+        asked = jnp.where(requested[i], n, 0)
+        ev = ev.add(
+            nr_tlb_remote_flush=asked,
+            nr_tlb_local_flush_one=pages[i],
+            nr_tlb_local_flush_all=behind[i] + all_of_it[i],
+            flushes_immediate=asked,
+            flushes_immediate_lazy=jnp.where(hit[i].any(), 0, asked),
+        )
+        return ev.interrupt(ipis).add_sum("ipis_immediate", ipis)
+
+    return jax.lax.fori_loop(0, one.shape[0], one_mm, ev)
+
+
+def _reached(
+    rules: Rules, cpus: Cpus, moved: Bool[Array, " mms"]
+) -> Bool[Array, " cpus"]:
+    """CPUs that run an address space of which something is flushed; lazy ones not.
+
+    Only those in its mask are told, unless by an INVLPGB.
+    """
+    loaded = jnp.clip(cpus.mm, 0, cpus.mask.shape[0] - 1)
+    told = cpus.mask[loaded, jnp.arange(loaded.shape[0])] | rules.invlpgb
+    return moved[loaded] & (cpus.mm != NOWHERE) & ~cpus.lazy & told
+
+
+def _behind(cpus: Cpus) -> Bool[Array, " cpus"]:
+    """CPUs that had flushes to catch up with before the call."""
+    return cpus.gen != cpus.mm_gen[jnp.clip(cpus.mm, 0, cpus.mask.shape[0] - 1)]
+
+
+def drop(rules: Rules, m: Machine, asked: FlushRequests, emptied: Array) -> Machine:
+    """The flush itself: CPUs drop what the folios of a window have made stale.
+
+    A CPU that the call has emptied has nothing left: nobody fills its TLB meanwhile.
+    """
+    c = m.cpus
+    moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
+    if rules.broadcasts:
+        return _drop_stale(m, jnp.ones_like(c.lazy), moved.any())
+    full, single = _told(rules, c, asked, moved)
+    m = tlb.drop_all_sizes(m, full & ~emptied)
+    return _drop_stale(m, single & ~emptied, moved.any())
+
+
+def _told(
+    rules: Rules, cpus: Cpus, asked: FlushRequests, moved: Bool[Array, " mms"]
+) -> tuple[Bool[Array, " cpus"], Bool[Array, " cpus"]]:
+    """CPUs that drop everything, and those that drop single pages."""
+    reached = _reached(rules, cpus, moved)
+    told = (cpus.mask & asked.pending[:, None]).any(axis=0)
+    told |= asked.pending.any() & rules.invlpgb
+    whole = _reached(rules, cpus, asked.whole > 0)
+    full = reached & (told | whole | _behind(cpus))
+    return full, reached & ~full
+
+
+def emptied(rules: Rules, cpus: Cpus, asked: FlushRequests) -> Bool[Array, " cpus"]:
+    """CPUs that `drop` empties."""
+    moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
+    if rules.broadcasts:
+        return jnp.zeros_like(cpus.lazy)
+    return _told(rules, cpus, asked, moved)[0]
+
+
+def catch_up(rules: Rules, m: Machine, flushes: CallFlushes, cpu: Index) -> Machine:
+    """The generations after all rounds of a call, and a lazy CPU's leave."""
+    c = m.cpus
+    if rules.broadcasts:
+        return m
+    mms = c.mask.shape[0]
+    moved = (flushes.rounds > 0) | (flushes.one > 0) | (flushes.whole > 0)
+    myself = jnp.arange(c.lazy.shape[0]) == cpu
+    loaded = jnp.clip(c.mm, 0, mms - 1)
+    reached = _reached(rules, c, moved)
+    # Generations only ever tell whether a CPU is behind: one step stands for many.
+    gen = c.mm_gen + moved
+    cpus = dataclasses.replace(
+        c, mm_gen=gen, gen=jnp.where(reached, gen[loaded], c.gen)
+    )
+    alone = ~(c.mask[loaded[cpu]] & ~myself).any()
+    leaves = alone & c.lazy[cpu] & (c.mm[cpu] != NOWHERE) & moved[loaded[cpu]]
+    cpus = tlb.leave(rules, cpus, cpu, leaves)
+    return tlb.drop_all_sizes(dataclasses.replace(m, cpus=cpus), myself & leaves)
+
+
+def _drop_stale(
+    m: Machine, told: Bool[Array, " cpus"], some: Bool[Array, ""]
+) -> Machine:
+    """Drop page by page: what no longer agrees with the page table, or is marked."""
+
+    def stale(tlbs: Tlb) -> Bool[Array, "sets cpus*ways"]:
+        there = jnp.clip(tlbs.pfn, 0, m.frame.shape[0] - 1)
+        marked = frame.has(m.frame[there, frame.FLAGS], frame.FLUSHED)
+        return (_differs(m, tlbs) | marked) & tlb.lanes_of(told, tlbs)[None]
+
+    return _without(m, told.any() & some, stale)
+
+
+def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
+    """Drop, on every CPU, what others than this call have flushed, if there is any.
+
+    A process that let a page go, and a driver whose page moved, flush by themselves.
+    """
+    return _without(m, some, lambda t: _differs(m, t))
+
+
+def _without(
+    m: Machine,
+    some: Bool[Array, ""],
+    stale: Callable[[Tlb], Bool[Array, "sets cpus*ways"]],
+) -> Machine:
+    """The machine without translations that are `stale`, if there are `some`."""
+    m = dataclasses.replace(m, tlb=_kept(m.tlb, some, stale))
+    if m.geometry.orders == (0,):
+        return m  # no leaf that the TLB for leaves could hold
+    return dataclasses.replace(m, huge_tlb=_kept(m.huge_tlb, some, stale))
+
+
+def _kept(
+    tlb: Tlb,
+    some: Bool[Array, ""],
+    stale: Callable[[Tlb], Bool[Array, "sets cpus*ways"]],
+) -> Tlb:
+    # The page table is read in a conditional of its own, before anything is written: in
+    # the loop that writes, XLA would copy it.
+    no = jnp.zeros(tlb.entry.shape, bool)
+    dead = jax.lax.cond(some, lambda: stale(tlb), lambda: no)
+    entry = xla.when(some, lambda e: jnp.where(dead, NOWHERE, e), tlb.entry)
+    return dataclasses.replace(tlb, entry=entry)
+
+
+def _differs(m: Machine, tlb: Tlb) -> Bool[Array, "sets cpus*ways"]:
+    """Translations that the page table does not give any more."""
+    now = m.pte[jnp.where(tlb.entry == NOWHERE, 0, tlb.entry)]
+    return (now[..., pte.PFN] != tlb.pfn) | ~pte.accessible(now[..., pte.BITS])

@@ -1,0 +1,110 @@
+"""Phase 1: replace every entry of a folio by a migration entry.
+
+Each entry is cleared and its flush is either sent at once or left to the batch.  A page
+that may be pinned and is exclusive refuses: its entry is cleared, flushed and put back
+as it was, and the walk ends.
+
+Source: try_to_migrate_one(), set_pmd_migration_entry(), should_defer_flush() in
+mm/rmap.c and mm/huge_memory.c, Linux 6.3.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int32
+
+from jaxmig.state import frame, lanes, pte, xla
+from jaxmig.state.frame import FLAGS, MAPCOUNT, REFCOUNT
+from jaxmig.state.lanes import Known, Lanes, Mask
+from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.pytree import pytree
+from jaxmig.state.window import Window
+
+
+@pytree
+class HeadChanges:
+    """What unmapping makes of the rows of pages."""
+
+    maps: Lanes  # entries of the folio, in its head's lane: a reference each
+    lost: Lanes  # references that were found gone, in its head's lane
+    dirty: Mask  # the page's folio, or an entry of it
+
+
+@jax.named_scope("try_to_migrate")
+def unmap(
+    m: Machine,
+    window: Window,
+    known: Known,
+    pages: tuple[Mask, Mask],
+    held: HeadChanges,
+    seen: bool,
+) -> tuple[Machine, Known]:
+    """Write migration entries for base pages; lock their folios.
+
+    Args:
+      known: rows and entries of the pages, as they are.
+      pages: those that are unmapped; heads whose first entry is flushed and put back as
+        it was, which are marked until then.
+      held: what becomes of their rows.
+      seen: somebody looks at the rows before the last phase writes them again.
+    Returns:
+      The machine, and what is known of the pages then.
+
+    Which flushes are asked for is `flush_requests.py`'s affair.
+    """
+    row, (where, refused) = known.row, pages
+
+    def write(carry: tuple) -> tuple:
+        m, entry, words = carry
+        here = entry != NOWHERE
+        old, following = lanes.entry_or(known.words, m, entry)
+        bits = old[:, pte.BITS]
+        # For this phase and the last one.
+        new = xla.once(
+            window.page, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
+        )
+        m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
+        return m, following, None if words is None else new
+
+    first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
+    start = (m, first, known.words)
+    m, _, words = lanes.along_chains(m.geometry.shared, write, start)
+    new = _rows(window, row, pages, held)
+    if seen:
+        rows = lanes.scatter(m.frame, window.page, where | refused, new)
+    elif m.conditions is not None:
+        # The flush looks for the marks of those that refused.
+        rows = xla.when(
+            lanes.some(refused)[0],
+            lambda rows: lanes.scatter(rows, window.page, refused, new),
+            m.frame,
+        )
+    else:
+        rows = m.frame
+    return dataclasses.replace(m, frame=rows), Known(new, words)
+
+
+def _rows(
+    window: Window,
+    row: Int32[Array, "lanes 4"],
+    pages: tuple[Mask, Mask],
+    held: HeadChanges,
+) -> Int32[Array, "lanes 4"]:
+    where, refused = pages
+    state = frame.LOCKED | jnp.where(held.maps > 0, frame.UNMAPPED, 0)
+    # The folio is marked before an entry that cannot go is put back.
+    dirty = jnp.where(held.dirty, frame.DIRTY, 0)
+    state = jnp.where(where & window.is_head, state | dirty, 0)
+    state |= jnp.where(refused, frame.FLUSHED | dirty, 0)
+    taken = jnp.where(where, held.maps + held.lost, 0)
+
+    def rows() -> Int32[Array, "lanes 4"]:
+        return lanes.columns(
+            row[:, REFCOUNT] - taken,
+            jnp.where(where, 0, row[:, MAPCOUNT]),
+            row[:, FLAGS] | state,
+            row[:, frame.RMAP],
+        )
+
+    return xla.once(window.page, rows)

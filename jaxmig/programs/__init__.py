@@ -1,0 +1,1 @@
+"""Programs that use memory while it moves: workloads, recorded accesses, what they wait."""

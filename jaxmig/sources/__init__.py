@@ -1,0 +1,1 @@
+"""Where machines come from: regions, scenario files, processes, snapshots."""

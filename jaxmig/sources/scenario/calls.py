@@ -1,0 +1,206 @@
+"""The `[[call]]` tables.
+
+Types and words are checked here, and so is what the simulator itself needs to know:
+which process, which CPU, which region.  Nodes, addresses, flags and pids are left as
+they are, for the modelled kernel to refuse.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from jaxmig.linux.releases import MAX_PAGE_ORDER
+from jaxmig.sources.scenario.arguments import (
+    Regions,
+    flags_of,
+    length_of,
+    node_mask,
+    nodes_of,
+    page_of,
+    pages_of,
+    region_name,
+)
+from jaxmig.sources.scenario.errors import suggest
+from jaxmig.sources.scenario.model import CallSpec, RegionSpec
+from jaxmig.sources.scenario.table import TomlTable
+from jaxmig.sources.scenario.words import (
+    CALLER_MODES,
+    CALLER_REASONS,
+    FLAGS,
+    MODES,
+    POLICIES,
+    SYSCALLS,
+)
+
+# A key of another call is refused rather than ignored: whoever writes `mode` for
+# move_pages believes that it does something.
+_COMMON = (
+    "syscall",
+    "process",
+    "cpu",
+    "caller",
+    "privileged",
+    "pid",
+    "cpuset",
+    "caller_cpuset",
+    "maxnode",
+    "fault_at",
+)
+_OWN = {
+    "migrate_pages": ("from", "to"),
+    "kernel": ("from", "to", "mode", "order", "direct"),
+    "move_pages": ("pages", "nodes", "flags"),
+    "mbind": ("pages", "start", "len", "policy", "nodes", "to", "flags"),
+}
+CALL_KEYS = tuple(dict.fromkeys((*_COMMON, *(k for own in _OWN.values() for k in own))))
+
+
+def parse_calls(
+    tables: list[TomlTable],
+    processes: list[str],
+    regions: tuple[RegionSpec, ...],
+    cpus: int,
+) -> tuple[CallSpec, ...]:
+    """The calls, in order."""
+    known = {region.name: region for region in regions}
+    return tuple(_call(table, processes, known, cpus) for table in tables)
+
+
+def _call(
+    table: TomlTable, processes: list[str], regions: Regions, cpus: int
+) -> CallSpec:
+    table.need("syscall")
+    syscall = table.word("syscall", SYSCALLS)
+    for key in table.values:
+        if key not in _COMMON and key not in _OWN[syscall]:
+            takes = f"{syscall} takes {', '.join(_OWN[syscall])}"
+            raise table.error(key, f"not an argument of this call; {takes}")
+    if syscall in ("migrate_pages", "kernel"):
+        table.need("from", "to")
+    caller = _caller(table)
+    mode = _mode(table, syscall, caller)
+    order, direct = _compaction(table, caller, mode)
+    # The getters give the default of a key that only other calls take.
+    common = CallSpec(
+        syscall=syscall,
+        process=_process(table, processes),
+        cpu=table.integer("cpu", 0, 0, cpus - 1, f"the machine has {cpus} CPUs"),
+        from_=table.node_string("from"),
+        to=table.node_string("to"),
+        mode=mode,
+        caller=caller,
+        order=order,
+        direct=direct,
+        privileged=table.boolean("privileged", True),
+        pid=table.optional_integer("pid"),
+        cpuset=table.node_string("cpuset"),
+        caller_cpuset=table.node_string("caller_cpuset"),
+        maxnode=table.optional_integer("maxnode"),
+        fault_at=_fault_at(table),
+    )
+    more = _ARGUMENTS.get(syscall)
+    return more(table, common, regions) if more else common
+
+
+def _process(table: TomlTable, processes: list[str]) -> str:
+    if not processes:
+        problem = "there is no process to look at; add a [[process]]"
+        raise table.error("process", problem)
+    if "process" not in table and len(processes) == 1:
+        return processes[0]
+    table.need("process")
+    name = table.text("process")
+    if name not in processes:
+        problem = f"no process has this name; {suggest(name, processes)}"
+        raise table.error("process", problem)
+    return name
+
+
+def _caller(table: TomlTable) -> str | None:
+    if "caller" not in table:
+        return None
+    name = table.text("caller")
+    name = CALLER_REASONS.get(name, name)
+    if name not in CALLER_MODES:
+        raise table.error("caller", f"unknown caller; {suggest(name, CALLER_MODES)}")
+    return name
+
+
+def _mode(table: TomlTable, syscall: str, caller: str | None) -> str | None:
+    # System calls are always synchronous; only Linux's own callers choose.
+    if syscall != "kernel":
+        return None
+    return table.word("mode", MODES, CALLER_MODES[caller] if caller else "sync")
+
+
+def _compaction(
+    table: TomlTable, caller: str | None, mode: str | None
+) -> tuple[int | None, bool | None]:
+    """How large a block compaction is to make, and whether an allocation waits."""
+    for key in ("order", "direct"):
+        if key in table and caller != "compaction":
+            problem = "only compaction is asked that"
+            raise table.error(key, f'{problem}; add caller = "compaction" or drop it')
+    what = "-1 is all that can be had, and blocks have 2^1 pages or more"
+    order = table.integer("order", 0, -1, MAX_PAGE_ORDER, what)
+    if "order" in table and order == 0:
+        raise table.error("order", f"{what}; give -1, or 1 to {MAX_PAGE_ORDER}")
+    direct = table.boolean("direct", False)
+    if direct and (order == -1 or mode == "sync"):
+        problem = "an allocation wants a block, and never asks with mode sync"
+        raise table.error("direct", f"{problem}; change order or mode, or drop it")
+    if order == -1 and mode == "async" and "direct" not in table:
+        problem = "async is an allocation's first try, which wants a block"
+        raise table.error("order", f"{problem}; give 1 to {MAX_PAGE_ORDER}")
+    return order or None, direct if "direct" in table else None
+
+
+def _fault_at(table: TomlTable) -> int | None:
+    # It is an index and not an argument, so that a negative one means nothing to Linux.
+    what = "this counts the elements of the caller's array"
+    at = table.integer("fault_at", -1, 0, (1 << 63) - 1, what)
+    return None if at < 0 else at
+
+
+def _move_pages(table: TomlTable, call: CallSpec, regions: Regions) -> CallSpec:
+    table.need("pages")
+    pages = pages_of(table, regions)
+    count = regions[pages].n_pages if isinstance(pages, str) else len(pages)
+    nodes = nodes_of(table, count)
+    # To move_pages() no flags mean MPOL_MF_MOVE; mbind() then moves nothing.
+    flags = flags_of(table, FLAGS["move"])
+    return replace(call, pages=pages, nodes=nodes, flags=flags)
+
+
+def _mbind(table: TomlTable, call: CallSpec, regions: Regions) -> CallSpec:
+    pages = start = length = None
+    if "pages" in table:
+        if "start" in table or "len" in table:
+            problem = "this and start or len are two ranges; keep one of them"
+            raise table.error("pages", problem)
+        pages = region_name(table, regions)
+    else:
+        # As in C: no region has to be there, nor does the range have to be one.
+        table.need("start", "len")
+        start = page_of(table, table.values["start"], regions, "start")
+        length = length_of(table)
+    policy = table.values.get("policy", "bind")
+    # A policy that Linux does not know is EINVAL there; as a number it may be tried.
+    if isinstance(policy, str):
+        policy = table.word("policy", POLICIES, "bind")
+    else:
+        policy = table.as_integer(policy, "policy")
+    return replace(
+        call,
+        pages=pages,
+        start=start,
+        length=length,
+        policy=policy,
+        nodes=node_mask(table),
+        flags=flags_of(table, 0),
+    )
+
+
+_ARGUMENTS: dict[str, Callable[[TomlTable, CallSpec, Regions], CallSpec]] = {
+    "move_pages": _move_pages,
+    "mbind": _mbind,
+}

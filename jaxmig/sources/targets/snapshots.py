@@ -1,0 +1,104 @@
+"""A process as a target: live, or from a snapshot with others that share its pages."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxmig.host.naming import TargetError
+from jaxmig.host.terminal import printable
+from jaxmig.sources import resident
+from jaxmig.sources.snapshot import PageFlag, Snapshot, SnapshotError
+from jaxmig.sources.targets.target import Target, WhatIf
+from jaxmig.state.frame import PMD_ORDER
+from jaxmig.state.machine import PAGE_BYTES
+
+
+def of_snapshot(text: str, snapshot: Snapshot, pid: int | None = None) -> Target:
+    """A process of a snapshot; `pid` chooses where there are several."""
+    which = _choose(text, snapshot, pid)
+    if snapshot.page_size != PAGE_BYTES:
+        raise SnapshotError(
+            f"{text}: pages of {snapshot.page_size} bytes; only page tables of 4 KiB pages "
+            "can be modelled"
+        )
+    return _target(text, *resident.around(snapshot, which), WhatIf())
+
+
+def _target(text: str, snapshot: Snapshot, which: int, what_if: WhatIf) -> Target:
+    """The target of the snapshot as it is; of `w` only what is no matter of rows."""
+    mine = snapshot.select(which)
+    number, comm = (
+        int(snapshot.processes.pid[which]),
+        printable(snapshot.processes.comm[which]),
+    )
+    pages = int(snapshot.rss_pages[which])
+    if not len(snapshot.vpn[mine]):
+        raise SnapshotError(f"{text}: PID {number} ({comm}) has no resident page")
+    gigantic = int(
+        (snapshot.has(PageFlag.HUGETLB) & (snapshot.order > PMD_ORDER)).sum()
+    )
+    if gigantic:
+        raise SnapshotError(
+            f"{text}: PID {number} ({comm}) maps {gigantic:,} base pages of gigantic "
+            "hugetlb pages (1g), which are not modelled; choose a process without them"
+        )
+    only = resident.only(snapshot, which)
+    return Target(
+        name=text,
+        description=f"PID {number} ({comm}), {pages:,} pages resident (Rss)",
+        pages=len(snapshot),
+        running=tuple(snapshot.processes.running(which)),
+        build=lambda setting: resident.build(snapshot, which, setting, what_if.pinned),
+        changed=lambda more: _changed(text, snapshot, which, what_if, more),
+        nodes=int(snapshot.node.max()) + 1,
+        by_node=dict(enumerate(np.bincount(snapshot.node).tolist())),
+        foreign=int(np.maximum(snapshot.mapcount, 1).astype(np.int64).sum())
+        - len(snapshot),
+        unmovable=tuple(only.unmovable()),
+        missing=snapshot.missing,
+        assumed=(*resident.notes(snapshot), *_pins(what_if.pinned)),
+        own_sizes=True,
+        thp=resident.whatif.share(snapshot, which),
+        areas=snapshot.named(which),
+        laid_out=snapshot.laid_out,
+    )
+
+
+def _changed(
+    text: str, snapshot: Snapshot, which: int, old: WhatIf, what_if: WhatIf
+) -> Target:
+    said = []
+    if what_if.place is not None:
+        snapshot = resident.whatif.placed(snapshot, what_if.place)
+        said.append(f"all pages on node {what_if.place}")
+    if what_if.thp is not None:
+        snapshot, line = resident.whatif.thps(snapshot, which, what_if.thp)
+        said.append(line)
+    if what_if.folio is not None:
+        snapshot, line = resident.whatif.folios(snapshot, which, what_if.folio)
+        said.append(line)
+    kept = WhatIf(pinned=what_if.pinned or old.pinned)
+    made = _target(text, snapshot, which, kept)
+    return dataclasses.replace(made, assumed=(*said, *made.assumed))
+
+
+def _pins(percent: int) -> tuple[str, ...]:
+    return (f"{percent} % of the folios are pinned",) if percent else ()
+
+
+def _choose(text: str, snapshot: Snapshot, pid: int | None) -> int:
+    pids = snapshot.processes.pid.tolist()
+    if pid is not None and pid not in pids:
+        raise SnapshotError(f"{text}: holds no PID {pid}; it has {_few(pids)}")
+    if pid is None and len(pids) != 1:
+        raise TargetError(
+            f"{text}: holds {len(pids)} processes; choose one as {text}:PID or with "
+            f"--pid: {_few(pids)}"
+        )
+    return 0 if pid is None else pids.index(pid)
+
+
+def _few(pids: Sequence[int]) -> str:
+    more = f" and {len(pids) - 8} more" if len(pids) > 8 else ""
+    return ", ".join(map(str, pids[:8])) + more

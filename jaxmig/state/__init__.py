@@ -1,0 +1,1 @@
+"""What a machine is: arrays of frames, entries, translations; what JAX and XLA need."""

@@ -1,0 +1,200 @@
+"""Many folios at once: rows of folios as lanes of arrays, padded with NOWHERE.
+
+The phases below act on lanes of base-page folios.  A lane with head NOWHERE reads row 0
+and writes nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.state import xla
+from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.pytree import pytree
+
+CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
+WIDE: Final = 1 << 22  # the same where a trip costs 200 starts of a kernel
+TOGETHER: Final = 4  # lanes that a trip of a sum over lanes adds
+C = TypeVar("C", bound=tuple[Any, ...])
+Lanes = Int32[Array, " lanes"]
+Mask = Bool[Array, " lanes"]
+
+
+@pytree
+class Known:
+    """What the call itself wrote last: nobody else did, so it is not read again."""
+
+    row: Int32[Array, "lanes 4"]
+    # Of the only entry; None where chains are walked.
+    words: Int32[Array, "lanes 2"] | None
+
+
+def chunk() -> int:
+    """Pages a trip on this process's devices."""
+    return CHUNK if jax.default_backend() == "cpu" else WIDE
+
+
+def rows(
+    array: Int32[Array, "n *columns"], index: Lanes
+) -> Int32[Array, "lanes *columns"]:
+    """Rows of `array`; a padding lane gets row 0."""
+    safe = jnp.where(index == NOWHERE, 0, index)
+    return array.at[safe].get(mode="promise_in_bounds")
+
+
+def scatter(array: Array, index: Lanes, where: Mask, values: Array) -> Array:
+    """`array` with the rows of the lanes in `where` replaced."""
+    return array.at[jnp.where(where, index, NOWHERE)].set(values, mode="drop")
+
+
+def columns(*values: Lanes) -> Int32[Array, "lanes columns"]:
+    """Columns side by side; unlike a stack, this fuses with what makes them."""
+    column = jnp.arange(len(values))
+    out = values[-1][:, None]
+    for i, value in reversed(list(enumerate(values[:-1]))):
+        out = jnp.where(column == i, value[:, None], out)
+    return out
+
+
+def totals(*values: Lanes | Mask) -> list[Int32[Array, ""]]:
+    """Sums over all lanes, in one pass: a reduction each costs ten times as much."""
+    terms = [jnp.asarray(v, jnp.int32) for v in values]
+    if len(terms) == 1:
+        # XLA:CPU splits a reduction of one array into three.
+        terms.append(jnp.zeros_like(terms[0]))
+    zeros = (np.int32(0),) * len(terms)
+
+    def plus(first: tuple, second: tuple) -> tuple:
+        return tuple(x + y for x, y in zip(first, second, strict=True))
+
+    return list(jax.lax.reduce(tuple(terms), zeros, plus, (0,))[: len(values)])
+
+
+def some(*masks: Mask) -> list[Bool[Array, ""]]:
+    """Whether any lane is in each mask."""
+    return [n > 0 for n in totals(*masks)]
+
+
+def rank(mask: Mask) -> Lanes:
+    """Position of each lane among those of `mask`."""
+    return jax.lax.platform_dependent(
+        mask, cpu=_rank_on_cpu, default=lambda mask: running(mask) - 1
+    )
+
+
+def _rank_on_cpu(mask: Mask) -> Lanes:
+    lanes = jnp.arange(mask.shape[0], dtype=jnp.int32)
+    (first,) = totals(mask)
+    # The common masks are all lanes, or all but padding at the end.
+    (others,) = totals(mask != (lanes < first))
+    return jax.lax.cond(others == 0, lambda: lanes, lambda: running(mask) - 1)
+
+
+def running(mask: Mask) -> Lanes:
+    """How many lanes of `mask` there are up to each lane."""
+    cpu = _running_on_cpu if xla.marks() else jnp.cumsum
+    return jax.lax.platform_dependent(
+        mask.astype(jnp.int32), cpu=cpu, default=jnp.cumsum
+    )
+
+
+def _running_on_cpu(ones: Lanes) -> Lanes:
+    # One after the other in one function; what XLA makes of a sum over windows costs six
+    # times as much.
+    count = ones.shape[0]
+    trips = -(-count // TOGETHER)
+
+    def sums(ones: Lanes) -> Lanes:
+        def some(i: Array, carry: tuple[Array, Lanes]) -> tuple[Array, Lanes]:
+            total, out = carry
+            for n in range(TOGETHER):
+                at = (i.astype(jnp.uint32) * TOGETHER + n).astype(jnp.int32)
+                total += jax.lax.dynamic_slice(ones, (at,), (1,))[0]
+                out = xla.put(out, at, total)
+            return total, out
+
+        return jax.lax.fori_loop(0, trips, some, (jnp.int32(0), ones))[1]
+
+    # XLA splits what is done to a long array among threads: outside the function.
+    return xla.whole(sums, jnp.pad(ones, (0, trips * TOGETHER - count)))[:count]
+
+
+def nobody(count: int) -> Lanes:
+    """Lanes that belong to nothing."""
+    return jnp.full(count, NOWHERE, jnp.int32)
+
+
+def pick(mask: Mask) -> Lanes:
+    """The lanes of `mask`, one after the other, and NOWHERE behind them."""
+    count = mask.shape[0]
+    place = jnp.where(mask, running(mask) - 1, NOWHERE)
+    return scattered(place, jnp.arange(count, dtype=jnp.int32), nobody(count))
+
+
+def scattered(place: Lanes, values: Array, empty: Array) -> Array:
+    """`empty` with the values of the lanes that have a place at their places."""
+
+    def on_cpu(place: Lanes, values: Array, empty: Array) -> Array:
+        # The others go behind the last place: a branch that skipped them would often be
+        # guessed wrongly.  On a GPU they would all be in each other's way there.
+        count = empty.shape[0]
+        room = jnp.concatenate([empty, empty[:1]])
+        place = jnp.where(place == NOWHERE, count, place)
+        return room.at[place].set(values)[:count]
+
+    def elsewhere(place: Lanes, values: Array, empty: Array) -> Array:
+        return empty.at[place].set(values, mode="drop")
+
+    return jax.lax.platform_dependent(
+        place, values, empty, cpu=on_cpu, default=elsewhere
+    )
+
+
+def numbers(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
+    """`place // limit`, for places that neighbours have behind the start of a batch.
+
+    Below 2^22, or as far beyond the limit as there are lanes.
+    """
+    return jax.lax.platform_dependent(
+        place, limit, cpu=_by_floats, default=jnp.floor_divide
+    )
+
+
+def _by_floats(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
+    # Integers are not divided by vector instructions.  This is exact: half a page is
+    # more than the rounding error.
+    short = jnp.floor((place.astype(jnp.float32) + 0.5) / limit.astype(jnp.float32))
+    few = limit < place.shape[0]
+    return jnp.where(few, short.astype(jnp.int32), (place >= limit).astype(jnp.int32))
+
+
+def entry_of(m: Machine, entry: Lanes) -> tuple[Int32[Array, "lanes 2"], Lanes]:
+    """Both words of each entry, and the next entry that maps the same frame."""
+    if not m.geometry.shared:
+        # Nothing is mapped twice: the chain ends here, and its array need not be read.
+        return rows(m.pte, entry), jnp.full_like(entry, NOWHERE)
+    following = rows(m.rmap_next, entry)
+    return rows(m.pte, entry), jnp.where(entry == NOWHERE, NOWHERE, following)
+
+
+def entry_or(
+    words: Int32[Array, "lanes 2"] | None, m: Machine, entry: Lanes
+) -> tuple[Int32[Array, "lanes 2"], Lanes]:
+    """entry_of(), of which the words may be known."""
+    if words is None:
+        return xla.read(entry, lambda: entry_of(m, entry))
+    return words, jnp.full_like(entry, NOWHERE)
+
+
+def along_chains(shared: bool, step: Callable[[C], C], start: C) -> C:
+    """`step` once for every entry of the longest chain, all lanes in lockstep.
+
+    The second item of the carry holds each lane's entry.
+    """
+    if not shared:
+        return step(start)
+    return jax.lax.while_loop(lambda c: (c[1] != NOWHERE).any(), step, start)

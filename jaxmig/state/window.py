@@ -1,0 +1,181 @@
+"""A stretch of the caller's list as lanes: one for each folio, one for each base page.
+
+A folio is decided on its lane; entries, rows and contents are worked on the lanes of its
+base pages.  The lanes of a folio lie one behind the other; where all folios of a stretch
+are base pages, both are the same lanes and nothing is looked up.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32
+
+from jaxmig.state import frame, lanes, xla
+from jaxmig.state.frame import FLAGS
+from jaxmig.state.lanes import Lanes, Mask
+from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.pytree import pytree, static
+
+Index = Int32[Array, ""]
+
+
+@pytree
+class Window:
+    """Folios, and their base pages, padded to the same number of lanes."""
+
+    head: Lanes  # head frame of each folio; NOWHERE: none
+    row: Int32[Array, "lanes 4"]  # its row
+    page: Lanes  # frame of each base page; NOWHERE: none
+    page_row: Int32[Array, "lanes 4"]
+    folio: Lanes  # lane of the folio that a page belongs to
+    first: Lanes  # lane of a folio's first page; behind the last, where its pages end
+    is_head: Mask  # page lanes that hold the first page of a folio
+    count: Index  # folios
+    skipped: Index  # lanes in front of the first of them
+    large: bool = static()  # some folios are no base pages: lanes differ
+
+    @property
+    def there(self) -> Mask:
+        """Folio lanes that hold a folio."""
+        return self.head != NOWHERE
+
+    @property
+    def flags(self) -> Lanes:
+        """Flags of the folios."""
+        return self.row[:, FLAGS]
+
+    @property
+    def pages(self) -> Lanes:
+        """Base pages of each folio, 0 where there is none."""
+        if not self.large:
+            return self.there.astype(jnp.int32)
+        return jnp.where(self.there, jnp.int32(1) << frame.order(self.flags), 0)
+
+    def spread(self, *values: Lanes) -> tuple[Lanes, ...]:
+        """What each folio has, for each of its pages.
+
+        All at once: a row of several numbers is found as fast as one.
+        """
+        if not self.large:
+            return values
+        rows = lanes.rows(lanes.columns(*values), self.folio)
+        return tuple(rows[:, i] for i in range(len(values)))
+
+    def total(self, values: Lanes) -> Lanes:
+        """Sum over the pages of each folio."""
+        if not self.large:
+            return values
+        upto = jnp.pad(lanes.running(values), (1, 0))
+        before = upto.at[self.first].get(mode="promise_in_bounds")
+        # One folio's pages end where the next one's begin.
+        return jnp.where(self.there, jnp.append(before[1:], upto[-1]) - before, 0)
+
+    def only(self, live: Mask) -> "Window":
+        """This window with the folios in `live` alone."""
+        head = jnp.where(live, self.head, NOWHERE)
+        (count,) = lanes.totals(live & self.there)
+        (there,) = self.spread(live.astype(jnp.int32))
+        page = jnp.where(there > 0, self.page, NOWHERE)
+        return dataclasses.replace(self, head=head, page=page, count=count)
+
+
+def flat(
+    head: Lanes,
+    row: Int32[Array, "lanes 4"],
+    count: Index | None = None,
+    skipped: Index | int = 0,
+) -> Window:
+    """Base pages with their rows.
+
+    Args:
+      head: int32[lanes], their frames, one behind the other; NOWHERE elsewhere.
+      row: int32[lanes, 4].
+      count: how many, if that is known.
+      skipped: lanes in front of the first.
+    """
+    lane = jnp.arange(head.shape[0], dtype=jnp.int32)
+    there = head != NOWHERE
+    count = lanes.totals(there)[0] if count is None else count
+    skipped = jnp.asarray(skipped, jnp.int32)
+    return Window(head, row, head, row, lane, lane, there, count, skipped, large=False)
+
+
+def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:
+    """Rows of frames; any row for NOWHERE."""
+    return xla.read(pages, lambda: lanes.rows(m.frame, pages))
+
+
+@pytree
+class Listed:
+    """Folios of a list, one for each lane of a window."""
+
+    head: Lanes
+    row: Int32[Array, "lanes 4"]
+    place: Index  # of lane 0 in the list
+    skipped: Index  # lanes in front of the first folio
+    count: Index  # folios; they stand one behind the other
+
+    @property
+    def is_flat(self) -> Bool[Array, ""]:
+        """Whether all are base pages."""
+        order = jnp.where(self.head == NOWHERE, 0, frame.order(self.row[:, FLAGS]))
+        return ~lanes.some(order != 0)[0]
+
+    @property
+    def flat(self) -> Window:
+        """The window, if all are base pages."""
+        return flat(self.head, self.row, self.count, self.skipped)
+
+
+def listed(m: Machine, folios: Lanes, start: Index, end: Index, width: int) -> Listed:
+    """Folios `start` ... of a list up to `end`, as many as there are lanes.
+
+    Args:
+      folios: int32[folios], head frames.
+    """
+    # The last slice of a list that windows do not fill begins earlier: slices clamp.
+    first = jnp.minimum(start, folios.shape[0] - width)
+    head = xla.once(start, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
+    index = first + jnp.arange(width, dtype=jnp.int32)
+    head = jnp.where((index >= start) & (index < end), head, NOWHERE)
+    skipped = start - first
+    count = jnp.clip(end - start, 0, width - skipped)
+    return Listed(head, rows_of(m, head), first, skipped, count)
+
+
+def expanded(m: Machine, found: Listed) -> Window:
+    """The folios whose pages fit the lanes, and a lane for each page."""
+    head, row = found.head, found.row
+    width = head.shape[0]
+    lane = jnp.arange(width, dtype=jnp.int32)
+    there = head != NOWHERE
+    pages = jnp.where(there, jnp.int32(1) << frame.order(row[:, FLAGS]), 0)
+    upto = lanes.running(pages)
+    fits = there & (upto <= width)
+    first = upto - pages
+    begins = lanes.scattered(
+        jnp.where(fits, first, NOWHERE), jnp.ones_like(lane), jnp.zeros_like(lane)
+    )
+    used, count = lanes.totals(jnp.where(fits, pages, 0), fits)
+    first = jnp.minimum(first, used)
+    # Lanes without a page belong to a lane without a folio, of which there is one.
+    nobody = jnp.where(found.skipped > 0, 0, jnp.minimum(count, width - 1))
+    folio = lanes.running(begins) - 1 + found.skipped
+    folio = jnp.where(lane < used, folio, nobody)
+    head = jnp.where(fits, head, NOWHERE)
+    begin = jnp.where(fits, head - first, 0)
+    page = lane + begin.at[folio].get(mode="promise_in_bounds")
+    page = jnp.where(lane < used, page, NOWHERE)
+    return Window(
+        head,
+        row,
+        page,
+        rows_of(m, page),
+        folio,
+        first,
+        begins > 0,
+        count,
+        found.skipped,
+        large=True,
+    )

@@ -1,0 +1,356 @@
+"""All that jaxmig knows of XLA's habits: loops without copies, marks, compilation.
+
+XLA:CPU copies a whole array at every trip of a loop that reads one carried array to
+write another, because fusion may move the read past the write.  A conditional is a wall
+that fusion does not cross: all reads of a trip go inside one, then come the writes.
+The predicate must be one that XLA cannot fold to a constant.  A conditional that WRITES
+state copies it too; a loop of at most one trip does not.
+
+Each operation of a loop is dispatched on its own, which costs half a microsecond: a loop
+of short trips is better compiled as one function.  The mark that asks for it is private
+to XLA, so it is made only while jaxmig itself compiles (`Program`), only for the jaxlibs
+in TESTED, and a compilation that fails is done again without.  Inside somebody's own
+`jax.jit` there are no marks, nor kernels of jaxmig's own (Pallas), which not every GPU
+can run.
+"""
+
+import collections
+import contextlib
+import contextvars
+import functools
+import importlib
+import inspect
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array, Bool, Int32
+
+T = TypeVar("T")
+# Versions of jaxlib with which the suite has passed with the tricks on.
+TESTED: Final = ("0.10.2",)
+WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
+CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are such
+# A program that works on few rows runs for less time than it takes to optimize it.
+SHORT: Final = 1 << 16  # rows
+FEW: Final = 1 << 14  # rows that a call works on
+FEW_BYTES: Final = 1 << 24  # of the arrays in which they stand
+# What these passes do to loops takes a third of the compilation, and such a program is
+# no slower without.
+QUICK_OPTIONS: Final = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
+}
+ALIGNED: Final = 64  # bytes
+_OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
+# jax 0.6 can only mark all that is traced inside, which is too much.
+_CAN_MARK: Final = "x" in inspect.signature(set_xla_metadata).parameters
+_tricks: contextvars.ContextVar[bool] = contextvars.ContextVar("tricks", default=False)
+_kernels: contextvars.ContextVar[bool] = contextvars.ContextVar(
+    "kernels", default=False
+)
+
+
+def known() -> bool:
+    """Whether the tricks were tried with this jaxlib."""
+    return jaxlib.__version__ in TESTED and _CAN_MARK
+
+
+@contextlib.contextmanager
+def tricks(on: bool, gpu: bool = False) -> Iterator[None]:
+    """Trace with the tricks, where they are known, or without; `gpu`: for GPUs."""
+    tokens = _tricks.set(on and known()), _kernels.set(on and gpu)
+    try:
+        yield
+    finally:
+        _tricks.reset(tokens[0])
+        _kernels.reset(tokens[1])
+
+
+def marks() -> bool:
+    """Whether what is traced now may be marked."""
+    return _tricks.get()
+
+
+def kernels() -> bool:
+    """Whether what is traced now may hold kernels of jaxmig's own for GPUs."""
+    return _kernels.get()
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether this process's device is a GPU for which JAX has Pallas and Triton.
+
+    Source: jax/_src/pallas/triton, which asks for compute capability 8.0.
+    """
+    if jax.default_backend() != "gpu":
+        return False
+    try:
+        importlib.import_module("jax.experimental.pallas.triton")
+    except ImportError:
+        return False
+    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    return float(capability) >= 8 if capability.replace(".", "").isdigit() else False
+
+
+# The compiled programs that are kept, by function and arguments, least recently used
+# first, each with the mappings that it took: some sixty megabytes, and up to 1,200 of the
+# 65,530 mappings that Linux gives a process (vm.max_map_count).  Beyond them LLVM ends
+# the process.
+KEPT: Final = 24
+MAPPINGS: Final = 24_000
+_kept: dict[tuple["Program", Any], tuple[Any, int]] = {}
+_made = collections.Counter[str]()
+_books = threading.Lock()  # of the two above
+
+
+def compilations() -> int:
+    """How many programs this process has compiled."""
+    return _made["programs"]
+
+
+def forget() -> None:
+    """Give all compiled programs back."""
+    _kept.clear()
+
+
+class Program:
+    """A function that jaxmig compiles itself, ahead of time, once a shape."""
+
+    def __init__(self, function: Callable[..., Any], donate: bool = False) -> None:
+        """`donate`: the first argument is given away."""
+        self.function, self.donate = function, donate
+
+    def __call__(self, *args: Any) -> Any:
+        """The function's value; part of somebody's program while he traces."""
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args)):
+            return self.function(*args)
+        return self.executable(*args)(*args)
+
+    def executable(self, *args: Any) -> Any:
+        """The compiled function for arguments like these, compiled where it is new."""
+        kinds = tuple(map(_kind, jax.tree.leaves(args)))
+        key = self, (jax.tree.structure(args), kinds)
+        with _books:
+            found = _kept.pop(key, None)
+            if found is not None:
+                _kept[key] = found
+                return found[0]
+        had = _mappings()
+        compiled = self._compile(args)
+        taken = max(_mappings() - had, 0)
+        with _books:
+            _made["programs"] += 1
+            _make_room(taken)
+            _kept[key] = compiled, taken
+        return compiled
+
+    def jitted(
+        self, on: bool = True, short: bool = False, gpu: bool | None = None
+    ) -> Any:
+        """The function under `jax.jit`, traced with the tricks or without.
+
+        Args:
+          on: with the tricks.
+          short: all its arrays are.
+          gpu: it is for a GPU, on which Triton's kernels run; None: where there is one.
+        """
+        gpu = has_triton() if gpu is None else gpu
+
+        # A function of its own each time: JAX would give back what it traced before.
+        def traced(*args: Any) -> Any:
+            with tricks(on, gpu):
+                return self.function(*args)
+
+        options: dict[str, Any] = quick() if short else {}
+        if on and known() and jax.default_backend() == "cpu":
+            options |= CPU_OPTIONS
+        return jax.jit(
+            traced,
+            donate_argnums=(0,) if self.donate else (),
+            compiler_options=options,
+        )
+
+    def _compile(self, args: tuple[Any, ...]) -> Any:
+        # What a program is given to work on is short; it may stand in longer arrays.
+        state, *others = (_longest(x) for x in args)
+        worked = max(others, default=state)
+        short = max(state, worked) <= SHORT
+        short |= worked <= FEW and _bytes(args[0]) <= FEW_BYTES
+        try:
+            return self.jitted(short=short).lower(*args).compile()
+        except jax.errors.JaxRuntimeError as error:
+            # Whatever Triton cannot do, XLA can.
+            if not has_triton() and ("INTERNAL" not in str(error) or not known()):
+                raise
+            return self.jitted(on=False, short=short).lower(*args).compile()
+
+
+def quick() -> dict[str, Any]:
+    """Options of `jax.jit` for what runs for less time than its compilation takes."""
+    here = known() and jax.default_backend() == "cpu"
+    return dict(QUICK_OPTIONS) if here else {}
+
+
+def _make_room(mappings: int) -> None:
+    """Give back what was used longest ago, until one more program may be kept.
+
+    Whoever still holds one may use it; a lookup compiles it anew.
+    """
+    mappings += sum(taken for _, taken in _kept.values())
+    while _kept and (len(_kept) >= KEPT or mappings > MAPPINGS):
+        _, taken = _kept.pop(next(iter(_kept)))
+        mappings -= taken
+
+
+def _mappings() -> int:
+    """How many mappings this process has; 0 where Linux does not tell."""
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            return sum(1 for _ in maps)
+    except OSError:
+        return 0
+
+
+def like(value: Any) -> jax.ShapeDtypeStruct:
+    """What a program must know of an argument to be compiled."""
+    shape, dtype, where = _kind(value)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
+def _kind(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return value.shape, value.dtype, value.sharding
+    where = value.sharding if isinstance(value, jax.Array) else None
+    return jnp.shape(value), jnp.result_type(value), where
+
+
+def _bytes(arrays: Any) -> int:
+    # Shapes alone have no `nbytes`.
+    leaves = jax.tree.leaves(arrays)
+    return sum(math.prod(jnp.shape(x)) * jnp.result_type(x).itemsize for x in leaves)
+
+
+def _longest(arrays: Any) -> int:
+    return max(map(_rows, jax.tree.leaves(arrays)), default=0)
+
+
+def _rows(value: Any) -> int:
+    shape = _kind(value)[0]
+    return math.prod(shape[:-1] if len(shape) > 1 else shape)
+
+
+def upload(array: np.ndarray | np.generic) -> Array:
+    """`x` in a buffer of its own on the device; nothing is compiled, unlike in jnp.array.
+
+    XLA:CPU takes an array that begins at a multiple of 64 bytes as it is, and what
+    belongs to numpy cannot be given away.
+    """
+    array = np.asarray(array)
+    if array.ctypes.data % ALIGNED == 0:
+        room = np.empty(array.nbytes + ALIGNED + array.itemsize, np.uint8)
+        start = -room.ctypes.data % ALIGNED + array.itemsize
+        apart = (
+            room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        )
+        apart[...] = array
+        array = apart
+    return jax.device_put(array)
+
+
+def compile_loops_whole() -> None:
+    """Have XLA:CPU make one function of a loop whose trips touch little.
+
+    Otherwise each operation of a trip is dispatched on its own, which costs accesses
+    and timelines more than the operations do.  This is a setting of the process, for
+    those that own theirs, before JAX compiles anything; the user's own stays.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    # A jaxlib that does not know the option would end the process.
+    if known() and "xla_backend_extra_options" not in flags:
+        option = f"--xla_backend_extra_options={_OPTION}={WHOLE_LOOP}"
+        os.environ["XLA_FLAGS"] = f"{flags} {option}".strip()
+
+
+def whole(function: Callable[..., T], *args: Any) -> T:
+    """`f(*args)`, of which XLA:CPU makes one function, run by one thread.
+
+    `f` must be a loop over slices: XLA splits operations on long arrays among threads
+    and then calls the function with too few arguments.  It must not scatter, and what
+    it returns must depend on every argument, of which none may be a constant: XLA ends
+    the process over one that its simplifications leave unused.  Where no marks are made
+    this is `f(*args)`.
+    """
+    if not marks():
+        return function(*args)
+
+    def on_cpu(*args: Any) -> T:
+        return jax.tree.map(_marked, jax.jit(lambda *args: function(*args))(*args))
+
+    return jax.lax.platform_dependent(*args, cpu=on_cpu, default=function)
+
+
+def _marked(result: Array) -> Array:
+    """`result` of a call that XLA:CPU shall compile as it is."""
+    # A call that is inlined would lose its attributes.
+    marked: Any = set_xla_metadata(
+        result, xla_cpu_small_call="true", inlineable="false"
+    )
+    return marked
+
+
+def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
+    """`reads()` behind a wall; `witness` is any index it uses, never negative."""
+    shapes = jax.eval_shape(reads)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reads, lambda: zeros)
+
+
+def once(witness: Int32[Array, "..."], compute: Callable[[], Array]) -> Array:
+    """`compute()`, which XLA:CPU does not compute anew for each of its uses.
+
+    It reads nothing that is written, so that others need no wall: on a GPU each
+    conditional waits for the host.
+    """
+    return jax.lax.platform_dependent(
+        witness, cpu=lambda at: read(at, compute), default=lambda _: compute()
+    )
+
+
+def when(pred: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
+    """`change(state)` if `pred` else `state`, in place."""
+
+    def once(carry: tuple[Any, T]) -> tuple[Any, T]:
+        return jnp.asarray(False), change(carry[1])
+
+    return jax.lax.while_loop(lambda c: c[0], once, (jnp.asarray(pred), state))[1]
+
+
+def after(
+    value: Int32[Array, "*n"], witness: Int32[Array, "..."]
+) -> Int32[Array, "*n"]:
+    """`value`, known only once `witness` (never negative) has been read.
+
+    A write whose index or data does not depend on an earlier read of the same array
+    could come first; to be safe XLA would copy the array.
+    """
+    return value + (jnp.ravel(witness)[0] >> 31)
+
+
+def put(array: Array, index: Int32[Array, ""], row: Array) -> Array:
+    """`array` with one row replaced; `index` must be inside (slices clamp)."""
+    start = (index,) + (0,) * (array.ndim - 1)
+    return jax.lax.dynamic_update_slice(array, row[None].astype(array.dtype), start)
+
+
+def add(array: Array, index: Int32[Array, ""], amount: Int32[Array, "..."]) -> Array:
+    """`array` with `amount` added to one row."""
+    return put(array, index, array[index] + amount)

@@ -1,0 +1,1 @@
+"""Nanoseconds: profiles of machines, prices of events, accesses beside a migration."""

@@ -1,0 +1,1 @@
+"""Whole questions: a process, a scenario, a grid of configurations, a published figure."""

@@ -1,0 +1,143 @@
+"""What a call counts, without moving a page: for many configurations at once.
+
+What becomes of a folio does not depend on what the folios before it have done, as long
+as nothing couples two batches (`migrate.uncoupled`); so it can be read off the machine
+as it is before the call.  Batch limit and CPU masks then only decide how folios fall into
+batches and whom a flush interrupts: under `vmap` over those two, folios are looked at
+once for all configurations.
+
+The functions are those of the call itself, without the writes between them.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int32
+
+from jaxmig.engine import migrate
+from jaxmig.engine.chunk import count_window, look_and_plan
+from jaxmig.engine.migrate import Result, uncoupled
+from jaxmig.engine.windows import open_window
+from jaxmig.linux import outcomes as oc, tlb
+from jaxmig.linux.batches import Cut, cut
+from jaxmig.linux.call import Stats, no_stats
+from jaxmig.linux.flush_requests import close_batches
+from jaxmig.linux.folio import SLEEPS
+from jaxmig.linux.mappings import PageMaps
+from jaxmig.linux.phases import flush
+from jaxmig.linux.phases.flush import CallFlushes
+from jaxmig.linux.plan import Pages, of_pages
+from jaxmig.linux.rules import Rules
+from jaxmig.state import events, lanes
+from jaxmig.state.events import Events
+from jaxmig.state.frame import MAPCOUNT
+from jaxmig.state.lanes import CHUNK, Lanes
+from jaxmig.state.machine import NOWHERE, PMD_PAGES, Machine
+from jaxmig.state.pytree import pytree
+from jaxmig.state.window import Window
+
+Index = Int32[Array, ""]
+What = tuple[Lanes, Index, Index, Index]  # list, its size, node, CPU
+
+
+@pytree
+class Sums:
+    """What one window hands to the next."""
+
+    ev: Events
+    stats: Stats
+    flushes: CallFlushes
+    next: Index  # the first folio of the list that is not counted yet
+    open: Index  # base pages of the batch that goes on
+    asleep: Index  # folios that would be waited for for ever
+    shift: Int32[Array, " nodes"]  # base pages mapped on each node, the change
+
+
+def countable(rules: Rules, m: Machine, size: int, node: int) -> bool:
+    """Whether `count` serves a call; the arrays must be known."""
+    return not m.geometry.hugetlb and uncoupled(rules, m, size, node)
+
+
+def count(
+    rules: Rules, m: Machine, call: What, limit: Index, chunk: int = CHUNK
+) -> tuple[Result, Int32[Array, " nodes"]]:
+    """What the call returns and counts, and how many more base pages each node maps.
+
+    Only for calls that are `countable()`, and lists that name a folio once.
+
+    Args:
+      call: list, how many of it, node, CPU.
+      limit: base pages that close a batch; serial releases have none.
+      chunk: base pages a window.
+    """
+    folios, size, node, cpu = call
+    most = 1 << m.geometry.orders[-1]
+    width = min(max(chunk, most), folios.shape[0] * most)
+    folios = jnp.pad(folios, (0, max(width - folios.shape[0], 0)))
+    put_off = tlb.should_defer(rules, m.cpus, cpu)
+
+    def window(sums: Sums) -> Sums:
+        w, place = open_window(m, folios, sums.next, size, width)
+        batches = _cut(rules, w, sums.open, limit)
+        seen, mapped, p = look_and_plan(rules, m, w, put_off)
+        pages = of_pages(w, p, batches.batch)
+        known = (seen, p, pages, batches, place)
+        ev, flushes, _ = close_batches(
+            rules, sums.ev, sums.flushes, m, cpu, w, known, put_off
+        )
+        ev, stats = count_window(rules, ev, sums.stats, w, (seen, mapped, p, pages))
+        if rules.batched:
+            ev = ev.add(batches=batches.closed)
+        (asleep,) = lanes.totals(p.asleep)
+        asleep, shift = (
+            sums.asleep + asleep,
+            sums.shift + _shift(m, w, seen, pages, node),
+        )
+        return Sums(
+            ev, stats, flushes, sums.next + w.count, batches.open, asleep, shift
+        )
+
+    none = jnp.int32(0)
+    c = Sums(
+        events.none(m.cpus.lazy.shape[0]),
+        no_stats(),
+        flush.no_flushes(m.cpus),
+        none,
+        none,
+        none,
+        jnp.zeros(m.geometry.nodes, jnp.int32),
+    )
+    c = jax.lax.while_loop(lambda c: c.next < size, window, c)
+    ev, flushes = c.ev, c.flushes
+    if rules.batched:
+        pending, current = (
+            flushes.open[None],
+            (flushes.caught_up > flushes.deferred)[None],
+        )
+        ev, flushes = flush.close(rules, ev, flushes, m.cpus, cpu, pending, current)
+        ev = ev.add(batches=c.open > 0)
+    ev = flush.count_immediate(rules, ev, flushes, m.cpus, cpu)
+    error = jnp.where(c.asleep > 0, SLEEPS, 0)
+    return migrate.answer(ev, c.stats, c.stats.failed, error), c.shift
+
+
+def _cut(rules: Rules, window: Window, open_pages: Index, limit: Index) -> Cut:
+    """The batches of a window."""
+    if rules.batched:
+        return cut(rules, window, open_pages, limit)
+    # A folio is a batch of its own.
+    none = jnp.int32(0)
+    return Cut(jnp.arange(window.head.shape[0], dtype=jnp.int32), none, none)
+
+
+def _shift(
+    m: Machine, window: Window, seen: PageMaps, pages: Pages, node: Index
+) -> Int32[Array, " nodes"]:
+    """How many more base pages each node maps after a window."""
+    # Those of a driver's pages, too, which nobody walks.
+    maps = window.page_row[:, MAPCOUNT] + seen.pmds * (PMD_PAGES - 1)
+    moved = (pages.ends & oc.MOVED) != 0
+    home = m.node_of(jnp.where(window.page == NOWHERE, 0, window.page))
+    none = jnp.zeros(m.geometry.nodes, jnp.int32)
+    left = none.at[home].add(jnp.where(moved | pages.gone, maps, 0))
+    (came,) = lanes.totals(jnp.where(moved, maps, 0))
+    return none.at[node].add(came) - left

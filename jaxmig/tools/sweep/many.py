@@ -1,0 +1,187 @@
+"""One call in many configurations, from Python: what each of them counts.
+
+masks = [dataclasses.replace(state, cpus=c) for c in ...]
+result = sweep.count_many(masks, folios, 1, batch=[1, 64, 512])
+
+Machines that share an array share it on the device too; only those that differ are
+stacked.  Configurations run in chunks that fit the memory, all in one compilation.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxmig.engine.migrate import Result, limit_of
+from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION
+from jaxmig.linux.rules import Rules, as_data, rules, structure, word
+from jaxmig.state import arguments
+from jaxmig.state.machine import Machine
+from jaxmig.tools.sweep.counts import What, count, countable
+from jaxmig.tools.sweep.program import jitted, played
+
+AT_ONCE: Final = 64  # configurations, on each device
+
+
+def count_many(
+    states: Machine | Sequence[Machine],
+    folios: Any,
+    node: int,
+    *,
+    batch: int | Sequence[int] = NR_MAX_BATCHED_MIGRATION,
+    kernel: str = "6.3",
+    mode: str = "sync",
+    reason: str = "syscall_or_cpuset",
+    cpu: int = 0,
+    arch: str = "x86",
+    at_once: int = AT_ONCE,
+    mesh: Mesh | None = None,
+) -> Result:
+    """What `migrate_pages` returns and counts in each configuration.
+
+    Args:
+      states: the machine, or one a configuration: the same but for conditions, CPU
+        masks, or whatever else leaves shapes and page tables' sizes alone.
+      folios: int32[folios], head frames, each once; the same list for all.
+      batch: base pages at which a batch is closed, or one number a configuration.
+      at_once: configurations that a device works on together.
+      mesh: devices with one axis, among which configurations are dealt out.
+    Returns:
+      A result whose arrays have an axis more in front: the configurations.
+    Raises:
+      ValueError: for as many machines as batch limits only where one of them is one;
+        for machines of different shapes, or a mesh of several axes; and for what
+        `migrate_pages` refuses.
+    """
+    r = rules(kernel, mode, reason, arch)
+    machines = _machines(states)
+    limits = _limits(batch)
+    n = _length(machines, limits)
+    first = machines[0]
+    node, cpu = arguments.node(first, node), arguments.cpu(first, cpu)
+    at_once = arguments.whole("at_once", at_once, 1)
+    # Whether folios are in use each table of frames says for itself.
+    tables = {id(m.frame): m for m in machines}.values()
+    for m in tables:
+        folios, _ = arguments.folios(m, folios)
+    heads = np.asarray(folios)
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"a mesh with axes {mesh.axis_names}: sweeps need one axis")
+    differ = differing(machines)
+    several = _distinct(machines) if "nfree" in differ else machines[:1]
+    counts = all(countable(r, m, heads.size, node) for m in several)
+    width = min(at_once, n) * (mesh.size if mesh else 1)
+    program = compiled(structure(r), counts, differ, mesh)
+    numbers = (jnp.int32(x) for x in (heads.size, node, cpu))
+    rest = (jnp.asarray(heads if heads.size else np.zeros(1, np.int32)), *numbers)
+    bits, found = jnp.asarray(word(r)), []
+    for some, lim in _chunks(machines, limits, differ, n, width):
+        found.append(program(machines[0], some, limit_of(lim), rest, bits))
+    return jax.tree.map(lambda *x: jnp.concatenate(x)[:n], *found)
+
+
+def _machines(states: Any) -> list[Machine]:
+    """One machine or several. Raises ValueError for what is none."""
+    if isinstance(states, Machine):
+        return [states]
+    machines = list(states) if isinstance(states, Sequence) else [states]
+    for m in machines:
+        arguments.machine(m)
+    return machines
+
+
+def _limits(batch: Any) -> np.ndarray:
+    """Batch limits, int32[limits]. Raises ValueError for what is none."""
+    several = isinstance(batch, Sequence) and not isinstance(batch, str)
+    if several or np.ndim(batch):
+        return np.asarray(
+            arguments.numbers("batch", batch, 0, arguments.MOST), np.int32
+        )
+    return np.asarray([arguments.whole("batch", batch, 0)], np.int32)
+
+
+def _length(machines: Sequence[Machine], limits: np.ndarray) -> int:
+    a, b = len(machines), limits.size
+    if not a or not b or (a != b and 1 not in (a, b)):
+        raise ValueError(f"{a} machines and {b} batch limits: as many, or one for all")
+    first = machines[0]
+    for m in _distinct(machines):
+        if jax.tree.structure(m) != jax.tree.structure(first) or any(
+            x.shape != y.shape
+            for x, y in zip(jax.tree.leaves(m), jax.tree.leaves(first), strict=True)
+        ):
+            raise ValueError("machines of different shapes cannot be swept together")
+    return max(a, b)
+
+
+def _distinct(machines: Sequence[Machine]) -> list[Machine]:
+    return list({id(m): m for m in machines}.values())
+
+
+def differing(machines: Sequence[Machine]) -> tuple[str, ...]:
+    """The fields that are not one object in all machines."""
+    first, others = machines[0], _distinct(machines)[1:]
+    names = [f.name for f in dataclasses.fields(Machine) if f.name != "geometry"]
+    return tuple(
+        n for n in names if any(getattr(m, n) is not getattr(first, n) for m in others)
+    )
+
+
+def _chunks(
+    machines: Sequence[Machine],
+    limits: np.ndarray,
+    differ: tuple[str, ...],
+    n: int,
+    width: int,
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """What differs, and limits, `width` configurations at a time; the last is padded."""
+    for start in range(0, n, width):
+        at = np.minimum(np.arange(start, start + width), n - 1)
+        some = [machines[i if len(machines) > 1 else 0] for i in at]
+        stacked = {
+            name: jax.tree.map(
+                lambda *x: jnp.asarray(np.stack([np.asarray(a) for a in x])),
+                *(getattr(m, name) for m in some),
+            )
+            for name in differ
+        }
+        yield stacked, limits[at if limits.size > 1 else at * 0]
+
+
+@functools.cache
+def compiled(
+    shape: Rules, counts: bool, differ: tuple[str, ...], mesh: Mesh | None
+) -> Any:
+    """The jitted sweep of one chunk of configurations.
+
+    Its last argument is their rules as bits (`rules.word`).
+
+    Args:
+      shape: rules of this structure (`rules.structure`).
+      counts: whether the calls are `countable()`.
+      differ: fields of the machine that are stacked.
+      mesh: devices that share the configurations.
+    """
+
+    def many(
+        m: Machine, some: dict[str, Any], limits: Any, call: What, bits: Any
+    ) -> Result:
+        r = as_data(shape, bits)
+
+        def one(given: tuple[dict[str, Any], Any]) -> Result:
+            some, limit = given
+            here = dataclasses.replace(m, **some)
+            if counts:
+                return count(r, here, call, limit)[0]
+            return played(r, here, call, limit)[1]
+
+        # Branches and loops of unequal length: one configuration after the other.
+        each = jax.vmap(one) if counts else functools.partial(jax.lax.map, one)
+        return each((some, limits))
+
+    return jitted(many, mesh, dealt=(1, 2), arguments=5)

@@ -1,0 +1,134 @@
+"""The compiled program of many calls, on one device or dealt out among several.
+
+Where batches are independent and memory lasts, calls are counted all at once
+(`counts.py`).  Elsewhere they are played one after the other in a loop: under `vmap` the
+engine would take both sides of every branch.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec as P
+from jaxtyping import Array, Int32
+
+from jaxmig.engine import migrate
+from jaxmig.linux.rules import Rules, as_data
+from jaxmig.state import events, pte, xla
+from jaxmig.state.events import Events
+from jaxmig.state.machine import PMD_PAGES, Cpus, Machine
+from jaxmig.tools.sweep.counts import What, count
+
+SLOTS: Final = 64  # calls that one program has room for
+Index = Int32[Array, ""]
+Found = tuple[Events, Array, Array, Array]
+
+
+def local_mesh() -> Mesh | None:
+    """The devices of this process, if there are several that share SLOTS evenly."""
+    devices = jax.local_devices()
+    if len(devices) == 1 or SLOTS % len(devices):
+        return None
+    return Mesh(devices, ("configurations",))
+
+
+def jitted(
+    function: Callable[..., Any],
+    mesh: Mesh | None,
+    dealt: Sequence[int],
+    arguments: int,
+) -> Any:
+    """`f`, compiled; on a mesh each device gets its part of the arguments `dealt`.
+
+    These have configurations as their first axis, and so has all that comes out.
+    """
+    if mesh is None:
+        return xla.Program(function)
+    # Whatever its user made of it: here arguments lie where they are wanted.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
+    axis = P(mesh.axis_names[0])
+    specs = tuple(axis if i in dealt else P() for i in range(arguments))
+    each = jax.shard_map(
+        function, mesh=mesh, in_specs=specs, out_specs=axis, check_vma=False
+    )
+    return xla.Program(each)
+
+
+@functools.cache
+def program_of(shape: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
+    """The jitted program of `n` calls of the same list on SLOTS sets of CPUs.
+
+    Its last argument is their rules as bits (`rules.word`).
+
+    Args:
+      shape: rules of this structure (`rules.structure`).
+      counts: whether the calls are `countable()`.
+      mesh: devices that share the sets.
+    """
+
+    def many(
+        m: Machine, heads: Any, size: Any, node: Any, cpu: Any, limits: Any,
+        stack: Cpus, n: Any, bits: Any,
+    ) -> Found:  # fmt: skip
+        r, call = as_data(shape, bits), (heads, size, node, cpu)
+        if counts:
+            return _counted(r, m, call, limits, stack)
+        slots = limits.shape[0]
+        if mesh is not None:
+            n = n - jax.lax.axis_index(mesh.axis_names[0]) * slots
+        return _played(r, m, call, limits, stack, jnp.clip(n, 0, slots))
+
+    return jitted(many, mesh, dealt=(5, 6), arguments=9)
+
+
+def _counted(rules: Rules, m: Machine, call: What, limits: Array, stack: Cpus) -> Found:
+    before = mapped(m)
+
+    def one(cpus: Cpus, limit: Index) -> Found:
+        start = dataclasses.replace(m, cpus=cpus)
+        result, shift = count(rules, start, call, limit)
+        return result.events, result.failed, result.error, before + shift
+
+    return jax.vmap(one)(stack, limits)
+
+
+def _played(
+    rules: Rules, m: Machine, call: What, limits: Array, stack: Cpus, n: Index
+) -> Found:
+    def one(i: Any, out: Found) -> Found:
+        cpus = jax.tree.map(lambda a: a[i], stack)
+        start = dataclasses.replace(m, cpus=cpus)
+        after, result = played(rules, start, call, limits[i])
+        # Looking at the page tables keeps the compiler from leaving them out.
+        new = (result.events, result.failed, result.error, mapped(after))
+        return jax.tree.map(lambda a, x: a.at[i].set(x), out, new)
+
+    zero = jnp.int32(0)
+    blank = (events.none(stack.lazy.shape[1]), zero, zero, mapped(m) * 0)
+    slots = limits.shape[0]
+    cleared = jax.tree.map(lambda a: jnp.zeros((slots, *a.shape), a.dtype), blank)
+    return jax.lax.fori_loop(0, n, one, cleared)
+
+
+def played(
+    rules: Rules, m: Machine, call: What, limit: Index
+) -> tuple[Machine, migrate.Result]:
+    """The call on the machine, as part of a loop over configurations.
+
+    Inside one XLA finds arguments constant or results unused, which `xla.whole` forbids.
+    """
+    with xla.tricks(on=False):
+        return migrate.run(m, *call, limit, rules)
+
+
+def mapped(m: Machine) -> Int32[Array, " nodes"]:
+    """Base pages mapped on each node."""
+    bits = m.pte[:, pte.BITS]
+    there = (bits & (pte.PRESENT | pte.ZERO_PAGE)) == pte.PRESENT
+    size = jnp.where((bits & pte.HUGE) != 0, PMD_PAGES, 1)
+    node = jnp.where(there, m.node_of(m.pte[:, pte.PFN]), m.geometry.nodes)
+    none = jnp.zeros(m.geometry.nodes, jnp.int32)
+    return none.at[node].add(size, mode="drop")
