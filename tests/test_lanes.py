@@ -266,7 +266,7 @@ def test_a_folio_in_nobodys_way_moves_at_the_first_try(kernel, mode, kind) -> No
     refs = maps + frame.cache_refs(flags)
     row = jnp.stack([refs, maps, flags, maps], axis=1)
     some = np.asarray(refs) > 0
-    assert (np.asarray(plan._in_nobodys_way(row, maps)) == some).all()
+    assert (np.asarray(plan._passes_all_checks(row, maps)) == some).all()
     none = maps * 0
     f = oc.FoundFolios(flags, refs, maps, (none,) * cond.WORDS)
     bits = jnp.asarray(word(rules(kernel, mode)))

@@ -1,1 +1,1 @@
-"""How a call is executed: windows of its list, devices, one folio after another."""
+"""How a call is executed: in windows of its list, page by page, on many devices."""

@@ -1,7 +1,7 @@
-"""The four phases on a window whose plan is made.
+"""The four phases on a window whose outcomes are known (its Plan).
 
 Source: migrate_pages_batch() in mm/migrate.c; movable_ops of the drivers that own
-non-LRU pages; zap_pte_range() for pages that their process let go.
+non-LRU pages; zap_pte_range() for pages that their process has unmapped.
 """
 
 import dataclasses
@@ -37,19 +37,19 @@ Index = Int32[Array, ""]
 
 @pytree
 class Batch:
-    """Folios on their way: a window of them, whatever batches they belong to."""
+    """A window's folios and pages from phase to phase; they may be of many batches."""
 
     window: Window
     plan: Plan
     pages: Pages
-    held: HeadChanges  # what unmapping makes of the heads' rows
+    held: HeadChanges  # what the unmap phase changes in rows
     found: Known  # rows and entries of the pages before the first phase
-    known: Known  # as they are now
-    dst: Lanes  # where each folio goes; NOWHERE: it stays
-    page: Lanes  # where each base page goes
-    asked: FlushRequests  # the flushes
-    emptied: Bool[Array, " cpus"]  # CPUs that an earlier flush has emptied
-    seen: bool = static()  # somebody looks at the machine between two phases
+    known: Known  # rows and entries as they are now
+    dst: Lanes  # destination of each folio, its head frame; NOWHERE: it stays
+    page: Lanes  # destination of each base page
+    asked: FlushRequests  # the flushes that it needs
+    emptied: Bool[Array, " cpus"]  # CPUs that flushed everything earlier in the call
+    seen: bool = static()  # whether the machine is read between two phases
 
 
 def prepare(
@@ -60,13 +60,17 @@ def prepare(
     ready: Bool[Array, ""],
     seen_inside: bool = False,
 ) -> tuple[Machine, Batch]:
-    """A window whose folios have frames to go to.
+    """Allocate destinations for a window's folios.
 
     Args:
-      known: of the window what the page tables say, its plan, both by page and by folio,
-        and the flushes it asks for; CPUs that the call has emptied before.
-      ready: true, once all that is read of the page tables has been read.
-      seen_inside: somebody looks at the machine between two phases.
+      known: what the page tables say, by page and by folio; the plan, by folio and by
+        page; the flushes; bool[cpus], CPUs that flushed everything earlier in the call.
+      at: the migrating CPU and the target node.
+      ready: true, and known only once the page tables have been read.
+      seen_inside: whether the machine is read between two phases.
+    Returns:
+      The machine without these frames in its stacks; the window for the phases.
+    Source: alloc_migration_target() in mm/migrate.c.
     """
     seen, mapped, p, pages, asked, emptied = known
     pages = dataclasses.replace(
@@ -86,18 +90,17 @@ def prepare(
 
 
 def unmap(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
-    """Phase 1: migration entries."""
+    """Phase 1: present entries become migration entries."""
     pages = (batch.pages.unmapped, batch.pages.refused)
-    m, known = unmapping.unmap(
-        m, batch.window, batch.known, pages, batch.held, batch.seen
-    )
+    w, known = batch.window, batch.known
+    m, known = unmapping.unmap(m, w, known, pages, batch.held, batch.seen)
     return m, dataclasses.replace(batch, known=known)
 
 
 def flush(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
-    """Phase 2: CPUs drop what is stale now."""
+    """Phase 2: CPUs drop stale translations."""
     m = flushing.drop(rules, m, batch.asked, batch.emptied)
-    # What is written next must not overtake the flush, which has read the page table.
+    # Later writes of the page table depend on the flush, which reads it (xla.after).
     dst, page = (
         xla.after(xla.after(x, m.tlb.entry[0, 0]), m.huge_tlb.entry[0, 0])
         for x in (batch.dst, batch.page)
@@ -111,7 +114,7 @@ def copy(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
 
 
 def remap(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
-    """Phase 4: identity and entries, to the destination or back; old frames are free."""
+    """Phase 4: rows and entries, to the destination or back; old frames are freed."""
     w, p, pages = batch.window, batch.plan, batch.pages
     m = _keep_conditions(m, w.head, batch.dst, p.left)
     m = _follow_drivers(m, batch)
@@ -132,7 +135,15 @@ PHASES: Final[dict[str, Phase]] = {
 
 
 def apply(rules: Rules, m: Machine, batch: Batch, upto: Index | None = None) -> Machine:
-    """The phases; all of them, or up to and with the one of a number."""
+    """Run the phases.
+
+    Args:
+      batch: the window from `prepare`.
+      upto: int32, the number of the last phase that is run; None: all are.
+    Returns:
+      The machine after it.
+    Source: migrate_pages_batch() in mm/migrate.c.
+    """
     for number, phase in enumerate(PHASES.values()):
         done, batch = phase(rules, m, batch)
         m = done if upto is None else _chosen(number <= upto, done, m)
@@ -144,10 +155,10 @@ def _chosen(pred: Bool[Array, ""], new: Machine, old: Machine) -> Machine:
 
 
 def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> Machine:
-    """Conditions after all tests, where the folios are then.
+    """Write the conditions that are left after all tests, at old frames and at new ones.
 
-    Rows of free frames are blank, and mostly nothing is left when a folio moves: the
-    new row need not be written then.
+    Rows of free frames are zero already: rows of new frames are written only if some
+    moved folio has a condition left.
     """
     if left is None or m.conditions is None:
         return m
@@ -163,7 +174,7 @@ def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> M
 
 
 def _follow_drivers(m: Machine, batch: Batch) -> Machine:
-    """A driver points the users of its pages at the new ones; no rmap is walked."""
+    """A driver sets its users' entries to the new frames; no rmap walk is counted."""
     if m.conditions is None:
         return m
     movable = frame.kind(batch.window.page_row[:, FLAGS]) == frame.MOVABLE_OPS
@@ -186,9 +197,9 @@ def _follow_drivers(m: Machine, batch: Batch) -> Machine:
 
 
 def _zap(m: Machine, known: Known, gone: Mask) -> Machine:
-    """Empty the entries of pages that are no more.
+    """Empty the entries of pages that were freed.
 
-    `known`: rows and entries as they were found; those of such pages still are so.
+    `known`: rows and entries before the first phase; those of such pages are unchanged.
     """
 
     def zap(m: Machine) -> Machine:

@@ -1,4 +1,4 @@
-"""One window of a call: its folios looked at, decided, counted and migrated.
+"""One window of a call: read its folios, work out outcomes, count, run the phases.
 
 Source: migrate_pages_batch(), migrate_hugetlbs() in mm/migrate.c.
 """
@@ -35,9 +35,9 @@ class Carry:
 
     call: Call
     flushes: CallFlushes
-    next: Index  # the first folio of the list that is not worked yet
+    next: Index  # place on the list of the first folio that is left
     open: Index  # base pages of the batch that goes on
-    flushed: Bool[Array, ""]  # by others: what was let go, what drivers moved
+    flushed: Bool[Array, ""]  # whether others have flushed: freed pages, drivers' pages
 
 
 def look_and_plan(
@@ -47,7 +47,15 @@ def look_and_plan(
     put_off: Bool[Array, " mms"],
     passes: int = oc.PASSES,
 ) -> tuple[PageMaps, FolioMaps, Plan]:
-    """What the page tables say of a window, by page and by folio; what becomes of it."""
+    """Read the page tables for a window, and work out the outcomes of its folios.
+
+    Args:
+      put_off: address spaces whose flushes are deferred (`tlb.should_defer`).
+      passes: the most passes of a stage; 1: only what the first pass does.
+    Returns:
+      What the page tables say, by page and by folio; the outcomes by folio.
+    Source: migrate_pages_batch() in mm/migrate.c.
+    """
     seen = look(rules, m, window, put_off)
     mapped = of_folios(m, window, seen)
     return seen, mapped, plan(rules, m, window, mapped.maps, passes)
@@ -65,23 +73,29 @@ def migrate_window(
     """The four phases on the folios of a window, all of its batches at once.
 
     Args:
-      batches: where they end, and the place in the list of the window's first lane.
-      passes: of a stage at most; 1: what the first pass of all does.
-      upto: the number of the last phase that is done; None: all are.
+      carry: from the window before.
+      batches: where they end; int32, the place on the list of the window's lane 0.
+      at: the migrating CPU and the target node.
+      passes: the most passes of a stage; 1: only what the first pass does.
+      upto: int32, the number of the last phase that is run; None: all are.
+    Returns:
+      The carry for the next window; `next` is the caller's to move.
+    Source: migrate_pages_batch(), migrate_hugetlbs() in mm/migrate.c.
     """
     k, m = carry.call, carry.call.m
     put_off = tlb.should_defer(rules, m.cpus, at.cpu)
     seen, mapped, p = look_and_plan(rules, m, window, put_off, passes)
     cut, place = batches
     pages = of_pages(window, p, cut.batch)
+    # Flushes are counted before anything is written: they follow from the page tables.
     known = (seen, p, pages, cut, place)
-    ev, flushes, asked = close_batches(
-        rules, k.ev, carry.flushes, m, at.cpu, window, known, put_off
-    )
+    ev, flushes = k.ev, carry.flushes
+    closed = close_batches(rules, ev, flushes, m, at.cpu, window, known, put_off)
+    ev, flushes, asked = closed
     ev, stats = count_window(rules, ev, k.stats, window, (seen, mapped, p, pages))
     if rules.batched:
         ev = ev.add(batches=cut.closed)
-    # The page tables have been read already: unmap must not overtake that.
+    # XLA must not move the unmap phase's writes before these reads of the page tables.
     pending = asked.pending.astype(jnp.int32)
     read = jnp.int32(0)
     for what in (asked.one, asked.whole, pending, flushes.deferred, flushes.caught_up):
@@ -119,10 +133,14 @@ def count_window(
 
     Args:
       known: what the page tables say, by page and by folio; the plan, by folio and page.
+    Returns:
+      Events and statistics with those of the window.
+    Source: struct migrate_pages_stats in mm/migrate.c.
     """
     seen, mapped, p, pages = known
     by_folio = _of_folios(rules, window, p, mapped.maps > 0)
     by_page = _of_entries(window, seen, walks_of(rules, window, pages))
+    # All sums in one pass over the lanes.
     sums = {**by_folio, **by_page}
     names, totals = list(sums), lanes.totals(*sums.values())
     found = dict(zip(names, totals, strict=True))
@@ -133,7 +151,7 @@ def count_window(
 
 
 def _offloaded(rules: Rules, window: Window, plan: Plan) -> tuple[Index, Index]:
-    """Copies of an engine that were for nothing; base pages that the CPU copied."""
+    """Folios whose engine's copies were not used; base pages that the CPU copied."""
     hugetlb = frame.kind(window.flags) == frame.HUGETLB
 
     def count() -> tuple[Index, Index]:
@@ -141,6 +159,7 @@ def _offloaded(rules: Rules, window: Window, plan: Plan) -> tuple[Index, Index]:
         lost, pages = lanes.totals(plan.wasted, by_cpu * window.pages)
         return lost, pages
 
+    # One release has an engine: the others skip these sums.
     none = jnp.int32(0)
     return jax.lax.cond(rules.offloads, count, lambda: (none, none))
 
@@ -155,13 +174,11 @@ def _of_folios(
     movable = frame.kind(flags) == frame.MOVABLE_OPS
     hugetlb = frame.kind(flags) == frame.HUGETLB
     done, stay = plan.moved | plan.gone, window.there & ~plan.moved & ~plan.gone
-    tries, looks = (
-        plan.number(what, 0) + plan.number(what, 1) for what in (oc.TRIES, oc.LOOKS)
-    )
-    # A copy engine has copied by the time that a batch's references are looked at.
-    wasted = jnp.where(
-        movable | hugetlb | (not rules.batched), 0, plan.unmaps - plan.moved
-    )
+    tries = plan.number(oc.TRIES, 0) + plan.number(oc.TRIES, 1)
+    looks = plan.number(oc.LOOKS, 0) + plan.number(oc.LOOKS, 1)
+    # With batch copying the copy precedes the reference check: a move that fails wastes it.
+    alone = movable | hugetlb | (not rules.batched)
+    wasted = jnp.where(alone, 0, plan.unmaps - plan.moved)
     wasted = jnp.where(rules.offloads, plan.wasted, wasted)
     sums: dict[str, Lanes | Mask] = {
         "pgmigrate_success": done * pages,

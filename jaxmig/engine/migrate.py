@@ -22,7 +22,7 @@ from jaxmig.linux import tlb
 from jaxmig.linux.call import Call, List, Stats, no_stats
 from jaxmig.linux.folio import ENOMEM, SLEEPS, Where
 from jaxmig.linux.in_order.progress import NO_LIMIT
-from jaxmig.linux.in_order.run import Stretch, migrate_stepwise
+from jaxmig.linux.in_order.run import Stretch, migrate_in_order
 from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.linux.rules import Rules, as_data, rules, structure, word
 from jaxmig.state import arguments, events, log as logs, xla
@@ -47,8 +47,8 @@ class Result:
     failed: Int32[Array, ""]  # folios not migrated: the return value unless negative
     error: Int32[Array, ""]
     events: Events
-    # Folios of the list that were worked one by one, in the kernel's own order; all
-    # others went with as many as a window holds.
+    # Folios of the list that were migrated one by one, in the kernel's own order; all
+    # others in windows of many.
     in_order: Int32[Array, ""]
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Result:
 
     @property
     def sleeps(self) -> bool:
-        """Whether the caller would never have come back.  Host only."""
+        """Whether the call would sleep for ever.  Host only."""
         self._check_single()
         return int(self.error) == SLEEPS
 
@@ -127,11 +127,17 @@ def run(
     """The call on the first `size` of `folios`; traceable.
 
     Args:
-      chunk: base pages a window, if not what suits the device.
-      safe: the caller knows that nothing couples two batches (`uncoupled()`); then
-        nothing else is compiled.
+      folios: head frames in list order.
+      limit: base pages that close a batch.
+      chunk: base pages a window; None: what suits the device.
+      safe: whether no batch can affect another (`uncoupled()`); then only windows are
+        compiled, not the form for one folio at a time.
       log: rows of room for a log; a call that writes one goes one folio at a time.
+    Returns:
+      The machine after the call and what it returned and counted.
+    Source: migrate_pages() in mm/migrate.c.
     """
+    # Windows do not have the kernel's order of events, which a log shows.
     if log:
         return in_order(m, folios, size, node, cpu, limit, rules, log)
     k, at = _begin(m, folios, size, node, cpu, log)
@@ -142,7 +148,7 @@ def run(
     if rules.batched or not serial_pages.fits(m):
         k = at_once(k, at)
     else:
-        # Where starting an operation costs nothing, page by page in one tight loop.
+        # On a CPU a loop over pages is one function; elsewhere each operation is a launch.
         k = jax.lax.platform_dependent(
             k,
             at,
@@ -162,10 +168,20 @@ def in_order(
     rules: Rules,
     log: int = 0,
 ) -> tuple[Machine, Result]:
-    """The same, all of it folio by folio in the kernel's own order."""
+    """The call folio by folio, in the kernel's own order; traceable.
+
+    Args:
+      folios: head frames in list order.
+      size: how many of them are on the list.
+      limit: base pages that close a batch.
+      log: rows of room for a log; 0: none.
+    Returns:
+      The machine after the call and what it returned and counted.
+    Source: migrate_pages() in mm/migrate.c.
+    """
     k, at = _begin(m, folios, size, node, cpu, log)
     k, huge = hugetlb_first(rules, k)
-    k, _ = migrate_stepwise(rules, k, at, limit, Stretch(0, huge))
+    k, _ = migrate_in_order(rules, k, at, limit, Stretch(0, huge))
     return k.m, result_of(k.set(in_order=size))
 
 
@@ -190,19 +206,22 @@ def _begin(
 
 
 def result_of(call: Call) -> Result:
-    """What the caller is told after a call."""
+    """The result of a call."""
     return answer(call.ev, call.stats, call.remaining, call.error, call.in_order)
 
 
 def answer(
     ev: Events, stats: Stats, remaining: Index, error: Index, in_order: Index | int = 0
 ) -> Result:
-    """The same, from what the call has counted.
+    """The result of a call, from what it has counted.
 
     Args:
-      remaining: folios that are left on the caller's list.
-      error: 0, or one of folio.py.
-      in_order: folios that were worked one by one.
+      remaining: int32, folios that are left on the caller's list.
+      error: int32, 0 or a result of folio.py.
+      in_order: folios that were migrated one by one.
+    Returns:
+      The result, with the statistics in its events.
+    Source: the end of migrate_pages() in mm/migrate.c.
     """
     ev = ev.add(
         pgmigrate_fail=stats.failed_pages,
@@ -219,9 +238,15 @@ def answer(
 
 
 def uncoupled(rules: Rules, m: Machine, size: Any, node: Any) -> bool:
-    """Whether it can be known beforehand that nothing couples two batches of a call.
+    """Whether it is known beforehand that no batch of a call can affect another.
 
-    False while tracing: the numbers are not known then.
+    Memory must suffice, no folio may be split, and the series as posted may not sleep.
+
+    Args:
+      size: how many folios are on the list.
+      node: the target node.
+    Returns:
+      False also while JAX traces, when the numbers are not known.
     """
     known = (m.nfree, m.top, m.cpus.mask, size, node)
     if can_couple(rules, m) or any(isinstance(x, jax.core.Tracer) for x in known):
@@ -230,10 +255,11 @@ def uncoupled(rules: Rules, m: Machine, size: Any, node: Any) -> bool:
         return False
     g, free = m.geometry, int(np.asarray(m.nfree)[int(node)])
     most = int(size) << g.orders[-1]
+    # All folios of the list could be of the largest order, but not more than are in use.
     if most > free and len(g.orders) > 1:
         sizes = np.asarray([1 << o for o in g.orders])
         most = g.frames - int((np.asarray(m.top) * sizes).sum())
-    # Folios that are moved to their own node need frames before they give theirs back.
+    # Folios that move within the target node take frames before theirs are freed.
     top = np.asarray(m.top)
     in_use = g.nodes * np.asarray(g.pool_blocks) - top.sum(axis=0)
     few = np.minimum(in_use, int(size)) <= top[int(node)]
@@ -252,7 +278,10 @@ def program(
 
     Args:
       shape: rules of this structure (`rules.structure`).
-      donate, safe, chunk, log: as for `run`.
+      donate: whether the machine's arrays are given away.
+      safe, chunk, log: as for `run`.
+    Returns:
+      The program, compiled when it is first called with new shapes.
     """
 
     def call(*args: Any) -> tuple[Machine, Result]:
@@ -264,7 +293,7 @@ def program(
 
 @dataclasses.dataclass(frozen=True)
 class Executable:
-    """A compiled call, which may be that of other rules as well."""
+    """A compiled call with the bits of its rules; other rules may share the program."""
 
     compiled: Any
     bits: tuple[Any, ...]  # the rules
@@ -274,14 +303,19 @@ class Executable:
         return self.compiled(*args, *self.bits)
 
     def as_text(self) -> str:
-        """The compiled text."""
+        """The compiled HLO as text."""
         return self.compiled.as_text()
 
 
 def executable(rules: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
-    """The compiled call for these rules and shapes, compiled where it is new.
+    """The compiled call for these rules and shapes, compiled if it is new.
 
-    `args` are those of `run` from the machine to the limit, as arrays.
+    Args:
+      donate: whether the machine's arrays are given away.
+      args: those of `run` from the machine to the limit, as arrays.
+      log: rows of room for a log; 0: none.
+    Returns:
+      The call as a function of such arguments.
     """
     return compiling(rules, donate, *args, log=log, like=False)()
 
@@ -289,12 +323,19 @@ def executable(rules: Rules, donate: bool, *args: Any, log: int = 0) -> Executab
 def compiling(
     rules: Rules, donate: bool, *args: Any, log: int = 0, like: bool = True
 ) -> Callable[[], Executable]:
-    """What makes `executable()` of these arguments; other threads may do so, too.
+    """A function that compiles `executable()`; another thread may call it.
 
-    `like`: of arguments like these, which may be given away by then.
+    Args:
+      donate: whether the machine's arrays are given away.
+      args: those of `run` from the machine to the limit, as arrays.
+      log: rows of room for a log; 0: none.
+      like: whether only shapes are kept, so that `args` may be given away meanwhile.
+    Returns:
+      The function, without arguments.
     """
     state, _, size, node = args[:4]
     safe = not log and uncoupled(rules, state, size, node)
+    # The rules go in as data: releases of one structure share the program.
     bits = (word(rules),)
     made = program(structure(rules), donate, safe, log=log)
     kinds = jax.tree.map(xla.like, args) if like else args
@@ -306,7 +347,11 @@ def compiling(
 
 
 def check_poison(kernel: str, m: Machine, engine: bool) -> None:
-    """Raise ValueError where nobody knows or survives the copy of a poisoned page."""
+    """Refuse to copy a poisoned page where Linux panics, or it is not modelled.
+
+    Raises:
+      ValueError: for a machine with such pages and such a release or engine.
+    """
     row = release(kernel)
     if not m.geometry.poisoned:
         return
@@ -320,18 +365,25 @@ def check_poison(kernel: str, m: Machine, engine: bool) -> None:
 
 
 def listed(folios: Any) -> tuple[Any, int]:
-    """A list of folios in a room of its class, and its length.
+    """A list of folios padded to one of few lengths, and its length.
 
+<<<<<<< HEAD
     Every call pads its list here, so that few lengths are ever compiled: powers of two
     from BASE_PAGES, then four classes an octave, where padding takes memory.  A batched
     call costs what its room does: with powers of four one of 5,000 pages took twice
     as long.
+=======
+    Every call pads its list here, so that few lengths are ever compiled: powers of four
+    for short lists, then powers of two, and for long ones, whose padding takes memory,
+    four lengths an octave.
+>>>>>>> ea4542a (Engine: comments and docstrings in the kernel's and JAX's words, with Args and Returns)
 
     Args:
       folios: int32[folios], head frames, on the host or on a device.
     Returns:
       int32[room], zeros behind the list; the number of folios.
     """
+    # A list on a device is padded there: reading it back would wait for the device.
     on_device = isinstance(folios, jax.Array)
     heads = folios if on_device else np.asarray(folios, np.int32).reshape(-1)
     n = heads.shape[0]
@@ -368,7 +420,7 @@ def migrate_pages(
       folios: int32[folios], head frames in list order.
       batch: base pages at which a batch is closed; 0: no limit.  Serial releases
         have no batches.
-      engine: a copy engine is registered, which only kernel "batch-copy" asks.
+      engine: a copy engine is registered, which only kernel "batch-copy" uses.
       size: how many of `folios` are on the list, so that lists padded to one length
         share a compilation; all if None.
       stop: (k, phase), phase one of unmap, flush, copy, remap: the state inside batch k
@@ -396,7 +448,7 @@ def migrate_pages(
         safe = uncoupled(r, state, *known)
         return inside(structure(r), safe)(*args, *numbers, word(r))
     if _traced(args):
-        # Inside somebody's jit or vmap: part of his program, compiled as he says.
+        # Inside the user's own jit or vmap: part of that program.
         safe = uncoupled(r, state, *known)
         return run(*args, rules=r, safe=safe, log=log)
     return executable(r, donate, *args, log=log)(*args)
@@ -410,9 +462,14 @@ def checked(
     cpu: Any = 0,
     batch: Any = NR_MAX_BATCHED_MIGRATION,
 ) -> tuple[tuple[Any, ...], tuple[Any, Any]]:
-    """The arguments of `run` from the machine to the limit, and size and node as given.
+    """The arguments of `run` from the machine to the limit, checked.
 
-    Raises ValueError for what migrate_pages() refuses.
+    Args:
+      folios, node, size, cpu, batch: as for `migrate_pages`.
+    Returns:
+      The arguments as arrays of int32, the list padded; size and node as numbers.
+    Raises:
+      ValueError: for what `migrate_pages` refuses.
     """
     folios, size = arguments.folios(state, folios, size)
     node, cpu = arguments.node(state, node), arguments.cpu(state, cpu)
@@ -466,7 +523,7 @@ def inside(shape: Rules, safe: bool) -> xla.Program:
 
 
 def limit_of(batch: Any) -> Int32[Array, ""]:
-    """Base pages that close a batch, from an option where 0 means that none do."""
+    """Base pages that close a batch, from an option where 0 means no limit."""
     if isinstance(batch, int):
         return xla.upload(np.int32(batch or NO_LIMIT))
     limit = jnp.asarray(batch, jnp.int32)

@@ -1,9 +1,9 @@
-"""Serial migration of base pages that are mapped at most once, in one tight loop.
+"""Serial migration of base pages that are mapped at most once, in one loop for CPUs.
 
-The same attempt as in `run.py`, one folio a trip: unmap, flush, copy, remap, all on
-the arrays.  Without conditions and shared pages an attempt has no inner loops, so that
-a trip is one block of reads and one row of writes.  What no trip needs to know, because
-it is a sum over the call, is counted afterwards: IPIs are rounds times masks.
+The same attempt as in `in_order/run.py`, one folio an iteration: unmap, flush, copy,
+remap.  Without conditions and shared pages an attempt has no inner loops: an iteration
+is one block of reads and one row of writes.  IPIs, which no iteration needs, are counted
+afterwards as flushes times masks.
 
 Source: migrate_pages(), unmap_and_move() in mm/migrate.c, Linux 6.1 and 6.2.
 """
@@ -32,40 +32,40 @@ PASSES: Final = 10
 Index = Int32[Array, ""]
 
 
-# Registers: what a trip counts, in one array because each array is one more instruction
-# sequence a trip.  Behind them the stack tops and the free pages of every node.
+# Registers: counts of an iteration, in one array, since each array that a loop carries
+# costs instructions of its own.  Behind them Machine.top and nfree of every node.
 KEPT, MOVED, FREED, MAPPED, TRIES, WALKS, SHORT, CACHED = range(8)
 REGISTERS: Final = 8
 
 
 @pytree
 class SerialState:
-    """What one trip hands to the next."""
+    """What one iteration hands to the next."""
 
     frame: Int32[Array, "frames 4"]
     memory: UInt32[Array, "frames 1024"] | None
     pte: Int32[Array, "entries 2"]
     tags: Int32[Array, "sets cpus*ways"]  # of the TLBs for base pages
     free: Int32[Array, " slots"]
-    todo: Int32[Array, " folios"]  # compacted to what must be retried
+    todo: Int32[Array, " folios"]  # `from`, compacted to what is retried
     reg: Int32[Array, " registers"]
     flushes: Int32[Array, " mms"]
 
 
 @dataclasses.dataclass(frozen=True)
 class FolioRead:
-    """All that a trip looks at; nothing is written before it."""
+    """All that an iteration reads; its writes come afterwards."""
 
     src: Index
     row: Int32[Array, " 4"]
     old: Int32[Array, " 2"]
     dst: Index
     tags: Int32[Array, " cpus*ways"]
-    told: Array
+    reached: Array  # slots of `tags` of the CPUs that a flush reaches
 
 
 def fits(m: Machine) -> bool:
-    """Whether this form serves a machine."""
+    """Whether a machine has only base pages, unshared, and no conditions."""
     return m.geometry.orders == (0,) and not m.geometry.shared and m.conditions is None
 
 
@@ -108,14 +108,14 @@ def _migrate_one(
     flushed = walked & pte.accessible(bits)
     ok = going & (row[REFCOUNT] - mapped == frame.cache_refs(flags))
     target = jnp.where(ok, look.dst, src)
-    # unmap: the migration entry stands while the TLBs are told
+    # unmap: the entry is a migration entry during the flush
     waits = jnp.where(walked, pte.to_migration(bits), bits)
     entries = xla.put(state.pte, entry, pair(old[pte.PFN], waits))
     # flush: the CPUs of the mask drop this page
-    dead = (look.tags == entry) & look.told & flushed
-    tags = jnp.where(dead, NOWHERE, look.tags)
-    told = xla.put(state.tags, entry % state.tags.shape[0], tags)
-    # copy, and the identity of the folio; without a destination the source is rewritten
+    dead = (look.tags == entry) & look.reached & flushed
+    row_of_tags = jnp.where(dead, NOWHERE, look.tags)
+    tags = xla.put(state.tags, entry % state.tags.shape[0], row_of_tags)
+    # copy, and the row of the folio; without a destination the source is rewritten
     memory = _copy(state.memory, src, target)
     dirty = walked & pte.has(bits, pte.DIRTY)
     flags = flags | jnp.where(dirty, frame.DIRTY, 0)
@@ -132,8 +132,9 @@ def _migrate_one(
     word = jnp.where(walked, word, jnp.where(zapped, pte.empty(bits), bits))
     pfn = jnp.where(zapped, NOWHERE, jnp.where(walked, target, old[pte.PFN]))
     entries = xla.put(entries, entry, pair(pfn, word))
-    # The slot above the stack is dead: it may be written whether or not src is pushed.
+    # The slot above the top is unused: it may be written even if src is not pushed.
     home = src // jnp.int32(geometry.frames_per_node)
+    # Within the target node the destination has just been popped.
     top = state.reg[REGISTERS + home] - (ok & (home == at.node))
     again = going & ~ok
     cached = ok & frame.in_page_cache(flags)
@@ -144,7 +145,7 @@ def _migrate_one(
         frame=rows,
         memory=memory,
         pte=entries,
-        tags=told,
+        tags=tags,
         free=xla.put(state.free, home * geometry.slots_per_node + top, src),
         todo=xla.put(state.todo, state.reg[KEPT], src),
         reg=reg,
@@ -155,7 +156,7 @@ def _migrate_one(
 def _register(
     reg: Array, counted: tuple[Array, ...], nodes: int, back: Any, out: Any
 ) -> Array:
-    """The registers after a trip; sums of masks, which fuse where stacks do not."""
+    """The registers after an iteration; sums of masks fuse, a stack would not."""
     index = jnp.arange(reg.shape[0])
     for i, happened in enumerate(counted):
         reg = reg + ((index == i) & happened)
@@ -179,7 +180,16 @@ def _copy(memory: Array | None, src: Index, target: Index) -> Array | None:
 def one_pass(
     geometry: Geometry, state: SerialState, size: Index, at: Where, lanes: Array
 ) -> tuple[SerialState, Index]:
-    """One pass over the first `size` of the list; how many are to be retried."""
+    """One pass over the first `size` of the list.
+
+    Args:
+      size: int32.
+      at: the migrating CPU and the target node.
+      lanes: bool[mms, cpus*ways], TLB slots that a flush of each address space reaches.
+    Returns:
+      The state with the list compacted; int32, folios on it, to be retried.
+    Source: migrate_pages() in mm/migrate.c, Linux 6.2.
+    """
 
     def go_on(carry: tuple[SerialState, Index]) -> Array:
         return (carry[1] < size) & (carry[0].reg[SHORT] == 0)
@@ -195,12 +205,21 @@ def one_pass(
 def migrate_serial_pages(
     rules: Rules, call: Call, at: Where, passes: int = PASSES
 ) -> Call:
-    """The whole call on `k.todo`.  The result is in stats.failed and error."""
+    """The whole call on `call.todo`, for machines that `fits()`.
+
+    Args:
+      at: the migrating CPU and the target node.
+      passes: the most passes over the list.
+    Returns:
+      The call, with its result in stats.failed and error.
+    Source: migrate_pages() in mm/migrate.c, Linux 6.2.
+    """
     m, cpus = call.m, call.m.cpus
-    told = cpus.mask & ~cpus.lazy
+    reached = cpus.mask & ~cpus.lazy
+    # A TLBI reaches every CPU, whatever it runs.
     if rules.broadcasts:
-        told = told | True
-    lanes = jax.vmap(lambda c: tlb.lanes_of(c, m.tlb))(told)
+        reached = reached | True
+    lanes = jax.vmap(lambda c: tlb.lanes_of(c, m.tlb))(reached)
     arrays = (m.frame, m.memory, m.pte, m.tlb.entry, m.free, call.todo.folios)
     stacks = jnp.concatenate([m.top[:, 0], m.nfree])
     all_passes = functools.partial(_passes, m.geometry, passes)
@@ -217,8 +236,8 @@ def _passes(
     at: Where,
     lanes: Array,
 ) -> SerialState:
-    """All passes, until nothing is left or memory ends."""
-    # Constants are made here: XLA would take one that is an argument for unused.
+    """All passes, until nothing is left to retry or memory ends."""
+    # Constants are made here: as arguments XLA would remove them (see `xla.whole`).
     reg = jnp.concatenate([jnp.zeros(REGISTERS, jnp.int32), stacks])
     rows, memory, entries, tags, free, todo = arrays
     none = jnp.zeros(lanes.shape[0], jnp.int32)
@@ -239,7 +258,7 @@ def _passes(
 
 
 def _finish(rules: Rules, call: Call, state: SerialState, at: Where) -> Call:
-    """The call once its pages have moved: counters, TLB generations, what is left."""
+    """The call after the last pass: counters, TLB generations, statistics."""
     nodes, cpus, reg = call.m.geometry.nodes, call.m.cpus, state.reg
     m = dataclasses.replace(
         call.m,
@@ -254,7 +273,7 @@ def _finish(rules: Rules, call: Call, state: SerialState, at: Where) -> Call:
     asked = flush.FlushRequests(state.flushes < 0, state.flushes, state.flushes * 0)
     m = tlb.drop_all_sizes(m, flush.emptied(rules, cpus, asked))
     flushes = dataclasses.replace(flush.no_flushes(cpus), one=state.flushes)
-    # On -ENOMEM the folio that got no memory fails, and in pages those to be retried.
+    # -ENOMEM: nr_failed counts the folio without memory, nr_failed_pages also the retries.
     short, kept = reg[SHORT], reg[KEPT]
     failed = jnp.where(short == 1, 1, kept)
     return call.set(

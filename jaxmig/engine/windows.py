@@ -1,10 +1,10 @@
-"""A call as a loop over windows of its list, at the width that each stretch allows.
+"""A call as a loop over windows of its list.
 
-    a window   as many base pages as a device works well on at once, whatever batches they
-               belong to: nothing couples two batches as long as memory lasts, nothing
-               is split, and the posted series does not sleep with locks held
-    a batch    (up to 6.2: a folio) in which one of these may happen goes folio by
-               folio, in the kernel's own order (`run.py`); the others do not
+    a window   as many base pages as suit the device, of any batches: no batch affects
+               another as long as memory lasts, nothing is split, and the posted series
+               does not sleep with locks held
+    a batch    (up to 6.2: a folio) in which one of these may happen goes folio by folio
+               in the kernel's own order (`in_order/run.py`)
 
 Source: migrate_pages() in mm/migrate.c.
 """
@@ -20,7 +20,7 @@ from jaxmig.linux import outcomes as oc, tlb
 from jaxmig.linux.batches import Cut, cut, whole_batches
 from jaxmig.linux.call import Call
 from jaxmig.linux.folio import ENOMEM, Where, split_first
-from jaxmig.linux.in_order.run import Stretch, migrate_stepwise
+from jaxmig.linux.in_order.run import Stretch, migrate_in_order
 from jaxmig.linux.phases import alloc, flush
 from jaxmig.linux.plan import conditions_of
 from jaxmig.linux.rules import Rules
@@ -41,9 +41,9 @@ class CallSetup:
     at: Where
     limit: Index  # base pages that close a batch
     size: Index  # folios on the list
-    huge: Index  # of these, hugetlb folios, which stand first
-    safe: bool  # nothing can couple two batches
-    passes: int  # of a serial release
+    huge: Index  # of these, hugetlb folios, which come first
+    safe: bool  # whether no batch can affect another
+    passes: int  # the most passes of a serial release
 
 
 def migrate_lanes(
@@ -56,13 +56,17 @@ def migrate_lanes(
     chunk: int | None = None,
     passes: int = oc.PASSES,
 ) -> Call:
-    """The call on `k.todo`.
+    """The call on `call.todo`, in windows.
 
     Args:
-      limit: base pages that close a batch.
-      safe: the caller knows that nothing couples two batches.
-      chunk: base pages a window, if not what suits the device.
-      passes: of a serial release.
+      at: the migrating CPU and the target node.
+      limit: int32, base pages that close a batch.
+      safe: whether no batch can affect another (`migrate.uncoupled`).
+      chunk: base pages a window; None: what suits the device.
+      passes: the most passes of a serial release.
+    Returns:
+      The call, with its result in stats.failed and error.
+    Source: migrate_pages() in mm/migrate.c.
     """
     call, huge = hugetlb_first(rules, call)
     j = CallSetup(rules, at, limit, call.todo.size, huge, safe, passes)
@@ -73,8 +77,8 @@ def migrate_lanes(
     if width <= CHUNK:
         c = _windows(j, c, width, j.size)
     else:
-        # A window's frames go back at its end, and folios bound for their own node would
-        # get them: what a folio gets must not depend on the device.
+        # A window's frames are freed at its end, and later folios of the same node may get
+        # them: which, must not depend on the width of windows, that is on the device.
         apart = ~_any_at_home(call, at)
         c = _windows(j, c, width, jnp.where(apart, j.size, 0))
         narrow = max(CHUNK, 1 << call.m.geometry.orders[-1])
@@ -94,12 +98,15 @@ def migrate_until(
     """The call up to a phase of one of its batches (up to 6.2: of one of its folios).
 
     Args:
-      batch: its number.
-      phase: the number of the last phase that the batch goes through, with the folios
-        that its first pass takes; the others are untouched.
-      safe: the caller knows that nothing couples two batches.
+      at: the migrating CPU and the target node.
+      limit: int32, base pages that close a batch.
+      batch: int32, its number.
+      phase: int32, number of the last phase that is run, on folios that the first pass
+        migrates; the others of the batch are untouched.
+      safe: whether no batch can affect another (`migrate.uncoupled`).
     Returns:
       The call after the batches before it, and the machine inside this one.
+    Source: migrate_pages_batch() in mm/migrate.c.
     """
     call, huge = hugetlb_first(rules, call)
     first, end = (batch_start(rules, call, huge, limit, n) for n in (batch, batch + 1))
@@ -120,7 +127,15 @@ def migrate_until(
 def open_window(
     m: Machine, folios: Lanes, start: Index, end: Index, width: int
 ) -> tuple[Window, Index]:
-    """The window that begins at a place of the list, and the place of its lane 0."""
+    """The window that begins at a place of the list.
+
+    Args:
+      folios: int32[folios], head frames; at least `width` of them, padding included.
+      start, end: int32, its first place on the list, and the end of the list.
+      width: lanes, of base pages.
+    Returns:
+      The window; int32, the place on the list of its lane 0.
+    """
     found = listed(m, folios, start, end, width)
     if m.geometry.orders == (0,):
         return found.flat, found.place
@@ -130,7 +145,15 @@ def open_window(
 def batch_start(
     rules: Rules, call: Call, huge: Index, limit: Index, number: Index
 ) -> Index:
-    """The place in the list where a batch begins; its end, if there is no such batch."""
+    """The place on the list where a batch begins.
+
+    Args:
+      huge: int32, hugetlb folios, which come first and are in no batch.
+      limit: int32, base pages that close a batch.
+      number: int32, the batch's; up to 6.2 every folio is one.
+    Returns:
+      int32; the end of the list if there is no such batch.
+    """
     size = call.todo.size
     if not rules.batched:
         return jnp.minimum(number, size)
@@ -154,12 +177,13 @@ def batch_start(
 
 
 def width_of(call: Call, chunk: int) -> int:
-    """Base pages a window: no more than the list can have, nor than the machine has."""
+    """Base pages a window: at most `chunk`, what the list can have, or the machine has."""
     g = call.m.geometry
     most = 1 << g.orders[-1]
     room = call.todo.folios.shape[0]
     if most == 1:
         return min(chunk, room)
+    # The largest folio must fit into a window.
     return min(max(chunk, most), room * most, max(g.frames, most))
 
 
@@ -172,9 +196,14 @@ def _with_room(call: Call, width: int) -> Call:
 
 
 def hugetlb_first(rules: Rules, call: Call) -> tuple[Call, Index]:
-    """Hugetlb folios to the front of the list, which 6.3 and later migrate first.
+    """Sort hugetlb folios to the front of the list, as migrate_hugetlbs() comes first.
 
-    Both kinds keep their order.  Also returned: how many there are.
+    Both kinds keep their order.
+
+    Returns:
+      The call; int32, how many hugetlb folios there are, 0 in serial releases, which
+      sort nothing.
+    Source: migrate_hugetlbs() in mm/migrate.c.
     """
     m, todo = call.m, call.todo
     if not m.geometry.hugetlb:
@@ -186,9 +215,8 @@ def hugetlb_first(rules: Rules, call: Call) -> tuple[Call, Index]:
     (count,) = lanes.totals(huge)
 
     def sort() -> Lanes:
-        place = jnp.where(
-            huge, lanes.running(huge), count + lanes.running(live & ~huge)
-        )
+        others = count + lanes.running(live & ~huge)
+        place = jnp.where(huge, lanes.running(huge), others)
         place = jnp.where(live, place - 1, NOWHERE)
         return lanes.scattered(place, todo.folios, todo.folios)
 
@@ -213,7 +241,7 @@ def _windows(setup: CallSetup, carry: Carry, width: int, end: Index) -> Carry:
 
 
 def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
-    """The window that begins where the last one ended, or one batch of it."""
+    """The window that begins where the last one ended, or one batch folio by folio."""
     before, m = carry.next, carry.call.m
     end = jnp.where(before < setup.huge, setup.huge, setup.size)
     found = listed(m, carry.call.todo.folios, before, end, width)
@@ -229,7 +257,7 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
     elif width < CHUNK:
         carry = of_others(carry)
     else:
-        # Each kind of window has a form of its own: base pages need not pay for others.
+        # Windows of base pages alone have a cheaper form: two loops of one iteration.
         is_flat = found.is_flat
         carry = xla.when(is_flat, of_base_pages, carry)
         carry = xla.when(~is_flat, of_others, carry)
@@ -239,16 +267,15 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
 
 
 def _at_once(setup: CallSetup, carry: Carry, window: Window, place: Index) -> Carry:
-    """The folios of a window that nothing couples."""
+    """The window's batches before the first that goes folio by folio, all at once."""
     batches = _cut(setup, window, carry)
     if not setup.safe:
         live, batches = _easy(setup, carry, window, batches)
         window = window.only(live)
 
     def migrate(carry: Carry) -> Carry:
-        carry = migrate_window(
-            setup.rules, carry, window, (batches, place), setup.at, setup.passes
-        )
+        r, where = setup.rules, (batches, place)
+        carry = migrate_window(r, carry, window, where, setup.at, setup.passes)
         return dataclasses.replace(carry, next=carry.next + window.count)
 
     return migrate(carry) if setup.safe else xla.when(window.count > 0, migrate, carry)
@@ -264,6 +291,7 @@ def _cut(setup: CallSetup, window: Window, carry: Carry) -> Cut:
     found = cut(setup.rules, window, carry.open, setup.limit)
     if not window.large:
         return found
+    # A window of hugetlb folios leaves the open batch as it is.
     in_huge = carry.next < setup.huge
     return Cut(
         jnp.where(in_huge, 0, found.batch),
@@ -275,26 +303,23 @@ def _cut(setup: CallSetup, window: Window, carry: Carry) -> Cut:
 def _easy(
     setup: CallSetup, carry: Carry, window: Window, batches: Cut
 ) -> tuple[Mask, Cut]:
-    """The folios of a window that can be worked at once, and their batches."""
+    """The folios of a window that can be migrated at once, and their batches."""
     m, r, there = carry.call.m, setup.rules, window.there
     enough = _most_left(setup, carry) <= m.nfree[setup.at.node]
-    hard = (
-        _may_split(r, m, window) | _may_stop(r, m, window) | _may_trim(r, m, setup.at)
-    )
+    hard = _may_split(r, m, window) | _may_stop(r, m, window)
+    hard |= _may_trim(r, m, setup.at)
     if not r.batched:
-        # Whoever runs out of memory ends all passes: the order matters from the start.
+        # -ENOMEM ends all passes of a serial call, so that their order matters throughout.
         hard |= ~enough | _crowded(setup.at, m, window)
         return whole_batches(batches, hard, there, enough & False), batches
-    hard |= jax.lax.cond(
-        enough, lambda: there & False, lambda: _short(setup.at, m, window)
-    )
+    none = there & False
+    hard |= jax.lax.cond(enough, lambda: none, lambda: _short(setup.at, m, window))
     hard |= _crowded(setup.at, m, window)
     cuts = (~enough | can_couple(r, m)) & (carry.next >= setup.huge)
-    live = whole_batches(
-        batches, hard, there, cuts & (carry.next + window.count < setup.size)
-    )
+    cuts &= carry.next + window.count < setup.size
+    live = whole_batches(batches, hard, there, cuts)
     left = there & ~live
-    # What is left begins a batch of its own.
+    # The next window begins with a new batch.
     first = jnp.where(left, batches.batch, NOWHERE).min()
     ends = dataclasses.replace(batches, closed=first, open=jnp.int32(0))
     some = lanes.some(left)[0]
@@ -302,15 +327,15 @@ def _easy(
 
 
 def _short(at: Where, m: Machine, window: Window) -> Mask:
-    """Folios that could find no memory when their turn comes."""
+    """Folios that may get -ENOMEM, if all before them take memory."""
     pages = jnp.where(frame.kind(window.flags) == frame.HUGETLB, 0, window.pages)
     return window.there & (lanes.running(pages) > m.nfree[at.node])
 
 
 def _crowded(at: Where, m: Machine, window: Window) -> Mask:
-    """Folios for which no frame is left before others have given theirs back.
+    """Folios for which no frame is left until frames of earlier ones are freed.
 
-    That can only be where folios are moved to the node on which they are.
+    That can only happen where folios move within the target node.
     """
     free = m.top[at.node]
     few = jnp.minimum(blocks_in_use(m), window.count) <= free
@@ -334,7 +359,7 @@ def blocks_in_use(m: Machine) -> Int32[Array, " orders"]:
 
 
 def _most_left(setup: CallSetup, carry: Carry) -> Index:
-    """Base pages that the rest of the list takes at most."""
+    """The most base pages that the rest of the list takes."""
     m, g, folios = carry.call.m, carry.call.m.geometry, carry.call.todo.folios
     if g.orders == (0,):
         return setup.size - carry.next
@@ -347,7 +372,7 @@ def _most_left(setup: CallSetup, carry: Carry) -> Index:
         (pages,) = lanes.totals(jnp.where(there, jnp.int32(1) << frame.order(flags), 0))
         return pages
 
-    # Mostly there is more free than all other nodes have in use: no folio is asked.
+    # Mostly more is free than all nodes have in use: then no row is read.
     most = in_use(m)
     return jax.lax.cond(most <= m.nfree[setup.at.node], lambda: most, counted)
 
@@ -360,14 +385,14 @@ def in_use(m: Machine) -> Index:
 
 
 def can_couple(rules: Rules, m: Machine) -> bool:
-    """Whether something on this machine may need a batch to be worked by itself."""
+    """Whether conditions on this machine may make a batch go folio by folio."""
     splits = len(m.geometry.orders) > 1 and m.conditions is not None
     stops = rules.crossing_opens_next and m.conditions is not None
     return bool(splits or stops)
 
 
 def _may_split(rules: Rules, m: Machine, window: Window) -> Mask:
-    """Folios that could not be moved whole."""
+    """Folios that may be split."""
     no = window.head < 0
     if not window.large or m.conditions is None:
         return no
@@ -384,49 +409,47 @@ def _may_split(rules: Rules, m: Machine, window: Window) -> Mask:
 
 
 def _may_stop(rules: Rules, m: Machine, window: Window) -> Mask:
-    """As posted: folios that could be slept on while others are held."""
+    """As posted: folios that may give -EDEADLOCK, with others of the batch locked."""
     if not rules.crossing_opens_next or m.conditions is None:
         return window.head < 0
     return window.there & frame.has(window.flags, frame.CONDITIONED) & rules.may_sleep
 
 
 def _may_trim(rules: Rules, m: Machine, at: Where) -> Bool[Array, ""]:
-    """Whether a mask may change while others of the call are still to be flushed."""
+    """Whether a flush may remove a CPU from a mask that later flushes use."""
+    # The migrating CPU's own bit matters for no IPI.
     strays = tlb.strays(rules, m.cpus)
     return (strays & (jnp.arange(strays.shape[1]) != at.cpu)).any()
 
 
 def _in_order(setup: CallSetup, carry: Carry) -> Carry:
-    """The batch that comes next, folio by folio; up to 6.2 one folio, or all."""
+    """The next batch, folio by folio; up to 6.2 one folio, or all that are left."""
     r, cpu = setup.rules, setup.at.cpu
-    # That form keeps generations as it goes: those of the windows come first.
+    # That form counts each flush as it comes: first those of the windows before it.
     ev = flush.count_immediate(r, carry.call.ev, carry.flushes, carry.call.m.cpus, cpu)
     k = carry.call.set(ev=ev, m=flush.catch_up(r, carry.call.m, carry.flushes, cpu))
-    flushes = dataclasses.replace(
-        flush.no_flushes(k.m.cpus), emptied=carry.flushes.emptied
-    )
-    # If memory may end, the passes of all folios of a serial call take turns.
+    flushes = flush.no_flushes(k.m.cpus)
+    flushes = dataclasses.replace(flushes, emptied=carry.flushes.emptied)
+    # If memory may end, each pass of a serial call must take all folios that are left.
     end = setup.size
     if not r.batched:
         whole = _most_left(setup, carry) > carry.call.m.nfree[setup.at.node]
         end = jnp.where(whole, setup.size, carry.next + 1)
     todo = dataclasses.replace(k.todo, size=end)
     stretch = Stretch(carry.next, setup.huge, once=bool(r.batched), passes=setup.passes)
-    k, after = migrate_stepwise(r, k.set(todo=todo), setup.at, setup.limit, stretch)
+    k, after = migrate_in_order(r, k.set(todo=todo), setup.at, setup.limit, stretch)
     after = after if r.batched else end
     k = k.set(todo=carry.call.todo, in_order=k.in_order + after - carry.next)
     return dataclasses.replace(carry, call=k, next=after, flushes=flushes)
 
 
 def _end(setup: CallSetup, carry: Carry) -> Call:
-    """Flushes that are left, generations, and what others have flushed."""
+    """Flush the open batch, count immediate flushes, and bring generations up to date."""
     r, k, cpu = setup.rules, carry.call, setup.at.cpu
     flushes, ev = carry.flushes, k.ev
     if r.batched:
-        current = (flushes.caught_up > flushes.deferred)[None]
-        ev, flushes = flush.close(
-            r, ev, flushes, k.m.cpus, cpu, flushes.open[None], current
-        )
+        last = flushes.open[None], (flushes.caught_up > flushes.deferred)[None]
+        ev, flushes = flush.close(r, ev, flushes, k.m.cpus, cpu, *last)
         ev = ev.add(batches=(carry.open > 0) & (k.error != ENOMEM))
     ev = flush.count_immediate(r, ev, flushes, k.m.cpus, cpu)
     m = flush.catch_up(r, k.m, flushes, cpu)

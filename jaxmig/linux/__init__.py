@@ -1,1 +1,1 @@
-"""Linux's rules, each once: releases, the checks of an attempt, passes, phases, flushes."""
+"""Linux's rules, each in one place: releases, checks, passes, phases, flushes."""

@@ -1,8 +1,8 @@
-"""Where a window's batches end, and how far it can be worked at once.
+"""Where a window's batches end, and how many of them can be migrated at once.
 
 A list is cut where its base pages reach the limit; as posted, before the folio that
-would pass it.  One batch meets another only in free memory, and in what a split folio's
-pieces need: up to the first batch in which that could matter, all are worked at once.
+would exceed it.  A batch affects a later one only by the free memory that it leaves, and
+by splits: up to the first batch in which that could matter, all are migrated at once.
 
 Source: migrate_pages() in mm/migrate.c.
 """
@@ -25,17 +25,20 @@ Index = Int32[Array, ""]
 class Cut:
     """Batches of a window; the first may have begun before it."""
 
-    batch: Lanes  # of each folio, counted from the batch that was open
-    closed: Index  # batches that end here
-    open: Index  # base pages in the one that goes on
+    batch: Lanes  # number of each folio's batch; 0: the one begun before the window
+    closed: Index  # batches that end in the window
+    open: Index  # base pages of the batch that goes on behind the window
 
 
 def cut(rules: Rules, window: Window, open_pages: Index, limit: Index) -> Cut:
     """The batches of a window's folios.
 
     Args:
-      open_pages: base pages of the batch that was begun before the window.
-      limit: base pages at which a batch is closed.
+      open_pages: int32, base pages of the batch that was begun before the window.
+      limit: int32, base pages at which a batch is closed.
+    Returns:
+      int32[lanes] batch numbers, and how many batches end and go on.
+    Source: migrate_pages() in mm/migrate.c: NR_MAX_BATCHED_MIGRATION.
     """
 
     def by_division() -> tuple[Array, ...]:
@@ -79,7 +82,7 @@ def _in_turn(
             batch, number, held = carry
             size = jax.lax.dynamic_slice(pages, (i,), (1,))[0]
             if rules.crossing_opens_next:
-                # As far as it is filled, a batch stays open until the next one begins.
+                # A batch stays open, even if full, until the next folio.
                 ends = (held > 0) & (size > 0) & (size > limit - held)
                 number, held = number + ends, jnp.where(ends, 0, held)
                 batch = xla.put(batch, i, number)
@@ -98,9 +101,9 @@ def _in_turn(
 def _by_jumps(
     rules: Rules, window: Window, open_pages: Index, limit: Index
 ) -> tuple[Array, ...]:
-    """The same for all folios at once: who begins a batch is found by pointer doubling.
+    """The same for all folios at once: first folios of batches, by pointer doubling.
 
-    `after[i]` is the folio that begins the batch after the one that folio i begins.
+    If folio i is the first of a batch, folio `after[i]` is the first of the next one.
     """
     count = window.pages.shape[0]
     lane = jnp.arange(count, dtype=jnp.int32)
@@ -109,7 +112,7 @@ def _by_jumps(
     total = upto[-1]
 
     def first_beyond(start: Lanes) -> Lanes:
-        """The folio after the batch whose pages begin behind `start` pages."""
+        """The first folio of the next batch, if one begins after `start` base pages."""
         room = jnp.minimum(limit, total + 1)
         if rules.crossing_opens_next:
             found = jnp.searchsorted(upto, start + room, side="right")
@@ -117,7 +120,7 @@ def _by_jumps(
             return jnp.maximum(found, alone).astype(jnp.int32)
         return (jnp.searchsorted(upto, start + room, side="left") + 1).astype(jnp.int32)
 
-    # Past the last folio there is one more place, which leads to itself.
+    # One more place, behind the last folio, points to itself.
     after = jnp.append(first_beyond(upto - pages), count)
     after = jnp.minimum(after, count)
     if rules.crossing_opens_next:
@@ -151,11 +154,15 @@ def _by_jumps(
 
 
 def whole_batches(cut: Cut, hard: Mask, there: Mask, cuts: Bool[Array, ""]) -> Mask:
-    """The folios that can be worked at once: those before the first hard batch.
+    """The folios that can be migrated at once: those before the first hard batch.
 
     Args:
-      hard: folios whose batch must be worked by itself.
-      cuts: the last batch is left out, too, if it goes on behind the window.
+      cut: the window's batches.
+      hard: folios whose batch must be migrated one folio at a time.
+      there: lanes that hold a folio.
+      cuts: whether a batch that goes on behind the window is left out, too.
+    Returns:
+      bool[lanes].
     """
     first_hard = jnp.where(hard & there, cut.batch, NOWHERE).min()
     goes_on = (cut.open > 0) & cuts

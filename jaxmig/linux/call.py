@@ -1,4 +1,4 @@
-"""The state of one call, whichever form works on it: machine, events, statistics."""
+"""The state of one call, in windows or one folio at a time: machine, events, statistics."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ class Call:
     stats: Stats
     error: Int32[Array, ""]  # 0, or folio.ENOMEM, EDEADLOCK, SLEEPS: stop
     remaining: Int32[Array, ""]  # folios that will end up on the caller's list
-    in_order: Int32[Array, ""]  # folios that were worked one by one
+    in_order: Int32[Array, ""]  # folios that were migrated one by one
 
     def note(self, kind: int, *words: object) -> "Call":
         """This call with a row more in its log, if it has one."""

@@ -1,7 +1,8 @@
-"""What stands in a folio's way, looked at in the kernel's order.
+"""The checks of an attempt (locks, writeback, references ...), in the kernel's order.
 
-Which tests a folio fails depends on its conditions, on the stage and on the release; a
-test wears a condition out or, where the stage may sleep, waits until it is over.
+Which of them a folio fails depends on its conditions, on the stage and on the release.
+A test counts down a condition that holds for n tests; where the stage may sleep, it
+waits until the condition is over.
 
 Source: migrate_folio_unmap(), move_to_new_folio(), __buffer_migrate_folio(),
 fallback_migrate_folio() in mm/migrate.c, can_split_folio(), split_huge_page_to_list() in
@@ -41,9 +42,9 @@ class Stage:
     """What a pass over a list may do."""
 
     batch: Flag  # TTU_BATCH_FLUSH
-    sleeps: Flag  # may sleep at all (mode and stage)
+    sleeps: Flag  # mode and stage allow it to sleep
     posted: Flag  # the series as posted: -EDEADLOCK instead of a sleep with locks held
-    force: Flag  # may sleep on this pass
+    force: Flag  # and so does the number of the pass: `force` of migrate_folio_unmap()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +70,11 @@ class Checks:
         return dataclasses.replace(self, **changes)
 
     def blocks(self, state: int) -> Flag:
-        """Whether a test of `state` now would find it there."""
+        """Whether the folio is in `state` now: locked, under writeback ..."""
         return self.left[state] > 0
 
     def wear(self, state: int, when: Flag, over: Flag | bool = False) -> "Checks":
-        """These after a test of `state`, if there was one; `over`: it has ended."""
+        """These after a test of `state`, `when` there was one; `over`: it has ended."""
         n = self.left[state]
         worn = when & (n > 0) & (n < cond.UNTIL_WAITED)
         new = jnp.where(over, 0, n - worn)
@@ -82,7 +83,16 @@ class Checks:
     def look_at(
         self, state: int, may_sleep: Flag, fail: Any, here: Flag | bool = True
     ) -> "Checks":
-        """Test `state` where `here` holds: sleep on it if allowed, else fail."""
+        """Test a state, unless an earlier test has failed: sleep on it or fail.
+
+        Args:
+          state: one of conditions.LOCKED ... TAKEN.
+          may_sleep: whether it is waited for; one that lasts for ever gives SLEEPS.
+          fail: the rc otherwise.
+          here: whether the kernel tests it for this folio.
+        Returns:
+          These with the state counted down or over, and rc.
+        """
         looked = self.going & here
         there = looked & self.blocks(state)
         slept = there & may_sleep
@@ -97,7 +107,7 @@ class Checks:
 class Checked:
     """What the tests of one attempt found."""
 
-    left: tuple[Index, ...]
+    left: tuple[Index, ...]  # by state: how many more tests find it
     marks: Index
     refs: Index  # the folio's references afterwards
     rc: Index
@@ -105,12 +115,12 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class UnmapChecked(Checked):
-    """The same before try_to_migrate()."""
+    """What the tests up to try_to_migrate() found."""
 
     freed: Flag  # only its isolation held it
-    tried: Flag  # a destination was there
-    walks: Flag
-    refuses: Flag  # pinned and exclusive: found out by the walk
+    tried: Flag  # a destination was allocated
+    walks: Flag  # try_to_migrate() walks the entries
+    refuses: Flag  # pinned and exclusive, so that this walk fails
 
 
 def check_unmap(
@@ -122,9 +132,18 @@ def check_unmap(
     room: Index,
     held: Flag,
 ) -> UnmapChecked:
-    """The tests of migrate_folio_unmap(); `room`: free base pages of the target.
+    """The tests of migrate_folio_unmap() and of the walk of try_to_migrate().
 
-    `held`: other folios are locked, which only the posted series asks.
+    Args:
+      st: what the pass may do.
+      folio: scalars, or a lane for each of many folios; so are the other arguments.
+      left, marks: its conditions, see conditions.py.
+      room: int32, free base pages of the target node.
+      held: whether other folios of the batch are locked: the posted series must not
+        sleep then.
+    Returns:
+      rc is UNMAPPED, or as the kernel's; conditions and references after the tests.
+    Source: migrate_folio_unmap() in mm/migrate.c, try_to_migrate_one() in mm/rmap.c.
     """
     flags = folio.flags
     pages = pages_of(flags)
@@ -132,7 +151,7 @@ def check_unmap(
     hugetlb = frame.kind(flags) == frame.HUGETLB
     marks = marks & ~cond.WRITTEN_OUT
     t = Checks(left, marks, ~freed, jnp.int32(UNMAPPED))
-    # hugetlb folios come from a pool of their own; a target page is always there.
+    # The pool of hugetlb folios never runs out: the model reserves one for each.
     short = room < jnp.where(hugetlb, 0, pages)
     short |= (pages > 1) & t.blocks(cond.NO_HUGE_DST)
     t = t.wear(cond.NO_HUGE_DST, ~freed & (pages > 1))
@@ -168,28 +187,27 @@ def _before_walk(
     no = jnp.asarray(False)
     hugetlb = frame.kind(flags) == frame.HUGETLB
     may_sleep = st.force & st.sleeps & (rules.waits_for_writeback | ~hugetlb)
-    # Sleeping on a lock while others are held could deadlock: move those first.
+    # Sleeping on a lock with others held could deadlock: -EDEADLOCK moves those first.
     stuck = st.posted & may_sleep & held
     fail = jnp.where(stuck, EDEADLOCK, EAGAIN)
     checks = checks.look_at(cond.LOCKED, may_sleep & ~stuck, fail)
-    # Only SYNC waits for writeback; elsewhere the folio is given up at once.
+    # Only MIGRATE_SYNC waits for writeback; other modes fail with -EBUSY.
     waits = rules.waits_for_writeback & st.sleeps
     early = jnp.where(waits, EAGAIN, FAILED)
     checks = checks.look_at(cond.WRITEBACK, st.force & waits, early, ~hugetlb)
     lru = frame.kind(flags) != frame.MOVABLE_OPS
     # A hugetlb folio without its mapping is being freed: -EBUSY.
-    checks = checks.look_at(
-        cond.NO_MAPPING, no, jnp.where(hugetlb, FAILED, EAGAIN), lru
-    )
-    return checks
+    fail = jnp.where(hugetlb, FAILED, EAGAIN)
+    return checks.look_at(cond.NO_MAPPING, no, fail, lru)
 
 
 def _references(
     checks: Checks, folio: FolioView, pins: Flag | bool, attempt: bool = True
 ) -> tuple[Checks, Index]:
-    """A look at the reference count, if no test has failed: conditions and count.
+    """The reference count as this check reads it, and the conditions afterwards.
 
-    The n-th attempt finds the references of a condition gone; `pins` among them.
+    Extra references that end before the n-th attempt are taken off, and a pin's if
+    `pins`.  `attempt`: the check counts as one.
     """
     looked, marks = checks.going, checks.marks
     gone = looked & ~checks.blocks(cond.EXTRA_REF)
@@ -205,7 +223,7 @@ def _references(
 
 
 def _counted(checks: Checks, refs: Index, expected: Index) -> Checks:
-    """The count must be the expected one."""
+    """-EAGAIN unless the reference count is the expected one."""
     busy = checks.going & (refs != expected)
     return checks.set(going=checks.going & ~busy, rc=jnp.where(busy, EAGAIN, checks.rc))
 
@@ -213,7 +231,17 @@ def _counted(checks: Checks, refs: Index, expected: Index) -> Checks:
 def check_move(
     rules: Rules, st: Stage, folio: FolioView, left: tuple[Index, ...], marks: Index
 ) -> Checked:
-    """The tests of move_to_new_folio()."""
+    """The tests of move_to_new_folio().
+
+    Args:
+      st: what the pass may do.
+      folio: scalars, or a lane for each of many folios.
+      left, marks: its conditions, see conditions.py.
+    Returns:
+      rc is SUCCESS, EAGAIN or FAILED; conditions and references after the tests.
+    Source: move_to_new_folio(), folio_migrate_mapping(), buffer_migrate_lock_buffers() in
+    mm/migrate.c.
+    """
     no = jnp.asarray(False)
     flags = folio.flags
     movable = frame.kind(flags) == frame.MOVABLE_OPS
@@ -257,10 +285,18 @@ def check_split(
     mapped: Index,
     trylock: Flag,
 ) -> Checked:
-    """What split_huge_page_to_list() and its caller look at; `mapped`: entries.
+    """The tests of try_split_folio() and split_huge_page_to_list().
 
-    A lock that is only tried, references that nobody accounts for, and mappings that the
-    walk would skip give EAGAIN; writeback, a missing mapping and locked buffers FAILED.
+    A lock that is only tried, extra references, and mappings that the walk skips give
+    EAGAIN; writeback, a missing mapping and locked buffers FAILED.
+
+    Args:
+      left, marks: the folio's conditions, see conditions.py.
+      mapped: int32, entries that map its pages.
+      trylock: whether the lock is only tried.
+    Returns:
+      rc is SUCCESS, EAGAIN or FAILED; conditions and references after the tests.
+    Source: split_huge_page_to_list(), can_split_folio() in mm/huge_memory.c.
     """
     no = jnp.asarray(False)
     flags = folio.flags
@@ -269,7 +305,7 @@ def check_split(
     t = t.look_at(cond.WRITEBACK, no, FAILED).look_at(cond.NO_MAPPING, no, FAILED)
     buffers = frame.has(flags, frame.PRIVATE)
     t = t.look_at(cond.BUFFERS_LOCKED, no, FAILED, buffers)
-    # can_split_folio() only looks.
+    # can_split_folio() is no attempt to migrate: conditions are not counted down.
     t, refs = _references(t, folio, True, attempt=False)
     t = _counted(t, refs, mapped + frame.cache_refs(flags))
     t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))

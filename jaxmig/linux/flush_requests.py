@@ -1,4 +1,4 @@
-"""Flushes that the folios of a window ask for: batch by batch, and at once.
+"""Flushes that the folios of a window need: deferred to their batch, and immediate.
 
 Source: set_tlb_ubc_flush_pending(), should_defer_flush() in mm/rmap.c,
 pmdp_huge_clear_flush(), huge_ptep_clear_flush().
@@ -34,13 +34,13 @@ PASS_SHIFT: Final = (
 
 @pytree
 class Walks:
-    """How often each base page's entries are cleared, and for whom."""
+    """How often try_to_migrate() clears the entries of each base page."""
 
-    unmaps: Lanes  # in the first stage, then in the second
-    again: Lanes
-    refusals: Lanes  # of the page's first entry
-    again_refused: Lanes
-    at_once: Mask  # not in a batch: nothing waits for another folio
+    unmaps: Lanes  # in the asynchronous stage, or the only one
+    again: Lanes  # in migrate_pages_sync()
+    refusals: Lanes  # walks that failed at the page's first entry, in the first stage
+    again_refused: Lanes  # and in the second
+    at_once: Mask  # without TTU_BATCH_FLUSH: serial, hugetlb
     hugetlb: Mask
 
 
@@ -61,12 +61,12 @@ def walks_of(rules: Rules, window: Window, pages: Pages) -> Walks:
 
 
 def _flushes(walks: Walks, bits: Lanes, here: Mask, waits: Mask) -> Lanes:
-    """How often an entry is flushed by itself; `waits`: its address space can wait."""
+    """How often an entry is flushed immediately; `waits`: should_defer_flush()."""
     pmd = pte.has(bits, pte.HUGE)
-    # pmdp_invalidate() flushes even what no TLB can hold.
+    # pmdp_invalidate() flushes even a PROT_NONE entry, which no TLB can hold.
     always = pmd & ~walks.hugetlb
     held = pte.accessible(bits) | always
-    # A NUMA hint does not return when the entry is put back.
+    # remove_migration_pte() drops a NUMA hint: the entry is accessible from then on.
     later = ~pte.has(bits, pte.VM_PROT_NONE) | always
     first = jnp.minimum(walks.unmaps, 1)
     n = (first + walks.refusals) * held + (walks.unmaps - first) * later
@@ -88,26 +88,27 @@ def close_batches(
     """Close the batches that end in the window; its last one may go on in the next.
 
     Args:
-      known: of the window what the page tables say, its plan, by folio and by page,
-        its batches, and the place in the list of its first lane.
-      put_off: address spaces whose flushes can wait.
+      flushes: pending in the open batch, and counted so far.
+      cpu: int32, the migrating CPU.
+      known: of the window: what the page tables say, its plan by folio and by page, its
+        batches, and int32, the place in the list of its lane 0.
+      put_off: address spaces whose flushes are deferred (`tlb.should_defer`).
     Returns:
-      Events, what is flushes then, and what this window asks for.
+      Events and flushes with those of the closed batches; the requests of this window.
+    Source: try_to_unmap_flush() in migrate_pages_batch(), mm/migrate.c.
     """
     seen, p, pages, c, place = known
     walks = walks_of(rules, window, pages)
+    # At most one batch a folio, and the one that goes on.
     slots = window.head.shape[0] + 1
-    pending, asked = asked_of(
-        rules, m, window, (seen, walks, pages.batch), slots, put_off
-    )
+    by_page = (seen, walks, pages.batch)
+    pending, asked = asked_of(rules, m, window, by_page, slots, put_off)
     if not rules.batched:
         return ev, _with_requests(flushes, m, asked, rules), asked
-    times = _times(
-        m, window, p, seen, walks, pages.batch, (flushes, cpu, place, put_off)
-    )
-    ev, flushes = end_batches(
-        rules, ev, flushes, m, cpu, (pending, asked, c.closed), times
-    )
+    given = (flushes, cpu, place, put_off)
+    times = _times(m, window, p, seen, walks, pages.batch, given)
+    ending = (pending, asked, c.closed)
+    ev, flushes = end_batches(rules, ev, flushes, m, cpu, ending, times)
     return ev, flushes, asked
 
 
@@ -119,22 +120,24 @@ def asked_of(
     slots: int,
     put_off: Bool[Array, " mms"],
 ) -> tuple[Bool[Array, "batches mms"], FlushRequests]:
-    """The flushes that the folios of a window ask for.
+    """The flushes that the folios of a window need.
 
     Args:
       known: of each page what the page tables say, its walks and its batch.
-      slots: more than there are batches.
-      put_off: address spaces whose flushes can wait.
+      slots: rows of the result: more than there are batches.
+      put_off: address spaces whose flushes are deferred.
     Returns:
-      What each batch has pending (nothing where there are none), and all of it together.
+      Address spaces that each batch has pending (one row of none in serial releases),
+      and the requests of all batches together.
+    Source: should_defer_flush(), set_tlb_ubc_flush_pending() in mm/rmap.c.
     """
     seen, walks, batch = known
     one, whole = _immediate(m, window, seen, walks, put_off)
     if not rules.batched:
         none = jnp.zeros_like(put_off)
         return none[None], FlushRequests(none, one, whole)
-    owes = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
-    pending = _pending(rules, m, window, seen, owes, batch, slots, put_off)
+    defers = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
+    pending = _pending(rules, m, window, seen, defers, batch, slots, put_off)
     return pending, FlushRequests(pending.any(axis=0), one, whole)
 
 
@@ -150,26 +153,29 @@ def end_batches(
     """Close the batches that end in a window.
 
     Args:
-      asked: what each batch has pending, what all ask for, and how many end.
-      times: of each batch, see `_times`.
+      flushes: pending in the open batch, and counted so far.
+      cpu: int32, the migrating CPU.
+      asked: address spaces that each batch has pending, the requests of all batches, and
+        int32, how many batches end.
+      times: int32[batches] both, see `_times`; None: no PMD leaf is mapped.
     Returns:
-      Events, and what is flushes then.
+      Events and flushes with those of the closed batches.
+    Source: try_to_unmap_flush() in mm/rmap.c.
     """
     pending, all_of_it, ends = asked
     slots = pending.shape[0]
+    # Batch 0 of the window began before it, with flushes pending already.
     pending = pending.at[0].set(pending[0] | flushes.open)
     flushes = _with_requests(flushes, m, all_of_it, rules)
     last = jnp.minimum(ends, slots - 1)
     still = pending[last]
     closed = jnp.arange(slots) < ends
     current = jnp.zeros(slots, bool) if times is None else times[1] > times[0]
-    ev, flushes = flush.close(
-        rules, ev, flushes, m.cpus, cpu, pending & closed[:, None], current & closed
-    )
+    ending = pending & closed[:, None], current & closed
+    ev, flushes = flush.close(rules, ev, flushes, m.cpus, cpu, *ending)
     if times is not None:
-        flushes = dataclasses.replace(
-            flushes, deferred=times[0][last], caught_up=times[1][last]
-        )
+        deferred, whole = times[0][last], times[1][last]
+        flushes = dataclasses.replace(flushes, deferred=deferred, caught_up=whole)
     return ev, dataclasses.replace(flushes, open=still & (ends < slots))
 
 
@@ -189,16 +195,17 @@ def _pending(
     m: Machine,
     window: Window,
     seen: PageMaps,
-    owes: Mask,
+    defers: Mask,
     batch: Lanes,
     slots: int,
     put_off: Bool[Array, " mms"],
 ) -> Bool[Array, "batches mms"]:
-    """Which address spaces each batch of the window has something pending of."""
+    """Address spaces with deferred flushes, for each batch of the window."""
     mms = put_off.shape[0]
     none = jnp.zeros((slots, mms), bool)
+    # With one mapping a page, `seen` has all that chains would tell.
     if not m.geometry.shared:
-        at = jnp.where(owes & (seen.counted > 0), batch * mms + seen.mm, NOWHERE)
+        at = jnp.where(defers & (seen.counted > 0), batch * mms + seen.mm, NOWHERE)
         flat = jax.lax.platform_dependent(
             at, none.reshape(-1), cpu=_marked, default=_marked_once
         )
@@ -213,7 +220,7 @@ def _pending(
         at = jnp.where(counted, batch, slots)
         return pending.at[at, mm].set(True, mode="drop"), following
 
-    first = jnp.where(owes, chain(m, window.page_row), NOWHERE)
+    first = jnp.where(defers, chain(m, window.page_row), NOWHERE)
     return lanes.along_chains(True, step, (none, first))[0]
 
 
@@ -222,7 +229,7 @@ def _marked(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"]:
 
 
 def _marked_once(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"]:
-    # One of a run is enough; all of it would be in each other's way on a GPU.
+    # Only the first of equal neighbours writes: on a GPU, writes to one place queue up.
     run = at[1:] == at[:-1]
     return _marked(at.at[1:].set(jnp.where(run, NOWHERE, at[1:])), none)
 
@@ -234,7 +241,7 @@ def _immediate(
     walks: Walks,
     put_off: Bool[Array, " mms"],
 ) -> tuple[Int32[Array, " mms"], Int32[Array, " mms"]]:
-    """Rounds of one entry each, and of one whole PMD each, by address space."""
+    """Immediate flushes of one entry, and of a THP's PMD, by address space."""
     mms = put_off.shape[0]
     none = jnp.zeros(mms, jnp.int32)
 
@@ -256,6 +263,7 @@ def _immediate(
         def add() -> tuple[Array, Array]:
             return none.at[mm].add(one), none.at[mm].add(whole)
 
+        # Batched calls mostly flush nothing immediately: then no scatter is run.
         return jax.lax.cond(lanes.some(one + whole)[0], add, lambda: (none, none))
 
     def step(carry: tuple) -> tuple:
@@ -280,19 +288,19 @@ def _times(
     batch: Lanes,
     given: tuple[CallFlushes, Index, Index, Bool[Array, " mms"]],
 ) -> tuple[Lanes, Lanes] | None:
-    """When each batch last put a PTE off, and last flushed a PMD at once.
+    """When each batch last deferred a PTE's flush, and last flushed a PMD immediately.
 
-    Only for what the migrating CPU itself runs: after the PMD it has nothing to drop
-    when the batch's own flush comes.  None if there are no leaves.
+    Only of the address space that the migrating CPU runs: the PMD's full flush brings
+    this CPU up to date, so that the batch's flush finds nothing to drop on it unless a
+    PTE was deferred later.  None if there are no leaves.
     """
     flushes, cpu, place, put_off = given
     if not window.large:
         return None
     slots = window.head.shape[0] + 1
     nothing = jnp.zeros(slots, jnp.int32)
-    deferred, whole = (
-        nothing.at[0].set(x) for x in (flushes.deferred, flushes.caught_up)
-    )
+    deferred = nothing.at[0].set(flushes.deferred)
+    whole = nothing.at[0].set(flushes.caught_up)
     mm = m.cpus.mm[cpu]
     lane = jnp.arange(window.head.shape[0], dtype=jnp.int32)
     passes = jnp.maximum(plan.number(oc.TRIES, 0), 1)
@@ -323,6 +331,5 @@ def _times(
         )
 
     some = (mm != NOWHERE) & lanes.some(acts & (seen.pmds > 0))[0]
-    # Without a leaf in the window only what was open before can have caught up, until
-    # another PTE is put off.
+    # Without a leaf in this window the CPU can be up to date only from an earlier one.
     return jax.lax.cond(some | (flushes.caught_up > 0), look, lambda: (deferred, whole))

@@ -1,4 +1,4 @@
-"""What the forms of migration share about one folio: results, sizes, references.
+"""Results of an attempt, sizes and references of a folio, for all forms of a call.
 
 Source: migrate_folio_unmap(), migrate_folio_move() in mm/migrate.c.
 """
@@ -18,7 +18,7 @@ Flag = Bool[Array, ""]
 # Results of an attempt; errno names as the kernel's.
 SUCCESS, UNMAPPED, EAGAIN, FAILED, ENOMEM, EDEADLOCK, SLEEPS = range(7)
 PIN_HELD: Final = cond.PIN_HELD
-GUP_PIN_COUNTING_BIAS: Final = 1024
+GUP_PIN_COUNTING_BIAS: Final = 1024  # include/linux/mm.h
 
 
 @pytree
@@ -48,20 +48,20 @@ def drains(rules: Rules, flags: Index, mapped: Flag) -> Flag:
 
 
 def split_first(rules: Rules, flags: Index) -> Flag:
-    """Whether a folio is split before anything else is tried: since 6.10 if it is queued
-    as partially mapped.  Only anonymous folios are ever on that queue.
+    """Whether a folio is split before it is unmapped: since 6.10 if it is on the deferred
+    split queue, which has anonymous folios only.
     """
     queued = frame.has(flags, frame.SPLIT_QUEUED) & frame.is_anon(flags)
     return queued & (frame.order(flags) > 1) & rules.splits_partially_mapped
 
 
 def exclusive(flags: Index) -> Flag:
-    """Whether FOLL_PIN makes this folio's entries refuse."""
+    """Whether a FOLL_PIN makes try_to_migrate() fail (folio_try_share_anon_rmap_pte())."""
     return frame.has(flags, frame.EXCLUSIVE_MAP)
 
 
 def pin_refs(flags: Int32[Array, "*lanes"]) -> Int32[Array, "*lanes"]:
-    """References of one pin (try_grab_folio()): a base page's counts for 1024."""
+    """References of one pin (try_grab_folio()): 1024 of a base page, 1 of a large folio."""
     return jnp.where(frame.order(flags) == 0, GUP_PIN_COUNTING_BIAS, 1)
 
 
@@ -71,7 +71,17 @@ def is_freed(
     refs: Int32[Array, "*lanes"],
     marks: Int32[Array, "*lanes"],
 ) -> Bool[Array, "*lanes"]:
-    """Whether only the isolation holds the folio; a driver has references of its own."""
+    """Whether only the isolation holds the folio.
+
+    Args:
+      keeps_driver_pages: whether this release never takes a driver's page for freed.
+      flags: its flag word.
+      refs: its references without the isolation's.
+      marks: its marks, see conditions.py.
+    Returns:
+      A flag for each folio.
+    Source: folio_ref_count(src) == 1 in migrate_folio_unmap(), mm/migrate.c.
+    """
     freed = ((marks & cond.FREED) != 0) | (refs == 0)
     driver = frame.kind(flags) == frame.MOVABLE_OPS
     return freed & ~(driver & keeps_driver_pages)

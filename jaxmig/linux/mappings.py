@@ -1,4 +1,4 @@
-"""What the page tables say of the base pages of a window, before anything is done.
+"""What the page tables say of the base pages of a window, before it is unmapped.
 
 Source: folio_mapcount(), page_vma_mapped_walk() as try_to_migrate_one() sees it.
 """
@@ -22,19 +22,26 @@ class PageMaps:
 
     mm: Lanes  # address space of the first mapping
     maps: Lanes
-    held: Lanes  # mappings whose clearing is flushed: a TLB may hold them
-    counted: Lanes  # PTEs whose flush this release leaves to the batch
-    later: Lanes  # as `held`, once they were put back: no NUMA hints any more
+    held: Lanes  # mappings that are flushed when cleared: a TLB may hold them
+    counted: Lanes  # PTEs whose flush is deferred to the batch's
+    later: Lanes  # as `held`, when unmapped again: remapping drops NUMA hints
     pmds: Lanes  # mappings by a PMD leaf, of a folio's first page
-    dirty: Mask  # whether an entry is
-    # Of the only entry, a driver's page's too; None if some entries are shared.
+    dirty: Mask  # whether one of its entries is
+    # The page's only entry, that of a driver's page included; None if some are shared.
     words: Int32[Array, "lanes 2"] | None
 
 
 def look(
     rules: Rules, m: Machine, window: Window, put_off: Bool[Array, " mms"]
 ) -> PageMaps:
-    """Mappings of the pages; `put_off`: address spaces whose flushes can wait."""
+    """The mappings of a window's pages.
+
+    Args:
+      put_off: address spaces whose flushes are deferred (`tlb.should_defer`).
+    Returns:
+      int32[lanes] and bool[lanes], by base page.
+    Source: page_vma_mapped_walk() in mm/page_vma_mapped.c.
+    """
     row = window.page_row
     first = jnp.where(window.page == NOWHERE, NOWHERE, chain(m, row))
     zero = jnp.zeros_like(first)
@@ -43,7 +50,7 @@ def look(
     def step(carry: tuple) -> tuple:
         seen, entry = carry
         here = entry != NOWHERE
-        # Nothing depends on the chain: whoever zaps a driver's page need not read again.
+        # The entry of a driver's page is read, too: `apply._zap` needs its words.
         at = entry if m.geometry.shared else row[:, RMAP]
         old, following = xla.read(at, lambda: lanes.entry_of(m, at))
         bits = old[:, pte.BITS]
@@ -53,7 +60,7 @@ def look(
         counted &= put_off[jnp.where(here, pte.mm_of(bits), 0)]
         pmd = zero > 0
         if window.large:
-            # pmdp_invalidate() flushes even what no TLB can hold.
+            # pmdp_invalidate() flushes even a PROT_NONE entry, which no TLB can hold.
             pmd = here & pte.has(bits, pte.HUGE)
             always = pmd & ~hugetlb
             held, later = held | always, later | always
@@ -76,7 +83,7 @@ def look(
 
 
 def chain(m: Machine, row: Int32[Array, "lanes 4"]) -> Lanes:
-    """First entries of the pages' chains; nobody walks those of a driver's pages."""
+    """First entries of the pages' rmap chains; a driver's page (no rmap) has none."""
     if m.conditions is None:
         return row[:, RMAP]
     movable = frame.kind(row[:, FLAGS]) == frame.MOVABLE_OPS
@@ -88,7 +95,7 @@ class FolioMaps:
     """What the page tables say of each folio."""
 
     maps: Lanes
-    dirty: Mask  # it, or an entry of it
+    dirty: Mask  # the folio, or one of its entries
 
 
 def of_folios(m: Machine, window: Window, seen: PageMaps) -> FolioMaps:
@@ -99,6 +106,6 @@ def of_folios(m: Machine, window: Window, seen: PageMaps) -> FolioMaps:
     if m.geometry.shared:
         dirty = window.total(seen.dirty.astype(jnp.int32)) > 0
         return FolioMaps(window.total(seen.maps), flagged | dirty)
-    # A page is mapped once at most: both sums fit one word.
+    # A page has one mapping at most: each sum fits 16 bits.
     both = window.total(seen.maps | seen.dirty.astype(jnp.int32) << 16)
     return FolioMaps(both & 0xFFFF, flagged | (both >> 16 > 0))

@@ -1,16 +1,16 @@
-"""What becomes of folios that nothing couples, over all stages and passes of a call.
+"""Outcomes of folios over all stages and passes of a call, where none affects another.
 
-Each lane is a folio with a place of its own in the call: a stage, a pass, and whether it
-is to be unmapped or to be moved.  A trip of the loop is one attempt of every lane that
-is not done, by the same tests that one folio at a time goes through (`attempt.py`).  An
-attempt that changed nothing would end alike in all passes that are left: they are
-counted at once, so that a page held for ever takes two trips, not twenty.
+Each lane is a folio with a stage, a pass and a step (unmap or move) of its own.  An
+iteration of the loop is one attempt of every lane that is not done, by the checks of
+`checks.py`.  An attempt that changed nothing would end with the same rc in all passes
+that are left: they are counted together, so that a page held for ever takes two
+iterations, not twenty.
 
-    6.1, 6.2, hugetlb    ten passes, unmapped and moved at once; the first three never
-                         sleep
-    since 6.3            three passes of unmaps, three of moves for a batch; then, unless
-                         the caller is ASYNC, seven and seven for what is left, alone
-    as posted, ASYNC     ten passes of unmaps, ten of moves
+    6.1, 6.2, hugetlb    ten passes that unmap and move a folio in one step; the first
+                         three never sleep
+    since 6.3            three unmap and three move passes for a batch; then, unless the
+                         caller is ASYNC, seven and seven for each folio that is left
+    as posted, ASYNC     ten unmap and ten move passes
 
 Source: migrate_pages(), migrate_pages_sync(), migrate_pages_batch(), migrate_hugetlbs()
 in mm/migrate.c, Linux 6.1 to 6.18.
@@ -32,19 +32,19 @@ ASYNC_PASSES: Final = 3
 SYNC_PASSES: Final = 7
 PASSES: Final = 10
 UNFORCED: Final = 3  # passes that never sleep
-ENOUGH: Final = 1 << 30  # base pages: memory does not end where lanes are used
-SLICE: Final = 256  # lanes that are decided together
+ENOUGH: Final = 1 << 30  # base pages free: batches that may get -ENOMEM come not here
+SLICE: Final = 256  # lanes of one loop
 
 # Attempts of a stage, four bits each; the second stage's are STAGE bits higher.
 TRIES, REFUSALS, UNMAPS, LOOKS, STAGE = 0, 4, 8, 12, 16
 NUMBER: Final = 0xF
-# A folio that nothing holds up: one try, one look.
+# A folio that no check fails: one unmap and one move attempt.
 PLAIN: Final = 1 << TRIES | 1 << UNMAPS | 1 << LOOKS
 # How it ended.
 OVER, MOVED, FREED, RELEASED, ASLEEP = (1 << i for i in range(5))
-BY_CPU: Final = 1 << 5  # moved, and not with what an engine had copied
-LOST: Final = 1 << 6  # that copy was for nothing; in the second stage a bit higher
-# Where it is: the pass, then these.
+BY_CPU: Final = 1 << 5  # moved, and copied by the CPU
+LOST: Final = 1 << 6  # an engine's copy was not used; in the second stage a bit higher
+# Progress of a lane: the number of the pass, then these.
 PASS: Final = 0xF
 MOVING, SECOND, UNCHANGED, COPIED = (1 << i for i in range(4, 8))
 
@@ -54,7 +54,7 @@ Mask = Bool[Array, " lanes"]
 
 @pytree
 class FoundFolios:
-    """Folios as they are found."""
+    """Folios before the call."""
 
     flags: Lanes
     refs: Lanes
@@ -66,10 +66,10 @@ class FoundFolios:
 class Outcomes:
     """What became of them."""
 
-    counts: Lanes  # attempts, see above
-    ends: Lanes
-    refs: Lanes  # with what was found gone taken off
-    words: tuple[Lanes, Lanes, Lanes, Lanes]
+    counts: Lanes  # attempts: TRIES ... STAGE
+    ends: Lanes  # OVER ... LOST
+    refs: Lanes  # without the extra references that have ended
+    words: tuple[Lanes, Lanes, Lanes, Lanes]  # conditions, counted down
 
 
 @pytree
@@ -91,12 +91,12 @@ def outcomes(rules: Rules, folios: FoundFolios, passes: int = PASSES) -> Outcome
 
     Args:
       folios: int32[lanes] each; the number of lanes is a multiple of SLICE or below it.
-      passes: of a stage at most; 1: what the first pass of all does.
+      passes: the most passes of a stage; 1: only what the first pass does.
     Returns:
       int32[lanes] each.
     """
     count = folios.flags.shape[0]
-    # Elsewhere each operation of a loop is started on its own.
+    # Unless the loop is one function, each of its operations is dispatched separately.
     width = min(SLICE, count) if xla.marks() else count
 
     # One argument, which XLA can neither fold nor find unused: see `xla.whole`.
@@ -137,19 +137,15 @@ def _attempt(
     rules: Rules, folios: FoundFolios, passes: int, before: _Attempted
 ) -> _Attempted:
     """One attempt of every folio that is not done."""
-    n, moving, second = (
-        before.at & PASS,
-        _has(before.at, MOVING),
-        _has(before.at, SECOND),
-    )
+    n, at = before.at & PASS, before.at
+    moving, second = _has(at, MOVING), _has(at, SECOND)
     movable = frame.kind(folios.flags) == frame.MOVABLE_OPS
     at_once = (frame.kind(folios.flags) == frame.HUGETLB) | ~rules.batched
     early = ~at_once & ~second & rules.begins_async
     unforced = (at_once | (~second & ~early)) & (n < UNFORCED)
     no = jnp.asarray(False)
-    st = checks.Stage(
-        batch=no, sleeps=~early & rules.may_sleep, posted=no, force=~unforced
-    )
+    sleeps = ~early & rules.may_sleep
+    st = checks.Stage(batch=no, sleeps=sleeps, posted=no, force=~unforced)
     left, marks = cond.unpack_words(before.words)
     going = (before.ends & OVER) == 0
     held = jnp.where(moving & ~movable, folios.maps, 0)
@@ -166,12 +162,11 @@ def _attempt(
     most = jnp.where(second, SYNC_PASSES, PASSES)
     most = jnp.where(early & rules.two_stages, ASYNC_PASSES, most)
     most = jnp.minimum(most, passes)
-    # An attempt that changed nothing ends alike in the passes that are like this one.
-    alike = jnp.where(
-        unforced & ~(moving & ~at_once), jnp.minimum(UNFORCED, most), most
-    )
+    # An attempt that changed nothing has the same rc in every pass with the same `force`.
+    early_pass = unforced & ~(moving & ~at_once)
+    alike = jnp.where(early_pass, jnp.minimum(UNFORCED, most), most)
     again = rc == EAGAIN
-    repeats = again & same & (~at_once | ~moving | _has(before.at, UNCHANGED))
+    repeats = again & same & (~at_once | ~moving | _has(at, UNCHANGED))
     more = jnp.where(repeats, alike - n - 1, 0)
     each = jnp.where(at_once & moving, PLAIN, once)
     n = n + jnp.where(again, 1 + more, 0)
@@ -181,24 +176,20 @@ def _attempt(
     follows = ended & ~second & ~at_once & (rules.two_stages & (passes > 1))
     released = movable & _has(marks, cond.RELEASED)
     moved = moving & (rc == SUCCESS)
+    was_copied, lost = _has(at, COPIED), jnp.where(second, LOST * 2, LOST)
+    by_cpu = moved & ~released & ~was_copied & rules.offloads
     ends = (
         jnp.where(moved, OVER | jnp.where(released, RELEASED, MOVED), 0)
         | jnp.where(~moving & u.freed, OVER | FREED, 0)
         | jnp.where(rc == SLEEPS, OVER | ASLEEP, 0)
         | jnp.where(ended & ~follows, OVER, 0)
-        | jnp.where(
-            moved & ~released & ~_has(before.at, COPIED) & rules.offloads, BY_CPU, 0
-        )
-        | jnp.where(
-            moving & ~moved & _has(before.at, COPIED),
-            jnp.where(second, LOST * 2, LOST),
-            0,
-        )
-        # Whose memory ends is no affair of lanes (`run.py` keeps such batches away).
+        | jnp.where(by_cpu, BY_CPU, 0)
+        | jnp.where(moving & ~moved & was_copied, lost, 0)
+        # Never while a lane is used: batches that may get -ENOMEM go to `in_order/run.py`.
         | jnp.where(rc == ENOMEM, OVER, 0)
     )
     unmapped = ~moving & (rc == UNMAPPED)
-    # Who is moved with the others of a batch begins at the first of the move passes.
+    # The move passes of a batch count from 0 again.
     n = jnp.where(unmapped & ~at_once, 0, n)
     at = n | jnp.where(unmapped | (moving & again & ~at_once), MOVING, 0)
     copied = unmapped & ~movable & ~at_once & rules.offloads
@@ -223,16 +214,11 @@ def _kept(
     held: Lanes,
 ) -> tuple[tuple[Lanes, Lanes, Lanes, Lanes], Lanes]:
     """Conditions and references after an attempt."""
-    new = zip(
-        cond.pack(unmap.left, unmap.marks),
-        cond.pack(move.left, move.marks),
-        before.words,
-        strict=True,
-    )
+    words = (cond.pack(x.left, x.marks) for x in (unmap, move))
+    new = zip(*words, before.words, strict=True)
     kept = [jnp.where(going, jnp.where(moving, b, a), old) for a, b, old in new]
-    refs = jnp.where(
-        going, jnp.where(moving, move.refs, unmap.refs) + held, before.refs
-    )
+    refs = jnp.where(moving, move.refs, unmap.refs) + held
+    refs = jnp.where(going, refs, before.refs)
     return (kept[0], kept[1], kept[2], kept[3]), refs
 
 

@@ -1,8 +1,7 @@
 """What becomes of the folios of a window.
 
-Most folios move at the first try, which their rows tell.  The others, in whose way
-something stands, are picked out and go through their attempts some at a time
-(`outcomes.py`).
+Most folios are moved by the first attempt, as their rows tell.  The others, for which a
+check may fail, are gathered, and their attempts worked out in groups (`outcomes.py`).
 
 Source: migrate_pages_sync(), migrate_pages_batch() in mm/migrate.c.
 """
@@ -23,20 +22,22 @@ from jaxmig.state.pytree import pytree
 from jaxmig.state.window import Window
 
 END_BITS: Final = 8  # of Plan.ends
-SHARE: Final = 8  # of a window: folios that go through their attempts at a time
+SHARE: Final = 8  # a group has one eighth of a window's lanes
 
 
 @pytree
 class Left:
-    """What is left of the conditions of the folios in whose way something stood.
+    """What is left of the conditions of the folios that went through outcomes.py.
 
-    They stand one after the other, whatever lanes they have: only they are written.
+    They are compacted to the front, with their lanes: only these rows are written.
     """
 
-    lane: Lanes  # NOWHERE behind the last one
-    stays: Int32[Array, "lanes 4"]  # beside the old frame: nothing if the page is gone
-    goes: Int32[Array, "lanes 4"]  # beside the new frame, if there is one
-    some_go: Bool[Array, ""]  # whether there is anything in `goes`
+    lane: Lanes  # of each such folio; NOWHERE behind the last one
+    stays: Int32[
+        Array, "lanes 4"
+    ]  # for the old frame's row: zeros if the folio left it
+    goes: Int32[Array, "lanes 4"]  # for the new frame's row, if the folio moved
+    some_go: Bool[Array, ""]  # whether some row of `goes` is not zero
 
 
 @pytree
@@ -45,7 +46,7 @@ class Plan:
 
     counts: Lanes  # attempts, see outcomes.py
     ends: Lanes
-    lost: Lanes  # references that were found gone
+    lost: Lanes  # extra references that ended
     left: Left | None  # None if the machine has no conditions
 
     def number(self, what: int, stage: int) -> Lanes:
@@ -59,13 +60,13 @@ class Plan:
 
     @property
     def wasted(self) -> Lanes:
-        """How often an engine copied each folio for nothing."""
+        """How many copies of each folio by an engine were not used."""
         first, second = ((self.ends & bit) != 0 for bit in (oc.LOST, oc.LOST * 2))
         return first.astype(jnp.int32) + second
 
     @property
     def moved(self) -> Mask:
-        """Folios that have a new place."""
+        """Folios that have a new frame."""
         return (self.ends & oc.MOVED) != 0
 
     @property
@@ -92,8 +93,10 @@ class Pages:
     ends: Lanes
     batch: Lanes
     unmapped: Mask  # its entries become migration entries
-    refused: Mask  # it is its folio's first, whose entry is put back as it was
-    gone: Mask
+    refused: (
+        Mask  # the head of a pinned folio, whose first entry is flushed and restored
+    )
+    gone: Mask  # freed
 
 
 def of_pages(window: Window, plan: Plan, batch: Lanes) -> Pages:
@@ -122,17 +125,20 @@ def plan(
     """Outcomes of a window's folios over all stages and passes.
 
     Args:
-      maps: entries that map each folio.
-      passes: of a stage at most; 1: what the first pass of all does.
+      maps: int32[lanes], entries that map each folio.
+      passes: the most passes of a stage; 1: only what the first pass does.
+    Returns:
+      int32[lanes] by folio, and the conditions that are left.
+    Source: migrate_pages_sync(), migrate_pages_batch() in mm/migrate.c.
     """
     there = window.there
-    plain = there & _in_nobodys_way(window.row, maps)
+    plain = there & _passes_all_checks(window.row, maps)
     counts = jnp.where(plain, oc.PLAIN, 0)
     ends = jnp.where(plain, oc.OVER | oc.MOVED, 0)
     return _odd_ones(rules, m, window, maps, there & ~plain, (counts, ends), passes)
 
 
-def _in_nobodys_way(row: Int32[Array, "lanes 4"], maps: Lanes) -> Mask:
+def _passes_all_checks(row: Int32[Array, "lanes 4"], maps: Lanes) -> Mask:
     """Folios that move at the first try: known by their rows alone."""
     flags, refs = row[:, FLAGS], row[:, REFCOUNT]
     odd = frame.has(flags, frame.CONDITIONED | frame.HURT)
@@ -155,29 +161,28 @@ def _odd_ones(
     (n,) = lanes.totals(odd)
 
     def pick() -> tuple[Lanes, Int32[Array, "lanes 4"]]:
-        # All conditions of a window at once: reads of memory that wait together.
+        # One gather for all: the latencies of its reads overlap.
         lane = lanes.pick(odd)
         here = jnp.where(lane == NOWHERE, NOWHERE, lanes.rows(window.head, lane))
         return lane, conditions_of(m, here)
 
     def nothing() -> tuple[Lanes, Int32[Array, "lanes 4"]]:
-        return lanes.nobody(count), jnp.zeros((count, cond.WORDS), jnp.int32)
+        return lanes.padding(count), jnp.zeros((count, cond.WORDS), jnp.int32)
 
     lane_of, kept = jax.lax.cond(n > 0, pick, nothing)
 
     def group(carry: tuple[Int32[Array, ""], Plan]) -> tuple[Int32[Array, ""], Plan]:
         i, found = carry
-        # Slices clamp: the last group may work out again what the one before did.
+        # Slices clamp: the last group may recompute lanes of the one before.
         lane, states = (
             jax.lax.dynamic_slice_in_dim(x, i * width, width) for x in (lane_of, kept)
         )
         row, there = lanes.rows(window.row, lane), lane != NOWHERE
-        # Whoever is nobody is found freed, and takes no trip of its own.
+        # A padding lane has no references: it counts as freed in the first iteration.
         refs = jnp.where(there, row[:, REFCOUNT], 0)
         a, b, c_, marks = (states[:, n] for n in range(cond.WORDS))
-        f = oc.FoundFolios(
-            row[:, FLAGS], refs, lanes.rows(maps, lane), (a, b, c_, marks)
-        )
+        words = (a, b, c_, marks)
+        f = oc.FoundFolios(row[:, FLAGS], refs, lanes.rows(maps, lane), words)
         o = oc.outcomes(rules, f, passes)
         counts, ends, lost = (
             lanes.scatter(old, lane, there, new)
@@ -195,7 +200,7 @@ def _odd_ones(
 
 
 def _group(count: int) -> int:
-    """Folios that go through their attempts at a time: whole slices, if there are."""
+    """Lanes of a group: a multiple of oc.SLICE, or fewer than that."""
     width = max(min(lanes.chunk() // SHARE, count), 1)
     return width if width < oc.SLICE else width // oc.SLICE * oc.SLICE
 
@@ -210,7 +215,7 @@ def _nothing_left(m: Machine, lane: Lanes) -> Left | None:
 def _leave(
     left: Left | None, start: Int32[Array, ""], outcomes: oc.Outcomes
 ) -> Left | None:
-    """`left` with what is left of a group: with its pages, if they move."""
+    """`left` with the conditions of a group, which a moved folio takes along."""
     if left is None:
         return None
     moves = (outcomes.ends & oc.MOVED) != 0
@@ -234,7 +239,7 @@ def _leave(
 
 
 def conditions_of(m: Machine, heads: Lanes) -> Int32[Array, "lanes 4"]:
-    """Conditions of folios, as they are kept; none if the machine has none."""
+    """Rows of conditions of folios; zeros for padding lanes and machines without any."""
     c = m.conditions
     if c is None:
         return jnp.zeros((heads.shape[0], cond.WORDS), jnp.int32)

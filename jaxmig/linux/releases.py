@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from jaxmig.state.machine import Cpus
 
-# (CPUs, the CPU that migrates) -> bool[mms]: whose flushes are left to the batch's.
+# (CPUs, the CPU that migrates) -> bool[mms]: address spaces whose flushes are deferred.
 Defers = Callable[["Cpus", Any], Any]
 NR_MAX_BATCHED_MIGRATION: Final = 512  # base pages
 MAX_PAGE_ORDER: Final = 10  # of an allocation, and of what compaction is asked for
@@ -29,14 +29,13 @@ class Release:
     # 6.1: PageTransHuge() is true of every compound head, so thp_* count all large
     # folios.
     thp_counts_large: bool = False
-    # 2ef7dbb26990: SYNC callers get three asynchronous passes, then one folio at a
-    # time.
+    # 2ef7dbb26990: SYNC callers get three asynchronous passes, then one folio at a time.
     async_first: bool = True
-    # As posted: the folio that would pass the limit opens the next batch.
+    # As posted: the folio that would exceed the limit begins the next batch.
     crossing_opens_next: bool = False
     # 4d4b6d66db63: nothing is deferred for a PTE that no TLB can hold.
     checks_pte_accessible: bool = False
-    # 851ae6424697: what a longterm pin will try again is not counted as failed before.
+    # 851ae6424697: a folio that a longterm pin will retry is not yet counted as failed.
     retry_is_no_failure: bool = False
     # 43b3dfdd0455: arm64 defers the wait for its invalidations.
     arm64_defers: bool = False
@@ -44,9 +43,9 @@ class Release:
     drains_mlocked: bool = False
     # "mm/migrate: correct nr_failed in migrate_pages_sync": every split counts.
     counts_nr_split: bool = False
-    # a split defers its PTEs and flushes once; what the batch had pending goes with it
+    # a split defers flushes of PTEs; its one flush includes what the batch has pending
     split_flushes_batch: bool = False
-    # folios queued as partially mapped are split before anything else is tried
+    # folios on the deferred split queue are split before they are unmapped
     splits_partially_mapped: bool = False
     # 60fbb14396d5: a split's walk ends with the first PMD leaf that it splits, so that a
     # THP of several processes loses one leaf a try
@@ -56,9 +55,9 @@ class Release:
     # b1f202060afe: pieces of an anonymous folio that hold nothing but zeros are mapped to
     # the shared zero page
     zero_pieces: bool = False
-    # a split of a file's folio flushes what no TLB can hold, too
+    # a split of a file's folio flushes PROT_NONE PTEs, too, though no TLB can hold them
     unmap_flushes_hints: bool = False
-    # and all PTEs of a folio at once
+    # and all PTEs of the folio with one flush
     unmaps_file_runs: bool = False
     # try_split_folio() only tries the lock in ASYNC
     split_trylocks: bool = False
@@ -68,20 +67,20 @@ class Release:
     moves_hugetlb_tail: bool = False
     # move_pages() by folio_walk: nothing mapped is -ENOENT
     walks_folios: bool = False
-    # follow_page() accepts PROT_NONE pages
+    # move_pages(): follow_page() accepts PROT_NONE pages
     follows_prot_none: bool = False
     # migrate_pages(2) adds folios it could not isolate to its result
     counts_unisolated: bool = False
     # and, of a large folio mapped by PTEs, each of them
     counts_unisolated_ptes: bool = False
-    # a driver's page is never taken for freed, whatever its references are
+    # a driver's page never counts as freed, whatever its references are
     moves_freed_driver_pages: bool = False
     # 209954cbc7d0: a CPU that stops using an address space stays in its mask, until a
     # flush of that address space finds it there
     keeps_mask: bool = False
     # mbind() knows MPOL_WEIGHTED_INTERLEAVE
     weighs_interleave: bool = False
-    # 060913999d7a: what cannot be read ends as -EHWPOISON; before, nobody survives it
+    # 060913999d7a: a page that cannot be read gives -EHWPOISON; before, a panic
     survives_poison: bool = False
     # fallback_migrate_folio(): a dirty page is -EBUSY in every mode; before, SYNC has it
     # written first
@@ -89,7 +88,7 @@ class Release:
     # folio_maybe_mapped_shared(): of a large folio exactly whether two processes map it
     knows_sharers: bool = False
     # RFC v6, "Accelerate page migration with batch copying and hardware offload": an engine
-    # copies the folios of a batch to which nobody else refers, and they are moved first
+    # copies the folios of a batch that have no extra references; they are moved first
     offloads: bool = False
     # x86 sends INVLPGB instead of interrupts where the CPU has it
     invlpgb: bool = False
@@ -175,7 +174,7 @@ RELEASES: Final[dict[str, Release]] = {
 }
 BOTH: Final = ("6.2", "6.3")  # the last serial and the first batched release
 LATEST: Final = "7.3"
-# Nobody has read migrate_pages() of these: what serves instead, as far as is known.
+# migrate_pages() of these was not read: what serves instead, as far as is known.
 UNREAD: Final = {
     "6.9": "6.8 counts alike, but what compaction and CMA list is as in 6.10",
     "6.11": "6.10 counts alike, and DAMON's lists are as in 6.12",
@@ -200,6 +199,8 @@ def expand(words: Iterable[str]) -> tuple[str, ...]:
     Args:
       words: names, `both`, `latest`, and ranges such as `6.1-7.3`, which are of numbered
         releases only.
+    Returns:
+      Names of RELEASES.
     Raises:
       ValueError: for a word that names none; says what to write.
     """

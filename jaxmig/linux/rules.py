@@ -1,9 +1,9 @@
 """What is fixed during one call: release, mode, reason, architecture, as flags.
 
-`rules()` makes them with flags that are known; `word()` packs those into one int32 and
-`from_word()` unpacks it where they are asked, so that releases and modes can be data of
-one compiled program.  Flags that are known while a program is traced are folded by the
-compiler, so that nothing is lost where a program serves one rule only.
+`rules()` makes them from names; `word()` packs their flags into one int32 and
+`from_word()` unpacks it inside the program, so that releases and modes can be data of
+one compiled program.  XLA folds flags that are constants of a trace: a program for one
+release pays nothing for the others.
 """
 
 import dataclasses
@@ -34,10 +34,10 @@ Flag = Any  # Bool[Array, ""], or numpy's where the rules are known
 
 @pytree
 class Rules:
-    """One flag for all that a call asks its release, mode, reason and architecture.
+    """The flags in which a call's release, mode, reason and architecture matter.
 
-    Releases that differ in nothing else than their names have equal rules, and share
-    what is compiled for them.
+    Releases that differ only in their names have equal rules, and share compiled
+    programs.
     """
 
     # Of the release: see releases.py.
@@ -64,11 +64,11 @@ class Rules:
     gives_up_dirty: Flag
     # Of the call.
     asynchronous: Flag  # mode is ASYNC
-    waits_for_writeback: Flag  # mode is SYNC: the others give such folios up
+    waits_for_writeback: Flag  # mode is SYNC: the others fail with -EBUSY
     memalloc: Flag  # the caller is in reclaim (PF_MEMALLOC)
-    nosplit: Flag  # NUMA balancing would rather not move a THP than split it
-    longterm_pin: Flag  # the reason: what could not be split is tried again
-    offloads: Flag  # an engine copies, in a release that asks one
+    nosplit: Flag  # MR_NUMA_MISPLACED: a THP that gets no destination is not split
+    longterm_pin: Flag  # MR_LONGTERM_PIN: a folio that could not be split is retried
+    offloads: Flag  # an engine copies, in a release that supports it
     # Invalidations reach all CPUs in hardware: no IPIs and no counters of them.
     broadcasts: Flag
     invlpgb: Flag  # AMD's broadcast, on a CPU and in a release that have it
@@ -91,7 +91,7 @@ class Rules:
         return self.async_first & ~self.asynchronous
 
 
-# Their order is that of the bits of a word.
+# In the order of the bits of a word.
 FLAGS: Final = tuple(
     f.name for f in dataclasses.fields(Rules) if not f.metadata.get("static")
 )
@@ -109,8 +109,8 @@ def rules(
 
     Args:
       kernel, mode, reason, arch: names, as in RELEASES, MODES, REASONS and ARCHES.
-      memalloc: the caller is in reclaim.
-      engine: a copy engine is registered, which takes all reasons.
+      memalloc: the caller is in reclaim (PF_MEMALLOC).
+      engine: a copy engine is registered, for all reasons.
     Returns:
       The rules; equal ones where all flags are.
     Raises:
@@ -144,7 +144,7 @@ def rules(
 
 
 def word(rules: Rules) -> np.int32 | Int32[Array, ""]:
-    """The flags as bits of one number.  A rule of one's own is not in it."""
+    """The flags as bits of one number, without a `defers` of the user's own."""
     bits: Any = np.int32(0)
     for i, name in enumerate(FLAGS):
         bits |= getattr(rules, name).astype(np.int32) << np.int32(i)
@@ -152,23 +152,23 @@ def word(rules: Rules) -> np.int32 | Int32[Array, ""]:
 
 
 def from_word(bits: np.int32 | Int32[Array, ""], defers: Defers | None = None) -> Rules:
-    """The rules of a word, with the rule of one's own that no bit stands for."""
+    """The rules of a word, with a `defers` of the user's own, for which no bit stands."""
     flags = (((bits >> i) & 1) == 1 for i in range(len(FLAGS)))
     return Rules(*flags, defers=defers)
 
 
-# What decides which steps a program has: the other flags can be its data.
+# Flags that select which steps a program has; all others can be its data.
 STRUCTURE: Final = ("batched", "crossing_opens_next", "broadcasts")
 
 
 def as_data(rules: Rules, bits: Int32[Array, ""]) -> Rules:
-    """The rules of a word, of which the structure is known to be that of `r`."""
+    """The rules of a word; flags of the structure are constants, those of `rules`."""
     known = {name: getattr(rules, name) for name in STRUCTURE}
     return dataclasses.replace(from_word(bits, rules.defers), **known)
 
 
 def structure(rules: Rules) -> Rules:
-    """These rules, or others of the same structure: all of them give the same one."""
+    """The rules that stand for all of the same structure: their other flags are off."""
     flags = {name: np.bool_(False) for name in FLAGS}
     known = {name: getattr(rules, name) for name in STRUCTURE}
     return Rules(**{**flags, **known}, defers=rules.defers)

@@ -1,1 +1,1 @@
-"""What a machine is: arrays of frames, entries, translations; what JAX and XLA need."""
+"""The machine: arrays of frames, entries, translations; helpers for JAX and XLA."""

@@ -1,10 +1,9 @@
-"""What callers of the Python API hand in: numbers and lists of folios, checked once.
+"""Arguments of the Python API: numbers and lists of folios, checked in one place.
 
-Every entry asks here, so that a wrong argument gives the same ValueError everywhere: its
-name, its value and what it may be.  While JAX traces, values are not known; then numbers
-and frames are held within their range, so that a compiled call always ends and writes
-nothing outside the machine, and what is listed (in use, a head, once) is the caller's
-affair.
+A wrong argument gives the same ValueError everywhere: its name, its value and what it
+may be.  While JAX traces, values are not known; then numbers and frames are clipped to
+their range, so that a compiled call always ends and writes nothing outside the machine.
+That traced folios are heads in use and listed once, the caller must see to.
 """
 
 from collections.abc import Iterable
@@ -23,12 +22,15 @@ SIGNED: Final = -(2**63)
 
 
 def whole(name: str, value: Any, least: int, most: int = MOST, has: str = "") -> Any:
-    """A whole number as int; one that is traced as int32, held within its range.
+    """A whole number as int; one that is traced as int32, clipped to its range.
 
     Args:
+      name: the argument's, for the message.
       value: of Python, numpy or jax; a scalar.
       least, most: both allowed.
       has: what the machine has, for the message.
+    Returns:
+      int, or int32 while traced.
     Raises:
       ValueError: it is no whole number, or out of range.
     """
@@ -37,6 +39,7 @@ def whole(name: str, value: Any, least: int, most: int = MOST, has: str = "") ->
             kind = f"{value.dtype}{list(value.shape)}"
             raise ValueError(f"{name} is {kind} while traced: give a whole number")
         return jnp.clip(value, least, most).astype(jnp.int32)
+    # bool is an int to Python, but no number of pages or nodes.
     number = np.asarray(value) if isinstance(value, jax.Array) else value
     if isinstance(number, np.ndarray) and number.shape == ():
         number = number[()]
@@ -174,7 +177,7 @@ def frames(state: Machine, folios: Any) -> Any:
 
 
 def _first_odd(given: np.ndarray) -> int:
-    """Where the first value of a list stands that is no int32, for a message."""
+    """The place of the first value that is no int32, for a message."""
     for i, value in enumerate(given.tolist()):
         if type(value) is not int or abs(value) > MOST:
             return i
@@ -190,6 +193,7 @@ def listed_once(heads: Any, name: str = "folios") -> None:
       ValueError: with the first frame that comes again.
     """
     given = np.asarray(heads)
+    # Most lists ascend, which is seen without sorting.
     if given.size < 2 or (given[1:] > given[:-1]).all():
         return
     _, first = np.unique(given, return_index=True)
@@ -219,7 +223,7 @@ def in_use(heads: Any, flags: Any, name: str = "folios") -> None:
 
 
 def folios(state: Machine, given: Any, size: Any = None) -> tuple[Any, Any]:
-    """A list of folios and how many of it count, checked as far as they are known.
+    """A list of folios and its size, checked as far as they are known.
 
     Args:
       given: head frames in list order.
@@ -244,7 +248,7 @@ def folios(state: Machine, given: Any, size: Any = None) -> tuple[Any, Any]:
 def flags_of(rows: Any, heads: np.ndarray) -> np.ndarray:
     """Flag words of some rows of a frame table that lies on one device or the host."""
     if isinstance(rows, jax.Array) and not _on_cpu(rows):
-        # A few words come over, not the whole table.
+        # Gathered on the device: the table itself is not copied to the host.
         return np.asarray(rows[jnp.asarray(heads), frame.FLAGS])
     return np.asarray(rows)[heads, frame.FLAGS]
 

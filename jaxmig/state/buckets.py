@@ -28,7 +28,7 @@ def least_room(nodes: int, least: int = BASE_PAGES) -> int:
 
 
 def coarse(n: int, least: int) -> int:
-    """The smallest of `least` times a power of four that holds `n`."""
+    """`least` times the smallest power of four for which that is not below `n`."""
     while least < n:
         least *= 4
     return least

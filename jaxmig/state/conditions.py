@@ -1,4 +1,4 @@
-"""What stands in a folio's way, in a row of four words beside its head's frame row.
+"""States that make an attempt fail or sleep: four words for each folio's head frame.
 
     word 0    locked, writeback, pinned, temp_stack     8 bits each, from the lowest
     word 1    extra_ref, buffers_locked, driver_eagain, driver_error
@@ -7,8 +7,8 @@
               young, freed, released, isolated, a pin that is held, and how many extra
               references
 
-A field says how many more tests of a state find it there.  UNTIL_WAITED is never worn
-out, only ended by somebody who sleeps on it; a state that lasts for ever has the same
+A field says how many more tests find the folio in a state.  UNTIL_WAITED is not counted
+down: the state ends when a task sleeps on it.  One that lasts for ever has the same
 number and the mark `forever(state)`.
 
 Source: the outcomes of one attempt, mm/migrate.c and mm/rmap.c, Linux 6.1 to 6.18.
@@ -58,7 +58,7 @@ EXTRA_SHIFT: Final = 20  # how many references EXTRA_REF stands for
 
 
 def forever(state: int) -> int:
-    """The mark that sleeping on this state would never end (0: nobody sleeps on it)."""
+    """The mark that sleeping on this state would never end; 0: Linux never does."""
     sleepers = (LOCKED, WRITEBACK, BUFFERS_LOCKED)
     return 1 << sleepers.index(state) if state in sleepers else 0
 
@@ -69,7 +69,7 @@ def unpack(rows: Any) -> tuple[tuple[Any, ...], Any]:
 
 
 def unpack_words(words: Any) -> tuple[tuple[Any, ...], Any]:
-    """The same of four words, each an array of its own: columns would be copied."""
+    """The same of four arrays, one for each word, since slicing columns copies them."""
     fields = [
         (words[s // PER_WORD] >> (FIELD * (s % PER_WORD))) & UNTIL_WAITED
         for s in range(len(STATES))

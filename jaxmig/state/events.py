@@ -1,9 +1,8 @@
 """What happened during a call, counted.
 
-Phases and policies add to these counters and never see a nanosecond: the cost model
-(`cost.py`) multiplies them by a machine profile afterwards.  A counter is two uint32
-limbs, because the IPIs of 64 M pages and 128 CPUs pass 2^32 and JAX has no 64-bit
-integers unless its importer asked for them.
+A call only counts; the cost model (`time/cost.py`) prices the counters afterwards with a
+machine profile.  A counter is two uint32 limbs, because the IPIs of 64 M pages and 128
+CPUs pass 2^32 and JAX has no 64-bit integers unless jax_enable_x64 is set.
 
 Source of the vmstat names: struct migrate_pages_stats and migrate_pages() in
 mm/migrate.c; include/linux/vm_event_item.h.
@@ -22,7 +21,7 @@ from jaxmig.state.pytree import pytree
 
 # /proc/vmstat.
 VMSTAT: Final = (
-    "pgmigrate_success",  # base pages, also those freed under the call
+    "pgmigrate_success",  # base pages, also those that were freed meanwhile
     "pgmigrate_fail",  # base pages tried and failed
     "thp_migration_success",  # PMD-mappable folios (6.1: every large folio)
     "thp_migration_fail",
@@ -37,7 +36,7 @@ CALL: Final = (
     "allocs",  # destination folios obtained
     "copies_lost",  # folios whose engine's copy was not used (batch-copy)
 )
-# What the cost model prices and nobody else reads.
+# Only the cost model reads these.
 WORK: Final = (
     "alloc_pages",  # base pages of `allocs`
     "tries",  # unmap attempts of a folio that got past the allocation
@@ -45,13 +44,13 @@ WORK: Final = (
     "pmds_cleared",  # the same on a PMD (also hugetlb)
     "ptes_deferred",  # of ptes_cleared, left to the batch's flush
     "flushes_immediate",  # requests to other CPUs, one PTE or PMD each (x86)
-    "flushes_immediate_lazy",  # of those, requests that interrupted nobody
+    "flushes_immediate_lazy",  # of those, requests without an IPI: all CPUs lazy
     "flushes_batch",  # try_to_unmap_flush() with something pending
-    "flushes_batch_lazy",  # of those, requests that interrupted nobody
+    "flushes_batch_lazy",  # of those, requests without an IPI
     "ipis_immediate",
     "ipis_batch",
     "moves",  # move attempts: the reference check
-    "folios_moved",  # mapping switches
+    "folios_moved",  # successful folio_migrate_mapping() calls
     "folios_cached",  # of folios_moved, of the page cache: shmem and files
     "pages_copied",  # base pages copied as folios below PMD size
     "pages_copied_huge",  # base pages copied as PMD-sized folios
@@ -63,7 +62,7 @@ WORK: Final = (
     "calls",  # migrate_pages() of one list
 )
 COUNTERS: Final = VMSTAT + CALL + WORK
-# What a log notes by itself; the others are known only when a call ends.
+# Counters that a log has rows of; the others are known only when a call ends.
 _AT_END: Final = "pgmigrate_fail thp_migration_fail thp_migration_split nr_split calls"
 LOGGED: Final = tuple(n for n in COUNTERS if n not in _AT_END.split())
 _INDEX: Final = {name: i for i, name in enumerate(COUNTERS)}
@@ -82,14 +81,18 @@ class Events:
     log: Log | None = None
 
     def add(self, **counts: Count) -> "Events":
-        """These events and `counts` more, each below 2^32."""
+        """These events and `counts` more, each below 2^32.
+
+        Raises:
+          TypeError: for a counter that is none of COUNTERS.
+        """
         noted = self if self.log is None else self._log_counts(counts)
         unknown = counts.keys() - _INDEX.keys()
         if unknown:
             raise TypeError(f"no such counter: {', '.join(sorted(unknown))}")
         index = np.arange(len(COUNTERS))
         more = jnp.zeros(len(COUNTERS), jnp.uint32)
-        # Choices by index become part of the sum; a stack would be one more pass.
+        # Selects by index fuse with the sum; a stack would be one more pass.
         for name, count in counts.items():
             n = jnp.asarray(count).astype(jnp.uint32)
             more = jnp.where(index == _INDEX[name], n, more)
@@ -124,7 +127,15 @@ class Events:
         return dataclasses.replace(self, log=log)
 
     def note_cpus(self, ipis: Any, full: Any, one: Any, when: Any) -> "Events":
-        """The same for the CPUs that a flush reached."""
+        """These events, with the CPUs that a flush reached in the log if there is one.
+
+        Args:
+          ipis: bool[cpus], those interrupted.
+          full, one: bool[cpus], those that flush everything, or one page.
+          when: whether there was a flush.
+        Returns:
+          The events.
+        """
         if self.log is None:
             return self
         log = self.log.append_cpus(ipis, full, one, when)
@@ -137,7 +148,7 @@ class Events:
                 bit, n = 1 << LOGGED.index(name), jnp.asarray(count, jnp.int32)
                 ones |= jnp.where(n == 1, bit, 0)
                 many |= jnp.where(n > 1, bit, 0)
-                # Whatever is above one goes up by the same: pages of one folio, say.
+                # Counts above one of one row are equal: they are pages of one folio.
                 amount = jnp.maximum(amount, jnp.where(n > 1, n, 0))
         return self.note(logs.COUNT, ones, many, amount, when=(ones | many) != 0)
 
@@ -164,14 +175,11 @@ def plus(first: Events, second: Events) -> Events:
     low, ipis = first.low + second.low, first.ipis + second.ipis
     carry = (low < first.low).astype(jnp.uint32)
     more = (ipis < first.ipis).astype(jnp.uint32)
-    high, ipis_high = (
-        first.high + second.high + carry,
-        first.ipis_high + second.ipis_high + more,
-    )
+    high = first.high + second.high + carry
+    ipis_high = first.ipis_high + second.ipis_high + more
     return Events(low, high, ipis, ipis_high)
 
 
 def _wide(low: Any, high: Any) -> np.ndarray:
-    return np.asarray(low).astype(np.uint64) + (
-        np.asarray(high).astype(np.uint64) << 32
-    )
+    low, high = (np.asarray(x).astype(np.uint64) for x in (low, high))
+    return low + (high << 32)

@@ -2,7 +2,7 @@
 
     REFCOUNT  references to the folio, in its head's row: one a mapping (a PMD mapping
               is one), one a base page for the page or swap cache, one for private
-              data, and whatever else holds it; at rest without the isolation's
+              data, and extra ones; without the isolation's
     MAPCOUNT  PTEs that map this frame; in a head's row also PMDs that map the folio
     FLAGS     the bits below; order and kind are set in a folio's head and its tails
     RMAP      first entry that maps this frame (in a head's row it may be a PMD of the
@@ -34,8 +34,8 @@ LOCKED: Final = 1 << 13  # by the migration, between unmap and remap
 UNMAPPED: Final = 1 << 14  # migration entries stand for its mappings
 SPLIT_QUEUED: Final = 1 << 15  # partially mapped, to be split
 EXCLUSIVE_MAP: Final = 1 << 16  # anonymous or hugetlb, of one process
-FLUSHED: Final = 1 << 17  # scratch: flushed and put back during this call
-CONDITIONED: Final = 1 << 18  # Machine.conditions may say something about it
+FLUSHED: Final = 1 << 17  # its entry was flushed and restored during this call
+CONDITIONED: Final = 1 << 18  # its row of Machine.conditions may not be zero
 ZERO: Final = 1 << 19  # of each page: it holds nothing but zeros
 POISONED: Final = 1 << 20  # of each page: it cannot be read
 HURT: Final = 1 << 21  # of a folio's head: some page of it cannot
@@ -69,7 +69,7 @@ def in_page_cache(flags: Flags) -> Mask:
 
 
 def on_stack(flags: Flags) -> Mask:
-    """Whether the walk would skip a stack in use by exec(): anonymous, but not KSM."""
+    """Whether its VMA can be the temporary stack of exec(), which migration skips."""
     k = kind(flags)
     return (k == ANON) | (k == SWAPCACHE)
 
@@ -85,12 +85,12 @@ def has(flags: Flags, bit: int) -> Mask:
 
 
 def is_empty(flags: Flags) -> Mask:
-    """Whether a page is found to hold nothing but zeros."""
+    """Whether a page holds only zeros and can be read."""
     return (flags & (ZERO | POISONED)) == ZERO
 
 
 def cache_refs(flags: Flags) -> Flags:
-    """References of a folio at rest beside its mappings (folio_expected_refs()).
+    """References of a folio beside its mappings and extra ones (folio_expected_refs()).
 
     A page or swap cache holds one a base page and buffers hold one; a hugetlb folio
     counts its page cache as one.

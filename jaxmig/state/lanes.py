@@ -1,7 +1,6 @@
 """Many folios at once: rows of folios as lanes of arrays, padded with NOWHERE.
 
-The phases below act on lanes of base-page folios.  A lane with head NOWHERE reads row 0
-and writes nothing.
+A padding lane, with head NOWHERE, reads row 0 and writes nothing.
 """
 
 from collections.abc import Callable
@@ -16,9 +15,9 @@ from jaxmig.state import xla
 from jaxmig.state.machine import NOWHERE, Machine
 from jaxmig.state.pytree import pytree
 
-CHUNK: Final = 1 << 14  # pages a trip: their rows stay in the cache of a CPU core
-WIDE: Final = 1 << 22  # the same where a trip costs 200 starts of a kernel
-TOGETHER: Final = 4  # lanes that a trip of a sum over lanes adds
+CHUNK: Final = 1 << 14  # base pages a window: their rows stay in a CPU core's cache
+WIDE: Final = 1 << 22  # on a GPU, where a window costs 200 kernel launches
+TOGETHER: Final = 4  # lanes that an iteration of a sum adds
 C = TypeVar("C", bound=tuple[Any, ...])
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
@@ -26,7 +25,7 @@ Mask = Bool[Array, " lanes"]
 
 @pytree
 class Known:
-    """What the call itself wrote last: nobody else did, so it is not read again."""
+    """Rows and entries as this call wrote them last: they need not be read again."""
 
     row: Int32[Array, "lanes 4"]
     # Of the only entry; None where chains are walked.
@@ -34,7 +33,7 @@ class Known:
 
 
 def chunk() -> int:
-    """Pages a trip on this process's devices."""
+    """Base pages a window that suit this process's devices."""
     return CHUNK if jax.default_backend() == "cpu" else WIDE
 
 
@@ -47,12 +46,21 @@ def rows(
 
 
 def scatter(array: Array, index: Lanes, where: Mask, values: Array) -> Array:
-    """`array` with the rows of the lanes in `where` replaced."""
+    """`array` with some rows replaced.
+
+    Args:
+      array: any[rows, columns] or any[rows].
+      index: int32[lanes], which row each lane writes.
+      where: bool[lanes], lanes that write; NOWHERE in `index` does not either.
+      values: any[lanes, columns] or any[lanes].
+    Returns:
+      The array.
+    """
     return array.at[jnp.where(where, index, NOWHERE)].set(values, mode="drop")
 
 
 def columns(*values: Lanes) -> Int32[Array, "lanes columns"]:
-    """Columns side by side; unlike a stack, this fuses with what makes them."""
+    """Columns side by side; unlike jnp.stack, this fuses with what computes them."""
     column = jnp.arange(len(values))
     out = values[-1][:, None]
     for i, value in reversed(list(enumerate(values[:-1]))):
@@ -61,7 +69,7 @@ def columns(*values: Lanes) -> Int32[Array, "lanes columns"]:
 
 
 def totals(*values: Lanes | Mask) -> list[Int32[Array, ""]]:
-    """Sums over all lanes, in one pass: a reduction each costs ten times as much."""
+    """Sums over all lanes in one pass; on a CPU, one for each costs ten times as much."""
     terms = [jnp.asarray(v, jnp.int32) for v in values]
     if len(terms) == 1:
         # XLA:CPU splits a reduction of one array into three.
@@ -103,8 +111,7 @@ def running(mask: Mask) -> Lanes:
 
 
 def _running_on_cpu(ones: Lanes) -> Lanes:
-    # One after the other in one function; what XLA makes of a sum over windows costs six
-    # times as much.
+    # A loop in one function: XLA:CPU's own cumsum costs six times as much.
     count = ones.shape[0]
     trips = -(-count // TOGETHER)
 
@@ -119,12 +126,12 @@ def _running_on_cpu(ones: Lanes) -> Lanes:
 
         return jax.lax.fori_loop(0, trips, some, (jnp.int32(0), ones))[1]
 
-    # XLA splits what is done to a long array among threads: outside the function.
+    # Padding runs on several threads, which `xla.whole` must not hold: it stays outside.
     return xla.whole(sums, jnp.pad(ones, (0, trips * TOGETHER - count)))[:count]
 
 
-def nobody(count: int) -> Lanes:
-    """Lanes that belong to nothing."""
+def padding(count: int) -> Lanes:
+    """Padding lanes."""
     return jnp.full(count, NOWHERE, jnp.int32)
 
 
@@ -132,15 +139,15 @@ def pick(mask: Mask) -> Lanes:
     """The lanes of `mask`, one after the other, and NOWHERE behind them."""
     count = mask.shape[0]
     place = jnp.where(mask, running(mask) - 1, NOWHERE)
-    return scattered(place, jnp.arange(count, dtype=jnp.int32), nobody(count))
+    return scattered(place, jnp.arange(count, dtype=jnp.int32), padding(count))
 
 
 def scattered(place: Lanes, values: Array, empty: Array) -> Array:
     """`empty` with the values of the lanes that have a place at their places."""
 
     def on_cpu(place: Lanes, values: Array, empty: Array) -> Array:
-        # The others go behind the last place: a branch that skipped them would often be
-        # guessed wrongly.  On a GPU they would all be in each other's way there.
+        # The others write behind the last place: a branch that skips them would often be
+        # mispredicted.  On a GPU so many writes to one place would be serialized.
         count = empty.shape[0]
         room = jnp.concatenate([empty, empty[:1]])
         place = jnp.where(place == NOWHERE, count, place)
@@ -155,9 +162,10 @@ def scattered(place: Lanes, values: Array, empty: Array) -> Array:
 
 
 def numbers(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
-    """`place // limit`, for places that neighbours have behind the start of a batch.
+    """`place // limit`, the number of the batch at each place.
 
-    Below 2^22, or as far beyond the limit as there are lanes.
+    Places are below 2^22, or, for a limit above the number of lanes, below twice the
+    limit.
     """
     return jax.lax.platform_dependent(
         place, limit, cpu=_by_floats, default=jnp.floor_divide
@@ -165,8 +173,8 @@ def numbers(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
 
 
 def _by_floats(place: Lanes, limit: Int32[Array, ""]) -> Lanes:
-    # Integers are not divided by vector instructions.  This is exact: half a page is
-    # more than the rounding error.
+    # CPUs have no vector division of integers.  With 0.5 added the quotient is farther from
+    # a whole number than the rounding error.
     short = jnp.floor((place.astype(jnp.float32) + 0.5) / limit.astype(jnp.float32))
     few = limit < place.shape[0]
     return jnp.where(few, short.astype(jnp.int32), (place >= limit).astype(jnp.int32))
@@ -184,7 +192,7 @@ def entry_of(m: Machine, entry: Lanes) -> tuple[Int32[Array, "lanes 2"], Lanes]:
 def entry_or(
     words: Int32[Array, "lanes 2"] | None, m: Machine, entry: Lanes
 ) -> tuple[Int32[Array, "lanes 2"], Lanes]:
-    """entry_of(), of which the words may be known."""
+    """entry_of(), without reading the words if they are known."""
     if words is None:
         return xla.read(entry, lambda: entry_of(m, entry))
     return words, jnp.full_like(entry, NOWHERE)

@@ -70,7 +70,15 @@ class Log:
         one: Bool[Array, " cpus"],
         when: Word = True,
     ) -> "Log":
-        """A row for each 32 CPUs of which one is interrupted, if `when`."""
+        """This log and a row for each 32 CPUs of which one is interrupted.
+
+        Args:
+          ipis: CPUs that are interrupted.
+          full, one: CPUs that flush everything, or one page.
+          when: whether there was a flush.
+        Returns:
+          The log.
+        """
         words = -(-ipis.shape[0] // WORD)
         masks = jnp.stack([_packed(m, words) for m in (ipis, full, one)])
 
@@ -83,8 +91,8 @@ class Log:
         return jax.lax.fori_loop(0, words, some, self)
 
     def rows(self) -> Int32[np.ndarray, "rows 6"]:
-        """The rows that are there.  Host only."""
-        # A copy: a view would keep all the room alive.
+        """The rows that were written.  Host only."""
+        # A copy: a view would keep the whole buffer alive.
         return np.asarray(self.records)[: int(self.length)].copy()
 
 
@@ -98,7 +106,11 @@ class Written:
 
 
 def empty(capacity: int) -> Log:
-    """A log with room for `capacity` rows."""
+    """A log with room for `capacity` rows.
+
+    Raises:
+      ValueError: for no room at all.
+    """
     if capacity < 1:
         raise ValueError(f"log={capacity}: room for at least one row")
     records = jnp.zeros((capacity + 1, COLUMNS), jnp.int32)

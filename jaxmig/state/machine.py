@@ -1,4 +1,4 @@
-"""The state: one pytree of arrays.  Nothing per page lives in a Python object.
+"""The state: one pytree of arrays.
 
 Dimensions: frames, entries, nodes, mms, cpus, sets, ways, slots (free-frame stacks).
 
@@ -11,8 +11,8 @@ in use.  A pool has a slot for every folio of its order, so that a large folio a
 finds contiguous frames: the model has no fragmentation.  How much memory a node has
 left is a number of its own, `nfree`, in base pages.
 
-Linux keeps the same things in struct page, the page tables, anon_vma trees, mm_struct
-and cpu_tlbstate (include/linux/mm_types.h, arch/x86/include/asm/tlbflush.h).
+Source: struct page, mm_struct (include/linux/mm_types.h), page tables, anon_vma trees,
+cpu_tlbstate (arch/x86/include/asm/tlbflush.h).
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ BLANK: Final = (0, 0, 0, NOWHERE)  # the row of a free frame
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Sizes that shapes do not tell.  Static: another one is another compilation."""
+    """Sizes that do not follow from shapes.  Static: each one is another compilation."""
 
     nodes: int
     frames_per_node: int
@@ -58,12 +58,12 @@ class Geometry:
         return self.shared and self.orders[-1] == PMD_ORDER
 
     def pool_start(self, pool: int) -> int:
-        """First frame of pool `k` within a node."""
+        """First frame of a pool within a node."""
         blocks = self.pool_blocks[:pool]
         return sum(n << o for n, o in zip(blocks, self.orders[:pool], strict=True))
 
     def stack_start(self, pool: int) -> int:
-        """First slot of the stack of pool `k` within a node."""
+        """First slot of a pool's stack within a node."""
         return sum(self.pool_blocks[:pool])
 
     @property
@@ -74,7 +74,7 @@ class Geometry:
 
 @pytree
 class Tlb:
-    """Translations as they were filled: a stale one keeps its old frame.
+    """Translations as they were filled; they stay so until flushed.
 
     One row is one set of all CPUs, so that a shootdown of one page reads and writes
     `cpus * ways` neighbours.
@@ -88,11 +88,11 @@ class Tlb:
 
 @pytree
 class Cpus:
-    """What cpu_tlbstate and mm_cpumask() know."""
+    """cpu_tlbstate of each CPU, mm_cpumask() and tlb_gen of each address space."""
 
     mask: Bool[Array, "mms cpus"]  # mm_cpumask
-    lazy: Bool[Array, " cpus"]  # in a mask, but idle: takes no IPI
-    mm: Int32[Array, " cpus"]  # loaded_mm, NOWHERE if none of ours
+    lazy: Bool[Array, " cpus"]  # lazy TLB mode: in a mask, but takes no IPI
+    mm: Int32[Array, " cpus"]  # loaded_mm, NOWHERE if it is of no modelled process
     gen: Int32[Array, " cpus"]  # tlb_gen this CPU has caught up with
     mm_gen: Int32[Array, " mms"]  # tlb_gen of each mm
     pending: Bool[Array, " cpus"]  # task->tlb_ubc: a deferred flush not yet sent

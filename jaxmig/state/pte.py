@@ -15,7 +15,7 @@
     H  a PMD leaf (2 MiB)
     VW VL VP  VM_WRITE, VM_LOCKED, PROT_NONE protection of the area around the entry:
        what remove_migration_pte() reads from the vma
-    Z  the shared zero page: present, but no folio stands behind it
+    Z  the shared zero page: present, but of no folio
     mm the address space the entry belongs to; it never changes
 
 Source: arch/x86/include/asm/pgtable_types.h, include/linux/swapops.h
@@ -72,12 +72,12 @@ def accessible(bits: Bits) -> Bool[Array, "*lanes"]:
 
 
 def empty(bits: Bits) -> Bits:
-    """What is left of an entry that maps nothing."""
+    """An entry that maps nothing: pte_none(), with the bits of its place and area."""
     return bits & STAYS
 
 
 def zero(bits: Bits) -> Bits:
-    """The entry of the shared zero page in the place of another."""
+    """An entry of the shared zero page that replaces another entry."""
     return empty(bits) | PRESENT | ZERO_PAGE
 
 
@@ -93,8 +93,8 @@ def from_migration(
 ) -> Bits:
     """The present entry that a migration entry becomes (remove_migration_pte()).
 
-    `anon` and `dirty` are the folio's: the dirty bit returns only if both agree, and a
-    NUMA hint does not return at all, unlike an area that is PROT_NONE by mprotect().
+    `anon` and `dirty` are the folio's.  The dirty bit is restored only if the folio is
+    dirty, too; PROT_NONE only if the area is (mprotect()), not for a NUMA hint.
     """
     kind = bits & KIND
     writable = (kind == WRITABLE) & has(bits, VM_WRITE)

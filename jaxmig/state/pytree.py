@@ -1,8 +1,8 @@
 """`@pytree`: a frozen dataclass that JAX can trace, with shape-checked fields.
 
 JAX rebuilds registered dataclasses through `__init__`, with placeholders that are not
-arrays; a shape checker then refuses them (jaxtyping #277, jax #25486).  Rebuilding
-without `__init__` keeps both: checks when people build one, none when JAX does.
+arrays; a shape checker then refuses them (jaxtyping #277, jax #25486).  Rebuilt without
+`__init__`, fields are checked when code builds an object, not when JAX does.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def static(**kwargs: Any) -> Any:
-    """A dataclass field that is part of the type: changing it compiles anew."""
+    """A dataclass field that is part of the pytree's type: a new value recompiles."""
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
@@ -28,9 +28,8 @@ def pytree(cls: type[T]) -> type[T]:
     meta = [f.name for f in fields if f.metadata.get("static")]
 
     def flatten(tree: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(tree, n) for n in data), tuple(
-            getattr(tree, n) for n in meta
-        )
+        children = tuple(getattr(tree, n) for n in data)
+        return children, tuple(getattr(tree, n) for n in meta)
 
     def flatten_with_keys(tree: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         keyed = tuple((jax.tree_util.GetAttrKey(n), getattr(tree, n)) for n in data)

@@ -1,8 +1,8 @@
 """A stretch of the caller's list as lanes: one for each folio, one for each base page.
 
-A folio is decided on its lane; entries, rows and contents are worked on the lanes of its
-base pages.  The lanes of a folio lie one behind the other; where all folios of a stretch
-are base pages, both are the same lanes and nothing is looked up.
+Checks use a folio's lane; entries, rows and contents the lanes of its base pages, which
+are consecutive.  Where all folios of a stretch are base pages, both are the same lanes
+and nothing is gathered.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ class Window:
     page: Lanes  # frame of each base page; NOWHERE: none
     page_row: Int32[Array, "lanes 4"]
     folio: Lanes  # lane of the folio that a page belongs to
-    first: Lanes  # lane of a folio's first page; behind the last, where its pages end
+    first: Lanes  # lane of a folio's first page; behind the last folio, where pages end
     is_head: Mask  # page lanes that hold the first page of a folio
     count: Index  # folios
-    skipped: Index  # lanes in front of the first of them
-    large: bool = static()  # some folios are no base pages: lanes differ
+    skipped: Index  # padding lanes before the first of them
+    large: bool = static()  # folios may be large: their lanes are not those of pages
 
     @property
     def there(self) -> Mask:
@@ -53,9 +53,9 @@ class Window:
         return jnp.where(self.there, jnp.int32(1) << frame.order(self.flags), 0)
 
     def spread(self, *values: Lanes) -> tuple[Lanes, ...]:
-        """What each folio has, for each of its pages.
+        """Values of folio lanes, on the lanes of their pages.
 
-        All at once: a row of several numbers is found as fast as one.
+        In one gather: a row of several numbers takes no longer than one.
         """
         if not self.large:
             return values
@@ -86,13 +86,15 @@ def flat(
     count: Index | None = None,
     skipped: Index | int = 0,
 ) -> Window:
-    """Base pages with their rows.
+    """A window of base pages.
 
     Args:
       head: int32[lanes], their frames, one behind the other; NOWHERE elsewhere.
-      row: int32[lanes, 4].
-      count: how many, if that is known.
-      skipped: lanes in front of the first.
+      row: int32[lanes, 4], their rows.
+      count: how many; None: they are counted.
+      skipped: padding lanes before the first.
+    Returns:
+      The window, each folio on the lane of its page.
     """
     lane = jnp.arange(head.shape[0], dtype=jnp.int32)
     there = head != NOWHERE
@@ -108,13 +110,13 @@ def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:
 
 @pytree
 class Listed:
-    """Folios of a list, one for each lane of a window."""
+    """Folios of a list, one on each lane of a window."""
 
     head: Lanes
     row: Int32[Array, "lanes 4"]
-    place: Index  # of lane 0 in the list
-    skipped: Index  # lanes in front of the first folio
-    count: Index  # folios; they stand one behind the other
+    place: Index  # of lane 0 on the list
+    skipped: Index  # padding lanes before the first folio
+    count: Index  # folios, on consecutive lanes
 
     @property
     def is_flat(self) -> Bool[Array, ""]:
@@ -129,12 +131,16 @@ class Listed:
 
 
 def listed(m: Machine, folios: Lanes, start: Index, end: Index, width: int) -> Listed:
-    """Folios `start` ... of a list up to `end`, as many as there are lanes.
+    """Folios of a list from `start` up to `end`, as many as there are lanes.
 
     Args:
-      folios: int32[folios], head frames.
+      folios: int32[folios], head frames; at least `width` of them, padding included.
+      start, end: int32, places on the list.
+      width: lanes.
+    Returns:
+      The folios with their rows.
     """
-    # The last slice of a list that windows do not fill begins earlier: slices clamp.
+    # Slices clamp at the end of the array: the last one begins earlier, with padding lanes.
     first = jnp.minimum(start, folios.shape[0] - width)
     head = xla.once(start, lambda: jax.lax.dynamic_slice_in_dim(folios, first, width))
     index = first + jnp.arange(width, dtype=jnp.int32)
@@ -159,10 +165,10 @@ def expanded(m: Machine, found: Listed) -> Window:
     )
     used, count = lanes.totals(jnp.where(fits, pages, 0), fits)
     first = jnp.minimum(first, used)
-    # Lanes without a page belong to a lane without a folio, of which there is one.
-    nobody = jnp.where(found.skipped > 0, 0, jnp.minimum(count, width - 1))
+    # Padding pages point to a padding folio: there is one, in front or behind.
+    padding = jnp.where(found.skipped > 0, 0, jnp.minimum(count, width - 1))
     folio = lanes.running(begins) - 1 + found.skipped
-    folio = jnp.where(lane < used, folio, nobody)
+    folio = jnp.where(lane < used, folio, padding)
     head = jnp.where(fits, head, NOWHERE)
     begin = jnp.where(fits, head - first, 0)
     page = lane + begin.at[folio].get(mode="promise_in_bounds")

@@ -1,17 +1,17 @@
-"""All that jaxmig knows of XLA's habits: loops without copies, marks, compilation.
+"""All that depends on how XLA works: loops without copies, marks, compilation.
 
-XLA:CPU copies a whole array at every trip of a loop that reads one carried array to
-write another, because fusion may move the read past the write.  A conditional is a wall
-that fusion does not cross: all reads of a trip go inside one, then come the writes.
-The predicate must be one that XLA cannot fold to a constant.  A conditional that WRITES
-state copies it too; a loop of at most one trip does not.
+XLA:CPU copies a whole array in every iteration of a loop that reads one carried array to
+write another, because fusion may move the read past the write.  Fusion does not cross a
+conditional: all reads of an iteration go inside one, then come the writes.  The predicate
+must be one that XLA cannot fold to a constant.  A conditional that WRITES state copies
+it too; a loop of at most one iteration does not.
 
-Each operation of a loop is dispatched on its own, which costs half a microsecond: a loop
-of short trips is better compiled as one function.  The mark that asks for it is private
-to XLA, so it is made only while jaxmig itself compiles (`Program`), only for the jaxlibs
-in TESTED, and a compilation that fails is done again without.  Inside somebody's own
-`jax.jit` there are no marks, nor kernels of jaxmig's own (Pallas), which not every GPU
-can run.
+XLA:CPU dispatches each operation of a loop separately, which costs half a microsecond: a
+loop of short iterations is better compiled as one function.  The attribute that asks for
+it (a mark) is private to XLA, so it is set only while jaxmig itself compiles (`Program`),
+only for the jaxlibs in TESTED, and a compilation that fails is repeated without.  Inside
+the user's own `jax.jit` there are no marks, nor Pallas kernels, which not every GPU can
+run.
 """
 
 import collections
@@ -34,14 +34,14 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Int32
 
 T = TypeVar("T")
-# Versions of jaxlib with which the suite has passed with the tricks on.
+# Versions of jaxlib with which the suite has passed with marks and options on ("tricks").
 TESTED: Final = ("0.10.2",)
-WHOLE_LOOP: Final = 1 << 17  # bytes that a trip may touch
-CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, where there are such
-# A program that works on few rows runs for less time than it takes to optimize it.
-SHORT: Final = 1 << 16  # rows
-FEW: Final = 1 << 14  # rows that a call works on
-FEW_BYTES: Final = 1 << 24  # of the arrays in which they stand
+WHOLE_LOOP: Final = 1 << 17  # bytes that an iteration may touch
+CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, if the CPU has them
+# A program on few rows takes longer to optimize than to run.
+SHORT: Final = 1 << 16  # rows of all arrays
+FEW: Final = 1 << 14  # rows of the list, if the machine's arrays are longer
+FEW_BYTES: Final = 1 << 24  # of the machine's arrays
 # What these passes do to loops takes a third of the compilation, and such a program is
 # no slower without.
 QUICK_OPTIONS: Final = {
@@ -60,13 +60,13 @@ _kernels: contextvars.ContextVar[bool] = contextvars.ContextVar(
 
 
 def known() -> bool:
-    """Whether the tricks were tried with this jaxlib."""
+    """Whether the tricks are tested with this jaxlib."""
     return jaxlib.__version__ in TESTED and _CAN_MARK
 
 
 @contextlib.contextmanager
 def tricks(on: bool, gpu: bool = False) -> Iterator[None]:
-    """Trace with the tricks, where they are known, or without; `gpu`: for GPUs."""
+    """Trace with the tricks, if they are tested, or without; `gpu`: for a GPU."""
     tokens = _tricks.set(on and known()), _kernels.set(on and gpu)
     try:
         yield
@@ -81,7 +81,7 @@ def marks() -> bool:
 
 
 def kernels() -> bool:
-    """Whether what is traced now may hold kernels of jaxmig's own for GPUs."""
+    """Whether what is traced now may have Pallas kernels for GPUs."""
     return _kernels.get()
 
 
@@ -101,15 +101,14 @@ def has_triton() -> bool:
     return float(capability) >= 8 if capability.replace(".", "").isdigit() else False
 
 
-# The compiled programs that are kept, by function and arguments, least recently used
-# first, each with the mappings that it took: some sixty megabytes, and up to 1,200 of the
-# 65,530 mappings that Linux gives a process (vm.max_map_count).  Beyond them LLVM ends
-# the process.
+# A cache of compiled programs by function and arguments, least recently used first, each
+# with the memory mappings that it took: some sixty megabytes, and up to 1,200 of the 65,530
+# mappings of a process (vm.max_map_count).  Beyond them LLVM aborts the process.
 KEPT: Final = 24
 MAPPINGS: Final = 24_000
 _kept: dict[tuple["Program", Any], tuple[Any, int]] = {}
 _made = collections.Counter[str]()
-_books = threading.Lock()  # of the two above
+_lock = threading.Lock()  # of the two above
 
 
 def compilations() -> int:
@@ -118,7 +117,7 @@ def compilations() -> int:
 
 
 def forget() -> None:
-    """Give all compiled programs back."""
+    """Drop all compiled programs from the cache."""
     _kept.clear()
 
 
@@ -130,16 +129,16 @@ class Program:
         self.function, self.donate = function, donate
 
     def __call__(self, *args: Any) -> Any:
-        """The function's value; part of somebody's program while he traces."""
+        """The function's value; while JAX traces, it becomes part of the trace."""
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args)):
             return self.function(*args)
         return self.executable(*args)(*args)
 
     def executable(self, *args: Any) -> Any:
-        """The compiled function for arguments like these, compiled where it is new."""
+        """The compiled function for arguments like these, compiled if it is new."""
         kinds = tuple(map(_kind, jax.tree.leaves(args)))
         key = self, (jax.tree.structure(args), kinds)
-        with _books:
+        with _lock:
             found = _kept.pop(key, None)
             if found is not None:
                 _kept[key] = found
@@ -147,7 +146,7 @@ class Program:
         had = _mappings()
         compiled = self._compile(args)
         taken = max(_mappings() - had, 0)
-        with _books:
+        with _lock:
             _made["programs"] += 1
             _make_room(taken)
             _kept[key] = compiled, taken
@@ -160,12 +159,14 @@ class Program:
 
         Args:
           on: with the tricks.
-          short: all its arrays are.
-          gpu: it is for a GPU, on which Triton's kernels run; None: where there is one.
+          short: whether it works on few rows, so that it is not optimized.
+          gpu: whether Triton's kernels are allowed; None: as this process's device can.
+        Returns:
+          What jax.jit returns, with the compiler options for this device.
         """
         gpu = has_triton() if gpu is None else gpu
 
-        # A function of its own each time: JAX would give back what it traced before.
+        # A new function each time: JAX would return its cached trace of the old one.
         def traced(*args: Any) -> Any:
             with tricks(on, gpu):
                 return self.function(*args)
@@ -180,7 +181,7 @@ class Program:
         )
 
     def _compile(self, args: tuple[Any, ...]) -> Any:
-        # What a program is given to work on is short; it may stand in longer arrays.
+        # A short list counts as few rows even if the machine's arrays are longer.
         state, *others = (_longest(x) for x in args)
         worked = max(others, default=state)
         short = max(state, worked) <= SHORT
@@ -188,7 +189,7 @@ class Program:
         try:
             return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
-            # Whatever Triton cannot do, XLA can.
+            # A kernel that Triton cannot compile has a form without Pallas.
             if not has_triton() and ("INTERNAL" not in str(error) or not known()):
                 raise
             return self.jitted(on=False, short=short).lower(*args).compile()
@@ -201,9 +202,9 @@ def quick() -> dict[str, Any]:
 
 
 def _make_room(mappings: int) -> None:
-    """Give back what was used longest ago, until one more program may be kept.
+    """Drop the least recently used programs, until the cache has room for one more.
 
-    Whoever still holds one may use it; a lookup compiles it anew.
+    References to a dropped program stay valid; a lookup compiles it again.
     """
     mappings += sum(taken for _, taken in _kept.values())
     while _kept and (len(_kept) >= KEPT or mappings > MAPPINGS):
@@ -212,7 +213,7 @@ def _make_room(mappings: int) -> None:
 
 
 def _mappings() -> int:
-    """How many mappings this process has; 0 where Linux does not tell."""
+    """How many memory mappings this process has; 0 without /proc/self/maps."""
     try:
         with open("/proc/self/maps", "rb") as maps:
             return sum(1 for _ in maps)
@@ -221,7 +222,7 @@ def _mappings() -> int:
 
 
 def like(value: Any) -> jax.ShapeDtypeStruct:
-    """What a program must know of an argument to be compiled."""
+    """Shape, dtype and sharding of an argument, from which a program can be compiled."""
     shape, dtype, where = _kind(value)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
@@ -234,7 +235,7 @@ def _kind(value: Any) -> tuple[Any, ...]:
 
 
 def _bytes(arrays: Any) -> int:
-    # Shapes alone have no `nbytes`.
+    # jax.ShapeDtypeStruct has no `nbytes`.
     leaves = jax.tree.leaves(arrays)
     return sum(math.prod(jnp.shape(x)) * jnp.result_type(x).itemsize for x in leaves)
 
@@ -249,10 +250,10 @@ def _rows(value: Any) -> int:
 
 
 def upload(array: np.ndarray | np.generic) -> Array:
-    """`x` in a buffer of its own on the device; nothing is compiled, unlike in jnp.array.
+    """`array` in a buffer of its own on the device; unlike jnp.array, it compiles nothing.
 
-    XLA:CPU takes an array that begins at a multiple of 64 bytes as it is, and what
-    belongs to numpy cannot be given away.
+    XLA:CPU shares the memory of an array that is aligned to 64 bytes, and a buffer that
+    numpy owns cannot be donated.
     """
     array = np.asarray(array)
     if array.ctypes.data % ALIGNED == 0:
@@ -267,11 +268,11 @@ def upload(array: np.ndarray | np.generic) -> Array:
 
 
 def compile_loops_whole() -> None:
-    """Have XLA:CPU make one function of a loop whose trips touch little.
+    """Have XLA:CPU make one function of a loop whose iterations touch little.
 
-    Otherwise each operation of a trip is dispatched on its own, which costs accesses
-    and timelines more than the operations do.  This is a setting of the process, for
-    those that own theirs, before JAX compiles anything; the user's own stays.
+    Otherwise each operation of an iteration is dispatched separately, which costs more
+    than the operation itself.  This sets an option of the whole process: only for
+    programs of jaxmig's own, before JAX compiles anything.  One set by the user stays.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     # A jaxlib that does not know the option would end the process.
@@ -281,13 +282,12 @@ def compile_loops_whole() -> None:
 
 
 def whole(function: Callable[..., T], *args: Any) -> T:
-    """`f(*args)`, of which XLA:CPU makes one function, run by one thread.
+    """`function(*args)`, of which XLA:CPU makes one function, run by one thread.
 
-    `f` must be a loop over slices: XLA splits operations on long arrays among threads
-    and then calls the function with too few arguments.  It must not scatter, and what
-    it returns must depend on every argument, of which none may be a constant: XLA ends
-    the process over one that its simplifications leave unused.  Where no marks are made
-    this is `f(*args)`.
+    It must be a loop over slices: XLA splits operations on long arrays among threads and
+    then calls the function with too few arguments.  It must not scatter, and its result
+    must depend on every argument, none of them constant: XLA aborts the process if its
+    simplifications leave one unused.  Without marks this is just the call.
     """
     if not marks():
         return function(*args)
@@ -299,8 +299,8 @@ def whole(function: Callable[..., T], *args: Any) -> T:
 
 
 def _marked(result: Array) -> Array:
-    """`result` of a call that XLA:CPU shall compile as it is."""
-    # A call that is inlined would lose its attributes.
+    """`result`, with the attribute that makes XLA:CPU compile its call as one function."""
+    # An inlined call would lose the attribute.
     marked: Any = set_xla_metadata(
         result, xla_cpu_small_call="true", inlineable="false"
     )
@@ -308,17 +308,17 @@ def _marked(result: Array) -> Array:
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
-    """`reads()` behind a wall; `witness` is any index it uses, never negative."""
+    """`reads()` inside a conditional; `witness` is any index it uses, never negative."""
     shapes = jax.eval_shape(reads)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reads, lambda: zeros)
 
 
 def once(witness: Int32[Array, "..."], compute: Callable[[], Array]) -> Array:
-    """`compute()`, which XLA:CPU does not compute anew for each of its uses.
+    """`compute()`, which XLA:CPU does not recompute for each of its uses.
 
-    It reads nothing that is written, so that others need no wall: on a GPU each
-    conditional waits for the host.
+    It reads no array that is written later, so that other devices need no conditional,
+    at which a GPU waits for the host.
     """
     return jax.lax.platform_dependent(
         witness, cpu=lambda at: read(at, compute), default=lambda _: compute()

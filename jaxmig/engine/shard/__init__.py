@@ -6,9 +6,9 @@ sharded, result = shard.migrate_pages(sharded, folios, 1, kernel="6.3")
 state = shard.collect(sharded)
 
     deal.py      which shard keeps which row
-    state.py     a machine cut up, and put together again
-    arrange.py   free frames in an order in which pages stay
-    post.py      rows that other shards keep: fixed boxes, collectives
+    sharded.py   a machine cut up, and put together again
+    arrange.py   free frames in an order in which pages stay on their shards
+    post.py      rows that other shards keep: boxes of fixed size, collectives
     table.py     the pages a shard is working on, as a small machine
     window.py    the stretch of the list that comes next
     work.py      what is done with it
@@ -16,9 +16,9 @@ state = shard.collect(sharded)
     tlbs.py      the end of a call
     call.py      the call
 
-Where a page's frame goes is the one-device engine's choice, so whether it crosses is
-the machine's affair: with "striped" frames a page stays if the stack's next frame is of
-its own shard, as with memory in address order, or after `arrange`.
+A page gets the frame that one device would give it, the next on its node's stack.  With
+"striped" frames it stays on its shard if that frame is on it, as with memory in address
+order, or after `arrange`.
 """
 
 from jaxmig.engine.shard.arrange import arrange

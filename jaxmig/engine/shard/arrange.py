@@ -1,8 +1,8 @@
 """Free frames in the order in which the pages of a list would stay on their shards.
 
-Which of the free frames a page gets is the model's affair (see machine.py): the next on
-the node's stack.  Another order of the stack is another machine as good as the first,
-and any engine migrates it alike, on one device or on many.
+A page gets the next frame on its node's stack, whose order Linux does not fix (see
+machine.py).  A machine with another order is as valid, and is migrated alike on one
+device and on many.
 """
 
 import dataclasses
@@ -25,9 +25,15 @@ def arrange(
 ) -> Machine:
     """`state` with `node`'s free frames reordered for a migration of `folios` to it.
 
-    Page i of the list finds a frame of its own shard at the top of the stack when its
-    turn comes, as long as there is one; a page that fails shifts those behind it.
+    Page i of the list gets a frame of its own shard, as long as there is one; after a
+    page that fails, later ones get their neighbours' frames.
 
+    Args:
+      folios: int32[folios], head frames in list order.
+      node: the target node.
+      layout: how `deal` will lay out the machine.
+    Returns:
+      The machine with `free` changed.
     Raises:
       ValueError: as `deal`, for folios or a node that the machine has not, or where
         fewer frames are free than the list is long.
@@ -40,6 +46,7 @@ def arrange(
         raise ValueError(f"node {node} has {top} free frames, the list {heads.size}")
     start = node * state.geometry.slots_per_node
     free = np.array(state.free)
+    # Frames are popped from the top: the last of the stack comes first.
     popped = free[start : start + top][::-1]
     wanted, offered = (x // d.block % d.shards for x in (heads, popped))
     free[start : start + top] = popped[_matched(wanted, offered, d.shards)][::-1]
@@ -47,7 +54,7 @@ def arrange(
 
 
 def _matched(wanted: Numbers, offered: Numbers, shards: int) -> Numbers:
-    """An order of the offers: the first of each shard to those who want that shard."""
+    """An order of `offered`, so that as many places as possible get the shard wanted."""
     given = np.full(wanted.size, -1)
     left = np.ones(offered.size, bool)
     for shard in range(shards):
@@ -55,6 +62,7 @@ def _matched(wanted: Numbers, offered: Numbers, shards: int) -> Numbers:
         n = min(who.size, what.size)
         given[who[:n]] = what[:n]
         left[what[:n]] = False
+    # Where a shard has too few free frames, any others will do: those pages cross.
     rest = np.flatnonzero(left)
     short = np.flatnonzero(given < 0)
     given[short] = rest[: short.size]

@@ -1,9 +1,9 @@
 """migrate_pages() on the devices of a mesh: the same state and the same counts as on one.
 
 The call is one program for all devices (`jax.shard_map`).  What one device does to all
-pages of a chunk, each shard does to those pages of it whose frames it keeps; in between,
-shards tell each other what became of each place of the list, so that batches close, and
-frames are taken and given back, in the list's order (`work.py`).
+pages of a chunk, each shard does to those whose frames it keeps; in between, shards
+exchange the outcome of each place on the list, so that batches end, and frames are
+allocated and freed, in the list's order (`work.py`).
 """
 
 import dataclasses
@@ -52,12 +52,15 @@ def migrate_pages(
 ) -> tuple[Sharded, Result]:
     """Migrate folios, given by their head frames, to `node`, on all devices of a mesh.
 
-    Everything that comes out, machine and result, is bit for bit what
-    `jaxmig.migrate_pages` returns for the machine that was dealt out.
+    Machine and result are bit for bit what `jaxmig.migrate_pages` returns for the machine
+    that was dealt out.
 
     Args:
       state: from `deal`; unchanged, unless `donate` gives its arrays away.
       folios, node, batch, size ...: as for `jaxmig.migrate_pages`.
+    Returns:
+      The machine after the call, on the same devices, and what the call returned and
+      counted.
     Raises:
       ValueError: for a release that migrates one page at a time, for a call that could
         run out of memory (it needs as many free pages as the list is long), and for
@@ -77,6 +80,7 @@ def migrate_pages(
     program = compiled(r, plan, room, donate)
     numbers = (n, node, cpu, limit)
     where = NamedSharding(plan.mesh, P())
+    # Replicated arrays: with several processes a plain int32 would be on one device only.
     put = [
         jax.make_array_from_callback((), where, lambda _, x=x: np.int32(x))
         for x in numbers
@@ -88,8 +92,8 @@ def migrate_pages(
 def _folios(state: Sharded, folios: Any, size: Any) -> tuple[np.ndarray, int]:
     """The list and its length, as `arguments.folios` checks them.
 
-    In a program of several processes nobody sees all frames: there it is not checked
-    that folios are in use.
+    In a program of several processes none has all frames: there it is not checked that
+    folios are in use.
     """
     heads = np.asarray(arguments.frames(state.m, folios))
     most = heads.shape[0]
@@ -117,6 +121,7 @@ def _check(kernel: str, rules: Rules, state: Sharded, size: int, node: int) -> N
         raise ValueError(
             f"kernel {kernel!r}: migrates one page at a time, on one device"
         )
+    # -EDEADLOCK needs the folios of a batch in order, which shards do not have.
     if rules.crossing_opens_next and state.m.conditions is not None:
         raise ValueError(
             f"kernel {kernel!r}: stops inside a batch at a page in use; on one device only"
@@ -127,6 +132,7 @@ def _check(kernel: str, rules: Rules, state: Sharded, size: int, node: int) -> N
             f"kernel {kernel!r}: a CPU is in the mask of a process that it does not run; "
             "on one device only"
         )
+    # After -ENOMEM the order of single folios matters, which shards do not have.
     free = int(np.asarray(state.m.nfree)[node])
     if size > free:
         raise ValueError(
@@ -137,12 +143,29 @@ def _check(kernel: str, rules: Rules, state: Sharded, size: int, node: int) -> N
 
 @functools.cache
 def compiled(rules: Rules, plan: ShardPlan, room: int, donate: bool) -> xla.Program:
-    """The program for lists with room for so many."""
+    """The program of a call.
+
+    Args:
+      plan: how the machine is cut up.
+      room: length of the padded list.
+      donate: whether the machine's arrays are given away.
+    Returns:
+      The program, compiled when it is first called.
+    """
     return xla.Program(program(rules, plan, room), donate)
 
 
 def program(rules: Rules, plan: ShardPlan, room: int, chunk: int = CHUNK) -> Any:
-    """The call as a function of machine, list, size, node, CPU and limit; traceable."""
+    """The call as a function of machine, list, size, node, CPU and limit; traceable.
+
+    Args:
+      plan: how the machine is cut up.
+      room: length of the padded list.
+      chunk: base pages after which frames are freed, as on one device.
+    Returns:
+      A function of a Machine of dealt arrays, int32[room] dealt, and four int32.
+    """
+    # As in `deal_list`, which lays out the list.
     block = min(plan.frames.block, -(-room // plan.shards))
     d = Deal(plan.shards, block, room)
     s = window.sizes(min(chunk, room), plan.shards)
@@ -160,6 +183,7 @@ def program(rules: Rules, plan: ShardPlan, room: int, chunk: int = CHUNK) -> Any
             mesh=plan.mesh,
             in_specs=(specs, P(plan.axis), P(), P(), P(), P()),
             out_specs=(specs, P()),
+            # JAX cannot infer that results are replicated: they come from psum and loops.
             check_vma=False,
         )(m, folios, *numbers)
 
@@ -186,16 +210,16 @@ def _run(setup: window.ShardSetup, m: Machine) -> tuple[Machine, Result]:
     )
 
     def more(carry: work.ShardCarry) -> Array:
-        # A page that is waited for for ever ends the call, after its chunk.
+        # A page on which the call sleeps for ever ends it, after the page's chunk.
         stops = carry.asleep & (carry.start % setup.sizes.chunk == 0)
         return (carry.start < setup.size) & ~stops
 
     c = jax.lax.while_loop(more, lambda c: work.work(setup, c), c)
+    # Counters of a shard's own pages are summed once, not in every stretch.
     c = _together(c, setup.axis)
     r, cpu, flushes = setup.rules, setup.at.cpu, c.flushes
-    ev, flushes = flush.close(
-        r, c.everyone, flushes, m.cpus, cpu, flushes.open[None], no[None]
-    )
+    last = (flushes.open[None], no[None])
+    ev, flushes = flush.close(r, c.everyone, flushes, m.cpus, cpu, *last)
     ev = flush.count_immediate(r, ev, flushes, m.cpus, cpu)
     m = tlbs.catch_up(r, setup.plan, c.m, cpu, flushes, c.flushed, c.others)
     m = tlbs.unmark(m, c.marked)

@@ -28,10 +28,22 @@ BOX: Final = 256  # pages: one MiB for each shard at a time
 def move(
     deal: Deal, axis: str, m: Machine, src: Lanes, dst: Lanes, takes: Mask
 ) -> Machine:
-    """Contents of pages that this shard keeps to frames that any shard keeps."""
+    """Copy pages whose frames this shard keeps, to frames that any shard keeps.
+
+    Args:
+      deal: of the frames.
+      axis: the mesh's.
+      m: this shard's part of the machine.
+      src, dst: int32[lanes], frames of the whole machine.
+      takes: bool[lanes], pages that move.
+    Returns:
+      This shard's part with its memory changed.
+    Source: folio_copy() in mm/util.c.
+    """
     if m.memory is None:
         return m
     me = jax.lax.axis_index(axis)
+    # Lanes that do not move are in no pile: their owner is past the last shard.
     p = post.sort(jnp.where(takes, deal.owner(dst), deal.shards), deal.shards, BOX)
     here = deal.local(src, takes)
     there = deal.local(dst, takes)
@@ -49,12 +61,11 @@ def _cross(
 
     def cross(index: Index, memory: Memory) -> Memory:
         lane = post.of_round(piles, index, BOX)
-        # One shard further each time, all of them at once.
+        # Step by step around the ring, all shards at once.
         for shift in range(1, deal.shards):
             to = lane[(me + shift) % deal.shards]
-            memory = _ship(
-                deal, axis, shift, memory, post.pick(here, to), post.pick(there, to)
-            )
+            src, dst = post.pick(here, to), post.pick(there, to)
+            memory = _ship(deal, axis, shift, memory, src, dst)
         return memory
 
     return jax.lax.fori_loop(0, post.rounds(piles, me, BOX, axis), cross, memory)

@@ -59,7 +59,7 @@ class Deal:
         )
 
     def position(self, index: np.ndarray) -> np.ndarray:
-        """Where rows stand in the array that JAX holds, piece behind piece; host only."""
+        """Places of rows in the array that JAX has, shard after shard; host only."""
         shard = index // self.block % self.shards
         stride = self.block * self.shards
         here = index // stride * self.block + index % self.block
@@ -87,8 +87,14 @@ class Deal:
 
 
 def block_of(layout: str, shards: int, nodes: int, frames_per_node: int) -> int:
-    """The block that a layout deals by.
+    """How many neighbouring frames a layout keeps on one shard.
 
+    Args:
+      layout: one of LAYOUTS.
+      shards: devices of the mesh.
+      nodes, frames_per_node: of the machine.
+    Returns:
+      Rows of a block.
     Raises:
       ValueError: for a layout that is none, or nodes that shards do not fill.
     """
@@ -101,6 +107,7 @@ def block_of(layout: str, shards: int, nodes: int, frames_per_node: int) -> int:
                 "use a mesh of another size, or 'striped'"
             )
         return -(-nodes * frames_per_node // shards)
+    # The largest block of which every shard gets equally many of each node.
     block = BLOCK
     while block > 1 and frames_per_node % (block * shards):
         block //= 2

@@ -68,14 +68,16 @@ class Sharded:
 def deal(state: Machine, mesh: Mesh, layout: str = "striped") -> Sharded:
     """Cut a machine up for the devices of a mesh with one axis.
 
+    In a program of several processes every one of them calls this with the same state.
+
     Args:
       layout: "striped": each device keeps a slice of each node, pages can move without
         crossing; "nodes": each device keeps a node, or a part of one, and pages cross.
+    Returns:
+      The machine, its arrays on the devices.
     Raises:
       ValueError: for a mesh of several axes, a layout that is none, or a machine with
         folios larger than a base page.
-
-    In a program of several processes every one of them calls this with the same state.
     """
     plan = plan_of(state, mesh, layout)
 
@@ -90,7 +92,11 @@ def deal(state: Machine, mesh: Mesh, layout: str = "striped") -> Sharded:
 
 
 def plan_of(state: Machine, mesh: Mesh, layout: str) -> ShardPlan:
-    """How `deal` would cut the machine."""
+    """How `deal` would cut the machine.
+
+    Raises:
+      ValueError: as `deal`.
+    """
     if len(mesh.axis_names) != 1:
         raise ValueError(f"a mesh with axes {mesh.axis_names}: frames need one axis")
     g = state.geometry
@@ -140,5 +146,5 @@ def collect(sharded: Sharded) -> Machine:
 
 
 def _by_name(m: Machine, function: Callable[[str, Any], Any]) -> Machine:
-    """`f(name of the field, array)` for every array of a machine."""
+    """`function(name of the field, array)` for every array of a machine."""
     return jax.tree.map_with_path(lambda path, x: function(path[0].name, x), m)

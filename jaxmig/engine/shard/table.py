@@ -1,9 +1,9 @@
 """A small machine of a shard's own, for the pages that it is working on.
 
-Frames, entries and conditions of up to `room` pages are laid on the table under numbers
-of their own: page i is frame i, its entries are i, room + i, ...; the k-th page that
-moves gets frame room + k.  What one device does to a machine is then done to this one,
-by the very same functions, and the rows go back under their real numbers.
+It holds the frames, entries and conditions of up to `room` pages under numbers of its
+own: page i is frame i, its entries are i, room + i, ...; the k-th page that moves gets
+frame room + k.  The engine for one device then migrates this machine, and the rows are
+written back under their real numbers.
 """
 
 import jax.numpy as jnp
@@ -46,7 +46,19 @@ def lay(
     cpus: Cpus,
     shared: bool,
 ) -> ShardTable:
-    """The table with these pages, and nothing free but a frame for each of them."""
+    """The small machine of these pages, with a free frame for each.
+
+    Args:
+      src: frame of each page; NOWHERE: none.
+      row: their rows.
+      conditions: their conditions; None: the machine has none.
+      entries: numbers of the entries that map each page, in the order of its chain.
+      words: both words of these entries.
+      cpus: the real machine's.
+      shared: whether a page may have several entries.
+    Returns:
+      The table.
+    """
     maps, room = entries.shape
     index = jnp.arange(room, dtype=jnp.int32)
     there = entries != NOWHERE
@@ -56,6 +68,7 @@ def lay(
     pfn = jnp.where(there, index[None], NOWHERE)
     small = jnp.stack([pfn, jnp.where(there, words[..., pte.BITS], 0)], axis=-1)
     number = jnp.arange(maps, dtype=jnp.int32)[:, None] * room + index[None]
+    # The k-th entry of a page is followed by its (k + 1)-th, `room` numbers further on.
     following = jnp.where(there, number, NOWHERE)[1:].reshape(-1)
     end = jnp.full(room, NOWHERE, jnp.int32)
     g = Geometry(2, room, (0,), (room,), maps * room, shared)
@@ -92,7 +105,7 @@ def rows_of(
 
 
 def moved_rows(table: ShardTable, m: Machine) -> Int32[Array, "lanes columns"]:
-    """Rows of the frames that were taken, in the order of the taking."""
+    """Rows of the destination frames, in the order in which they were allocated."""
     return _rows(table, m, slice(table.src.shape[0], None), jnp.zeros_like(table.src))
 
 
@@ -100,7 +113,7 @@ def _rows(
     table: ShardTable, m: Machine, which: slice, mark: Lanes
 ) -> Int32[Array, "lanes columns"]:
     row = m.frame[which]
-    # A chain keeps its first entry wherever its head goes.
+    # A moved frame's chain still begins with the page's own first entry.
     first = _pick(table.entries[0], row[:, frame.RMAP])
     refs, maps, flags = (
         row[:, i] for i in (frame.REFCOUNT, frame.MAPCOUNT, frame.FLAGS)
@@ -116,16 +129,17 @@ def words_of(
 ) -> tuple[Int32[Array, "entries 2"], Mask]:
     """The entries as they are in `m`, and which of them have changed.
 
-    `taken`: real numbers of the frames that were taken, in the order of the taking.
+    `taken`: real numbers of the destination frames, in the order of their allocation.
     """
     frames = jnp.concatenate([table.src, taken])
     real = lanes.columns(_pick(frames, m.pte[:, pte.PFN]), m.pte[:, pte.BITS])
+    # Only entries that changed are sent to the shards that keep them.
     changed = (m.pte != table.m.pte).any(axis=1)
     return real, changed & (table.entries.reshape(-1) != NOWHERE)
 
 
 def taken_in_order(dst: Lanes, takes: Mask) -> Lanes:
-    """Frames that lanes take, in the order of the taking, NOWHERE behind them."""
+    """Destination frames of lanes, in the order of their allocation; NOWHERE behind."""
     none = jnp.full_like(dst, NOWHERE)
     return lanes.scatter(none, lanes.rank(takes), takes, dst)
 

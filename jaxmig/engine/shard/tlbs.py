@@ -1,13 +1,13 @@
 """The end of a call on shards: what every TLB still holds.
 
-One device drops translations window by window.  While a call goes on nobody fills a
-TLB, so that shards may do it once: CPUs that drop everything, and of the others what the
-page table does not give any more.  Entries that were flushed and put back it does give:
-their frames are marked until then.
+One device drops translations window by window.  No TLB is filled during a call, so that
+shards may do it once at the end: CPUs that flush everything are emptied, the others lose
+translations that no longer agree with the page table.  Entries that were flushed and
+restored do agree: their frames are marked FLUSHED until then.
 
-TLBs are the same on all devices, entries are not.  What translations are compared with
-is brought together, where a comparison can change anything, and laid out as a machine
-on which translation i is entry i and its frame is frame i.
+Every device has all TLBs, but only its own entries.  If a comparison can change anything,
+the entries of all translations are gathered as a machine on which translation i is
+entry i and its frame is frame i.
 """
 
 import dataclasses
@@ -35,11 +35,11 @@ def some_drop_pages(
     flushed: Bool[Array, " mms"],
     emptied: Bool[Array, " cpus"],
 ) -> Flag:
-    """Whether some CPU drops single pages: it is told, and not to drop everything.
+    """Whether a flush of single pages reaches a CPU that does not flush everything.
 
     Args:
       flushed: address spaces of which something is flushed.
-      emptied: CPUs that drop everything.
+      emptied: CPUs that flush everything.
     Returns:
       Whether there is one.
     """
@@ -61,11 +61,13 @@ def catch_up(
     """TLBs and generations after all rounds of a call, as on one device.
 
     Args:
-      flushes: the rounds, and the CPUs that drop everything.
+      cpu: int32, the migrating CPU.
+      flushes: the rounds, and the CPUs that flush everything.
       flushed: address spaces of which something was flushed.
       others: whether others than this call flushed something.
     Returns:
-      The machine, its frames still marked.
+      The machine, its frames still marked FLUSHED.
+    Source: flush_tlb_func() in arch/x86/mm/tlb.c.
     """
     some = some_drop_pages(rules, m.cpus, flushed, flushes.emptied)
     words, rows = _held(plan, m, some | others)
@@ -82,7 +84,7 @@ def catch_up(
             m.tlb, entry=jnp.where(there, number, NOWHERE), pfn=number
         ),
     )
-    # Those that a batch's flush reaches are emptied: what is left is page by page.
+    # CPUs that a batch's flush reaches are in `emptied`: the rest drop single pages.
     one = flushed.astype(jnp.int32)
     small = flush.drop(
         rules, small, FlushRequests(flushed & False, one, one * 0), flushes.emptied
@@ -99,12 +101,12 @@ def catch_up(
 
 
 def unmark(m: Machine, some: Flag) -> Machine:
-    """Clear the marks, if there are any."""
+    """Clear the FLUSHED marks, if there are any."""
 
     def clear(rows: Array) -> Array:
         return rows & jnp.asarray([-1, -1, ~frame.FLUSHED, -1], jnp.int32)
 
-    # Only after the last look at them: else XLA would clear them in a copy.
+    # After the last read of the marks: else XLA would clear them in a copy.
     some &= m.tlb.entry[0, 0] >= 0
     return dataclasses.replace(m, frame=xla.when(some, clear, m.frame))
 

@@ -1,4 +1,4 @@
-"""What a call on shards works with, and the stretch of its list that comes next."""
+"""Constants of a call on shards, and the stretch of its list that comes next."""
 
 import dataclasses
 from typing import Final
@@ -79,9 +79,8 @@ def open_stretch(setup: ShardSetup, start: Index) -> ShardStretch:
     """The list from `start` on, as far as every shard has room and the chunk goes."""
     width, room = setup.sizes.window, setup.sizes.room
     index = jnp.arange(width, dtype=jnp.int32)
-    end = jnp.minimum(
-        start // setup.sizes.chunk * setup.sizes.chunk + setup.sizes.chunk, setup.size
-    )
+    chunk = setup.sizes.chunk
+    end = jnp.minimum(start // chunk * chunk + chunk, setup.size)
     there = start + index < end
     at = jnp.where(there, start + index, NOWHERE)
     src = post.window(

@@ -5,6 +5,7 @@ frames that they get, by their places in the list as on one device, may be anywh
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from jaxmig.state.machine import NOWHERE, Machine
 from jaxmig.state.pytree import pytree
 
 Index = Int32[Array, ""]
-TAKES, FREES = 1, 2  # what becomes of a page of the stretch
+TAKES, FREES = 1, 2  # of a page's outcome: it needs a new frame; its old one is freed
 
 
 @pytree
@@ -37,21 +38,21 @@ class ShardCarry:
     """What one stretch hands to the next."""
 
     m: Machine
-    start: Index  # where in the list
-    gone: Int32[Array, " chunk"]  # frames of this chunk to be given back, by place
+    start: Index  # place on the list
+    gone: Int32[Array, " chunk"]  # frames of this chunk that are to be freed, by place
     flushes: CallFlushes
-    everyone: Events  # rounds
-    mine: Events  # all that pages of this shard counted
+    everyone: Events  # of batches' flushes, the same on all shards
+    mine: Events  # of this shard's pages
     stats: Stats
     remaining: Index
-    asleep: Bool[Array, ""]  # some page of any shard is waited for for ever
+    asleep: Bool[Array, ""]  # whether the call sleeps for ever on a page of any shard
     flushed: Bool[Array, " mms"]  # address spaces of which something was flushed
-    marked: Bool[Array, ""]  # some frame is, see `tlbs.py`
-    others: Bool[Array, ""]  # others flushed: what was let go, what drivers moved
+    marked: Bool[Array, ""]  # whether a frame is marked FLUSHED, see `tlbs.py`
+    others: Bool[Array, ""]  # whether others have flushed: freed pages, drivers' pages
 
 
 def on_table(setup: ShardSetup, m: Machine, src: Lanes) -> table.ShardTable:
-    """This shard's pages with all that belongs to them."""
+    """This shard's pages with their rows, conditions and entries."""
     d = setup.plan.frames
     here = d.local(src, src != NOWHERE)
     row = xla.read(here, lambda: lanes.rows(m.frame, here))
@@ -60,28 +61,16 @@ def on_table(setup: ShardSetup, m: Machine, src: Lanes) -> table.ShardTable:
         states = xla.read(here, lambda: lanes.rows(c, here))
         states = jnp.where((src != NOWHERE)[:, None], states, 0)
     entry = jnp.where(src == NOWHERE, NOWHERE, row[:, RMAP])
-    entries, words = [], []
+    entries, words, deal = [], [], setup.plan.entries
     for _ in range(setup.plan.maps):
-        found = post.fetch(
-            setup.plan.entries,
-            setup.axis,
-            entry,
-            lambda e: _entry(m, e),
-            setup.sizes.box,
-        )
+        read = functools.partial(_entry, m)
+        found = post.fetch(deal, setup.axis, entry, read, setup.sizes.box)
         entries.append(entry)
         words.append(found[:, :2])
         if m.geometry.shared:
             entry = jnp.where(entry == NOWHERE, NOWHERE, found[:, 2])
-    return table.lay(
-        src,
-        row,
-        states,
-        jnp.stack(entries),
-        jnp.stack(words),
-        m.cpus,
-        m.geometry.shared,
-    )
+    mapped = (jnp.stack(entries), jnp.stack(words))
+    return table.lay(src, row, states, *mapped, m.cpus, m.geometry.shared)
 
 
 def _entry(m: Machine, at: Lanes) -> Int32[Array, "lanes words"]:
@@ -105,18 +94,18 @@ def work(setup: ShardSetup, carry: ShardCarry) -> ShardCarry:
     frees = p.moved | p.gone
     outcome = jnp.where(p.moved, TAKES, 0) + jnp.where(frees, FREES, 0)
     m, dst, outcomes = _allocate(setup, carry.m, s, outcome)
-    # What one device does to the machine is done to the table; TLBs and contents are not
-    # on it.
+    # The table has no contents and no TLBs: only two of the phases run on it.
     known = (seen, mapped, p, pages, asked, carry.flushes.emptied)
     done, b = prepare(t.m, w, known, Where(cpu, jnp.int32(1)), jnp.asarray(True))
     for phase in ("unmap", "remap"):
         done, b = PHASES[phase](r, done, b)
     stay = w.there & ~frees
+    # Page tables will not show that these translations were flushed: mark their frames.
     flushed = asked.pending | (asked.one > 0) | (asked.whole > 0)
     put_back = stay & (pages.unmapped | pages.refused)
     put_back &= tlbs.some_drop_pages(r, m.cpus, flushed, carry.flushes.emptied)
     m = _clear(setup, m, t, done, dst, (p.moved, put_back))
-    # The stack has been read: frames must not come back before that.
+    # Frames are pushed only after the destinations have been popped.
     back = jnp.where((outcomes & FREES) != 0, xla.after(s.src, dst), NOWHERE)
     place = carry.start % setup.sizes.chunk + jnp.arange(s.src.shape[0])
     gone = carry.gone.at[place].set(back, mode="drop")
@@ -151,10 +140,7 @@ def _flushes(
     known: tuple[PageMaps, Plan, Pages],
     put_off: Bool[Array, " mms"],
 ) -> tuple[ShardCarry, FlushRequests]:
-    """What all shards ask for; the batches that end in the stretch are closed.
-
-    The last one may go on in the next.
-    """
+    """The flushes of all shards; the batches that end in the stretch are closed."""
     r, w = setup.rules, small.window
     seen, p, pages = known
     walks = (seen, walks_of(r, w, pages), pages.batch)
@@ -164,37 +150,30 @@ def _flushes(
     pending = counts > 0
     asked = FlushRequests(pending.any(axis=0), one, whole)
     ends = stretch.end // setup.limit - stretch.start // setup.limit
-    everyone, flushes = end_batches(
-        r, carry.everyone, carry.flushes, carry.m, setup.at.cpu, (pending, asked, ends)
-    )
+    ev, flushes, ending = carry.everyone, carry.flushes, (pending, asked, ends)
+    ev, flushes = end_batches(r, ev, flushes, carry.m, setup.at.cpu, ending)
     asleep = carry.asleep | (asleep > 0)
-    return dataclasses.replace(
-        carry, flushes=flushes, everyone=everyone, asleep=asleep
-    ), asked
+    carry = dataclasses.replace(carry, flushes=flushes, everyone=ev, asleep=asleep)
+    return carry, asked
 
 
 def _allocate(
     setup: ShardSetup, m: Machine, stretch: ShardStretch, outcome: Int32[Array, " room"]
 ) -> tuple[Machine, Lanes, Int32[Array, " stretch"]]:
     """Frames from the node's stack by place in the list, and every page's outcome."""
+    # Every shard needs all outcomes: the k-th page that moves gets the k-th frame.
     width = stretch.src.shape[0]
     none = jnp.zeros(width, jnp.int32)
-    outcomes = jax.lax.psum(
-        none.at[stretch.place].set(outcome, mode="drop"), setup.axis
-    )
+    outcomes = none.at[stretch.place].set(outcome, mode="drop")
+    outcomes = jax.lax.psum(outcomes, setup.axis)
     takes = (outcomes & TAKES) != 0
     count = takes.sum(dtype=jnp.int32)
     g, node = m.geometry, setup.at.node
     nth = jnp.arange(width, dtype=jnp.int32)
     slot = node * g.slots_per_node + m.top[node, 0] - 1 - nth
     slot = jnp.where(nth < count, slot, NOWHERE)
-    frames = post.window(
-        setup.plan.slots,
-        setup.axis,
-        slot,
-        nth < count,
-        lambda here: lanes.rows(m.free, here),
-    )
+    d, read = setup.plan.slots, lambda here: lanes.rows(m.free, here)
+    frames = post.window(d, setup.axis, slot, nth < count, read)
     rank = jnp.where(takes, lanes.rank(takes), NOWHERE)
     dst = post.pick(frames, post.pick(rank, stretch.place))
     m = dataclasses.replace(
@@ -211,39 +190,22 @@ def _clear(
     dst: Lanes,
     pages: tuple[Mask, Mask],
 ) -> Machine:
-    """From the table back to where everything is kept, contents included.
+    """Write the table's rows and entries back, and copy contents.
 
-    `pages`: those that take a frame, and those whose entries were put back.
+    `pages`: those that move, and those whose entries were restored.
     """
     d, box = setup.plan.frames, setup.sizes.box
     takes, put_back = pages
     m = contents.move(d, setup.axis, m, small.src, dst, takes)
     taken = table.taken_in_order(dst, takes)
     here = small.src != NOWHERE
-    m = _write_rows(
-        m, d.local(small.src, here), here, table.rows_of(small, done, put_back)
-    )
-    m = post.send(
-        d,
-        setup.axis,
-        taken,
-        taken != NOWHERE,
-        table.moved_rows(small, done),
-        _write_rows,
-        m,
-        box,
-    )
+    rows = table.rows_of(small, done, put_back)
+    m = _write_rows(m, d.local(small.src, here), here, rows)
+    rows, there, axis = table.moved_rows(small, done), taken != NOWHERE, setup.axis
+    m = post.send(d, axis, taken, there, rows, _write_rows, m, box)
     words, changed = table.words_of(small, done, taken)
-    entries = post.send(
-        setup.plan.entries,
-        setup.axis,
-        small.entries.reshape(-1),
-        changed,
-        words,
-        lanes.scatter,
-        m.pte,
-        box,
-    )
+    d, entry = setup.plan.entries, small.entries.reshape(-1)
+    entries = post.send(d, axis, entry, changed, words, lanes.scatter, m.pte, box)
     return dataclasses.replace(m, pte=entries)
 
 
@@ -260,7 +222,7 @@ def _write_rows(
 def _give_back(
     setup: ShardSetup, m: Machine, end: Index, gone: Lanes
 ) -> tuple[Machine, Lanes]:
-    """At the end of a chunk, frames go back to their nodes in the order of the list."""
+    """At the end of a chunk, free the old frames in the order of the list."""
     me = jax.lax.axis_index(setup.axis)
     d, g = setup.plan.slots, m.geometry
 

@@ -24,16 +24,16 @@ class StepPlan:
     """What a step does to its folio."""
 
     rc: Index  # how the attempt ended, see folio.py
-    tried: Flag  # a destination was obtained
+    tried: Flag  # a destination was allocated
     taken: Flag  # and is reserved from now on
-    walks: Flag  # try_to_migrate() looks at the entries
-    refuses: Flag
-    freed: Flag  # only its isolation or its driver held it
-    released: Flag  # by its driver: only to be freed
+    walks: Flag  # try_to_migrate() walks the entries
+    refuses: Flag  # that walk fails at the first entry: FOLL_PIN
+    freed: Flag  # only its isolation held it: folio_ref_count() is 1
+    released: Flag  # its driver gave it up: it only has to be freed
     moved: Flag
-    undone: Flag
+    undone: Flag  # migrate_folio_undo_src(), migrate_folio_undo_dst()
     divided: Flag  # split
-    halved: Flag  # only its first PMD leaf was
+    halved: Flag  # not split: only the first of its PMD leaves was
     zeros: Flag  # split, and some pieces are of zeros and mapped to the zero page
 
     @property
@@ -67,7 +67,7 @@ class Folio:
 
     @property
     def counted(self) -> Index:
-        """Base pages of free memory that it takes: hugetlb has a pool of its own."""
+        """Base pages of `nfree` that it takes: hugetlb has a pool of its own."""
         return jnp.where(self.kind == frame.HUGETLB, 0, self.pages)
 
 

@@ -1,9 +1,9 @@
 """What a call carries from folio to folio, where it goes one folio at a time.
 
-The lists of folios lie in one array, one behind the other, each with a slot more than
-folios: what is written at the end of a list is on it only once its size says so.
-Sizes, statistics and errors are registers of one small array, since every array that a
-loop carries costs a step of it, and a compiled step is one more function.
+Linux's lists (`from`, unmap_folios, ret_folios ...) lie in one array, one behind the
+other, each with a slot more than folios: what is written behind the end of a list
+counts only once its size does.  Sizes, statistics and errors are registers of one small
+array, since each array that a loop carries costs operations of its own at every step.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from jaxmig.state.machine import Geometry
 from jaxmig.state.pytree import pytree
 
 Index = Int32[Array, ""]
-# Lists: to be tried; unmapped and locked; to be given back; split; to be tried alone.
+# SYNC_FOLIOS: those that migrate_pages_sync() tries one by one.
 LISTS: Final = 5
-TODO, HELD, RET, SPLIT, ALONE = range(LISTS)
+FROM, UNMAP_FOLIOS, RET_FOLIOS, SPLIT_FOLIOS, SYNC_FOLIOS = range(LISTS)
 # Registers: the sizes of the lists, then struct migrate_pages_stats, what one pass
 # leaves for the next, and how the call goes on.
 (
@@ -44,7 +44,7 @@ TODO, HELD, RET, SPLIT, ALONE = range(LISTS)
     ERROR,  # 0, or folio.ENOMEM, EDEADLOCK, SLEEPS: stop
 ) = range(LISTS, LISTS + 11)
 REGISTERS: Final = LISTS + 11
-COPIES: Final = 512  # folios of one order whose contents may wait
+COPIES: Final = 512  # folios of one order whose copies are batched at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,15 @@ class State:
         return self.set(lists=lists, reg=self.reg + (mine & when))
 
     def append_all(self, to: int, which: int, first: Index, last: Index) -> "State":
-        """Items `first` ... `last` - 1 of one list, at the end of another or of itself."""
+        """Items `first` ... `last` - 1 of one list, at the end of another or of itself.
+
+        Args:
+          to: the list that grows: FROM ... SYNC_FOLIOS.
+          which: the list they are read from, which stays as it is.
+          first, last: int32, places on that list; nothing happens if `last` is not above.
+        Returns:
+          This state, both lists in its `lists` and the new size in `reg`.
+        """
 
         def go_on(carry: tuple[Array, Index, Index]) -> Any:
             return carry[1] < last
@@ -135,7 +143,7 @@ class State:
 
     @property
     def waits(self) -> Any:
-        """Whether contents have to be copied before anything else is done."""
+        """Whether `copies` is full, and has to be copied before the next folio."""
         return False if self.copies is None else self.copies.full
 
     def note(self, kind: int, *words: Any, when: Any = True) -> "State":
@@ -144,10 +152,10 @@ class State:
 
 
 def begin(call: Call) -> State:
-    """The state at the beginning of a call on `k.todo`."""
+    """The state at the beginning of a call on `call.todo`."""
     m, n = call.m, call.todo.folios.shape[0]
     spare = jnp.zeros(LISTS * (n + 1) - n, jnp.int32)
-    reg = jnp.zeros(REGISTERS, jnp.int32).at[TODO].set(call.todo.size)
+    reg = jnp.zeros(REGISTERS, jnp.int32).at[FROM].set(call.todo.size)
     s = call.stats
     stats = (s.failed, s.failed_pages, s.thp_failed, s.thp_split, s.split)
     state = State(
@@ -181,8 +189,8 @@ def end(call: Call, state: State, memory: Array | None) -> Call:
         nfree=state.nfree,
         conditions=state.conditions,
     )
-    # What a refused walk put off and -ENOMEM kept from being sent: its entries are as
-    # they were, so nobody misses it.
+    # After -ENOMEM with nothing unmapped no flush is sent, though a walk that failed may
+    # have set tlb_ubc: its entries are present again, so no stale translation is left.
     cpus = state.cached.cpus
     cpus = dataclasses.replace(cpus, pending=cpus.pending & False)
     m = tlb.put_back(m, dataclasses.replace(state.cached, cpus=cpus))

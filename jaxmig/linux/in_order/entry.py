@@ -1,12 +1,13 @@
 """What becomes of one entry that maps a folio, by what is done to the folio.
 
-    UNMAP    a migration entry, if the folio does not refuse; flushed, now or later
-    REMAP    an entry of the frame where the folio is now
+    UNMAP    a migration entry, unless the folio is pinned; flushed at once or, with
+             TTU_BATCH_FLUSH, by the batch's flush
+    REMAP    a present entry of the frame where the folio is now
     SPLIT    an entry of a base page of its own; a PMD leaf becomes 512 of them
-    ZAP      nothing: its process let the folio go
-    REPOINT  the new frame: what a driver does with its users' entries
+    ZAP      an empty entry: its process has unmapped the folio
+    REPOINT  an entry of the new frame: what a driver does with its users' entries
 
-One walk serves them all, so that a compiled program has it once.
+One walk serves them all, so that it is compiled once.
 
 Source: try_to_migrate_one(), set_pmd_migration_entry(), should_defer_flush(),
 remove_migration_pte(), remove_migration_pmd(), __split_huge_pmd_locked() in mm/rmap.c,
@@ -39,31 +40,39 @@ class Walk:
     """One walk over a folio's entries."""
 
     action: Index
-    head: Index  # where the folio is now
+    head: Index  # the folio's head frame as it is now
     pages: Index  # frames whose chains are walked
     flags: Index  # of the folio
-    refuses: Flag  # UNMAP: pinned and exclusive
+    refuses: Flag  # UNMAP: pinned and exclusive, so that the walk fails
     batch: Flag  # TTU_BATCH_FLUSH
     cpu: Index
     pmd_table: Int32[Array, " pmds"]  # first PTE under each PMD leaf
-    leaves: Index  # SPLIT: PMD leaves that are split at most
-    zeros: Flag  # SPLIT: pieces of zeros become the zero page
+    leaves: Index  # SPLIT: the most PMD leaves that are split
+    zeros: Flag  # SPLIT: pieces of zeros are mapped to the zero page
     first: Index | None  # page whose chain comes first, see `rmap_walk`
 
     @property
     def takes(self) -> Flag:
-        """Whether entries are taken away from the hardware."""
+        """Whether entries are cleared, so that translations become stale."""
         return (self.action == UNMAP) | (self.action == SPLIT)
 
     @property
     def stays(self) -> Flag:
-        """Whether the pieces of a split folio stay mapped: those of a file do not."""
+        """Whether the pieces of a split folio stay mapped: only anonymous ones do."""
         return frame.is_anon(self.flags)
 
 
 @jax.named_scope("rmap_walk")
 def walk(rules: Rules, geometry: Geometry, m: RmapState, walking: Walk) -> RmapState:
-    """Do `w.action` to every entry of a folio; a refusal ends it at the first."""
+    """Do `walking.action` to every entry of a folio; a pinned one fails at the first.
+
+    Args:
+      m: what a walk changes: rows, entries, chains, TLBs, events.
+      walking: the folio, the action and its flags; int32 and bool scalars.
+    Returns:
+      `m` after the walk, with the entries visited in `count`, PMD leaves in `leaves`.
+    Source: rmap_walk() in mm/rmap.c and the functions named above.
+    """
 
     def visit(m: RmapState, at: Visit) -> tuple[RmapState, Flag]:
         pmd = at.here & pte.has(at.bits, pte.HUGE)
@@ -97,11 +106,11 @@ def walk(rules: Rules, geometry: Geometry, m: RmapState, walking: Walk) -> RmapS
 def _clear_flush(
     rules: Rules, geometry: Geometry, tlbs: Cached, ev: Events, walking: Walk, at: Visit
 ) -> tuple[Cached, Events]:
-    """Clear one entry and flush it, or leave its flush to the batch."""
+    """ptep_clear_flush(), or set_tlb_ubc_flush_pending() with TTU_BATCH_FLUSH."""
     mm = pte.mm_of(at.bits)
     pmd = pte.has(at.bits, pte.HUGE)
     hugetlb = frame.kind(walking.flags) == frame.HUGETLB
-    # pmdp_invalidate() flushes even what no TLB can hold.
+    # pmdp_invalidate() flushes even a PROT_NONE entry, which no TLB can hold.
     held = pte.accessible(at.bits) | (pmd & ~hugetlb)
     by_unmap = (walking.action == SPLIT) & ~walking.stays
     held |= by_unmap & rules.unmap_flushes_hints
@@ -109,22 +118,21 @@ def _clear_flush(
     put_off = walking.batch & ~pmd & tlb.should_defer(rules, tlbs.cpus, walking.cpu)[mm]
     deferred = clears & put_off & tlb.defers_entry(rules, at.bits)
     tlbs = dataclasses.replace(tlbs, cpus=tlb.defer(rules, tlbs.cpus, mm, deferred))
-    # A run of PTEs is flushed once, with its first.
+    # One flush_tlb_range() for all PTEs of the folio, issued at the first of them.
     run = by_unmap & ~pmd & ~put_off & rules.unmaps_file_runs
     rest = run & (at.page > 0)
     pages = jnp.where(run, jnp.int32(1) << frame.order(walking.flags), 1)
     now = clears & held & ~put_off & ~rest
-    # A TLBI goes out at once, only the wait for its end is put off; and who zaps or
-    # repoints an entry has flushed it, which is not this call's affair.
+    # arm64 sends the TLBI at once and defers only the wait for its end.  The process that
+    # zaps an entry, or the driver that repoints it, flushes it: not counted in this call.
     others = (walking.action == ZAP) | (walking.action == REPOINT)
     silent = (deferred & rules.broadcasts) | ((others | rest) & at.here)
 
     def flush(carry: tuple[Cached, Events]) -> tuple[Cached, Events]:
-        t, ev, alone = tlb.flush_entry(
-            rules, *carry, mm, walking.cpu, pmd, ~pmd | hugetlb, pages, now
-        )
-        told = alone | silent
-        return tlb.drop_entry(t, at.entry, pmd, told, len(geometry.orders) > 1), ev
+        what = (pmd, ~pmd | hugetlb, pages, now)
+        t, ev, alone = tlb.flush_entry(rules, *carry, mm, walking.cpu, *what)
+        cpus = alone | silent
+        return tlb.drop_entry(t, at.entry, pmd, cpus, len(geometry.orders) > 1), ev
 
     tlbs, ev = xla.when(now | silent, flush, (tlbs, ev))
     return tlbs, ev.add(
@@ -137,14 +145,12 @@ def _becomes(walking: Walk, at: Visit) -> tuple[Index, Index]:
     bits = at.bits
     waits = pte.to_migration(bits)
     splits, remaps = walking.action == SPLIT, walking.action == REMAP
-    # Between unmap and remap a split folio's entry is a migration entry too.
+    # unmap_folio() and remap_page(): a split's entry is a migration entry in between.
     anon = frame.is_anon(walking.flags) | frame.has(walking.flags, frame.EXCLUSIVE_MAP)
-    own = jnp.where(
-        splits, pte.has(bits, pte.DIRTY), frame.has(walking.flags, frame.DIRTY)
-    )
-    back = pte.from_migration(
-        jnp.where(splits, waits, bits), jnp.where(splits, walking.stays, anon), own
-    )
+    own = frame.has(walking.flags, frame.DIRTY)
+    own = jnp.where(splits, pte.has(bits, pte.DIRTY), own)
+    anon = jnp.where(splits, walking.stays, anon)
+    back = pte.from_migration(jnp.where(splits, waits, bits), anon, own)
     keeps = splits & walking.stays & ~pte.has(bits, pte.HUGE)
     empty = keeps & walking.zeros & frame.is_empty(at.flags)
     keeps &= ~empty
@@ -159,7 +165,7 @@ def _becomes(walking: Walk, at: Visit) -> tuple[Index, Index]:
 
 
 def _note(ev: Events, walking: Walk, at: Visit, pfn: Index, word: Index) -> Events:
-    """Count and log what the trace points show."""
+    """Count and log the trace points set_migration_pte and remove_migration_pte."""
     order = frame.order(walking.flags)
     pmd = pte.has(at.bits, pte.HUGE)
     remaps = (walking.action == REMAP) & at.here
@@ -172,7 +178,7 @@ def _note(ev: Events, walking: Walk, at: Visit, pfn: Index, word: Index) -> Even
     removes = remaps | (splits & ~pmd & ~(walking.zeros & frame.is_empty(at.flags)))
     ev = ev.note(log.REMOVE, at.entry, pfn, word, whole, when=removes)
     pieces, n = _piece(waits, at), jnp.int32(1) << order
-    # Where some return and others do not, `_map_pieces` notes those that do.
+    # If pieces of zeros are not remapped, `_map_pieces` logs each of the others.
     all_ = splits & pmd & ~walking.zeros
     ev = ev.note(log.PIECES, at.entry, walking.head, pieces, n, when=all_)
     return ev.add(ptes_set=remaps & ~pmd, pmds_set=remaps & pmd)
@@ -184,7 +190,7 @@ def _piece(waits: Index, at: Visit) -> Index:
 
 
 def _mapcount(rows: Array, walking: Walk, at: Visit) -> Array:
-    """The page's PTEs are counted in its row."""
+    """The page's row with its mapcount: 0 once unmapped, one more for an entry remapped."""
     gone = (walking.action == UNMAP) & ~walking.refuses & at.here
     one = (walking.action == REMAP) & at.here
     count = jnp.where(gone, 0, at.mapcount + one)
@@ -197,11 +203,10 @@ def _map_pieces(
 ) -> RmapState:
     """Fill the page table under a split PMD leaf with entries of the pieces.
 
-    In the head's chain the first of them takes the leaf's place.
+    In the head's rmap chain the first of these PTEs replaces the leaf.
     """
-    fills = (
-        (walking.action == SPLIT) & walking.stays & at.here & pte.has(at.bits, pte.HUGE)
-    )
+    fills = (walking.action == SPLIT) & walking.stays
+    fills &= at.here & pte.has(at.bits, pte.HUGE)
     leaf = jnp.clip(at.entry - geometry.ptes, 0, walking.pmd_table.shape[0] - 1)
     table = xla.read(leaf, lambda: walking.pmd_table[leaf])
     word = _piece(pte.to_migration(at.bits), at)
@@ -213,7 +218,7 @@ def _map_pieces(
         e, f, tail = table + index, walking.head + index, index > 0
         row, bits = xla.read(index, lambda: (rows[f], entries[e, pte.BITS]))
         new = (word & ~pte.STAYS) | pte.empty(bits)
-        # Such a piece's chain and count are dropped with the folio's (`split.py`).
+        # `split.piece_rows` drops this piece's rmap chain and mapcount.
         empty = walking.zeros & frame.is_empty(row[frame.FLAGS])
         new = jnp.where(empty, pte.zero(bits), new)
         pfn = jnp.where(empty, NOWHERE, f)

@@ -1,7 +1,7 @@
 """One pass over a list of folios.
 
-A folio that must be tried again stays on its list, which is compacted in place, as the
-kernel leaves such folios on `from`.
+The kernel leaves folios that end with -EAGAIN on `from`; here the list is compacted in
+place to those that the next pass retries.
 
 Source: migrate_pages(), migrate_pages_batch(), migrate_hugetlbs() in mm/migrate.c.
 """
@@ -42,9 +42,9 @@ Flag = Bool[Array, ""]
 class Place:
     """How far a pass is."""
 
-    folio: Index  # of the list
-    piece: Index  # of that folio
-    turn: Index  # FIRST, or where the folio is in the course of its attempt
+    folio: Index  # place on the list
+    piece: Index  # of that folio, if it was split
+    turn: Index  # which step of the folio's attempt is next: FIRST ... SHORT
 
 
 def start() -> Place:
@@ -54,12 +54,19 @@ def start() -> Place:
 
 def goes_on(pass_: Pass, state: State, at: Place) -> Flag:
     """Whether there are folios left, and the call has no error."""
-    # What was unmapped is mapped again whatever happened.
+    # migrate_folio_undo_src() runs for all of unmap_folios, after an error too.
     return (at.folio < pass_.size) & ((state[reg.ERROR] == 0) | (pass_.op == UNDOES))
 
 
 def run(context: Context, pass_: Pass, state: State, at: Place) -> tuple[State, Place]:
-    """One pass from a place on, to its end or until contents have to be copied."""
+    """One pass from a place on, to its end or until `state.copies` is full.
+
+    Args:
+      pass_: what is done, and over how many folios.
+      at: the place from which it goes on, `start()` for a new pass.
+    Returns:
+      The state, and the place that is next.
+    """
 
     def more(carry: tuple[State, Place]) -> Flag:
         return goes_on(pass_, *carry) & ~jnp.asarray(carry[0].waits)
@@ -81,7 +88,8 @@ def _folio(
 ) -> tuple[Index, Index]:
     """The head of the folio or piece that is next, and how many pieces it is one of.
 
-    The tails come first and the head last: descending up to 6.12, ascending in 6.18.
+    A split puts the tails on the list before the head, descending or, in later releases,
+    ascending.
     """
     head = state.at(pass_.source, i)
     if len(context.geometry.orders) == 1:
@@ -96,7 +104,7 @@ def _act(context: Context, pass_: Pass, flags: Index, turn: Index) -> Index:
     moves = (pass_.op == MOVES) | (pass_.op == PIECES_MOVED)
     act = jnp.where(moves | (turn == UNMAPPED_NOW), MOVE, UNMAP)
     act = jnp.where(pass_.op == UNDOES, UNDO, act)
-    # A piece is held if it is locked; the others failed or were never tried.
+    # Locked pieces are on unmap_folios; the others failed or were never tried.
     skipped = (pass_.op == PIECES_MOVED) & ~frame.has(flags, frame.LOCKED)
     act = jnp.where(skipped | (pass_.op == PIECES_COUNTED), SKIP, act)
     if len(context.geometry.orders) == 1:
@@ -108,21 +116,19 @@ def _act(context: Context, pass_: Pass, flags: Index, turn: Index) -> Index:
 def _one(
     context: Context, pass_: Pass, state: State, head: Index, turn: Index
 ) -> tuple[State, Index]:
-    """One step with a folio; where the folio is then, FIRST if it is done with."""
+    """One step with a folio, and which step is next: FIRST if its attempt is over."""
     f = look(state, head)
     act = _act(context, pass_, f.flags, turn)
     state, done = step(context, pass_.stage, state, f, act, pass_.op == MOVES)
     rc, unmaps = done.rc, act == UNMAP
     large = (f.pages > 1) & (f.kind != frame.HUGETLB) & ~context.rules.nosplit
-    asks = (
-        unmaps & (rc == ENOMEM) & large & ((pass_.op == SERIAL) | (pass_.op == UNMAPS))
-    )
+    asks = unmaps & (rc == ENOMEM) & large
+    asks &= (pass_.op == SERIAL) | (pass_.op == UNMAPS)
     first = (act == DIVIDE) & (turn == FIRST)
     moves_on = unmaps & (rc == UNMAPPED) & pass_.at_once
     follows = jnp.where(moves_on, UNMAPPED_NOW, FIRST)
     follows = jnp.where(asks, SHORT, follows)
     follows = jnp.where(first & ~done.divided & (rc != SLEEPS), PLAIN, follows)
-    state = count_result(
-        context, pass_, state, f.head, f.flags, act, turn, done, follows == FIRST
-    )
+    over = follows == FIRST
+    state = count_result(context, pass_, state, f.head, f.flags, act, turn, done, over)
     return state, follows

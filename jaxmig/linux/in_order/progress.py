@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux.checks import Stage
 from jaxmig.linux.folio import pages_of
-from jaxmig.linux.in_order.carried import TODO, Context, State
+from jaxmig.linux.in_order.carried import FROM, Context, State
 from jaxmig.linux.in_order.passes import Place
 from jaxmig.linux.in_order.results import PIECES, SERIAL, UNMAPS
 from jaxmig.linux.rules import Rules
@@ -25,7 +25,8 @@ ASYNC_PASSES: Final = 3
 SYNC_PASSES: Final = PASSES - ASYNC_PASSES
 UNFORCED: Final = 3  # passes that never sleep
 NO_LIMIT: Final = 2**31 - 1
-# Stages: a batch; one folio after its batch; as posted; one folio from start to end.
+# Stages: a batch with TTU_BATCH_FLUSH; one folio in migrate_pages_sync(); a batch of the
+# posted series, which may sleep; unmap and move in one (up to 6.2, hugetlb).
 ASYNC, SYNC, POSTED, WHOLE = range(4)
 
 Index = Int32[Array, ""]
@@ -38,7 +39,7 @@ class FromList:
 
     folios: Int32[Array, " folios"]
     size: Index
-    first: Index  # where this stretch of the list begins
+    first: Index  # where the part of the list that is worked on begins
     next: Index
     limit: Index  # base pages that close a batch
     passes: Index  # of a serial call
@@ -49,17 +50,17 @@ class FromList:
 class CallProgress:
     """How far a call is."""
 
-    op: Index  # the pass that comes next, see passes.py
+    op: Index  # the pass that comes next: SERIAL ... DONE of results.py
     stage: Index
     number: Index  # of the pass
     size: Index  # folios of the pass
-    alone: Index  # the next of the folios that are tried one by one
+    alone: Index  # how many of SYNC_FOLIOS have been tried
     saved: Index  # the error of the unmap passes, while the move passes go on
     before: Int32[Array, " registers"]  # registers at the beginning of the batch
     at: Place  # in the pass
 
     def to(self, when: Flag, **changes: Any) -> "CallProgress":
-        """This course, with some fields replaced if `when`."""
+        """This progress, with some fields replaced if `when`."""
         old = {name: getattr(self, name) for name in changes}
         new = {name: jnp.where(when, n, old[name]) for name, n in changes.items()}
         return dataclasses.replace(self, **new)
@@ -95,21 +96,26 @@ def first_stage(rules: Rules) -> Index:
 def cut(
     context: Context, from_list: FromList, state: State, when: Flag
 ) -> tuple[Array, Index, Index]:
-    """Fill TODO with the next batch: the lists, its size, where the one after begins."""
+    """Fill FROM with the next batch (list_cut_before() in migrate_pages()).
+
+    Args:
+      state: its `lists` are filled, its rows read; FROM must be empty.
+      when: whether there is a next batch; if not, nothing is written.
+    Returns:
+      int32[places] lists; int32, folios of the batch; int32, where the next one begins.
+    """
 
     def go_on(carry: tuple[Array, Index, Index, Index]) -> Flag:
         _, i, pages, size = carry
         fits = (pages == 0) | (pages + size <= from_list.limit)
-        full = jnp.where(
-            context.rules.crossing_opens_next, ~fits, pages >= from_list.limit
-        )
+        full = pages >= from_list.limit
+        full = jnp.where(context.rules.crossing_opens_next, ~fits, full)
         return when & (i < from_list.size) & ~full
 
     def more(carry: tuple[Array, Index, Index, Index]) -> tuple:
         lists, i, pages, size = carry
-        lists = xla.put(
-            lists, TODO * state.room + i - from_list.next, from_list.folios[i]
-        )
+        place = FROM * state.room + i - from_list.next
+        lists = xla.put(lists, place, from_list.folios[i])
         return lists, i + 1, pages + size, size_of(i + 1)
 
     def size_of(i: Index) -> Index:

@@ -1,11 +1,11 @@
-"""What a pass is, and the books that are kept of it.
+"""What a pass does, and how the result of each of its folios is counted.
 
-    SERIAL      unmap and move each folio of the list (up to 6.2)
+    SERIAL      unmap and move each folio of `from` (up to 6.2)
     HUGETLB     the same for hugetlb folios, which never are in a batch
     UNMAPS      unmap the folios of a batch
-    MOVES       move those that are unmapped
+    MOVES       move those of unmap_folios
     UNDOES      map again what could not be moved
-    PIECES...   the pieces of the folios that were split, at the end of a list
+    PIECES...   the pieces of split_folios, after the other passes of a batch or call
 
 Source: migrate_pages(), migrate_pages_batch(), migrate_hugetlbs() in mm/migrate.c.
 """
@@ -27,7 +27,7 @@ from jaxmig.linux.folio import (
 )
 from jaxmig.linux.in_order import carried as reg
 from jaxmig.linux.in_order.attempt import MOVE, UNDO, UNMAP, StepPlan
-from jaxmig.linux.in_order.carried import HELD, RET, SPLIT, TODO, Context, State
+from jaxmig.linux.in_order.carried import Context, State
 from jaxmig.state import frame
 from jaxmig.state.pytree import pytree
 
@@ -35,7 +35,8 @@ Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 SERIAL, HUGETLB, UNMAPS, MOVES, UNDOES = range(5)
 PIECES, PIECES_UNMAPPED, PIECES_MOVED, PIECES_COUNTED, DONE = range(5, 10)
-# Where a folio is in the course of one attempt.
+# Which step of a folio's attempt is next: the first; unmap after a split that failed; move
+# after the unmap just done; split after -ENOMEM.
 FIRST, PLAIN, UNMAPPED_NOW, SHORT = range(4)
 
 
@@ -49,14 +50,15 @@ class Pass:
 
     @property
     def listed(self) -> Flag:
-        """Whether folios may stay on the list to be tried again."""
+        """Whether -EAGAIN leaves a folio on the list for the next pass."""
         return self.op <= MOVES
 
     @property
     def source(self) -> Index:
         """The list that is gone through."""
         held = (self.op == HUGETLB) | (self.op == MOVES) | (self.op == UNDOES)
-        return jnp.where(self.op >= PIECES, SPLIT, jnp.where(held, HELD, TODO))
+        which = jnp.where(held, reg.UNMAP_FOLIOS, reg.FROM)
+        return jnp.where(self.op >= PIECES, reg.SPLIT_FOLIOS, which)
 
     @property
     def at_once(self) -> Flag:
@@ -75,7 +77,18 @@ def count_result(
     done: StepPlan,
     over: Flag,
 ) -> State:
-    """Book how a folio ended: the switch of migrate_pages(); nothing until `over`."""
+    """Count and list a folio by its rc: the switch of migrate_pages(); if `over`.
+
+    Args:
+      head, flags: int32, the folio's head frame, and its flags before the step.
+      act: what the step did: UNMAP ... SKIP of attempt.py.
+      turn: which step of the attempt it was: FIRST ... SHORT.
+      done: the step's result.
+      over: whether the attempt ends with this step.
+    Returns:
+      The state with statistics, lists and error.
+    Source: migrate_pages(), migrate_pages_batch(), migrate_hugetlbs() in mm/migrate.c.
+    """
     pages, thp = pages_of(flags), is_thp(context.rules, flags).astype(jnp.int32)
     rc, tried = done.rc, over & ((act == UNMAP) | (act == MOVE))
     ok = tried & (rc == SUCCESS)
@@ -96,15 +109,16 @@ def count_result(
             thp_migration_success=jnp.where(ok, thp, 0),
         )
     )
-    which = jnp.where(pass_.op >= PIECES, TODO, pass_.source)
-    for when, there in ((split, SPLIT), (unmapped, HELD), (bad | undone, RET)):
-        which = jnp.where(when, there, which)
+    # The list that gets the folio: `again` stays on the pass's own list.
+    which = jnp.where(pass_.op >= PIECES, reg.FROM, pass_.source)
+    which = jnp.where(split, reg.SPLIT_FOLIOS, which)
+    which = jnp.where(unmapped, reg.UNMAP_FOLIOS, which)
+    which = jnp.where(bad | undone, reg.RET_FOLIOS, which)
     kept = (bad & batch) | undone | (unmapped & (pass_.op == UNMAPS))
     state = state.append(which, head, again | (split & pass_.listed) | kept)
-    state = state.add(
-        _counts(context, pass_, state, pages, thp, bad, again, split, short, later)
-    )
-    state = state.add(_pieces(pass_, rc, tried, done, flags))
+    sums = _counts(context, pass_, state, pages, thp, bad, again, split, short, later)
+    state = state.add(sums).add(_pieces(pass_, rc, tried, done, flags))
+    # -ENOMEM ends the pass unless the folio was split, or will be retried.
     stops = over & ((rc == SLEEPS) | (rc == EDEADLOCK))
     abort = short & ~split & ~later
     error = jnp.where(stops, rc, jnp.where(abort, ENOMEM, state[reg.ERROR]))
@@ -125,7 +139,7 @@ def _counts(
 ) -> dict[int, Index]:
     """Statistics of a folio of a list.
 
-    -ENOMEM: a large folio is split and the loop goes on; otherwise all is over.
+    -ENOMEM: a large folio is split and the pass goes on; if it cannot be, the pass ends.
     """
     listed = (pass_.op == SERIAL) | (pass_.op == UNMAPS)
     abort = short & ~split & ~later & pass_.listed
@@ -152,6 +166,7 @@ def _pieces(
 ) -> dict[int, Index]:
     """Statistics of a piece of a split folio."""
     good = (rc == SUCCESS) | ((rc == UNMAPPED) & (pass_.op == PIECES_UNMAPPED))
+    # A piece that sleeps for ever ends the call, and is no failure.
     good |= (rc == SLEEPS) & (pass_.op == PIECES)
     bad = tried & (pass_.op >= PIECES) & ~good
     there = (pass_.op == PIECES_COUNTED) & (frame.kind(flags) != frame.FREE)

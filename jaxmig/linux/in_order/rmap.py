@@ -1,7 +1,7 @@
 """The reverse map: from a folio to the entries that map it.
 
 Chains are intrusive: a frame's row names its first entry, `Machine.rmap_next` the one
-after.  A moved folio takes its heads along, so that no chain is ever rewritten.
+after.  The first entry moves with the folio's row, so that no chain is ever rewritten.
 
 Source: rmap_walk(), mm/rmap.c.  The locks of the anon_vma tree are not modelled.
 """
@@ -37,7 +37,7 @@ class RmapState:
     count: Index  # entries visited
     dirty: Flag  # one of them was dirty
     leaves: Index  # PMD leaves among them
-    last: Index  # what stands in front of the next entry in the head's chain
+    last: Index  # the entry before the next one in the head's chain, or NOWHERE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Visit:
 def walked_pages(geometry: Geometry, row: Int32[Array, " 4"], pages: Index) -> Index:
     """How many frames of a folio can have chains: only the head under PMD mappings.
 
-    Where PTEs map it too, they stand in front of the leaves.
+    A head's chain lists PTEs before PMD leaves, so that its first entry tells.
     """
     pmd = (row[RMAP] >= geometry.ptes) & (row[RMAP] != NOWHERE)
     return jnp.where(pmd, 1, pages)
@@ -73,8 +73,15 @@ def rmap_walk(
 ) -> RmapState:
     """Visit every entry that maps frames `head` ... `head + pages - 1`, in order.
 
-    `visit` returns whether to go on; `pages` 0 visits nothing.  `first`: the page to
-    begin with, if it is not the head; the head's turn comes behind the last one.
+    Args:
+      m: what the walk may change.
+      head, pages: int32, the first frame and how many; 0 pages: nothing is visited.
+      visit: what is done at an entry; it returns the changed `m` and whether to go on.
+      first: int32, the page to begin with; the walk wraps around behind the last one.
+        None: the head.
+    Returns:
+      `m` after the last visit.
+    Source: rmap_walk() in mm/rmap.c, page_vma_mapped_walk() in mm/page_vma_mapped.c.
     """
 
     def frame_of(n: Index) -> Index:

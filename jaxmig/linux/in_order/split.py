@@ -1,8 +1,8 @@
 """Splitting a large folio into base pages, when it cannot be moved whole.
 
 An anonymous folio's pages stay mapped, each by a PTE of its own.  The pages of a file
-or shmem folio are unmapped and will be faulted back when somebody touches them.  What
-becomes of the entries is in `entry.py`; here are the frames.
+or shmem folio are unmapped, and mapped again by later faults.  What becomes of the
+entries is in `entry.py`; here are the frames' rows.
 
 Source: split_huge_page_to_list(), unmap_folio(), can_split_folio() in mm/huge_memory.c,
 try_split_folio() in mm/migrate.c, Linux 6.3 to 6.18.
@@ -26,7 +26,7 @@ Rows = Int32[Array, "frames 4"]
 
 
 def mappings(rows: Rows, head: Index, pages: Index) -> tuple[Index, Index]:
-    """Entries that map a folio, and its pages of zeros (`pages` 0: none)."""
+    """How many entries map a folio, and how many of its pages are zeros; 0 pages: none."""
 
     def page(i: Index, total: tuple[Index, Index]) -> tuple[Index, Index]:
         row = xla.read(i, lambda: rows[head + i])
@@ -38,25 +38,33 @@ def mappings(rows: Rows, head: Index, pages: Index) -> tuple[Index, Index]:
 def leaves_of(
     geometry: Geometry, following: Array, entries: Array, first: Index, when: Flag
 ) -> Index:
-    """PMD leaves that map a folio, in the chain that begins with `first`."""
+    """PMD leaves that map a folio.
+
+    Args:
+      following: int32[entries], Machine.rmap_next.
+      entries: int32[entries, 2], Machine.pte.
+      first: int32, the first entry of its head's chain.
+      when: if not, the chain is not read.
+    Returns:
+      int32; 0 on machines where no folio has two of them.
+    """
     if not geometry.shares_pmds:
         return jnp.int32(0)
 
     def step(carry: tuple[Index, Index]) -> tuple[Index, Index]:
         entry, n = carry
-        bits, after = xla.read(
-            entry, lambda: (entries[entry, pte.BITS], following[entry])
-        )
-        return after, n + pte.has(bits, pte.HUGE)
+        words, after = xla.read(entry, lambda: (entries[entry], following[entry]))
+        return after, n + pte.has(words[pte.BITS], pte.HUGE)
 
     start = (jnp.where(when, first, NOWHERE), jnp.int32(0))
     return jax.lax.while_loop(lambda c: c[0] != NOWHERE, step, start)[1]
 
 
 def loses_one_leaf(rules: Rules, flags: Index, leaves: Index) -> Flag:
-    """Whether all that a split does is to split the first of a folio's PMD leaves.
+    """Whether a split only splits the first of a folio's PMD leaves, and then fails.
 
-    try_to_migrate() ends there; a file's folios go through try_to_unmap().
+    try_to_migrate_one() of these releases ends the walk there; file folios go through
+    try_to_unmap().
     """
     return rules.splits_one_shared_pmd & frame.is_anon(flags) & (leaves > 1)
 
@@ -64,7 +72,7 @@ def loses_one_leaf(rules: Rules, flags: Index, leaves: Index) -> Flag:
 def maps_zeros(rules: Rules, flags: Index) -> Flag:
     """Whether pieces of zeros are mapped to the zero page: try_to_map_unused_to_zeropage().
 
-    Who locks memory wants pages of his own.
+    Not in VM_LOCKED areas.
     """
     locked = frame.has(flags, frame.MLOCKED)
     return rules.zero_pieces & frame.is_anon(flags) & ~locked
@@ -75,9 +83,17 @@ def piece_rows(
 ) -> Rows:
     """Rows of the pieces: base pages with the references their mappings give them.
 
-    `flags`: the folio's, `pages` 0: nothing happens.  `zeros`: see `maps_zeros`.
+    Args:
+      rows: int32[frames, 4].
+      head, flags: int32, the folio's head frame and flags.
+      pages: int32, its base pages; 0: nothing happens.
+      zeros: whether pieces of zeros are mapped to the zero page, see `maps_zeros`.
+    Returns:
+      int32[frames, 4].
+    Source: __split_huge_page_tail(), __split_huge_page() in mm/huge_memory.c.
     """
     stays = frame.is_anon(flags)
+    # Flags of the large folio that its base pages do not inherit.
     gone = frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED
     folio = flags & ~(gone | frame.ZERO | frame.POISONED | frame.HURT)
     cached = frame.cache_refs(folio)
@@ -85,22 +101,22 @@ def piece_rows(
     def piece(index: Index, rows: Rows) -> Rows:
         old = xla.read(index, lambda: rows[head + index])
         own = old[FLAGS] & (frame.ZERO | frame.POISONED)
+        # A piece is its own head: HURT is set if that page is poisoned.
         own |= jnp.where(frame.has(own, frame.POISONED), frame.HURT, 0)
         mapped = stays & ~(zeros & frame.is_empty(own))
         maps = jnp.where(mapped, old[MAPCOUNT], 0)
         chain = jnp.where(mapped, old[RMAP], NOWHERE)
         bits = folio | own
-        return xla.put(
-            rows, head + index, jnp.stack([maps + cached, maps, bits, chain])
-        )
+        row = jnp.stack([maps + cached, maps, bits, chain])
+        return xla.put(rows, head + index, row)
 
     return jax.lax.fori_loop(0, pages, piece, rows)
 
 
 def put_back_zeros(m: Machine, given_up: Flag) -> Machine:
-    """Frees pieces of zeros that nobody has looked at, if the rest of a list is given up.
+    """Free pieces of zeros that were not tried, if the call ended with an error.
 
-    Nothing maps them: with the list's reference, which the caller drops, they end.
+    No entry maps them: they are freed when the caller drops the list's reference.
     """
     g = m.geometry
     if g.orders == (0,):
@@ -120,12 +136,13 @@ def put_back_zeros(m: Machine, given_up: Flag) -> Machine:
         index = jnp.where(gone, jnp.arange(rows.shape[0]), NOWHERE)
         return rows.at[index].set(blank(1)[0], mode="drop"), nfree + pages
 
+    # Calls that end without an error, nearly all, do not read the table of frames.
     rows, nfree = xla.when(given_up, put_back, (m.frame, m.nfree))
     return dataclasses.replace(m, frame=rows, nfree=nfree)
 
 
 def pieces_of(geometry: Geometry, head: Index) -> Index:
-    """How many pieces a split folio became: its place tells the pool it came from."""
+    """How many pieces a split folio became: its frame lies in the pool of its old order."""
     offset = head % geometry.frames_per_node
     order = jnp.int32(0)
     for i, o in enumerate(geometry.orders):

@@ -2,8 +2,8 @@
 
 Serial migration unmaps and moves a folio in two steps one after the other, batched
 migration first unmaps a whole batch.  A step is: all tests, then the move of contents
-and identity, one walk over the entries, then what is left of the old frames.  Every
-part is there once, and which of them act is data.
+and row, one rmap walk, then the old frames.  Each part is compiled once; the flags of
+the StepPlan select which of them act.
 
 Source: migrate_folio_unmap(), migrate_folio_move(), migrate_folio_undo_src(),
 migrate_folio_undo_dst() in mm/migrate.c, split_huge_page_to_list() in mm/huge_memory.c.
@@ -17,7 +17,7 @@ from jaxmig.linux.checks import Stage
 from jaxmig.linux.folio import EAGAIN, FAILED, SUCCESS, UNMAPPED, drains, split_first
 from jaxmig.linux.in_order import entry as entries
 from jaxmig.linux.in_order.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, StepPlan
-from jaxmig.linux.in_order.carried import HELD, Context, State
+from jaxmig.linux.in_order.carried import UNMAP_FOLIOS, Context, State
 from jaxmig.linux.in_order.entry import Walk, walk
 from jaxmig.linux.in_order.rmap import RmapState, walked_pages
 from jaxmig.linux.in_order.split import (
@@ -40,17 +40,22 @@ Flag = Bool[Array, ""]
 def step(
     context: Context, st: Stage, state: State, folio: Folio, act: Index, keeps: Flag
 ) -> tuple[State, StepPlan]:
-    """Do `act` to a folio; `keeps`: what must be tried again stays unmapped."""
+    """Do `act` to a folio.
+
+    Args:
+      st: what this pass may do: TTU_BATCH_FLUSH, sleep.
+      folio: the folio as it is.
+      act: int32, UNMAP ... SKIP of attempt.py.
+      keeps: whether a folio that ends with -EAGAIN stays unmapped for the next pass.
+    Returns:
+      The state, and what was done.
+    Source: migrate_folio_unmap(), migrate_folio_move() in mm/migrate.c.
+    """
     state, p = _decide(context, st, state, folio, act, keeps)
     state = _announce(context, state, folio, act, p)
     state, base = _move(context, state, folio, p)
-    state = state.note(
-        log.FOLIO,
-        folio.head,
-        frame.order(folio.flags),
-        log.UNDO,
-        when=p.undone & (act == MOVE),
-    )
+    order, undone = frame.order(folio.flags), p.undone & (act == MOVE)
+    state = state.note(log.FOLIO, folio.head, order, log.UNDO, when=undone)
     state, seen = _walk(context, st, state, folio, act, p, base)
     state = _update_head(context, state, folio, act, p, base, seen)
     state = _divide(context, state, folio, p, seen)
@@ -60,35 +65,32 @@ def step(
 def _decide(
     context: Context, st: Stage, state: State, folio: Folio, act: Index, keeps: Flag
 ) -> tuple[State, StepPlan]:
-    """Test what stands in the folio's way, and wear it out."""
+    """Run the checks of the step; conditions that last a number of tests count down."""
     left, marks = cond.unpack(folio.words)
     node = jnp.arange(context.geometry.nodes) == context.at.node
     room = jnp.where(node, state.nfree, 0).sum(dtype=jnp.int32)
     unmaps, moves, divides = act == UNMAP, act == MOVE, act == DIVIDE
-    held = checks.FolioView(
-        folio.flags, folio.row[REFCOUNT], folio.row[RMAP] != NOWHERE
-    )
-    u = checks.check_unmap(context.rules, st, held, left, marks, room, state[HELD] > 0)
-    v = checks.check_move(context.rules, st, held, left, marks)
+    chained = folio.row[RMAP] != NOWHERE
+    seen = checks.FolioView(folio.flags, folio.row[REFCOUNT], chained)
+    held = state[UNMAP_FOLIOS] > 0
+    u = checks.check_unmap(context.rules, st, seen, left, marks, room, held)
+    v = checks.check_move(context.rules, st, seen, left, marks)
     rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
+    # All checks are computed, and those of `act` chosen: rc, conditions, references.
     looks, mapped, empty = [(unmaps, u), (moves, v)], jnp.int32(0), jnp.int32(0)
     halved = divides & False
     if len(context.geometry.orders) > 1:
-        mapped, empty = mappings(
-            state.frame, folio.head, jnp.where(divides, folio.pages, 0)
-        )
+        pages = jnp.where(divides, folio.pages, 0)
+        mapped, empty = mappings(state.frame, folio.head, pages)
         trylock = context.rules.split_trylocks & ~st.sleeps
-        x = checks.check_split(held, left, marks, mapped, trylock)
-        leaves = leaves_of(
-            context.geometry, state.rmap_next, state.pte, folio.row[RMAP], divides
-        )
-        halved = (
-            divides
-            & (x.rc == SUCCESS)
-            & loses_one_leaf(context.rules, folio.flags, leaves)
-        )
+        x = checks.check_split(seen, left, marks, mapped, trylock)
+        chains = (state.rmap_next, state.pte, folio.row[RMAP])
+        leaves = leaves_of(context.geometry, *chains, divides)
+        halved = divides & (x.rc == SUCCESS)
+        halved &= loses_one_leaf(context.rules, folio.flags, leaves)
         rc = jnp.where(halved, EAGAIN, jnp.where(divides, x.rc, rc))
         looks.append((divides, x))
+    # Its driver has released the page meanwhile: MIGRATEPAGE_SUCCESS without a move.
     movable = folio.kind == frame.MOVABLE_OPS
     released = moves & movable & ((marks & cond.RELEASED) != 0)
     done = rc == SUCCESS
@@ -114,7 +116,7 @@ def _wear_out(
 ) -> State:
     """What the tests left of the folio's conditions and references.
 
-    `read`: known once all rows that tests look at have been read.
+    `read`: a value that depends on all reads of the tests; the writes must follow them.
     """
     if state.conditions is None:
         return state
@@ -136,20 +138,16 @@ def _announce(
     order, moves = frame.order(folio.flags), act == MOVE
     scope = jnp.where(moves, log.MOVE, jnp.where(act == UNDO, log.UNDO, log.UNMAP))
     state = state.note(log.FOLIO, folio.head, order, scope, when=act <= UNDO)
-    state = state.note(
-        log.ALLOC, folio.head, folio.pages, context.at.node, when=plan.tried
-    )
+    node, rules = context.at.node, context.rules
+    state = state.note(log.ALLOC, folio.head, folio.pages, node, when=plan.tried)
     huge = order == frame.PMD_ORDER
     mapped = frame.has(folio.flags, frame.UNMAPPED)
-    # A copy engine has copied a batch's folios before their references are looked at.
-    by_batch = (
-        (folio.kind != frame.MOVABLE_OPS)
-        & (folio.kind != frame.HUGETLB)
-        & context.rules.batched
-    )
+    # With batch copying the copy precedes the reference check: a move that fails wastes it.
+    by_batch = (folio.kind != frame.MOVABLE_OPS) & (folio.kind != frame.HUGETLB)
     copied = frame.has(folio.flags, frame.COPIED)
+    by_cpu = plan.moved & ~copied & rules.offloads
     lost = moves & copied & ~plan.moved
-    wasted = jnp.where(context.rules.offloads, lost, plan.undone & by_batch)
+    wasted = jnp.where(rules.offloads, lost, plan.undone & by_batch & rules.batched)
     return state.set(
         ev=state.ev.add(
             allocs=plan.tried,
@@ -162,10 +160,8 @@ def _announce(
             pages_copied_huge=jnp.where(plan.moved & huge, folio.pages, 0),
             copies_wasted=jnp.where(wasted, folio.pages, 0),
             copies_lost=lost,
-            pages_by_cpu=jnp.where(
-                plan.moved & ~copied & context.rules.offloads, folio.pages, 0
-            ),
-            lru_drains=plan.moved & drains(context.rules, folio.flags, mapped),
+            pages_by_cpu=jnp.where(by_cpu, folio.pages, 0),
+            lru_drains=plan.moved & drains(rules, folio.flags, mapped),
         )
     )
 
@@ -173,22 +169,20 @@ def _announce(
 def _move(
     context: Context, state: State, folio: Folio, plan: StepPlan
 ) -> tuple[State, Index]:
-    """Contents and identity to a new place; the folio's head afterwards."""
-    order = frame.order(folio.flags)
-    top, dst = alloc.take(
-        context.geometry, state.free, state.top, context.at.node, order, plan.moved
-    )
+    """Contents and rows to the destination; also the folio's head afterwards."""
+    order, geometry, node = frame.order(folio.flags), context.geometry, context.at.node
+    top, dst = alloc.take(geometry, state.free, state.top, node, order, plan.moved)
     state = state.note(log.COPY, folio.head, dst, folio.pages, when=plan.moved)
-    rows = move_rows(
-        context.geometry.orders, state.frame, folio.head, dst, order, plan.moved
-    )
+    orders = geometry.orders
+    rows = move_rows(orders, state.frame, folio.head, dst, order, plan.moved)
     base = jnp.where(plan.moved, dst, folio.head)
     state = state.set(frame=rows, top=top)
     if state.copies is not None:
-        pool = alloc.pool_of(context.geometry, order)
+        pool = alloc.pool_of(geometry, order)
         state = state.set(copies=state.copies.add(pool, folio.head, dst, plan.moved))
     if state.conditions is not None:
         words = xla.read(folio.head, lambda: state.conditions[folio.head])
+        # Conditions follow the folio; a split or freed one has none.
         words_left = jnp.where(plan.gone | plan.divided, 0, words)
         rows = xla.put(state.conditions, base, words)
         state = state.set(conditions=xla.put(rows, folio.head, words_left))
@@ -204,7 +198,7 @@ def _walk(
     plan: StepPlan,
     base: Index,
 ) -> tuple[State, RmapState]:
-    """Do to the folio's entries what the step does to the folio."""
+    """The rmap walk of the step, if it has one."""
     movable = folio.kind == frame.MOVABLE_OPS
     back = (plan.moved | plan.undone) & frame.has(folio.flags, frame.UNMAPPED)
     action = jnp.int32(entries.NOTHING)
@@ -217,7 +211,7 @@ def _walk(
     ):
         action = jnp.where(when, what, action)
     pages = walked_pages(context.geometry, folio.row, folio.pages)
-    # PTEs first: those that a leaf becomes are not visited.
+    # The head's chain last: the PTEs that replace a leaf must not be visited.
     first = jnp.minimum(pages - 1, 1) if context.geometry.shares_pmds else None
     if first is not None:
         whole = frame.order(folio.flags) == frame.PMD_ORDER
@@ -262,24 +256,21 @@ def _update_head(
     remapped = mapped & frame.has(row[FLAGS], frame.UNMAPPED)
     refs = row[REFCOUNT] + jnp.where(remapped, seen.count, 0)
     refs = refs - jnp.where(unmapped, seen.count, 0)
-    # As many PTEs in the place of a leaf.
+    # The leaf's one reference becomes one for each PTE.
     refs += jnp.where(plan.halved, folio.pages - 1, 0)
     flags = row[FLAGS] | jnp.where(unmapped, frame.UNMAPPED, 0)
     flags |= jnp.where(plan.taken, frame.LOCKED, 0)
     flags |= jnp.where((act == UNMAP) & seen.dirty, frame.DIRTY, 0)
     flags &= ~jnp.where(mapped, frame.LOCKED | frame.UNMAPPED, 0)
-    # The mark is read and cleared first of all.
+    # batch-copy: with no extra reference the engine copies it; every other step clears
+    # the mark.
     other = (folio.kind == frame.MOVABLE_OPS) | (folio.kind == frame.HUGETLB)
-    takes = (
-        plan.taken & ~other & (refs == frame.cache_refs(flags)) & context.rules.offloads
-    )
+    takes = plan.taken & ~other & context.rules.offloads
+    takes &= refs == frame.cache_refs(flags)
     flags = jnp.where(takes, flags | frame.COPIED, flags & ~frame.COPIED)
-    # Only those whose split has failed are asked again whether they are queued.
-    forgets = (
-        plan.moved
-        & split_first(context.rules, folio.flags)
-        & ~context.rules.requeues_deferred
-    )
+    # A moved folio leaves the deferred split queue, unless this release requeues it.
+    forgets = plan.moved & split_first(context.rules, folio.flags)
+    forgets &= ~context.rules.requeues_deferred
     flags &= ~jnp.where(forgets, frame.SPLIT_QUEUED, 0)
     column = jnp.arange(frame.COLUMNS)
     row = jnp.where(column == REFCOUNT, refs, jnp.where(column == FLAGS, flags, row))
@@ -292,10 +283,9 @@ def _divide(
     """Frames of the pieces of a folio that was split."""
     if len(context.geometry.orders) == 1:
         return state
-    late = (plan.divided | plan.halved) & context.rules.split_flushes_batch
-    cached, ev = tlb.flush_batch(
-        context.rules, state.cached, state.ev, context.at.cpu, late
-    )
+    rules, cpu = context.rules, context.at.cpu
+    late = (plan.divided | plan.halved) & rules.split_flushes_batch
+    cached, ev = tlb.flush_batch(rules, state.cached, state.ev, cpu, late)
     flags = folio.flags | jnp.where(seen.dirty, frame.DIRTY, 0)
     pages = jnp.where(plan.divided, folio.pages, 0)
     rows = piece_rows(state.frame, folio.head, flags, pages, plan.zeros)
@@ -305,19 +295,18 @@ def _divide(
 def _give_back(
     context: Context, state: State, folio: Folio, plan: StepPlan, base: Index
 ) -> State:
-    """Frames and numbers that the step took and gave; `base`: the folio's head now."""
+    """Free frames and `nfree` after the step; `base`: the folio's head now."""
     order = frame.order(folio.flags)
     blank = jnp.where(plan.freed | plan.released, folio.pages, 0)
     rows = free_folio(state.frame, folio.head, blank)
-    # The stack has been read: a frame must not come back before that.
-    head = xla.after(folio.head, base)
-    free, top = alloc.give(
-        context.geometry, state.free, state.top, head, order, plan.gone
-    )
-    node = jnp.arange(context.geometry.nodes)
+    # The frame is pushed only after `_move` has popped the destination.
+    head, geometry = xla.after(folio.head, base), context.geometry
+    free, top = alloc.give(geometry, state.free, state.top, head, order, plan.gone)
+    node = jnp.arange(geometry.nodes)
+    # Unmap reserves a destination, undo returns it, and a move frees the source.
     took = jnp.where(plan.taken, folio.counted, 0)
     back = jnp.where(plan.undone | plan.released, folio.counted, 0)
-    home = folio.head // jnp.int32(context.geometry.frames_per_node)
+    home = folio.head // jnp.int32(geometry.frames_per_node)
     nfree = state.nfree + jnp.where(node == context.at.node, back - took, 0)
     nfree += jnp.where((node == home) & plan.gone, folio.counted, 0)
     return state.set(frame=rows, free=free, top=top, nfree=nfree)

@@ -1,1 +1,1 @@
-"""Unmap, flush, copy and remap on lanes of base pages, and free frames."""
+"""The phases (unmap, flush, copy, remap) on lanes of base pages, and free frames."""

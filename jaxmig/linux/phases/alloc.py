@@ -1,9 +1,9 @@
 """Free frames: a stack of blocks for each node and folio order, and one number a node.
 
-An allocation of order n succeeds if 2^n base pages are free on the node; which frames
-it gets is the model's affair (see machine.py).  Between unmap and move a destination is
-reserved in the number and taken from the stack at the move, so that a folio that fails
-in between returns nothing but the number.
+An allocation of order n succeeds if 2^n base pages are free on the node; Linux does not
+fix which frames it gets, here they are the top of the stack (see machine.py).  At the
+unmap a destination is only subtracted from `nfree`; it is popped at the move, so that a
+folio that fails in between has no frame to return.
 
 Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrate.c.
 """
@@ -32,9 +32,8 @@ C = TypeVar("C")
 
 def pool_of(geometry: Geometry, order: Index) -> Index:
     """Number of the pool that serves an order in use."""
-    return sum((order > o).astype(jnp.int32) for o in geometry.orders[:-1]) + jnp.int32(
-        0
-    )
+    smaller = geometry.orders[:-1]
+    return sum(((order > o).astype(jnp.int32) for o in smaller), jnp.int32(0))
 
 
 def reserve(m: Machine, node: Index, pages: Index) -> Machine:
@@ -43,9 +42,8 @@ def reserve(m: Machine, node: Index, pages: Index) -> Machine:
 
 
 def _slot(geometry: Geometry, node: Index, pool: Index, top: Index) -> Index:
-    return (
-        node * geometry.slots_per_node + _of(geometry.stack_start, geometry, pool) + top
-    )
+    start = node * geometry.slots_per_node
+    return start + _of(geometry.stack_start, geometry, pool) + top
 
 
 def _spot(geometry: Geometry, node: Index, pool: Index) -> Bool[Array, "nodes orders"]:
@@ -60,7 +58,17 @@ def _top(top: Tops, spot: Bool[Array, "nodes orders"]) -> Index:
 def take(
     geometry: Geometry, free: Slots, top: Tops, node: Index, order: Index, live: Flag
 ) -> tuple[Tops, Index]:
-    """The stacks without a reserved block, if `live`, and its head frame."""
+    """Pop the destination of a folio, which is reserved already.
+
+    Args:
+      free, top: Machine.free and Machine.top.
+      node: int32, on which node.
+      order: int32, the folio's.
+      live: whether there is one; if not, the tops stay.
+    Returns:
+      int32[nodes, orders] tops; int32, the head frame.
+    Source: alloc_migration_target() in mm/migrate.c.
+    """
     pool = pool_of(geometry, order)
     spot = _spot(geometry, node, pool)
     slot = _slot(geometry, node, pool, jnp.maximum(_top(top, spot) - 1, 0))
@@ -70,11 +78,21 @@ def take(
 def give(
     geometry: Geometry, free: Slots, top: Tops, head: Index, order: Index, live: Flag
 ) -> tuple[Slots, Tops]:
-    """The stacks with a freed block on them, if `live`.
+    """Push the frames of a folio that was freed.
 
-    A base page that was split off a large folio stays in its old pool's range: nothing
-    asks for that range again, so it is not pushed.
+    A piece of a split folio lies in the pool of the folio's order, whose blocks it cannot
+    serve: it is not pushed.
+
+    Args:
+      free, top: Machine.free and Machine.top.
+      head: int32, the folio's head frame.
+      order: int32, its order.
+      live: whether there is one; if not, nothing changes.
+    Returns:
+      int32[slots] stacks; int32[nodes, orders] tops.
+    Source: free_unref_page() in mm/page_alloc.c.
     """
+    # A block goes back to the node that it lies on, in the pool of its order.
     pool, node = pool_of(geometry, order), head // np.int32(geometry.frames_per_node)
     offset = head - node * geometry.frames_per_node
     home = live & (offset >= _of(geometry.pool_start, geometry, pool))
@@ -88,7 +106,7 @@ def give(
 
 
 def _of(number: Callable[[int], int], geometry: Geometry, pool: Index) -> Index:
-    """A number that each pool has, of one of them; choices fold, a table would not."""
+    """`number(pool)` for a pool that is data; selects fuse, a lookup table would not."""
     found = jnp.int32(number(0))
     for k in range(1, len(geometry.orders)):
         found = jnp.where(pool == k, number(k), found)
@@ -98,12 +116,15 @@ def _of(number: Callable[[int], int], geometry: Geometry, pool: Index) -> Index:
 def take_many(
     m: Machine, node: Index, window: Window, wanted: Mask
 ) -> tuple[Machine, Lanes]:
-    """A folio on `node` for each of those that are wanted; there must be enough.
+    """Allocate a destination on `node` for each folio that moves; there must be enough.
 
     Args:
-      wanted: folio lanes that move.
+      node: int32.
+      window: the folios.
+      wanted: bool[lanes], those that move.
     Returns:
       The machine; int32[lanes], head frames, NOWHERE where none is wanted.
+    Source: alloc_migration_target() in mm/migrate.c.
     """
     nothing = jnp.full_like(window.head, NOWHERE)
 
@@ -111,6 +132,7 @@ def take_many(
         top, dst = carry
         mine = of_pool(m.geometry, window, wanted, pool)
         (count,) = lanes.totals(mine)
+        # Of most orders a window has no folio: their stacks are not read.
         pop = functools.partial(_pop, m, top, node, pool, mine)
         found = jax.lax.cond(count > 0, pop, lambda: nothing) if window.large else pop()
         return top.at[node, pool].add(-count), jnp.minimum(dst, found)
@@ -134,6 +156,12 @@ def each_pool(
     """`step` for every pool that a window's folios may come from, one after another.
 
     A loop, so that a program does not grow with the number of orders.
+
+    Args:
+      step: (int32 pool, carry) -> carry.
+      start: the carry before the first pool.
+    Returns:
+      The carry after the last one.
     """
     if not window.large:
         return step(jnp.int32(0), start)
@@ -141,12 +169,18 @@ def each_pool(
 
 
 def of_pool(geometry: Geometry, window: Window, folios: Mask, pool: Index) -> Mask:
-    """The folios of one pool."""
+    """The folios of one pool.
+
+    Args:
+      folios: bool[lanes], folios of the window.
+      pool: int32, number of an order in `geometry.orders`.
+    Returns:
+      bool[lanes].
+    """
     if not window.large:
         return folios
-    return folios & (
-        frame.order(window.flags) == _of(lambda k: geometry.orders[k], geometry, pool)
-    )
+    order = _of(lambda k: geometry.orders[k], geometry, pool)
+    return folios & (frame.order(window.flags) == order)
 
 
 def _counted(window: Window) -> Lanes:
@@ -157,12 +191,15 @@ def _counted(window: Window) -> Lanes:
 
 
 def give_many(m: Machine, window: Window, head: Lanes, freed: Mask) -> Machine:
-    """Put folios back on the stacks of their nodes.
+    """Free folios: push their frames on the stacks of their nodes.
+
+    Pieces of split folios are not pushed, see `give`.
 
     Args:
-      head: int32[lanes], their head frames.
-
-    Base pages that were split off a larger folio are not pushed, see `give`.
+      head: int32[lanes], the folios' old head frames.
+      freed: bool[lanes], folios that leave them.
+    Returns:
+      The machine with free, top and nfree changed.
     """
     g = m.geometry
     home = head // np.int32(g.frames_per_node)
@@ -177,9 +214,8 @@ def give_many(m: Machine, window: Window, head: Lanes, freed: Mask) -> Machine:
         def push(pool: Index, carry: tuple[Slots, Tops]) -> tuple[Slots, Tops]:
             return _push(g, carry, node, pool, head, of_pool(g, window, mine, pool))
 
-        free, top = xla.when(
-            count > 0, lambda c: each_pool(g, window, push, c), carry[:2]
-        )
+        every = functools.partial(each_pool, g, window, push)
+        free, top = xla.when(count > 0, every, carry[:2])
         return free, top, carry[2].at[node].add(pages)
 
     free, top, nfree = jax.lax.fori_loop(0, g.nodes, give, (m.free, m.top, m.nfree))
@@ -195,6 +231,7 @@ def _push(
     mine: Mask,
 ) -> tuple[Slots, Tops]:
     free, top = carry
+    # Pieces of split folios lie outside the pool of order 0: see `give`.
     if len(geometry.orders) > 1:
         offset = head - node * geometry.frames_per_node
         mine &= offset >= _of(geometry.pool_start, geometry, pool)

@@ -1,4 +1,4 @@
-"""Phase 3: contents and the folio's identity move to the destination frames.
+"""Phase 3: contents and rows of folios move to the destination frames.
 
 Source: folio_migrate_mapping(), folio_copy(), folio_migrate_flags() in mm/migrate.c.
 """
@@ -20,36 +20,44 @@ Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 Pairs = Int32[Array, "room 2"]
 PIECE: Final = 128  # words of a base page that are copied at a time
-CACHED: Final = 128  # base pages: half a MiB, what stays in a second-level cache
-GATHERED: Final = 1 << 16  # base pages that other devices gather at a time
-TOGETHER: Final = 4  # base pages that are copied in turn
+CACHED: Final = 128  # base pages of a gather: half a MiB stays in a CPU's L2 cache
+GATHERED: Final = 1 << 16  # base pages of a gather on other devices
+TOGETHER: Final = 4  # base pages whose pieces are copied alternately
 
 
 @pytree
 class Copies:
     """Contents that are still to be copied, by order of their folios.
 
-    While a call goes on nobody else looks at memory: copying one after the other what
-    was moved one after the other leaves the same bytes, whenever it is done.  The loop
-    that keeps the books then touches little, and the copy is a loop of its own.  Blocks
-    of two orders never overlap, but for pieces of a split folio, which are only read.
+    Nothing else reads memory during a call: copies that are done later, in the order of
+    the moves, leave the same bytes.  The loop over folios then needs no contents, and the
+    copies run in a loop of their own.  Blocks of two orders overlap only in pieces of a
+    split folio, which are sources, never destinations.
     """
 
-    pairs: Int32[Array, "orders*room 2"]  # source and destination
-    count: Int32[Array, " orders"]
+    pairs: Int32[Array, "orders*room 2"]  # head frames: source and destination
+    count: Int32[Array, " orders"]  # folios that wait
 
     @property
     def room(self) -> int:
-        """Folios of one order that can wait."""
+        """The most folios of one order that can wait."""
         return self.pairs.shape[0] // self.count.shape[0]
 
     @property
     def full(self) -> Flag:
-        """Whether one more might not fit."""
+        """Whether one more folio of some order would not fit."""
         return (self.count >= self.room).any()
 
     def add(self, pool: Index, src: Index, dst: Index, when: Flag) -> "Copies":
-        """These and one more, if `when`; there must be room."""
+        """These and one more; there must be room.
+
+        Args:
+          pool: int32, number of the folio's order.
+          src, dst: int32, head frames.
+          when: whether there is one; if not, nothing changes.
+        Returns:
+          The copies that wait.
+        """
         mine = jnp.arange(self.count.shape[0]) == pool
         at = pool * self.room + jnp.where(mine, self.count, 0).sum(dtype=jnp.int32)
         pair = jnp.where(jnp.arange(2) == 0, src, dst)
@@ -64,11 +72,10 @@ def no_copies(orders: int, room: int) -> Copies:
 
 @jax.named_scope("folio_copy")
 def copy_folios(orders: tuple[int, ...], memory: Array, copies: Copies) -> Array:
-    """Copy what waits, folio after folio."""
+    """Copy the folios that wait, one after the other (folio_copy() in mm/util.c)."""
     for k, order in enumerate(orders):
-        pairs = jax.lax.slice_in_dim(
-            copies.pairs, k * copies.room, (k + 1) * copies.room
-        )
+        room = copies.room
+        pairs = jax.lax.slice_in_dim(copies.pairs, k * room, (k + 1) * room)
         blocks, in_turn = _blocks(1 << order)
         cpu = in_turn if xla.marks() else blocks
         memory = jax.lax.platform_dependent(
@@ -79,7 +86,7 @@ def copy_folios(orders: tuple[int, ...], memory: Array, copies: Copies) -> Array
 
 @functools.cache
 def _blocks(size: int) -> tuple[Any, Any]:
-    """Copies of folios of `size` pages: each in one piece, and as a CPU likes it."""
+    """Two loops that copy folios of `size` pages: whole folios, and pieces for a CPU."""
 
     def blocks(memory: Array, pairs: Pairs, count: Index) -> Array:
         def one(i: Index, memory: Array) -> Array:
@@ -90,7 +97,7 @@ def _blocks(size: int) -> tuple[Any, Any]:
         return jax.lax.fori_loop(0, count, one, memory)
 
     def pieces(memory: Array, pairs: Pairs, count: Index) -> Array:
-        # What is read waits in registers and in the first-level cache to be written.
+        # A piece is written while it is in registers and the first-level cache.
         each = size * (WORDS // PIECE)
 
         def one(i: Index, memory: Array) -> Array:
@@ -130,10 +137,20 @@ def move_rows(
     order: Index,
     live: Flag,
 ) -> Array:
-    """Give `dst` what `src` was, if `live`; the rows of `src` are blank then.
+    """Move a folio's rows to its destination; those of `src` become blank.
 
-    Chains come along by their heads; the page cache's references are dst's from here
-    on, and extra ones cannot exist any more.  Each order has a block of its own size.
+    The rows hold the first entries of its rmap chains and the references of the page
+    cache; a folio with extra references is never moved.
+
+    Args:
+      orders: those of the machine's folios: a block of rows has the size of one.
+      rows: Machine.frame.
+      src, dst: int32, head frames.
+      order: int32, the folio's.
+      live: whether it moves; if not, nothing changes.
+    Returns:
+      int32[frames, 4].
+    Source: folio_migrate_mapping(), folio_migrate_flags() in mm/migrate.c.
     """
     for o in orders:
 
@@ -147,6 +164,7 @@ def move_rows(
 
 
 def blank(count: int) -> Array:
+    """int32[count, 4], rows of free frames."""
     return jnp.tile(jnp.asarray([BLANK], jnp.int32), (count, 1))
 
 
@@ -155,7 +173,7 @@ def _slice(array: Array, start: Index, size: int) -> Array:
 
 
 def free_folio(rows: Array, head: Index, pages: Index) -> Array:
-    """Blank the rows of a folio that is no more (`pages` 0: none)."""
+    """Blank the rows of a folio that was freed; 0 pages: of none."""
 
     def page(i: Index, rows: Array) -> Array:
         return xla.put(rows, head + i, blank(1)[0])
@@ -165,10 +183,7 @@ def free_folio(rows: Array, head: Index, pages: Index) -> Array:
 
 @jax.named_scope("folio_copy")
 def copy(m: Machine, src: Lanes, dst: Lanes) -> Machine:
-    """Copy base pages.
-
-    Lanes without a destination stay as they are.
-    """
+    """Copy base pages; lanes without a destination are not copied."""
     if m.memory is None:
         return m
 
@@ -183,7 +198,7 @@ def copy(m: Machine, src: Lanes, dst: Lanes) -> Machine:
 
 @jax.custom_batching.custom_vmap
 def _on_gpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
-    # Whoever has no GPU need not wait until it is loaded.
+    # Imported here: Pallas takes time to load, and needs a GPU.
     from jaxmig.linux.phases.gpucopy import copy_pages
 
     return copy_pages(memory, src, dst)
@@ -193,7 +208,7 @@ def _on_gpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
 def _many_on_gpu(
     _: int, batched: list[bool], memory: Array, src: Lanes, dst: Lanes
 ) -> tuple[Array, bool]:
-    # The kernel knows of one memory.
+    # The kernel has no batched form.
     axes = tuple(0 if b else None for b in batched)
     rows = functools.partial(_by_rows, step=GATHERED)
     return jax.vmap(rows, in_axes=axes)(memory, src, dst), True
@@ -216,8 +231,8 @@ def _by_rows(memory: Array, src: Lanes, dst: Lanes, step: int) -> Array:
 @jax.custom_batching.custom_vmap
 def _on_cpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
     last = jnp.where(dst == NOWHERE, 0, jnp.arange(1, dst.shape[0] + 1)).max()
-    # A page that stays is copied onto itself: a branch would cost more.  Lanes without a
-    # page do so with one of the list: frame 0 might be somebody's destination.
+    # A page that stays is copied onto itself: a branch would cost more.  Padding lanes copy
+    # a source page onto itself: frame 0 might be a destination of another lane.
     here = jnp.where(src == NOWHERE, src.min(), src)
     there = jnp.where(dst == NOWHERE, here, dst)
     return xla.whole(_by_pieces, memory, here, there, last)
@@ -227,17 +242,17 @@ def _on_cpu(memory: Array, src: Lanes, dst: Lanes) -> Array:
 def _many_on_cpu(
     _: int, batched: list[bool], memory: Array, src: Lanes, dst: Lanes
 ) -> tuple[Array, bool]:
-    # Slices at indices of their own would become scatters, which may not be whole.
+    # vmap turns slices into scatters, which `xla.whole` must not hold.
     axes = tuple(0 if b else None for b in batched)
     rows = functools.partial(_by_rows, step=CACHED)
     return jax.vmap(rows, in_axes=axes)(memory, src, dst), True
 
 
 def _by_pieces(memory: Array, src: Lanes, dst: Lanes, count: Index) -> Array:
-    """Copy 512 bytes at a time of TOGETHER pages.
+    """Copy 512 bytes at a time of each of TOGETHER pages.
 
-    Reads and writes overlap only if little is read before it is written, and the first
-    lines of one page need not wait for those of another.
+    Short pieces let reads and writes overlap, and the cache misses at the beginning of
+    several pages are in flight together.
     """
     pieces = WORDS // PIECE
 

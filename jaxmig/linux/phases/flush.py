@@ -1,9 +1,9 @@
-"""Phase 2: drop every translation that unmap made stale, and count what that takes.
+"""Phase 2: drop every translation that unmap made stale, and count flushes and IPIs.
 
-For all batches of a call at once.  A batch owes one round to the union of the masks of
-the address spaces whose entries it cleared; an entry whose flush was not put off owes a
-round of its own.  What has to be dropped is the same whichever batch asks, because
-nobody refills a TLB in between: it is collected and done once at the end.
+For all batches of a window at once.  A batch sends one flush (a round) to the union of
+the mm_cpumask() of the address spaces that it has in tlb_ubc; an entry whose flush is not
+deferred has a round of its own.  No TLB is filled during a call, so that translations
+can be dropped together, once the rounds are counted.
 
 Source: should_defer_flush(), set_tlb_ubc_flush_pending(), try_to_unmap_flush() in
 mm/rmap.c, arch_tlbbatch_flush() in arch/x86/mm/tlb.c, Linux 6.3.
@@ -25,31 +25,31 @@ from jaxmig.state.machine import NOWHERE, Cpus, Machine, Tlb
 from jaxmig.state.pytree import pytree
 
 Index = Int32[Array, ""]
-GROUP: Final = 64  # batches whose masks are united at a time
+GROUP: Final = 64  # batches whose masks are combined at a time
 
 
 @pytree
 class CallFlushes:
-    """What a call owes, while its windows go by."""
+    """Flushes of a call, pending and counted, from window to window."""
 
-    open: Bool[Array, " mms"]  # of the batch that the next window continues
-    # The last PTE of the open batch that was left to its flush, and the last PMD that
-    # was flushed at once, of what the migrating CPU runs itself (see `flush_requests.py`).
+    open: Bool[Array, " mms"]  # pending in the batch that the next window continues
+    # When the open batch last deferred the flush of a PTE, and last flushed a PMD, of the
+    # address space that the migrating CPU runs (see `flush_requests._times`).
     deferred: Index
     caught_up: Index
     one: Int32[Array, " mms"]  # rounds of one entry
     whole: Int32[Array, " mms"]  # rounds of one PMD: CPUs flush everything
     rounds: Int32[Array, " mms"]  # batches that had something of an mm pending
-    emptied: Bool[Array, " cpus"]  # CPUs that have dropped everything
+    emptied: Bool[Array, " cpus"]  # CPUs that have flushed everything
 
 
 @pytree
 class FlushRequests:
-    """What the folios of one window ask for, by address space."""
+    """Flushes that the folios of one window need, by address space."""
 
-    pending: Bool[Array, " mms"]  # a batch's flush
-    one: Int32[Array, " mms"]
-    whole: Int32[Array, " mms"]
+    pending: Bool[Array, " mms"]  # some flush is deferred to a batch's
+    one: Int32[Array, " mms"]  # immediate flushes of one entry
+    whole: Int32[Array, " mms"]  # and of one PMD
 
 
 def no_flushes(cpus: Cpus) -> CallFlushes:
@@ -71,22 +71,26 @@ def close(
     """One round for each batch that has something pending.
 
     Args:
-      pending: of each batch that ends, address spaces with flushes left to it.
-      current: batches after whose last such PTE the migrating CPU flushed everything.
+      flushes: the call's so far.
+      cpu: int32, the migrating CPU.
+      pending: of each batch that ends, address spaces with deferred flushes.
+      current: batches on whose flush the migrating CPU has nothing left to drop: it
+        flushed everything after the last PTE that was deferred.
     Returns:
-      Events and flushes rounds with these.
+      Events and flushes with these rounds.
+    Source: try_to_unmap_flush() in mm/rmap.c, arch_tlbbatch_flush() in
+    arch/x86/mm/tlb.c.
     """
     if rules.broadcasts:
-        # Invalidations are under way since the unmap; this waits for their end.
+        # arm64 has sent its TLBIs at the unmap: this only waits for their end.
         rounds = pending.any(axis=1).sum(dtype=jnp.int32)
         return ev.add(flushes_batch=rounds), flushes
     if cpus.mask.shape[0] == 1:
         some = pending[:, 0]
         n, up_to_date = lanes.totals(some, some & current)
         union = cpus.mask[0] & (n > 0)
-        return _round(
-            rules, ev, flushes, cpus, cpu, union[None], n, n[None], up_to_date
-        )
+        counts = (n, n[None], up_to_date)
+        return _round(rules, ev, flushes, cpus, cpu, union[None], *counts)
     return _close_many(rules, ev, flushes, cpus, cpu, pending, current)
 
 
@@ -134,7 +138,7 @@ def _round(
 ) -> tuple[Events, CallFlushes]:
     """Count `times` identical rounds to each row of `union`.
 
-    `current`: how many of all these find the migrating CPU with nothing to drop.
+    `current`: in how many of them the migrating CPU has nothing to drop.
     """
     myself = jnp.arange(union.shape[1]) == cpu
     rest = union & ~myself
@@ -144,7 +148,7 @@ def _round(
     mine = union & myself & ~cpus.lazy
     local = mine.any(axis=1).sum(dtype=jnp.int32) * times
     local -= jnp.where(mine.any(), current, 0)
-    # One INVLPGB reaches everybody without an interrupt or a counter.
+    # One INVLPGB reaches all CPUs without an interrupt or a counter.
     ipis, requests, heard, local = (
         jnp.where(rules.invlpgb, 0, n) for n in (ipis, requests, heard, local)
     )
@@ -161,7 +165,15 @@ def _round(
 def count_immediate(
     rules: Rules, ev: Events, flushes: CallFlushes, cpus: Cpus, cpu: Index
 ) -> Events:
-    """The rounds of one entry each, summed over the call."""
+    """Count the immediate flushes of a call.
+
+    Args:
+      flushes: how many there are of each address space, and of rounds of batches.
+      cpu: int32, the migrating CPU.
+    Returns:
+      Events with requests, IPIs and local flushes.
+    Source: flush_tlb_mm_range(), flush_tlb_func() in arch/x86/mm/tlb.c.
+    """
     one, whole = flushes.one, flushes.whole
     if rules.broadcasts:
         return ev.add(flushes_immediate=(one + whole).sum())
@@ -175,7 +187,7 @@ def count_immediate(
     broadcast &= rules.invlpgb
     requested, hit = requested & ~broadcast, hit & ~broadcast[:, None]
     mine &= ~broadcast
-    # A CPU that is behind flushes everything once, unless it has done so already.
+    # A CPU that is behind in tlb_gen flushes everything once, if no earlier flush did.
     behind = mine & (cpus.gen[cpu] != cpus.mm_gen) & (flushes.rounds == 0) & (one > 0)
     behind &= whole == 0
     pages, all_of_it = jnp.where(mine, one - behind, 0), jnp.where(mine, whole, 0)
@@ -202,54 +214,68 @@ def _reached(
 ) -> Bool[Array, " cpus"]:
     """CPUs that run an address space of which something is flushed; lazy ones not.
 
-    Only those in its mask are told, unless by an INVLPGB.
+    A flush reaches those in its mm_cpumask(), an INVLPGB all.
     """
     loaded = jnp.clip(cpus.mm, 0, cpus.mask.shape[0] - 1)
-    told = cpus.mask[loaded, jnp.arange(loaded.shape[0])] | rules.invlpgb
-    return moved[loaded] & (cpus.mm != NOWHERE) & ~cpus.lazy & told
+    there = cpus.mask[loaded, jnp.arange(loaded.shape[0])] | rules.invlpgb
+    return moved[loaded] & (cpus.mm != NOWHERE) & ~cpus.lazy & there
 
 
 def _behind(cpus: Cpus) -> Bool[Array, " cpus"]:
-    """CPUs that had flushes to catch up with before the call."""
+    """CPUs whose tlb_gen was behind that of their mm before the call."""
     return cpus.gen != cpus.mm_gen[jnp.clip(cpus.mm, 0, cpus.mask.shape[0] - 1)]
 
 
 def drop(rules: Rules, m: Machine, asked: FlushRequests, emptied: Array) -> Machine:
-    """The flush itself: CPUs drop what the folios of a window have made stale.
+    """CPUs drop the translations that a window's unmap phase made stale.
 
-    A CPU that the call has emptied has nothing left: nobody fills its TLB meanwhile.
+    Args:
+      asked: the window's flushes.
+      emptied: bool[cpus], CPUs that flushed everything earlier in the call; their TLBs
+        are still empty.
+    Returns:
+      The machine with its TLBs changed.
+    Source: flush_tlb_func() in arch/x86/mm/tlb.c.
     """
     c = m.cpus
     moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
     if rules.broadcasts:
         return _drop_stale(m, jnp.ones_like(c.lazy), moved.any())
-    full, single = _told(rules, c, asked, moved)
+    full, single = _flushing(rules, c, asked, moved)
     m = tlb.drop_all_sizes(m, full & ~emptied)
     return _drop_stale(m, single & ~emptied, moved.any())
 
 
-def _told(
+def _flushing(
     rules: Rules, cpus: Cpus, asked: FlushRequests, moved: Bool[Array, " mms"]
 ) -> tuple[Bool[Array, " cpus"], Bool[Array, " cpus"]]:
-    """CPUs that drop everything, and those that drop single pages."""
+    """CPUs that flush everything, and those that flush single pages."""
     reached = _reached(rules, cpus, moved)
-    told = (cpus.mask & asked.pending[:, None]).any(axis=0)
-    told |= asked.pending.any() & rules.invlpgb
+    batch = (cpus.mask & asked.pending[:, None]).any(axis=0)
+    batch |= asked.pending.any() & rules.invlpgb
     whole = _reached(rules, cpus, asked.whole > 0)
-    full = reached & (told | whole | _behind(cpus))
+    full = reached & (batch | whole | _behind(cpus))
     return full, reached & ~full
 
 
 def emptied(rules: Rules, cpus: Cpus, asked: FlushRequests) -> Bool[Array, " cpus"]:
-    """CPUs that `drop` empties."""
+    """CPUs that flush everything in `drop`."""
     moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
     if rules.broadcasts:
         return jnp.zeros_like(cpus.lazy)
-    return _told(rules, cpus, asked, moved)[0]
+    return _flushing(rules, cpus, asked, moved)[0]
 
 
 def catch_up(rules: Rules, m: Machine, flushes: CallFlushes, cpu: Index) -> Machine:
-    """The generations after all rounds of a call, and a lazy CPU's leave."""
+    """tlb_gen of address spaces and CPUs after all flushes of a call.
+
+    Args:
+      flushes: the call's.
+      cpu: int32, the migrating CPU; if lazy and alone in the mask, it leaves the mm.
+    Returns:
+      The machine with its CPUs, and the TLB of that one, changed.
+    Source: inc_mm_tlb_gen(), flush_tlb_func() in arch/x86/mm/tlb.c.
+    """
     c = m.cpus
     if rules.broadcasts:
         return m
@@ -258,11 +284,10 @@ def catch_up(rules: Rules, m: Machine, flushes: CallFlushes, cpu: Index) -> Mach
     myself = jnp.arange(c.lazy.shape[0]) == cpu
     loaded = jnp.clip(c.mm, 0, mms - 1)
     reached = _reached(rules, c, moved)
-    # Generations only ever tell whether a CPU is behind: one step stands for many.
+    # Only whether a CPU is behind matters afterwards: one increment stands for many.
     gen = c.mm_gen + moved
-    cpus = dataclasses.replace(
-        c, mm_gen=gen, gen=jnp.where(reached, gen[loaded], c.gen)
-    )
+    caught_up = jnp.where(reached, gen[loaded], c.gen)
+    cpus = dataclasses.replace(c, mm_gen=gen, gen=caught_up)
     alone = ~(c.mask[loaded[cpu]] & ~myself).any()
     leaves = alone & c.lazy[cpu] & (c.mm[cpu] != NOWHERE) & moved[loaded[cpu]]
     cpus = tlb.leave(rules, cpus, cpu, leaves)
@@ -270,22 +295,23 @@ def catch_up(rules: Rules, m: Machine, flushes: CallFlushes, cpu: Index) -> Mach
 
 
 def _drop_stale(
-    m: Machine, told: Bool[Array, " cpus"], some: Bool[Array, ""]
+    m: Machine, cpus: Bool[Array, " cpus"], some: Bool[Array, ""]
 ) -> Machine:
-    """Drop page by page: what no longer agrees with the page table, or is marked."""
+    """CPUs drop pages whose entry has changed, or whose frame is marked FLUSHED."""
 
     def stale(tlbs: Tlb) -> Bool[Array, "sets cpus*ways"]:
         there = jnp.clip(tlbs.pfn, 0, m.frame.shape[0] - 1)
         marked = frame.has(m.frame[there, frame.FLAGS], frame.FLUSHED)
-        return (_differs(m, tlbs) | marked) & tlb.lanes_of(told, tlbs)[None]
+        return (_differs(m, tlbs) | marked) & tlb.lanes_of(cpus, tlbs)[None]
 
-    return _without(m, told.any() & some, stale)
+    return _without(m, cpus.any() & some, stale)
 
 
 def forget(m: Machine, some: Bool[Array, ""]) -> Machine:
-    """Drop, on every CPU, what others than this call have flushed, if there is any.
+    """Drop, on every CPU, translations that others than this call have flushed.
 
-    A process that let a page go, and a driver whose page moved, flush by themselves.
+    A process that unmapped a page flushed it, and so did the driver of a moved page.
+    `some`: whether there was any.
     """
     return _without(m, some, lambda t: _differs(m, t))
 
@@ -307,8 +333,8 @@ def _kept(
     some: Bool[Array, ""],
     stale: Callable[[Tlb], Bool[Array, "sets cpus*ways"]],
 ) -> Tlb:
-    # The page table is read in a conditional of its own, before anything is written: in
-    # the loop that writes, XLA would copy it.
+    # The page table is read in a conditional of its own: in the loop that writes, XLA would
+    # copy the table.
     no = jnp.zeros(tlb.entry.shape, bool)
     dead = jax.lax.cond(some, lambda: stale(tlb), lambda: no)
     entry = xla.when(some, lambda e: jnp.where(dead, NOWHERE, e), tlb.entry)

@@ -30,6 +30,8 @@ def copy_pages(memory: Array, src: Lanes, dst: Lanes, interpret: bool = False) -
       memory: uint32[frames, 1024].
       src, dst: int32[lanes]; NOWHERE in `dst`: nothing is copied.
       interpret: run by JAX operations, on any device.
+    Returns:
+      uint32[frames, 1024].
     """
     whole = pl.BlockSpec(memory_space=pl.ANY)
     copied: Any = pl.pallas_call(

@@ -1,7 +1,7 @@
 """Phase 4: migration entries become entries of the destination, or of the source again.
 
-The destination is what the source was, and the source's row is blank: all rows are
-written once, when everything about them is known.
+The destination gets the source's row, and the source a blank one; this phase writes
+every row once.
 
 Nothing is flushed: no TLB can hold a migration entry.
 
@@ -31,20 +31,24 @@ def remap(
     known: Known,
     held: HeadChanges,
 ) -> Machine:
-    """Map pages wherever a migration entry stands for them, and unlock their folios.
+    """Replace migration entries by present ones, and unlock the folios.
 
     Args:
       src: int32[lanes], frames of the pages.
-      dst: int32[lanes], where they are now; NOWHERE: where they were.
-      pages: those that were unmapped, heads that refused to be, and pages that are no
-        more, whose rows are blank as those of `src` are.
-      known: their rows and entries, as unmapping left them.
-      held: what unmapping made of the rows.
+      dst: int32[lanes], frames of those that moved; NOWHERE: not moved.
+      pages: bool[lanes] each: pages that were unmapped, heads whose unmap failed at the
+        first entry, and pages that were freed, whose rows become blank.
+      known: their rows and entries, as the unmap phase left them.
+      held: what the unmap phase changed in the rows.
+    Returns:
+      The machine with frame and pte changed.
+    Source: remove_migration_pte() in mm/migrate.c, remove_migration_pmd() in
+    mm/huge_memory.c.
     """
     row, (unmapped, refused, gone) = known.row, pages
     moved = dst != NOWHERE
     page = jnp.where(moved, dst, src)
-    # Kind and owner stand in every row, whether the folio is dirty in its head's.
+    # Kind and EXCLUSIVE_MAP are in every row of a folio, DIRTY only in its head's.
     flags = row[:, FLAGS]
     anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
 
@@ -60,6 +64,7 @@ def remap(
     first = jnp.where(unmapped, row[:, frame.RMAP], NOWHERE)
     start = (m, first, jnp.zeros_like(first))
     m, _, count = lanes.along_chains(m.geometry.shared, write, start)
+    # A reference and a mapcount for each entry restored; the migration's flags end.
     new = lanes.columns(
         row[:, REFCOUNT] + jnp.where(unmapped, held.maps, 0),
         row[:, MAPCOUNT] + count,

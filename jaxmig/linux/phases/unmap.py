@@ -1,8 +1,7 @@
 """Phase 1: replace every entry of a folio by a migration entry.
 
-Each entry is cleared and its flush is either sent at once or left to the batch.  A page
-that may be pinned and is exclusive refuses: its entry is cleared, flushed and put back
-as it was, and the walk ends.
+Each entry is cleared, and flushed immediately or by its batch's flush.  If an exclusive
+page may be pinned, its entry is cleared, flushed and restored, and the walk fails.
 
 Source: try_to_migrate_one(), set_pmd_migration_entry(), should_defer_flush() in
 mm/rmap.c and mm/huge_memory.c, Linux 6.3.
@@ -24,11 +23,11 @@ from jaxmig.state.window import Window
 
 @pytree
 class HeadChanges:
-    """What unmapping makes of the rows of pages."""
+    """What unmapping changes in the rows of pages."""
 
     maps: Lanes  # entries of the folio, in its head's lane: a reference each
-    lost: Lanes  # references that were found gone, in its head's lane
-    dirty: Mask  # the page's folio, or an entry of it
+    lost: Lanes  # extra references that ended, in its head's lane
+    dirty: Mask  # whether the page's folio is, or an entry of it
 
 
 @jax.named_scope("try_to_migrate")
@@ -42,16 +41,18 @@ def unmap(
 ) -> tuple[Machine, Known]:
     """Write migration entries for base pages; lock their folios.
 
+    The flushes that this takes are worked out in `flush_requests.py`.
+
     Args:
       known: rows and entries of the pages, as they are.
-      pages: those that are unmapped; heads whose first entry is flushed and put back as
-        it was, which are marked until then.
-      held: what becomes of their rows.
-      seen: somebody looks at the rows before the last phase writes them again.
+      pages: bool[lanes] both: pages that are unmapped; heads whose unmap fails at the
+        first entry, which are marked FLUSHED until the remap phase.
+      held: what changes in their rows.
+      seen: whether the rows are read before the remap phase writes them again.
     Returns:
-      The machine, and what is known of the pages then.
-
-    Which flushes are asked for is `flush_requests.py`'s affair.
+      The machine; rows and entries of the pages as they are then.
+    Source: try_to_migrate_one() in mm/rmap.c, set_pmd_migration_entry() in
+    mm/huge_memory.c.
     """
     row, (where, refused) = known.row, pages
 
@@ -60,7 +61,7 @@ def unmap(
         here = entry != NOWHERE
         old, following = lanes.entry_or(known.words, m, entry)
         bits = old[:, pte.BITS]
-        # For this phase and the last one.
+        # Computed once, for this phase and the remap phase.
         new = xla.once(
             window.page, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
         )
@@ -74,7 +75,7 @@ def unmap(
     if seen:
         rows = lanes.scatter(m.frame, window.page, where | refused, new)
     elif m.conditions is not None:
-        # The flush looks for the marks of those that refused.
+        # The flush phase reads the FLUSHED marks of failed unmaps.
         rows = xla.when(
             lanes.some(refused)[0],
             lambda rows: lanes.scatter(rows, window.page, refused, new),
@@ -93,7 +94,7 @@ def _rows(
 ) -> Int32[Array, "lanes 4"]:
     where, refused = pages
     state = frame.LOCKED | jnp.where(held.maps > 0, frame.UNMAPPED, 0)
-    # The folio is marked before an entry that cannot go is put back.
+    # folio_mark_dirty() comes before an entry is restored.
     dirty = jnp.where(held.dirty, frame.DIRTY, 0)
     state = jnp.where(where & window.is_head, state | dirty, 0)
     state |= jnp.where(refused, frame.FLUSHED | dirty, 0)

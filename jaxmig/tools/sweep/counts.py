@@ -1,10 +1,10 @@
 """What a call counts, without moving a page: for many configurations at once.
 
-What becomes of a folio does not depend on what the folios before it have done, as long
-as nothing couples two batches (`migrate.uncoupled`); so it can be read off the machine
-as it is before the call.  Batch limit and CPU masks then only decide how folios fall into
-batches and whom a flush interrupts: under `vmap` over those two, folios are looked at
-once for all configurations.
+As long as no batch affects another (`migrate.uncoupled`), the outcome of a folio does
+not depend on the folios before it, and follows from the machine before the call.  Batch
+limit and CPU masks then only decide which batch a folio is in and which CPUs a flush
+interrupts: under `vmap` over those two, outcomes are worked out once for all
+configurations.
 
 The functions are those of the call itself, without the writes between them.
 """
@@ -46,14 +46,22 @@ class Sums:
     ev: Events
     stats: Stats
     flushes: CallFlushes
-    next: Index  # the first folio of the list that is not counted yet
+    next: Index  # place on the list of the first folio that is not counted yet
     open: Index  # base pages of the batch that goes on
-    asleep: Index  # folios that would be waited for for ever
-    shift: Int32[Array, " nodes"]  # base pages mapped on each node, the change
+    asleep: Index  # folios that the call would wait for for ever
+    shift: Int32[Array, " nodes"]  # by how many base pages mapped each node has more
 
 
 def countable(rules: Rules, m: Machine, size: int, node: int) -> bool:
-    """Whether `count` serves a call; the arrays must be known."""
+    """Whether `count` serves a call.
+
+    Args:
+      m: the machine, not traced.
+      size: how many folios are on the list.
+      node: the target node.
+    Returns:
+      False for calls whose batches can affect each other, and with hugetlb folios.
+    """
     return not m.geometry.hugetlb and uncoupled(rules, m, size, node)
 
 
@@ -65,9 +73,11 @@ def count(
     Only for calls that are `countable()`, and lists that name a folio once.
 
     Args:
-      call: list, how many of it, node, CPU.
-      limit: base pages that close a batch; serial releases have none.
+      call: int32[folios] head frames; int32: how many are listed, node, migrating CPU.
+      limit: int32, base pages that close a batch; serial releases have none.
       chunk: base pages a window.
+    Returns:
+      The result; int32[nodes], the change of base pages mapped.
     """
     folios, size, node, cpu = call
     most = 1 << m.geometry.orders[-1]
@@ -81,20 +91,16 @@ def count(
         seen, mapped, p = look_and_plan(rules, m, w, put_off)
         pages = of_pages(w, p, batches.batch)
         known = (seen, p, pages, batches, place)
-        ev, flushes, _ = close_batches(
-            rules, sums.ev, sums.flushes, m, cpu, w, known, put_off
-        )
+        ev, flushes = sums.ev, sums.flushes
+        ev, flushes, _ = close_batches(rules, ev, flushes, m, cpu, w, known, put_off)
         ev, stats = count_window(rules, ev, sums.stats, w, (seen, mapped, p, pages))
         if rules.batched:
             ev = ev.add(batches=batches.closed)
         (asleep,) = lanes.totals(p.asleep)
-        asleep, shift = (
-            sums.asleep + asleep,
-            sums.shift + _shift(m, w, seen, pages, node),
-        )
-        return Sums(
-            ev, stats, flushes, sums.next + w.count, batches.open, asleep, shift
-        )
+        asleep += sums.asleep
+        shift = sums.shift + _shift(m, w, seen, pages, node)
+        after = sums.next + w.count
+        return Sums(ev, stats, flushes, after, batches.open, asleep, shift)
 
     none = jnp.int32(0)
     c = Sums(
@@ -109,11 +115,8 @@ def count(
     c = jax.lax.while_loop(lambda c: c.next < size, window, c)
     ev, flushes = c.ev, c.flushes
     if rules.batched:
-        pending, current = (
-            flushes.open[None],
-            (flushes.caught_up > flushes.deferred)[None],
-        )
-        ev, flushes = flush.close(rules, ev, flushes, m.cpus, cpu, pending, current)
+        last = flushes.open[None], (flushes.caught_up > flushes.deferred)[None]
+        ev, flushes = flush.close(rules, ev, flushes, m.cpus, cpu, *last)
         ev = ev.add(batches=c.open > 0)
     ev = flush.count_immediate(rules, ev, flushes, m.cpus, cpu)
     error = jnp.where(c.asleep > 0, SLEEPS, 0)
@@ -133,7 +136,7 @@ def _shift(
     m: Machine, window: Window, seen: PageMaps, pages: Pages, node: Index
 ) -> Int32[Array, " nodes"]:
     """How many more base pages each node maps after a window."""
-    # Those of a driver's pages, too, which nobody walks.
+    # From mapcounts: PageMaps leaves out drivers' pages, which have no rmap.
     maps = window.page_row[:, MAPCOUNT] + seen.pmds * (PMD_PAGES - 1)
     moved = (pages.ends & oc.MOVED) != 0
     home = m.node_of(jnp.where(window.page == NOWHERE, 0, window.page))
