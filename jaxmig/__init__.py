@@ -1,6 +1,7 @@
 """jaxmig: Linux page migration, serial and batched, as a vectorized engine in JAX.
 
-Everything that the commands do is here; modules are imported when they are first used.
+Everything that the commands do can be done from Python with the names below; modules are
+imported when they are first used.
 
 command            Python
 migratepages       compare(); in steps targets.resolve(), then job.run()
@@ -87,7 +88,7 @@ __all__ = [
     "warm_up",
     "workloads",
 ]
-# Where the names are: modules in their folders, and what stands in a module.
+# The folder of each module, and the module of each function or class.
 _MODULES: Final = {
     "advise": "jaxmig.tools.advise",
     "calibrate": "jaxmig.tools.calibrate",
@@ -128,10 +129,10 @@ _OBJECTS: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first asked for.
+    """A public name, imported when it is first used.
 
-    Thus `import jaxmig` is quick, and a command can say something when it is
-    interrupted while jax is imported.
+    So `import jaxmig` is quick, and a command that is interrupted while jax is imported
+    can still print a message.
     """
     if name in _MODULES:
         found = importlib.import_module(_MODULES[name])

@@ -1,6 +1,8 @@
 """The command line: `jaxmig COMMAND ...`, also `python -m jaxmig`.
 
-One module a command, with `run()` (what it does); its options are in `parsers`.
+Each command has a module with its `run()`; its options are in `parsers`.  Everything here
+is about arguments, files and text: nothing is computed, and no other folder imports this
+one.
 """
 
 import gc
@@ -13,9 +15,9 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     if argv is None:
-        # An exception while numpy and jax are imported could end anywhere in them.
+        # KeyboardInterrupt during an import could be caught inside numpy or jax.
         signal.signal(signal.SIGINT, _leave)
-        # Nothing that is imported is garbage; looking for some takes a tenth of it.
+        # Imports make no garbage; looking for it takes a tenth of their time.
         gc.disable()
     from jaxmig.cli import app
 

@@ -21,7 +21,7 @@ HEADERS = ("kernel", "mode", "copy", "batch limit", "pages/s", "p50", "p99", "lo
 
 
 def run(args: argparse.Namespace) -> int:
-    """Try, choose, say why."""
+    """Sweep, choose the fastest within the budget, print it."""
     output.check(args.json, args.csv, *htmlreport.files(args))
     runtime.prepare()
     stall = next(n for n in ("p99", "p50", "max") if getattr(args, n) is not None)
@@ -49,7 +49,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def sweep_of(args: argparse.Namespace) -> Sweep:
-    """What is tried; Usage or Failure where options do not fit together."""
+    """The sweep of all candidates.
+
+    Raises:
+      Usage, Failure: options that do not fit together.
+    """
     profile = machines.load(args.machine or "xeon-2s")
     found = named.target(args.target, args.pid)
     target = whatif.target(args, found, args.cpus or profile.cpus)
@@ -90,7 +94,10 @@ def _show(args: argparse.Namespace, sweep: Sweep, found: Advice) -> None:
 
 
 def _table(found: Advice) -> list[list[str]]:
-    """The best of each; modes differ only where something is in the way of pages."""
+    """The best row of each kernel, mode and engine, without modes that do not differ.
+
+    Modes differ only where a condition keeps pages from moving.
+    """
     alike: dict[tuple[str, ...], list[str]] = {}
     for kernel, mode, *rest in map(_cells, found.rows):
         alike.setdefault((kernel, *rest), []).append(mode)
@@ -117,7 +124,7 @@ def _answer(found: Advice) -> list[str]:
     best, linux = found.best, found.linux
     if best is None:
         return [f"Nothing stays within a {budget}."]
-    # Linux copies on the CPU that migrates; what others need is not in it.
+    # Mainline Linux copies on the CPU that migrates; copy engines need another kernel.
     mine = next((r for r in found.rows if r["copy"] == "cpu"), best)
     own = mine if mine[found.stall] <= found.budget_ns else best
     lines = [f"Within a {budget}: {_chosen(own)}: {_said(own, found.stall)}."]

@@ -1,7 +1,7 @@
-"""From the arguments to a command, and from what goes wrong to an exit code.
+"""From the arguments to a command, and from errors to an exit code.
 
-0 success, 1 failure of what was asked, 2 wrong usage, 130 interrupted; 129 and 143 the
-terminal closed, terminated.
+0: success.  1: the command failed.  2: wrong usage.  130: interrupted.  129: the terminal
+was closed.  143: terminated.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def parser(only: str | None = None) -> Parser:
     """The parser of all commands.
 
     Args:
-      only: the command whose options will be asked for; all of them if there is none.
+      only: the one command whose options are added; None for all commands.
     """
     top = Parser(
         prog="jaxmig",
@@ -81,7 +81,8 @@ def parser(only: str | None = None) -> Parser:
 def main(argv: Sequence[str], alone: bool) -> int:
     """Run a command; returns its exit code.
 
-    `alone`: the process is the command's, with its signals and its streams.
+    Args:
+      alone: the process runs only this command: signals and streams may be changed.
     """
     try:
         if not alone:
@@ -94,7 +95,7 @@ def main(argv: Sequence[str], alone: bool) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    """A command, and what becomes of output that cannot be written."""
+    """Run a command; output that cannot be written becomes a line and an exit code."""
     name = "jaxmig"
     try:
         try:
@@ -107,12 +108,12 @@ def _main(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        pass  # whoever read our output has seen enough
+        pass  # the reader of our output closed it, as `head` does
     except OSError as error:
         where = error.filename or "standard output"
         reason = error.strerror or str(error)
         say(f"{name}: {where}: {reason}; choose another place")
-    # What is still buffered must not fail once more when Python ends.
+    # Python writes what is still buffered at its end, which must not fail again.
     with contextlib.suppress(io.UnsupportedOperation):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
@@ -148,7 +149,7 @@ def _run(name: str, only: str, argv: Sequence[str]) -> int:
 
 
 def _memory_ended(error: Exception) -> bool:
-    """XLA says RESOURCE_EXHAUSTED; whatever else it says is a fault worth a trace."""
+    """Whether memory ended: XLA's RESOURCE_EXHAUSTED; other errors of it get a trace."""
     if isinstance(error, MemoryError):
         return True
     from jax.errors import JaxRuntimeError
@@ -157,14 +158,14 @@ def _memory_ended(error: Exception) -> bool:
 
 
 def _make_streams_safe() -> None:
-    """Any text can be written to both, also where they are closed or know few letters.
+    """Let both streams take any text, also if they are closed or cannot encode it.
 
-    Python has None for a stream that the caller closed, `>&-`; nobody reads it.
+    Python has None for a stream that the caller closed, `>&-`.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        # Names of files and processes need not be text at all.
+        # Names of files and processes may be bytes that are no text.
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -187,7 +188,7 @@ def interruptible() -> Iterator[None]:
                 files.drop()
                 os._exit(128 + got[0])
 
-    # Who ignores a signal (nohup) goes on doing so.
+    # A signal that is ignored from outside (nohup) stays ignored.
     caught = [s for s in ENDS if signal.getsignal(s) != signal.SIG_IGN]
     old = {s: signal.signal(s, lambda *_: None) for s in caught}
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

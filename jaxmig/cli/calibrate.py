@@ -1,4 +1,4 @@
-"""`jaxmig calibrate`: a machine profile from measurements of one's own."""
+"""`jaxmig calibrate`: a machine profile from a user's own measurements."""
 
 import argparse
 import contextlib
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         names = [*args.files, *([args.micro] if args.micro else [])]
         raise Failure(f"{', '.join(names) or '--measure'}: {error}") from None
     text = machines.dumps(found.profile)
-    # What the file says must be what --machine accepts.
+    # --machine must accept the file that is written.
     reader.parse(text, "calibrated", args.output, machines.load)
     output.write(args.output, text)
     for key in found.keys:

@@ -44,9 +44,9 @@ def script(top: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _offer(parser: argparse.ArgumentParser, shell: str) -> None:
-    """Values to choose from, where an option has a type that takes others, too.
+    """Give options whose type takes many values a short list of choices.
 
-    The parser is of no use afterwards: it would refuse those others.
+    Afterwards the parser would refuse other values, so it must not parse any more.
     """
     import shtab
 
@@ -71,10 +71,10 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def add(top: Parser, whole: Callable[[], Parser]) -> None:
-    """The option that prints the script of the whole parser; shtab's offers tcsh too."""
+    """Add the option that prints the whole parser's script; shtab's own offers tcsh too."""
 
     class PrintCompletion(argparse.Action):
-        """Writes the script and leaves."""
+        """Print the script and exit."""
 
         def __call__(self, parser: Any, namespace: Any, values: Any, _: Any) -> None:
             del namespace

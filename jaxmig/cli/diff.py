@@ -13,7 +13,7 @@ from jaxmig.report import diff
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, and say counts first; 0 also where they differ."""
+    """Compare and print, counts first; returns 0 also where the results differ."""
     documents = [_load(name) for name in (args.before, args.after)]
     for name, document in zip((args.before, args.after), documents, strict=True):
         try:

@@ -1,4 +1,4 @@
-"""What ends a command: a line for stderr and an exit code."""
+"""Errors that end a command with one line on stderr and an exit code."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from jaxmig.host.terminal import message as one_line, nearest
 
 
 class Failure(Refused):
-    """What was asked cannot be done; the text says what, where and what to do."""
+    """The command cannot be carried out; the text says what, where and what to do."""
 
 
 class Usage(WrongUse):
@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     example = ""
 
     def format_help(self) -> str:
-        """The example, then what argparse says."""
+        """The example, then argparse's help."""
         head = f"example:\n{self.example}\n" if self.example else ""
         return head + super().format_help()
 
@@ -35,9 +35,9 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """All of them: what a command does not know is its own error, said by name.
+        """Parse all arguments; an unknown option is an error that names it.
 
-        Unknown options come before missing arguments: they are why those seem missing.
+        It is reported before missing arguments, which often follow from it.
         """
         given = list(sys.argv[1:] if args is None else args)
         if self._subparsers is None:
@@ -52,12 +52,12 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         for text in given[: given.index("--")] if "--" in given else given:
             name = text.partition("=")[0]
-            # argparse takes what begins an option's name for the option.
+            # argparse accepts the beginning of an option's name for the option.
             if name.startswith("--") and not any(o.startswith(name) for o in known):
                 self.error(f"{name}: no such option{did_you_mean(name, known)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """A value among those that an option or argument may have."""
+        """Refuse a value that is not among an argument's choices."""
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
             line = f"{value!r}: use {', '.join(known)}{did_you_mean(str(value), known)}"
@@ -65,11 +65,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def did_you_mean(word: str, known: Any) -> str:
-    """The end of a complaint about a word that is none of `known`."""
+    """The end of an error about a word that is none of `known`: the nearest of them."""
     near = nearest(word, known)
     return f"; did you mean {near}?" if near else ""
 
 
 def say(line: str) -> None:
-    """A warning or an error on stderr: one line, whatever is in it."""
+    """Print a warning or an error on stderr, as one printable line."""
     print(one_line(line), file=sys.stderr, flush=True)

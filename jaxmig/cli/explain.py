@@ -13,7 +13,7 @@ WIDTH = 80  # of a file or a pipe
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print step after step."""
+    """Print each step as it is made."""
     runtime.prepare()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
     told = explain.explain(

@@ -1,4 +1,4 @@
-"""Parts of a sweep from processes that share no directory, over JAX's own network."""
+"""Parts of a sweep from processes without a shared directory, sent by JAX collectives."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from jaxmig.cli.errors import Failure, Usage
 
 
 def join(coordinator: str, processes: int, process: int) -> None:
-    """Meet the other processes; before anything else asks JAX for its devices."""
+    """Connect to the other processes; must come before any use of JAX's devices."""
     host, colon, port = coordinator.rpartition(":")
     if not (host and colon and port.isascii() and port.isdigit()):
         raise Usage(f"--coordinator {coordinator!r}: write HOST:PORT, process 0's")
@@ -23,7 +23,7 @@ def join(coordinator: str, processes: int, process: int) -> None:
 
 
 def exchange(parts: list[Path], process: int) -> None:
-    """Every process's part becomes a file beside process 0's own."""
+    """Write every process's part as a file beside the one of process 0."""
     mine = np.frombuffer(parts[process].read_bytes(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(mine.size))
     room = np.zeros(int(sizes.max()), np.uint8)

@@ -1,4 +1,4 @@
-"""`--report FILE.html`: what a command found as one page to hand on."""
+"""`--report FILE.html`: the results of a command as one HTML page."""
 
 import argparse
 import platform
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def files(args: argparse.Namespace) -> list[str]:
-    """The file, if one was asked for. Raises Usage for another kind of it."""
+    """The file's name in a list, which is empty without `--report`.
+
+    Raises:
+      Usage: the name does not end in .html or .htm.
+    """
     if args.report is None:
         return []
     if not args.report.endswith((".html", ".htm")):
@@ -31,7 +35,16 @@ def write(
     assumed: Sequence[str],
     notes: Sequence[str] = (),
 ) -> None:
-    """The page, if one was asked for."""
+    """Write the page, if `--report` was given.
+
+    Args:
+      args: of the command; `report` is the file and `typed` the command line.
+      title: of the page.
+      assumed: lines about the machine that the numbers hold for, and its state.
+      notes: lines at the end.
+    Raises:
+      Failure: the file cannot be written.
+    """
     if args.report is None:
         return
     from jaxmig.show import html
@@ -47,9 +60,9 @@ def write(
     output.write(args.report, html.render(page))
 
 
-def _text(text: str) -> str:
-    """Without what would steer whoever reads the page's source."""
-    return "\n".join(map(printable, text.split("\n")))
+def _text(raw: str) -> str:
+    """`raw` with control characters escaped, which could steer a terminal."""
+    return "\n".join(map(printable, raw.split("\n")))
 
 
 def _versions() -> str:

@@ -1,4 +1,4 @@
-"""The manual page, jaxmig(1), made from the parser: it cannot say what is not so.
+"""The manual page, jaxmig(1), made from the parser so that both always agree.
 
 jaxmig --print-man > jaxmig.1
 """
@@ -19,10 +19,10 @@ EXITS = (
 
 
 def add(top: Parser, whole: Callable[[], Parser]) -> None:
-    """The option that prints the page of the whole parser."""
+    """Add the option that prints the whole parser's page."""
 
     class PrintManPage(argparse.Action):
-        """Writes the page and leaves."""
+        """Print the page and exit."""
 
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
             print("\n".join(page(whole())), flush=True)
@@ -72,7 +72,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield _text(formatter._expand_help(action) if action.help else "")
 
 
-def _text(text: str) -> str:
-    """Text as it stands: nothing in it is a request or an escape."""
-    plain = printable(text).replace("\\", r"\e").replace("-", r"\-")
+def _text(raw: str) -> str:
+    """Text in which roff finds no request and no escape."""
+    plain = printable(raw).replace("\\", r"\e").replace("-", r"\-")
     return rf"\&{plain}" if plain[:1] in (".", "'") else plain

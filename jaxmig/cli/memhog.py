@@ -26,7 +26,7 @@ Policies: """ + ", ".join(POLICIES)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Dots, then what the migration took and what it cost the writer."""
+    """Print the dots, then the migration's time and what the writing thread lost."""
     given = args.size or ""
     size = None if given[-1:] in ("t", "T") else size_of(given)  # the tool knows none
     repeated = args.r.isascii() and args.r.isdigit() and 0 < int(args.r) < 10**7
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _placed(args: argparse.Namespace) -> None:
-    """The policy must leave all the memory where the migration begins."""
+    """Refuse a policy that places memory elsewhere than on the node that is emptied."""
     if not args.policy:
         return
     chosen = nodes.parse(args.nodeset or "", 2)

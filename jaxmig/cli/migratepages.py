@@ -23,7 +23,7 @@ from jaxmig.tools import job
 
 
 def run(args: argparse.Namespace) -> int:
-    """Migrate, verify, compare."""
+    """Migrate on each kernel, verify the contents, print the comparison."""
     output.check(args.json, args.csv, *traces.files(args), *htmlreport.files(args))
     pictures.check(args.plot)
     pictures.check(args.plot_map)
@@ -62,8 +62,8 @@ def _call(
     copy = args.copy or "cpu"
     profile.copy_speedups(copy)  # refuses an engine that the machine lacks
     cpu = args.cpu or 0
-    if cpu >= made.setting.cpus:
-        raise Usage(f"--cpu {cpu}: the machine has CPUs 0-{made.setting.cpus - 1}")
+    if cpu >= shaped.setting.cpus:
+        raise Usage(f"--cpu {cpu}: the machine has CPUs 0-{shaped.setting.cpus - 1}")
     return job.MigrationCall(
         old=old,
         new=new,
@@ -79,7 +79,7 @@ def _call(
 
 
 def _verdict(outcomes: list[job.Outcome], caller: str | None) -> int:
-    """The exit code; one line on stderr says what failed, and on which kernels."""
+    """The exit code, after one line on stderr that names the kernels that failed."""
     found: dict[str, list[str]] = {}
     for o in outcomes:
         line = _complaint(o)

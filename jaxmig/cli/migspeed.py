@@ -10,7 +10,7 @@ from jaxmig.time import machines
 
 
 def run(args: argparse.Namespace) -> int:
-    """The tool's lines, once a kernel."""
+    """Print the tool's lines for each kernel."""
     if args.from_ == args.to:
         raise Usage(f"{args.from_} {args.to}: nothing to migrate; name two nodes")
     profile = machines.load(args.machine)

@@ -1,4 +1,4 @@
-"""The target that an argument names, with what its user must know of it on stderr."""
+"""The target that an argument names, with warnings about it on stderr."""
 
 import os
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def target(text: str, pid: int | None) -> "Target":
-    """Resolves it; reading a long trace shows how far it is."""
+    """Resolve a target, with a progress bar while a long trace is read."""
     from jaxmig.sources import targets  # `jaxmig snapshot` needs none
 
     file = targets.file_of(text)
@@ -23,7 +23,7 @@ def target(text: str, pid: int | None) -> "Target":
 
 
 def say_laid_out(name: str, pages: int) -> None:
-    """Says which addresses are made up; nothing if none are."""
+    """Warn that the addresses of some pages are made up, if any are."""
     if pages:
         say(
             f"{name}: pagemap cannot be read: {pages:,} pages are laid out by the "

@@ -1,6 +1,6 @@
 """Options that several commands have, and the types that check their values.
 
-Nothing here or in `parsers` imports JAX: help and wrong usage are answered at once.
+Nothing here or in `parsers` imports JAX, so that help and usage errors come at once.
 """
 
 import argparse
@@ -31,7 +31,7 @@ TARGET: Final = (
 
 
 def add_target(parser: Parser) -> None:
-    """What moves, and from where to where."""
+    """Add TARGET, FROM and TO."""
     parser.add_argument("target", type=target, metavar="TARGET", help=TARGET)
     for name, node in (("from_", "0"), ("to", "1")):
         parser.add_argument(
@@ -49,7 +49,7 @@ def add_target(parser: Parser) -> None:
 
 
 def add_machine(parser: Parser) -> None:
-    """Which kernels, on what hardware."""
+    """Add the kernels and the hardware."""
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--kernel",
@@ -92,7 +92,7 @@ def add_machine(parser: Parser) -> None:
 
 
 def add_call(parser: Parser) -> None:
-    """How the migration is called."""
+    """Add the arguments of the migration call."""
     group = parser.add_argument_group("call")
     group.add_argument(
         "--cpu",
@@ -134,7 +134,7 @@ def add_call(parser: Parser) -> None:
 
 
 def add_output(parser: Parser) -> None:
-    """Where results go, and how they look."""
+    """Add the files for results, and their formats."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "--json", metavar="FILE", help="also as JSON; - is standard output, alone"
@@ -163,7 +163,7 @@ def add_output(parser: Parser) -> None:
 
 
 def add_report(group: Any) -> None:
-    """The option that names a page to hand on."""
+    """Add the option for the HTML page."""
     group.add_argument(
         "--report",
         metavar="FILE.html",
@@ -172,7 +172,7 @@ def add_report(group: Any) -> None:
 
 
 def add_what_if(parser: Parser, thp: bool = True) -> None:
-    """Other page sizes, pins, another node; `thp`: also THPs, where that is no axis."""
+    """Add the changes to a target: page sizes, pins, node; with `thp` also its THPs."""
     group = parser.add_argument_group("what if")
     if thp:
         group.add_argument(
@@ -209,7 +209,7 @@ def add_what_if(parser: Parser, thp: bool = True) -> None:
 
 
 def add_traces(parser: Parser) -> None:
-    """The options that name files which show a call step by step."""
+    """Add the files that show a call step by step."""
     group = parser.add_argument_group(
         "traces", "With --trace or --tracefs folios are worked one by one: slower."
     )
@@ -223,7 +223,7 @@ def add_traces(parser: Parser) -> None:
 
 
 def target(text: str) -> str:
-    """Something that may be a target; it is read later."""
+    """Text that may name a target, which is read later."""
     try:
         kind_of(text)
     except TargetError as error:

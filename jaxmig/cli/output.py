@@ -34,12 +34,12 @@ def protect(args: argparse.Namespace) -> None:
 
 
 def check(*names: str | None, private: bool = False) -> None:
-    """Takes the files that will be written, before hours of work.
+    """Create and lock the files that will be written, before hours of work.
 
     Args:
       private: only the owner may read them.
     Raises:
-      Failure: one that could not be written, or that another process writes.
+      Failure: one cannot be written, or another process writes it.
       Usage: one, or standard output, is named twice.
     """
     if sum(name == "-" for name in names) > 1:
@@ -54,13 +54,13 @@ def check(*names: str | None, private: bool = False) -> None:
 
 
 def able(name: str) -> None:
-    """Raises Failure for a file that could not be written; whose it is, others say."""
+    """Raise Failure for a file that cannot be written, without creating it."""
     with _named(name):
         files.check(Path(name))
 
 
 def write(name: str, text: str) -> None:
-    """`text` to a file, whole or not at all, or to standard output for "-"."""
+    """Write `text` to a file, whole or not at all, or to standard output for "-"."""
     if name == "-":
         sys.stdout.write(text)
         return
@@ -70,7 +70,7 @@ def write(name: str, text: str) -> None:
 
 @contextlib.contextmanager
 def drafted(name: str) -> Iterator[IO[bytes]]:
-    """A file to write piece by piece, there under its name only once it is whole.
+    """A file to write piece by piece, which gets its name only once it is whole.
 
     Raises:
       Failure: it cannot be written.

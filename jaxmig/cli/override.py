@@ -1,4 +1,4 @@
-"""Options of `run` that replace what the scenario file says."""
+"""Options of `run` that replace values of the scenario file."""
 
 import argparse
 from dataclasses import replace
@@ -76,7 +76,7 @@ def _processes(
 
 
 def _call(spec: CallSpec, args: argparse.Namespace) -> CallSpec:
-    """Mode and caller are for calls of the kernel function itself."""
+    """The call with --mode and --caller, if it is of the kernel function itself."""
     if args.cpu is not None:
         spec = replace(spec, cpu=args.cpu)
     if spec.syscall == "kernel":

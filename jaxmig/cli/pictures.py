@@ -1,4 +1,4 @@
-"""`--plot`: pictures of what a command found."""
+"""`--plot`: pictures of a command's results."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check(path: str | None) -> None:
-    """Raises Failure for a picture that could not be drawn, before the work."""
+    """Raise Failure for a picture that cannot be drawn, before the work."""
     if path:
         try:
             plots.check(path)
@@ -32,7 +32,7 @@ def migration(
     calls: Iterable[tuple[str, Sequence[report.records.Record], Sequence[Cost]]],
     title: str = "",
 ) -> None:
-    """Calls on several kernels, each under its name, if a picture was asked for."""
+    """Draw calls on several kernels, each under its name, if `--plot` was given."""
     if path:
         groups = [
             plots.Group(printable(name), records, [report.call_tree(c) for c in costs])
@@ -44,13 +44,13 @@ def migration(
 
 
 def sweep(path: str | None, rows: Sequence[Row], title: str) -> None:
-    """A sweep, if a picture was asked for."""
+    """Draw a sweep, if `--plot` was given."""
     if path and rows:
         _save(plots.sweep(rows, _lines(title)), path)
 
 
 def target_map(path: str | None, snapshot: Snapshot, title: str) -> None:
-    """The only process of a snapshot, if a picture was asked for."""
+    """Draw the only process of a snapshot, if `--plot` was given."""
     if path:
         _save(plots.target_map(snapshot, 0, _lines(title)), path)
 
@@ -72,7 +72,7 @@ def moved_map(
 def trade_off(
     path: str | None, points: Sequence[Mapping[str, float]], title: str
 ) -> None:
-    """Batch limits while a program runs, if a picture was asked for."""
+    """Draw batch limits while a program runs, if `--plot` was given."""
     if path:
         _save(plots.trade_off(points, title), path)
 

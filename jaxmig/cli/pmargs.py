@@ -1,4 +1,4 @@
-"""pmbench's own options: what its argp table has, affinity sets, the XML file."""
+"""Checks of pmbench's own options: affinity sets and the XML file."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ TIMESTAMPS = ("rdtsc", "rdtscp")  # perfc is Windows'
 
 
 def sets(args: argparse.Namespace) -> tuple[affinity.AffinitySet, ...]:
-    """The affinity sets, which a migration must find on one node, where it begins."""
+    """The affinity sets; with a migration, all must lie on the node that is emptied."""
     if not args.affinityset:
         return ()
     if args.trace:
@@ -40,7 +40,7 @@ def _split(one: affinity.AffinitySet, cpus: int) -> bool:
 
 
 def files(name: str | None, kernels: Sequence[str | None]) -> dict[str | None, Path]:
-    """Where each run's XML goes, checked before the work."""
+    """The XML file of each kernel's run, checked before the work."""
     if name is None:
         return {}
     path = Path(name)

@@ -24,7 +24,7 @@ MOST_LIMITS = 1000
 
 
 def _options(args: argparse.Namespace) -> Options:
-    """Checks in the original's words."""
+    """The options, refused in the original's words where it refuses them."""
     if args.duration < 1:
         raise Failure("invalid parameter: duration must be positive integer")
     if args.mapsize < args.setsize or args.setsize < 1:
@@ -79,7 +79,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run, once a kernel, and print each report; then the migrations side by side."""
+    """Run on each kernel and print each report, then the migrations side by side."""
     o = _options(args)
     runtime.prepare()
     profile = machines.load(args.machine)
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _nodes(text: str) -> int:
-    """FROM of FROM:TO, which must be two nodes of the machine."""
+    """FROM of FROM:TO, which must be the machine's two nodes."""
     old, colon, new = text.partition(":")
     known = {"0", "1"}
     if not colon or old not in known or new not in known or old == new:
@@ -140,7 +140,7 @@ def _nodes(text: str) -> int:
 def _limits(
     args: argparse.Namespace, options: Options, profile: machines.Profile, modelled: int
 ) -> int:
-    """A run a batch limit, then the table and perhaps the picture."""
+    """Run each batch limit, then print the table and draw the picture, if any."""
     pictures.check(args.plot)
     limits = list(_batches(args.limits))
     kernel = (args.kernel or ("6.3",))[-1]

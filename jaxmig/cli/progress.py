@@ -14,10 +14,10 @@ REDRAWN_S: Final = 1.0
 
 @contextlib.contextmanager
 def progress(steps: int, title: str) -> Iterator[Callable[..., None]]:
-    """Yields a function that says what was just done, `steps` times in all.
+    """Yield a function to call after each of `steps` steps, with the step's name.
 
-    Its second argument, if there is one, is how much of a step that was; its third,
-    how many steps more there are than was known.
+    Its second argument is the part of a step that was done, 1 by default; its third, a
+    number of steps to add to the total.
     """
     with tqdm(
         total=steps,
@@ -40,9 +40,9 @@ def progress(steps: int, title: str) -> Iterator[Callable[..., None]]:
 
 @contextlib.contextmanager
 def amount(total: int, title: str) -> Iterator[Callable[[int], None]]:
-    """Yields a function that says how much more was done, `total` in all.
+    """Yield a function to call with the amount just done, of `total` in all.
 
-    A total of 0 is not known: what was done is shown, and no time left.
+    With a total of 0, which means unknown, the bar shows no time left.
     """
     with tqdm(
         total=total or None,
@@ -64,7 +64,7 @@ def amount(total: int, title: str) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def redrawn(bar: Any) -> Iterator[None]:
-    """Draws the bar every second, also while compiled code says nothing for long."""
+    """Draw the bar every second, also during long calls of compiled code."""
     over = threading.Event()
 
     def watch() -> None:

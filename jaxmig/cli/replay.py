@@ -18,7 +18,7 @@ ENDS = (".npz", ".csv")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, or play: without a migration, then once a kernel."""
+    """Convert the trace, or play it: without a migration, then on each kernel."""
     output.check(args.json, args.csv, args.output)
     if args.output is not None:
         return _convert(args)
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_running(args: argparse.Namespace, recorded: trace.Trace) -> None:
-    """Raises Usage where not every thread has a CPU of its own."""
+    """Raise Usage unless every thread has its own CPU."""
     n, lanes = len(args.running or recorded.lanes), len(recorded.lanes)
     if n != lanes:
         raise Usage(f"--running: {n} CPUs for {lanes} threads; name one a thread")
@@ -70,7 +70,7 @@ def _play(
 
 
 def _convert(args: argparse.Namespace) -> int:
-    """The trace, or the part asked for, as another file."""
+    """Write the trace, or the part that the options choose, as another file."""
     if not args.output.endswith(ENDS):
         raise Usage(f"-o {args.output}: its name ends in {' or '.join(ENDS)}")
     if args.migrate or args.json or args.csv:

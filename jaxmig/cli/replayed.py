@@ -1,4 +1,4 @@
-"""What `jaxmig replay` prints: the trace, and what each run did, as table, JSON, CSV."""
+"""What `jaxmig replay` prints: the trace and the runs, as table, JSON and CSV."""
 
 import argparse
 import csv
@@ -38,7 +38,14 @@ def show(
     profile: machines.Profile,
     runs: Sequence[Replayed],
 ) -> None:
-    """Results to the files that were named, and to standard output unless one is it."""
+    """Write results to the files of the options, and print them unless one is stdout.
+
+    Args:
+      args: of the command.
+      runs: without a migration first, then one for each kernel.
+    Raises:
+      Failure: a file cannot be written.
+    """
     walk_ns = round(profile["access.walk"])
     rows = [row(r, runs[0], walk_ns) for r in runs]
     if args.json:
@@ -57,7 +64,7 @@ def show(
 
 
 def assumed(args: argparse.Namespace, trace: Trace, profile: machines.Profile) -> str:
-    """On what machine the trace was played, as every command says it."""
+    """The machine that the trace was played on, in one line like other commands'."""
     running = args.running or trace.cpus
     return report.assumed_line(
         profile,
@@ -88,7 +95,14 @@ def document(
     runs: Sequence[Replayed],
     rows: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The JSON document."""
+    """The document of `--json`.
+
+    Args:
+      runs: as for `show`.
+      rows: `row` of each run.
+    Returns:
+      Plain data; times in ns.
+    """
     n = sum(trace.accesses)
     about = {
         "path": trace.path, "format": trace.title, "accesses": n, "loads": n - trace.stores,
@@ -106,11 +120,16 @@ def document(
 
 
 def row(replayed: Replayed, baseline: Replayed, walk_ns: int) -> dict[str, Any]:
-    """What one run did; times in ns, lost accesses as far as they can be told."""
+    """The results of one run, times in ns.
+
+    Args:
+      baseline: the run without a migration, from which losses are counted.
+      walk_ns: of one page walk.
+    """
     t, s = replayed.totals, replayed.waits(baseline, walk_ns)
     ran, before = int(replayed.ran_ns.max()), int(baseline.ran_ns.max())
-    # Of the thread that ends last: what the migration stopped it for, and the rest, which
-    # is memory that is farther away (or nearer) since.
+    # Of the thread that ends last: the time that the migration stopped it, and the rest,
+    # which comes from memory on another node than before.
     last = int(replayed.ran_ns.argmax())
     refills = int(t.walks[last]) - int(baseline.totals.walks[last])
     moving = int(t.stall_ns[last] + t.ipi_ns[last]) + max(refills, 0) * walk_ns

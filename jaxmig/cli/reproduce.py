@@ -86,7 +86,7 @@ def _percent(value: float | None) -> str:
 
 
 def _notes(rows: list[reproduce.Row], inputs: bool) -> list[str]:
-    """Formula and remaining interrupts, causes, sources; each said once."""
+    """Formula, remaining interrupts, causes of errors and sources, each once."""
     lines = ["fitted: used a number of the same table; open: what was not published"]
     for r in rows:
         e = r.extra

@@ -1,4 +1,4 @@
-"""Whether a machine fits into the memory where it will lie: the computer's or a GPU's."""
+"""Whether a machine fits into the memory that will hold it: the computer's or a GPU's."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +26,17 @@ def check_room(
     machines: int = 1,
     mappings: int = 0,
 ) -> None:
-    """Raises Failure for machines that memory cannot hold, before anything is made.
+    """Refuse machines that memory cannot hold, before anything is made.
 
     Args:
+      name: of the target, for the error.
       pages: base pages of all processes; every node has room for all of them.
-      machines: how many of them are alive at a time.
-      mappings: of these pages by processes that are not there themselves.
+      nodes: of each machine.
+      content: whether frames hold their 4 KiB.
+      machines: how many are alive at a time.
+      mappings: of these pages by processes that are not on the machine.
+    Raises:
+      Failure: they need more memory than is free.
     """
     frames = bucket(pages, least_room(nodes)) * nodes
     need = frames * machines * (BYTES_PER_PAGE + PAGE_BYTES * content)
@@ -66,7 +71,7 @@ def check_timeline(name: str, folios: int, advice: str) -> None:
 
 
 def memory() -> tuple[str, int | None]:
-    """Whose memory holds a machine's arrays, and how many bytes of it are free."""
+    """The name of the device that holds a machine's arrays, and its free bytes."""
     device = accelerator()
     if device is None:
         return "this computer", _available()
@@ -77,13 +82,13 @@ def memory() -> tuple[str, int | None]:
 
 
 def accelerator() -> Any:
-    """The device that commands run on, None if that is the processor."""
+    """The device that commands run on, None for the CPU."""
     device = jax.local_devices()[0]
     return None if device.platform == "cpu" else device
 
 
 def _available() -> int | None:
-    """Bytes that may still be used; None where nobody says."""
+    """Bytes that may still be used; None where the system does not say."""
     found = []
     for name in LIMITS:
         try:

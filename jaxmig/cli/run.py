@@ -24,7 +24,7 @@ from jaxmig.tools import player
 
 @dataclasses.dataclass
 class Played:
-    """A scenario with its records, or the line that says why there are none."""
+    """A scenario with its records, or with the error that stopped it."""
 
     path: str
     scenario: Scenario | None = None
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 def _play(
     args: argparse.Namespace, path: str, tick: Callable[[str, float], None]
 ) -> Played:
-    """One file; what is wrong with it becomes its line."""
+    """Play one file; an error of it becomes its `error`."""
     traced: list[Traced] = []
     try:
         read = scenario.load(path, profile_cpus=lambda name: _cpus(args, name))
@@ -84,8 +84,8 @@ def _play(
 
 
 def _cpus(args: argparse.Namespace, profile: str) -> int:
-    """CPUs of a machine whose file does not say: the option's, or the profile's."""
-    found = machines.load(profile)  # a name that nobody knows is the file's mistake
+    """CPUs of a machine whose file does not give them: the option's or the profile's."""
+    found = machines.load(profile)  # an unknown name is an error of the file
     if args.machine:
         found = machines.load(args.machine)
     cpus: int = args.cpus or found.cpus
@@ -166,13 +166,13 @@ def _document(played: Played) -> Record:
 
 
 def _why(scenario: Scenario) -> str:
-    """What the file says is in the way of pages."""
+    """The file's conditions, which keep pages from moving, in words."""
     named = [f"{c.state} of {c.region}" for c in scenario.conditions]
     return ", ".join(dict.fromkeys(named))
 
 
 def _table(args: argparse.Namespace, played: Played) -> str:
-    """Assumptions, then a table a call with the kernels side by side."""
+    """The assumptions, then a table for each call with the kernels side by side."""
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
@@ -195,7 +195,7 @@ def _table(args: argparse.Namespace, played: Played) -> str:
 
 
 def _assumed(args: argparse.Namespace, played: Played) -> str:
-    """On what machine and in what state a file's calls were played."""
+    """The machine that a file's calls were played on, and its state, in one line."""
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls

@@ -1,7 +1,7 @@
-"""JAX as a command wants it: quiet, and with compiled programs kept between runs.
+"""Settings of JAX for a command: quiet, with compiled programs kept between runs.
 
 JAXMIG_NO_CACHE=1 keeps nothing; JAX_COMPILATION_CACHE_DIR, JAX's own variable, names
-another place.  A folder of another user's, or one that others may write, is not used.
+another folder.  A folder that another user owns or may write to is not used.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from jaxmig.state import xla
 
 
 def prepare() -> None:
-    """Settings of this process; whatever the user's environment says stays."""
-    # Without a GPU, JAX and XLA say so on stderr at several levels; 1 is JAX's own.
+    """Set up this process; settings of the user's environment take precedence."""
+    # Without a GPU, JAX and XLA warn on stderr at several levels; 1 is JAX's default.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     logging.getLogger("jax").setLevel(logging.ERROR)
     xla.compile_loops_whole()
-    # Arrays that numpy still looks at cannot be given away; that costs memory only.
+    # Arrays with a numpy view cannot be donated; that only costs memory.
     warnings.filterwarnings("ignore", "Some donated buffers were not usable")
     if os.environ.get("JAXMIG_NO_CACHE"):
         return
@@ -46,7 +46,7 @@ def prepare() -> None:
     except OSError as error:
         doubt = error.strerror or str(error)
     if doubt:
-        # Whoever writes there says what this process runs.
+        # A user who can write there decides what code this process runs.
         say(f"{directory}: compiled programs are not kept: {doubt}")
         jax.config.update("jax_compilation_cache_dir", None)
         return
@@ -56,7 +56,7 @@ def prepare() -> None:
 
 
 def _doubt(directory: Path) -> str:
-    """Why compiled programs in a folder are not to be trusted; nothing if they are."""
+    """Why compiled programs in a folder cannot be trusted; "" if they can."""
     about = directory.stat()
     if about.st_uid != os.geteuid():
         return "it is another user's"
@@ -74,13 +74,13 @@ def _replaceable(directory: Path) -> str:
 
 
 def cache_directory() -> Path:
-    """Where compiled programs are kept: apart by version and by kind of processor.
+    """The folder for compiled programs of this version on this kind of processor.
 
-    A program compiled by another jaxlib, or for another processor of a shared home
+    A program compiled by another jaxlib, or for another processor that shares the home
     directory, could crash.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification says that a relative path is to be ignored.
+    # The XDG Base Directory Specification says to ignore a relative path.
     home = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     versions = f"jax-{jax.__version__}-jaxlib-{jaxlib.__version__}"
     return home / "jaxmig" / f"{versions}-{_processor()}"

@@ -21,7 +21,12 @@ class NodeShape:
 
 
 def of(args: argparse.Namespace, profile: Profile, target: Target) -> NodeShape:
-    """The hardware for a target; Usage or Failure where things do not fit together."""
+    """The hardware for a target.
+
+    Raises:
+      Usage: options that do not fit together.
+      Failure: a machine that does not fit into memory.
+    """
     n = args.nodes or max(2, target.nodes)
     if target.nodes > n:
         raise Failure(
@@ -61,15 +66,15 @@ def _nodes(name: str, text: str, n: int) -> frozenset[int]:
 
 
 def _cpus(
-    args: argparse.Namespace, cpus: int, target: Target
+    args: argparse.Namespace, count: int, target: Target
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     lazy = args.lazy or ()
     for name, given in (("running", args.running), ("lazy", lazy)):
-        bad = [c for c in given or () if c >= cpus]
+        bad = [c for c in given or () if c >= count]
         if bad:
-            raise Usage(f"--{name}: CPU {bad[0]}: the machine has CPUs 0-{cpus - 1}")
+            raise Usage(f"--{name}: CPU {bad[0]}: the machine has CPUs 0-{count - 1}")
     if args.running is None:
-        folded = nodes.fold(target.running, cpus)
+        folded = nodes.fold(target.running, count)
         return tuple(c for c in folded if c not in lazy), lazy
     both = sorted(set(args.running) & set(lazy))
     if both:

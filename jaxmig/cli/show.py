@@ -18,7 +18,7 @@ from jaxmig.tools import job
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """Everything that was asked for, as resolved."""
+    """The arguments of the command, resolved."""
 
     target: Target
     setting: Setting
@@ -29,7 +29,7 @@ class Resolved:
 def show(
     args: argparse.Namespace, asked: Resolved, outcomes: list[job.Outcome]
 ) -> None:
-    """Results to the files that were named, and to standard output unless one is it."""
+    """Write results to the files of the options, and print them unless one is stdout."""
     records = [o.record for o in outcomes]
     if args.json:
         output.write(args.json, report.to_json(_document(asked, records)) + "\n")
@@ -64,7 +64,7 @@ def show(
 
 
 def _why(asked: Resolved, outcome: job.Outcome) -> str:
-    """What is known of pages that failed."""
+    """The known reasons for which pages failed, in words."""
     reasons = (
         [f"node {', '.join(map(str, outcome.full))} is full"] if outcome.full else []
     )
@@ -81,7 +81,7 @@ def _why(asked: Resolved, outcome: job.Outcome) -> str:
 def page(
     args: argparse.Namespace, asked: Resolved, outcomes: list[job.Outcome]
 ) -> None:
-    """All of it as a page, if one was asked for."""
+    """Write all of it as an HTML page, if `--report` was given."""
     if args.report is None:
         return
     from jaxmig.show import html
@@ -106,7 +106,7 @@ def _about_picture(asked: Resolved) -> str:
 
 
 def assumed(asked: Resolved) -> str:
-    """On what machine, in what state, and what the target is."""
+    """One line: the target, the machine and its state."""
     s, call, target = asked.setting, asked.call, asked.target
     line = report.assumed_line(
         asked.profile,
@@ -145,7 +145,7 @@ def _about(target: Target) -> dict[str, Any]:
 
 
 def _remarks(asked: Resolved, outcomes: list[job.Outcome]) -> list[str]:
-    """What was verified, what may not move and why, what is not known."""
+    """Lines about what was verified, pages that may not move, and what is not known."""
     target, cpu = asked.target, asked.call.cpu
     lines = [_verified(outcomes)]
     stayed = outcomes[0].stayed

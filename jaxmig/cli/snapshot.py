@@ -13,7 +13,7 @@ from jaxmig.sources.procfs import list_pids
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, save, and say what was read."""
+    """Read and save page tables, and print a summary."""
     if bool(args.pid) == args.all:
         raise Usage("name a PID, or all of them with --all")
     if not args.output.endswith(".npz"):
@@ -40,7 +40,7 @@ def _everything() -> snapshot.Snapshot:
 
 
 def describe(taken: snapshot.Snapshot) -> str:
-    """How much there is of whom."""
+    """The processes of a snapshot with their pages and mappings, in words."""
     n = len(taken.processes)
     if n == 1:
         name = printable(taken.processes.comm[0])

@@ -1,4 +1,4 @@
-"""`jaxmig sweep`: many configurations of one migration, a row each."""
+"""`jaxmig sweep`: many configurations of one migration, a row for each."""
 
 import argparse
 import contextlib
@@ -19,11 +19,11 @@ from jaxmig.host.terminal import printable
 from jaxmig.report import units
 from jaxmig.tools.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 
-MOST_READ = 100_000  # rows of which the fastest is looked for
+MOST_READ = 100_000  # rows: a longer file is not read for its fastest row
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything, then fill the file."""
+    """Check the options, then fill the file."""
     path = Path(args.output) if args.output else None
     _check_files(args, path)
     runtime.prepare()
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     memory = sweep.memory
     t = memory.target
     check_room(t.name, t.pages, memory.nodes, False, 2, t.foreign)
-    # Rows may go to standard output, which is nothing else then.
+    # Standard output may have the rows, and then nothing else.
     print(sweepopts.assumed(sweep), file=sys.stderr)
     for line in t.assumed:
         print(printable(f"Assumed: {line}."), file=sys.stderr)
@@ -75,7 +75,7 @@ def _check_files(args: argparse.Namespace, path: Path | None) -> None:
 
 
 def _print(args: argparse.Namespace, sweep: Sweep) -> int:
-    """Rows to standard output."""
+    """Print the rows."""
     sys.stdout.write(rows.heading())
     made: list[Row] = []
     for some in _shown(args, sweep, sweep.indices):
@@ -87,7 +87,7 @@ def _print(args: argparse.Namespace, sweep: Sweep) -> int:
 
 
 def _fill(args: argparse.Namespace, sweep: Sweep, path: Path) -> int:
-    """Rows to a file, from where it ends; then what is made of the whole file."""
+    """Append rows to a file; once it is complete, convert and draw it as asked for."""
     table = path if path.suffix != ".parquet" else path.with_name(f"{path.name}.rows")
     if path.exists() and path != table and not args.overwrite:
         if args.resume and journal.is_parquet_of(path, sweep.stamp):
@@ -116,7 +116,7 @@ def _fill(args: argparse.Namespace, sweep: Sweep, path: Path) -> int:
 
 
 def _draw(args: argparse.Namespace, sweep: Sweep, made: Sequence[Row]) -> None:
-    """The picture and the page that were asked for."""
+    """Write the picture and the HTML page, if the options ask for them."""
     memory, many = sweep.memory, len(sweep.grid.cpus) > 1
     running = report.units.cpu_list(memory.running(memory.cpus))
     title = f"{memory.target.name}: {memory.target.description}\nruns on CPUs {running}"

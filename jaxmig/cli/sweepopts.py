@@ -15,7 +15,11 @@ from jaxmig.tools.sweep.memory import Memory
 
 
 def sweep_of(args: argparse.Namespace) -> Sweep:
-    """The sweep; Usage or Failure where options do not fit together."""
+    """The sweep.
+
+    Raises:
+      Usage, Failure: options that do not fit together.
+    """
     profiles = {name: machines.load(name) for name in args.machine}
     for profile in profiles.values():
         for copy in args.copy:
@@ -32,7 +36,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     memory = Memory(target, n, min(old), max(cpus), everywhere, given=given)
     thp = args.thp or (target.thp,)
     if args.thp:
-        # What cannot be reached is no value of the axis: rows say what is there.
+        # The axis has the shares that were reached, not those that were asked for.
         shaped = [memory.shaped(percent) for percent in args.thp]
         thp = tuple(dict.fromkeys(one.thp for one in shaped))
         for percent, one in zip(args.thp, shaped, strict=True):
@@ -52,14 +56,14 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
 
 
 def check_running(given: tuple[int, ...] | None, cpus: int) -> None:
-    """Raises Usage for a CPU that a machine of `cpus` lacks."""
+    """Raise Usage for a CPU that a machine of `cpus` lacks."""
     if max(given or (0,)) >= cpus:
         bad = next(c for c in given or () if c >= cpus)
         raise Usage(f"--running: CPU {bad}: the machine has CPUs 0-{cpus - 1}")
 
 
 def assumed(sweep: Sweep, found_out: Sequence[str] = ()) -> str:
-    """What holds for all rows, as every command says it.
+    """The machine and the state of all rows, in one line like other commands'.
 
     Args:
       found_out: axes whose values the command chooses itself.
@@ -80,7 +84,7 @@ def assumed(sweep: Sweep, found_out: Sequence[str] = ()) -> str:
 
 
 def digest(target: str) -> str:
-    """A hash of the file that a target is read from, nothing if it is none."""
+    """A hash of the file that a target is read from, "" if there is none."""
     name = file_of(target)
     if not name:
         return ""
@@ -89,7 +93,11 @@ def digest(target: str) -> str:
 
 
 def nodes_of(name: str, text: str, n: int) -> frozenset[int]:
-    """The nodes of one argument; Usage for none or for one that the machine lacks."""
+    """The nodes of one argument.
+
+    Raises:
+      Usage: an empty set, or a node that a machine of `n` nodes lacks.
+    """
     try:
         found = nodes.parse(text, n)
     except nodes.NodeError as error:

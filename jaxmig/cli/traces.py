@@ -1,4 +1,4 @@
-"""Files that show a call step by step, beside the table: traces and stacks."""
+"""Files that show a call step by step: traces and stacks."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ NAMES: Final = ("trace", "tracefs", "folded", "speedscope")
 
 
 def files(args: argparse.Namespace) -> list[str]:
-    """The files that were asked for.
+    """The files that the options name.
 
     Raises:
       Usage: one of them is standard output.
@@ -27,7 +27,7 @@ def files(args: argparse.Namespace) -> list[str]:
 
 
 def wanted(args: argparse.Namespace) -> bool:
-    """Whether any of these files was asked for."""
+    """Whether the options name any of these files."""
     return any(getattr(args, name, None) for name in NAMES)
 
 
@@ -39,7 +39,7 @@ def step_by_step(args: argparse.Namespace, pages: int, cpus: int) -> bool:
 
 
 def write(args: argparse.Namespace, traced: Sequence[Traced]) -> None:
-    """All files that were asked for."""
+    """Write all files that the options name."""
     if args.trace:
         drawn = perfetto.trace(traced)
         if drawn.aggregated:

@@ -1,8 +1,9 @@
 """Files that are read whole, and files that are written whole or not at all.
 
-A file grows under a name of its own in its folder, made anew (never through a link) and
-locked, and takes its name's place once it is whole.  The lock tells a second writer that
-the first is at work, and the next start that nobody is any more: then the draft goes.
+A file is written under a temporary name in its folder, created anew (never through a
+link) and locked, and renamed once it is whole.  The lock shows a second writer that the
+first is at work.  A draft without a lock was left by a process that ended: the next
+writer removes it.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ PUBLIC: Final = 0o666  # without the umask
 
 
 class FileError(ValueError):
-    """What is wrong with a file, and what to do; its name stands before it."""
+    """What is wrong with a file, and what to do; the message does not name the file."""
 
 
 class BusyError(FileError):
@@ -38,7 +39,8 @@ def text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str
     """The text of a file, without a byte order mark.
 
     Args:
-      errors: "replace" where names in it need not be text.
+      most: bytes of the longest file that is read.
+      errors: "replace" for files with names that may be no text.
     Raises:
       FileError: it cannot be read, is longer than `most` bytes, or no UTF-8.
     """
@@ -98,7 +100,7 @@ def protect(names: Iterable[str]) -> None:
 
 
 def claim(name: str | Path, private: bool = False) -> None:
-    """Makes the draft of a file that will be written, and keeps others from it.
+    """Create and lock the draft of a file that will be written.
 
     Args:
       private: only its owner may read it.
@@ -124,9 +126,9 @@ def claim(name: str | Path, private: bool = False) -> None:
 
 @contextlib.contextmanager
 def written(name: str | Path, private: bool = False) -> Iterator[IO[bytes]]:
-    """A file to write, there under its name only once it is whole.
+    """A file to write, which gets its name only once it is whole.
 
-    A pipe or a device is written as it stands.
+    A pipe or a device is written directly.
 
     Raises:
       FileError: it cannot be written, is a link, or another process writes it.
@@ -168,7 +170,7 @@ def _drop(key: str) -> None:
     draft = _DRAFTS.pop(key, None)
     if draft is not None:
         with contextlib.suppress(OSError):
-            # After a rename the name is gone, or somebody else's already.
+            # After a rename the name is gone, or another process has created it anew.
             if os.path.samestat(os.fstat(draft.fd), os.lstat(draft.path)):
                 draft.path.unlink()
         os.close(draft.fd)
@@ -217,7 +219,7 @@ def _make(key: str, target: Path, private: bool) -> None:
     fd = os.open(path, flags, PRIVATE if private else PUBLIC)
     _DRAFTS[key] = Draft(target, path, fd)  # a signal takes it away from now on
     try:
-        # Only who looks for left drafts may hold it, for an instant.
+        # Only a process that looks for left drafts can hold the lock, for an instant.
         fcntl.flock(fd, fcntl.LOCK_EX)
         if not private and target.exists():
             os.fchmod(fd, stat.S_IMODE(target.stat().st_mode))
@@ -229,7 +231,7 @@ def _make(key: str, target: Path, private: bool) -> None:
 
 
 def swept(folder: Path, mine: Path | None = None) -> set[str]:
-    """Removes drafts whose process is gone; the tags of those that are being written."""
+    """Remove drafts whose process is gone; returns the tags of those being written."""
     return {
         entry.name.removeprefix(PREFIX)[:TAG]
         for entry in folder.glob(f"{PREFIX}*{SUFFIX}")
@@ -238,7 +240,7 @@ def swept(folder: Path, mine: Path | None = None) -> set[str]:
 
 
 def _is_left(entry: Path) -> bool:
-    """Whether a draft was nobody's any more, and is gone now; nobody else's counts."""
+    """Whether no process writes a draft; then it is removed, if it is this user's."""
     try:
         fd = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a target may be called, told without reading it."""
+"""The kind of a target, from its name alone."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ class TargetError(WrongUse, ValueError):
 
 
 def kind_of(text: str) -> Literal["workload", "trace", "process", "snapshot"]:
-    """What `text` names; a file goes before a workload of the same name.
+    """The kind of target that `text` names; a file precedes a workload of that name.
 
     Raises:
-      TargetError: nothing; whether there is such a workload, those tell who play it.
+      TargetError: none of these kinds.  An unknown workload is not refused here.
     """
     exists = os.path.exists(text)
     name, colon, _ = text.partition(":")
@@ -40,7 +40,7 @@ def kind_of(text: str) -> Literal["workload", "trace", "process", "snapshot"]:
 
 
 def nothing(text: str) -> TargetError:
-    """What to say of a text that names nothing, or a process by its name."""
+    """The error for a text that names no target, or a process by its name."""
     if pids := pids_named(text):
         some = ", ".join(map(str, pids[:8])) + (", ..." if len(pids) > 8 else "")
         return TargetError(f"{text}: the name of a process; give its PID: {some}")

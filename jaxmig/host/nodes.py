@@ -1,4 +1,4 @@
-"""Sets of nodes and CPUs as people write them on a command line.
+"""Sets of nodes and CPUs, as written on a command line.
 
 Node strings follow libnuma: `0`, `0,2`, `0-3`, `all`, `!0` (all but), `+0` (relative to
 the nodes that the caller may use, which in a model are all of them).

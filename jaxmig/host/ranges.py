@@ -1,4 +1,4 @@
-"""Numbers of an axis as one writes them.
+"""Numbers of an axis, as written on a command line.
 
 8             one value
 1,8,64        a list
@@ -20,8 +20,13 @@ class AxisError(ValueError):
 
 
 def values(text: str, what: str, least: int, most: int) -> tuple[int, ...]:
-    """The numbers of a list of numbers and ranges, each once, as written.
+    """The numbers of a list of numbers and ranges, each once, in the order written.
 
+    Args:
+      what: what the numbers are, for the error.
+      least, most: limits of each number, both allowed.
+    Returns:
+      The numbers.
     Raises:
       AxisError: not such a list, or a number outside `least` ... `most`.
     """
@@ -47,7 +52,7 @@ def _part(text: str, what: str) -> Iterator[int]:
         )
     value, end, step = (int(g) for g in found.groups()[:3])
     grows = found[4] == "x"
-    # A factor of 1, a step of 0 and growth from 0 would never arrive.
+    # A factor of 1, a step of 0 and growth from 0 would never reach the end.
     if step < 1 + grows or value > end or (grows and value == 0):
         raise AxisError(f"{text!r}: a range that never gets from {value} to {end}")
     while value <= end:

@@ -1,9 +1,9 @@
-"""What all errors of bad input are: a command ends with their line, not with a trace."""
+"""Base classes of errors of bad input: a command prints their line and no traceback."""
 
 
 class Refused(Exception):
-    """What was asked cannot be done; the text says what, where and what to do."""
+    """The request cannot be carried out; the text says what, where and what to do."""
 
 
 class WrongUse(Exception):
-    """What was asked makes no sense; a command ends with 2."""
+    """The request contradicts itself; a command ends with exit code 2."""

@@ -1,4 +1,4 @@
-"""What may be shown: text of files and names, without what would steer a terminal."""
+"""Text of files and names made safe to print: nothing in it can steer a terminal."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -9,10 +9,10 @@ SHOWN: Final = 40  # of its end, where it is cut
 
 
 def printable(text: str) -> str:
-    """`text` with everything that is no visible character written as an escape.
+    """`text` with every character that is not visible written as an escape.
 
-    Control characters, also those of eight bits and of writing direction, separators of
-    lines, and bytes that were no text.
+    These are control characters, also those of eight bits and of writing direction,
+    separators of lines, and bytes that were no text.
     """
     if text.isprintable():
         return text
@@ -26,7 +26,7 @@ def _escaped(char: str) -> str:
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that `word` is most likely a slip for, if there is one."""
+    """The one of `words` that `word` is most likely a misspelling of, if there is one."""
     from difflib import get_close_matches
 
     # The search is quadratic, and no real slip is longer than this.

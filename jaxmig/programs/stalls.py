@@ -1,4 +1,4 @@
-"""Waiting: how long accesses and threads waited, and what they lost otherwise.
+"""Stalls: how long accesses and threads waited, and the accesses that they lost.
 
 Percentiles come from bins of a sixteenth of an octave, so they are at most 6 % too
 high; the maximum is exact.
@@ -28,7 +28,7 @@ def upper(i: int) -> int:
 
 
 def percentile(bins: np.ndarray, share: float) -> int:
-    """The time, ns, that a share q of the counted ones does not pass; 0 of nothing."""
+    """The time in ns that a share of the counted times does not exceed; 0 without any."""
     total = int(bins.sum())
     if total == 0:
         return 0
@@ -37,7 +37,7 @@ def percentile(bins: np.ndarray, share: float) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Stalls:
-    """Waits for migration entries; times in ns, rates a second."""
+    """Waits for migration entries; times in ns, rates per second."""
 
     waits: int
     p50: int
@@ -50,7 +50,7 @@ class Stalls:
     thread_max: int
     share: float  # of all threads' time, spent waiting
     lost_ipis: float  # accesses that did not happen because of interrupts
-    lost_refills: float  # and because of walks that no flush would have needed
+    lost_refills: float  # and because of page walks after flushes
 
 
 def of_totals(totals: Totals, ran_ns: np.ndarray, walks: float, walk_ns: int) -> Stalls:
@@ -58,8 +58,10 @@ def of_totals(totals: Totals, ran_ns: np.ndarray, walks: float, walk_ns: int) ->
 
     Args:
       ran_ns: how long each thread ran.
-      walks: page walks an access without a migration; refills are what goes beyond.
+      walks: page walks per access without a migration; more walks are refills.
       walk_ns: of one walk.
+    Returns:
+      Times in ns; lost accesses are those that the lost time would have sufficed for.
     """
     by_thread = totals.stall_ns[: len(ran_ns)]
     threads = np.quantile(by_thread, QUANTILES, method="inverted_cdf")
@@ -107,7 +109,7 @@ HEADERS: Final = (
 
 
 def first_folio_ns(result: PmbenchResult) -> int:
-    """From the start of a call to its first folio mapped again, no CPU interrupted."""
+    """ns from the start of a call to its first folio mapped again, without interrupts."""
     t = result.table
     last = int(np.argmax(t.moved > 0))
     unmapped = int((t.count[: last + 1] * t.unit[: last + 1]).sum())
@@ -119,7 +121,7 @@ def first_folio_ns(result: PmbenchResult) -> int:
 
 
 def point(batch: int, result: PmbenchResult, walk_ns: int) -> dict[str, float]:
-    """A run with one batch limit, as numbers: times in ns, rates a second."""
+    """A run with one batch limit, as numbers: times in ns, rates per second."""
     s = of_result(result, walk_ns)
     return {
         "batch": batch,
@@ -139,7 +141,7 @@ def point(batch: int, result: PmbenchResult, walk_ns: int) -> dict[str, float]:
 
 
 def trade_off(points: Sequence[Mapping[str, float]], fmt: str = "simple") -> str:
-    """A table of runs, one a batch limit: what batching gains, and who waits for it."""
+    """A table with a row for each batch limit: rate of migration and threads' waits."""
     cells = []
     for p in points:
         waits = [duration(p[f"{x}_ns"]) for x in ("p50", "p99", "p999", "max")]

@@ -1,7 +1,8 @@
-"""Results as people and programs read them: tables, call trees, JSON and CSV.
+"""Results as text and plain data: tables, call trees, JSON, CSV and traces.
 
-Every function takes plain data and returns text or plain data; none prints or computes
-a result.
+Every function takes plain data and returns text or plain data; none prints or computes a
+result.  Commands, tools and pictures import this folder; it builds no machine and makes
+no call.
 """
 
 from jaxmig.report import folded, perfetto, timed, tracefs

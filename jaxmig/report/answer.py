@@ -1,7 +1,7 @@
-"""The answer before the table: what moved, in which time, whom it stopped, what failed.
+"""The answer above the table: pages moved, time taken, interrupts, stalls and failures.
 
-Two to four sentences about the first and the last of the records, which are the oldest
-and the newest kernel that were asked for.
+Two to four sentences compare the first record with the last, which are of the oldest and
+the newest kernel chosen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ def answer(
     """Sentences, a line each.
 
     Args:
-      records: of one call, a kernel each.
-      why: why pages of a kernel's call may have failed, as far as that is known.
+      records: of one call, one for each kernel.
+      why: by kernel, the known reasons for which pages may have failed.
     """
     before, after = records[0], records[-1]
     lines = [_time(before, after), _flushes(before, after), _stall(before, after)]
@@ -73,7 +73,7 @@ def _interrupts(record: Record) -> str:
 
 
 def _cpus(record: Record) -> str:
-    """Who is interrupted, and how often each."""
+    """The CPUs that are interrupted, and how often each."""
     by = record["ipis_per_cpu"]
     hit = [cpu for cpu, n in enumerate(by) if n]
     if not hit:

@@ -1,6 +1,6 @@
-"""Releases side by side: what a call did on each, and what it would have taken.
+"""Releases side by side: the counts of a call on each, and its modelled time.
 
-Modelled time and this computer's own time are different things and never share a row.
+Modelled time and the time that this computer took never share a row.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from jaxmig.report.units import (
 from jaxmig.time.machines import Profile
 
 Record = Mapping[str, Any]
-# Rows that only explain others.
+# Rows that explain others, shown only in detail.
 _DETAIL = (
     *("modelled pages/s, ", "this computer: compile"),
     *(f"modelled time, {phase}" for phase in ("alloc", "unmap", "flush", "copy")),
@@ -42,14 +42,18 @@ def assumed_line(
     content: bool = True,
     varied: Sequence[str] = (),
 ) -> str:
-    """One line that says on what machine and in what state the numbers hold.
+    """One line with the machine and the state that the numbers hold for.
 
     Args:
       running, lazy: CPU numbers of the target.
-      cpus, nodes: if not the profile's.
-      batch: base pages; 0 is no limit.
-      batch, copy: None where they are varied.
-      varied: names of what has several values; of `cpus` the most are said.
+      cpu: the CPU that migrates.
+      cpus, nodes: how many; None for the profile's.
+      batch: base pages at which a batch is closed; 0 for no limit, None if varied.
+      copy: the copy engine; None if varied.
+      content: whether frames hold their 4 KiB.
+      varied: names of settings with several values; for `cpus` the line has the most.
+    Returns:
+      The line, without its end.
     """
     n, absent = profile.origins("cost."), ", ".join(profile.absent)
     limit = f"{batch} pages" if batch else "none"
@@ -79,7 +83,7 @@ def compare(
     detail: bool = False,
     why: Mapping[str, str] | None = None,
 ) -> str:
-    """The assumptions in the first line, the answer, then one column a record.
+    """The assumptions in the first line, the answer, then a column for each record.
 
     Reductions and speed-ups are against the first record.  `compile_s` and `stolen_ns`
     are shown where records have them.
@@ -107,13 +111,13 @@ def compare(
 
 
 def speedup(after: Record, before: Record) -> float | None:
-    """How many times more pages a second; None where one of them moved none."""
+    """The ratio of the rates in pages/s; None if one of the calls moved no page."""
     fast, slow = _pages_per_s(after), _pages_per_s(before)
     return fast / slow if fast and slow else None
 
 
 def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]]:
-    """Name of each row and how to get its cell from a record."""
+    """The name of each row, and a function from a record to its cell."""
     first = records[0]
 
     def vm(key: str) -> Callable[[Record], str]:
@@ -152,7 +156,7 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
 def _caller_rows(
     records: Sequence[Record],
 ) -> list[tuple[str, Callable[[Record], str]]]:
-    """What only callers have: their lists, and what they dropped and reported."""
+    """Rows that only kernel callers have: lists, pages dropped, errors."""
     rows = (("lists", "lists"), ("pages dropped", "reclaimed"))
     found: list[tuple[str, Callable[[Record], str]]] = [
         (name, lambda r, key=key: count(r.get(key, 0)))
@@ -199,5 +203,5 @@ def _rate_range(record: Record) -> str:
     ends = record.get("time_ns_range")
     if not ends:
         return "-"
-    # The longest time is the lowest rate.
+    # The longest time gives the lowest rate.
     return span(_pages_per_s(record, ends[1]), _pages_per_s(record, ends[0]), rate)

@@ -1,6 +1,6 @@
-"""What changed between two runs, and why: counts first, then times, with what was asked.
+"""The differences between two runs: their settings, then counts, then times.
 
-Both are documents of `--json`.  Records are paired by kernel and by their place among
+Both are documents of `--json`.  Records are paired by kernel and by their position among
 those of that kernel.
 """
 
@@ -66,10 +66,10 @@ def _kind(value: Any) -> str:
 
 
 def differences(before: Document, after: Document) -> tuple[list[str], list[Row]]:
-    """Why results may differ, a line each; and the fields that do, counts first.
+    """The settings that differ, a line each, and the fields that do, counts first.
 
     Raises:
-      ValueError: for what is no document of `--json`, or shares no kernel.
+      ValueError: no document of `--json`, or no kernel that both have.
     """
     old, new = (_records(d) for d in (before, after))
     shared = [key for key in old if key in new]
@@ -103,7 +103,7 @@ def _records(document: Document) -> dict[tuple[str, int], Mapping[str, Any]]:
 
 
 def _reasons(before: Document, after: Document) -> Iterator[str]:
-    """What the two runs were asked for, where that differs."""
+    """The settings of the two runs that differ, a line each."""
     for part in ("jaxmig", "scenario", "target", "machine"):
         old, new = ({part: d.get(part)} for d in (before, after))
         a, b = flatten(old), flatten(new)
@@ -130,7 +130,7 @@ def _rows(kernel: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[R
 
 
 def _counted(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record; interrupts of all CPUs as their sum and their most."""
+    """The fields of a record; interrupts by CPU as their sum and their maximum."""
     flat = flatten({k: v for k, v in record.items() if k not in _LEFT_OUT})
     by = flat.pop("ipis_per_cpu", None)
     if isinstance(by, list) and by:
@@ -156,7 +156,7 @@ def _change(name: str, old: Any, new: Any) -> tuple[str, str, str]:
 
 
 def answer(lines: Sequence[str], rows: Sequence[Row]) -> str:
-    """What changed in a sentence."""
+    """The differences in one sentence."""
     if not rows:
         return "No count and no modelled time differs."
     kernels = list(dict.fromkeys(r[0] for r in rows))

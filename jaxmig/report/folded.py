@@ -1,8 +1,10 @@
-"""The modelled time as stacks: for flamegraph.pl and its kin, and for speedscope.
+"""The modelled time as stacks, for flamegraph.pl and similar tools, and for speedscope.
 
     6.2 serial;migrate_pages;unmap_and_move;... 12345
 
 Both are the call tree that `report.tree` draws; the weights are nanoseconds.
+
+Source: stackcollapse-perf.pl of FlameGraph; file-format-schema.json of speedscope.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +19,7 @@ Priced = tuple[Record, Cost]
 
 
 def folded(priced: Iterable[Priced]) -> str:
-    """A line a stack, calls of one kernel added up."""
+    """A line for each stack; calls of one kernel are added up."""
     total: dict[str, int] = {}
     for record, cost in priced:
         for stack, ns in stacks(call_tree(cost)):
@@ -27,7 +29,7 @@ def folded(priced: Iterable[Priced]) -> str:
 
 
 def speedscope(priced: Iterable[Priced], version: str) -> dict[str, Any]:
-    """A document of speedscope's own format, a profile a call."""
+    """A document of speedscope's own format, with a profile for each call."""
     frames: dict[str, int] = {}
     profiles = []
     for i, (record, cost) in enumerate(priced, 1):
@@ -54,7 +56,7 @@ def speedscope(priced: Iterable[Priced], version: str) -> dict[str, Any]:
 
 
 def stacks(root: Node) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Each function's own time with the functions that it was called from."""
+    """Each function's own time, ns, with the functions that it was called from."""
 
     def walk(
         node: Node, above: tuple[str, ...]

@@ -6,8 +6,11 @@
              shootdowns that interrupt it
 
 The phases of a call sum exactly to its record's `time_ns`.  Times are in microseconds,
-as the format wants, with three decimals: whole nanoseconds.  Large calls show batches,
-or chunks of folios, instead of folios, and one slice a CPU for all interrupts of each.
+as the format requires, with three decimals: whole nanoseconds.  Large calls show batches,
+or chunks of folios, instead of folios, with one slice on each CPU for all interrupts of a
+batch or chunk.
+
+Source: Trace Event Format, complete ("X") and metadata ("M") events.
 """
 
 import dataclasses
@@ -28,7 +31,7 @@ Event = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class TraceDocument:
-    """The document, and whether folios had to be drawn together."""
+    """The document, and whether some slices stand for several folios."""
 
     document: dict[str, Any]
     aggregated: bool
@@ -53,7 +56,7 @@ def trace(traced: Sequence[Traced]) -> TraceDocument:
 
 
 def _names(traced: Sequence[Traced], kernels: list[str]) -> Iterator[Event]:
-    """Metadata: what processes and tracks are called, and their order."""
+    """Metadata: names and order of processes and tracks."""
     for pid, kernel in enumerate(kernels, 1):
         mine = [t for t in traced if t.record["kernel"] == kernel]
         title = f"Linux {kernel} ({mine[0].record['policy']})"
@@ -71,7 +74,7 @@ def _meta(kind: str, pid: int, tid: int, **args: Any) -> Event:
 
 
 class _CallSlices:
-    """The slices of one record; `end` is when the next may begin."""
+    """The slices of one record; `end`, ns, is when the next record may begin."""
 
     def __init__(self, traced: Traced, pid: int, start: int, share: int) -> None:
         self.t, self.pid, self.start = traced, pid, start
@@ -85,7 +88,7 @@ class _CallSlices:
         self.end = start + traced.cost.total
 
     def events(self) -> list[Event]:
-        """Parents before what is inside them."""
+        """All slices, parents before the slices inside them."""
         r = self.t.record
         args = {k: r[k] for k in ("ret", "errno", "vmstat", "time_ns", "batches")}
         made = [self.slice(self.t.title, "call", self.start, self.t.cost.total, args)]
@@ -96,55 +99,59 @@ class _CallSlices:
         self.end = max(self.end, *self.free.values())
         return made
 
-    def span(self, one: Span, now: int, made: list[Event]) -> int:
-        """The slices of a span from `now` on; when it ends."""
-        at = len(made)
+    def span(self, one: Span, now: int, events: list[Event]) -> int:
+        """Append the slices of a span from `now` on; returns its end, ns."""
+        at = len(events)
         began = now
         for part in one.parts:
             if isinstance(part, Span):
-                now = self.span(part, now, made)
+                now = self.span(part, now, events)
             else:
-                now = self.phases(part, now, made)
+                now = self.phases(part, now, events)
         if now > began or one.cat == "migrate_pages":
-            made.insert(at, self.slice(one.name, one.cat, began, now - began, one.args))
+            events.insert(
+                at, self.slice(one.name, one.cat, began, now - began, one.args)
+            )
         return now
 
-    def phases(self, ranges: list[tuple[int, int]], now: int, made: list[Event]) -> int:
-        """A slice a phase for the rows of `ranges` together."""
+    def phases(
+        self, ranges: list[tuple[int, int]], now: int, events: list[Event]
+    ) -> int:
+        """Append a slice for each phase of these rows together; returns its end, ns."""
         sums = sum(self.spent[a:b].sum(axis=0) for a, b in ranges)
         for phase, ns in zip(PHASES, np.asarray(sums).tolist(), strict=True):
             if phase == "flush":
-                self.interrupts(ranges, now, made)
+                self.interrupts(ranges, now, events)
             if ns:
-                made.append(self.slice(phase, "phase", now, ns, {}))
+                events.append(self.slice(phase, "phase", now, ns, {}))
             now += ns
         return now
 
     def interrupts(
-        self, ranges: list[tuple[int, int]], now: int, made: list[Event]
+        self, ranges: list[tuple[int, int]], now: int, events: list[Event]
     ) -> None:
-        """What the flushes of these rows do to other CPUs."""
+        """Append the handlers that the flushes of these rows run on other CPUs."""
         for a, b in ranges:
             base = self.flushed[a - 1] if a else 0
             lo, hi = np.searchsorted(self.is_cpus, (a, b))
             some = self.is_cpus[lo:hi]
             if self.outline.aggregated:
-                self.together(some, now, made)
+                self.together(some, now, events)
                 continue
             for i in some.tolist():
                 ns = self.t.handler_ns[int(self.rows[self.flush[i], 4])]
                 for cpu in log.cpus_of(self.rows[i, 2], self.rows[i, 1]):
                     begin = now + int(self.flushed[i] - base)
                     args = {"pages": self.pages(i, cpu)}
-                    self.handler("TLB shootdown", cpu, begin, ns, args, made)
+                    self.handler("TLB shootdown", cpu, begin, ns, args, events)
             now += int(self.spent[a:b, PHASES.index("flush")].sum())
 
-    def together(self, some: np.ndarray, now: int, made: list[Event]) -> None:
-        """One slice a CPU for the interrupts of many flushes."""
-        _, first, ipis, _, _, _ = self.rows[some].T
+    def together(self, flushes: np.ndarray, now: int, events: list[Event]) -> None:
+        """Append one slice on each CPU for the interrupts of many flushes."""
+        _, first, ipis, _, _, _ = self.rows[flushes].T
         words = np.ascontiguousarray(ipis).astype("<u4").view(np.uint8).reshape(-1, 4)
         hit = np.unpackbits(words, axis=1, bitorder="little").astype(np.int64)
-        price = np.asarray(self.t.handler_ns)[self.rows[self.flush[some], 4]]
+        price = np.asarray(self.t.handler_ns)[self.rows[self.flush[flushes], 4]]
         for word in np.unique(first).tolist():
             mine = first == word
             count, ns = hit[mine].sum(axis=0), price[mine] @ hit[mine]
@@ -152,21 +159,29 @@ class _CallSlices:
                 n = int(count[k])
                 args = {"ipis": n}
                 name = f"{n} TLB shootdowns"
-                self.handler(name, word + k, now, float(ns[k]), args, made)
+                self.handler(name, word + k, now, float(ns[k]), args, events)
 
     def pages(self, i: int, cpu: int) -> int:
-        """What the handler drops, as tlb_flush prints it."""
+        """The pages that the handler drops, as tlb_flush prints them."""
         _, first, _, full, one, _ = self.rows[i].tolist()
         bit = 1 << cpu - first
         return log.ALL if full & bit else int(bool(one & bit))
 
     def handler(
-        self, name: str, cpu: int, begin: int, ns: float, args: Any, made: list[Event]
+        self, name: str, cpu: int, begin: int, ns: float, args: Any, events: list[Event]
     ) -> None:
+        """Append an interrupt handler, which starts once its CPU is free.
+
+        Args:
+          begin: ns, the earliest start.
+          ns: of the handler.
+          args: shown with the slice.
+          events: to which it is appended.
+        """
         # A CPU takes one interrupt after the other.
         begin = max(begin, self.free[cpu])
         self.free[cpu] = begin + round(ns)
-        made.append(self.slice(name, "ipi", begin, round(ns), args, cpu))
+        events.append(self.slice(name, "ipi", begin, round(ns), args, cpu))
 
     def slice(
         self,
@@ -177,6 +192,17 @@ class _CallSlices:
         args: dict[str, Any],
         cpu: int | None = None,
     ) -> Event:
+        """A complete event ("ph": "X").
+
+        Args:
+          cat: the category.
+          begin: ns from the trace's start.
+          ns: how long it takes.
+          args: shown with the slice; none if empty.
+          cpu: whose track; None for the migrating CPU's.
+        Returns:
+          The event, with times in microseconds.
+        """
         made: Event = {
             "name": name,
             "cat": cat,

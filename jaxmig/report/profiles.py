@@ -1,4 +1,4 @@
-"""The machine profiles as tables: what each number is and who says so."""
+"""The machine profiles as tables: each number with its meaning and source."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COSTS = "costs measured / published / assumed"
 def machines_text(
     profiles: Sequence[Profile], fmt: str = "simple", width: int | None = None
 ) -> str:
-    """One line a machine."""
+    """A table with a line for each machine."""
     rows = [
         [p.name, p.arch, str(p.nodes), str(p.cpus), _engines(p), _costs(p), p.title]
         for p in profiles
@@ -55,7 +55,7 @@ def machine_text(
 def machine_dict(
     profile: Profile, cpus: int | None = None, nodes: int | None = None
 ) -> dict[str, Any]:
-    """The machine as result documents name it; `cpus`, `nodes` if not the profile's."""
+    """The `machine` of result documents; `cpus` and `nodes` replace the profile's."""
     return {
         "profile": profile.name,
         "arch": profile.arch,

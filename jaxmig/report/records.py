@@ -1,7 +1,7 @@
 """Result records: plain dicts made from counts and costs, to JSON and CSV and back.
 
-A record is what one call did on one kernel release.  In CSV nested names are joined by
-dots, a list is one cell of JSON, a value that is null says `null`, and an empty cell
+A record has the results of one call on one kernel release.  In CSV nested names are
+joined by dots, a list is one cell of JSON, a null value is `null`, and an empty cell
 means that the record has no such field.
 """
 
@@ -22,7 +22,7 @@ VMSTAT: Final = (
     *("nr_tlb_remote_flush", "nr_tlb_remote_flush_received"),
     *("nr_tlb_local_flush_all", "nr_tlb_local_flush_one"),
 )
-# Always text, whatever their cells look like: release "6.10" is not the number 6.1.
+# Always text, also if a cell looks like a number: release "6.10" is not 6.1.
 _TEXT: Final = ("kernel", "policy", "syscall", "errno", "error", "scenario")
 
 
@@ -44,13 +44,21 @@ def record(
     """The record of one call.
 
     Args:
+      kernel: the release.
+      policy: "serial" or "batched".
+      syscall: its name, or "kernel".
       ret: what the kernel function returns; a negative errno becomes -1 and its name.
       counts: the counters of the call, by name; received flushes are taken from
         `ipis_per_cpu`.
-      status: of move_pages only; left out if None.
+      ipis_per_cpu: shootdown interrupts that each CPU took.
+      nodes_after: base pages of the process by node.
+      cost: of the counts.
+      wall_s: s that this computer took after compilation.
       batch: base pages at which a batch was closed; 0 for no limit.
-      wall_s: s this computer took after compilation.
+      status: of move_pages only; left out if None.
       extra: further fields, such as compile_s.
+    Returns:
+      The fields, times in ns.
     """
     made: Record = {
         "kernel": kernel,
@@ -84,7 +92,7 @@ def record(
 def _stalls(
     vmstat: Mapping[str, int], counts: Mapping[str, int], cost: Cost, batch: int
 ) -> Record:
-    """How long a page is away; see `away`."""
+    """How long pages are away from their process; see `away`."""
     folios, pages = counts.get("folios_moved", 0), vmstat["pgmigrate_success"]
     full = folios_a_batch(batch, folios, pages)
     w = away(cost.places, folios, counts["batches"], full)
@@ -103,7 +111,16 @@ def document(
     machine: Mapping[str, Any],
     calls: Iterable[Mapping[str, Any]],
 ) -> Record:
-    """The whole of `--json`'s output for one scenario."""
+    """The document of `--json` for one scenario.
+
+    Args:
+      version: of jaxmig.
+      scenario: path of its file; None without one.
+      machine: from `machine_dict`.
+      calls: records.
+    Returns:
+      Plain data.
+    """
     calls = [dict(call) for call in calls]
     return {
         "jaxmig": version,
@@ -114,7 +131,7 @@ def document(
 
 
 def error_document(scenario: str, line: str) -> Record:
-    """What stands in the place of a document when a scenario fails."""
+    """The document of a scenario that failed with the error `line`."""
     return {"scenario": scenario, "error": line}
 
 
@@ -150,10 +167,10 @@ def from_csv(text: str) -> list[Record]:
     return records
 
 
-def flatten(made: Mapping[str, Any], prefix: str = "") -> Record:
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> Record:
     """Nested names joined by dots; an empty mapping stays one empty value."""
     flat: Record = {}
-    for key, value in made.items():
+    for key, value in nested.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
@@ -175,7 +192,7 @@ def unflatten(flat: Mapping[str, Any]) -> Record:
 
 def _cell(column: str, value: Any) -> str:
     if isinstance(value, str):
-        # Quoted only if it would come back as something else.
+        # Quoted only if it would be read back as another value.
         return value if column in _TEXT or _value("", value) == value else _json(value)
     return _json(value)
 
@@ -194,7 +211,7 @@ def _json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and their scalars as lists and numbers, whatever library they are of."""
+    """Arrays and their scalars, of any library, as lists and numbers."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,8 +1,8 @@
-"""The outline of a call's log: what is inside what, down to the folio if they are few.
+"""The outline of a call's log: nested spans, down to single folios if they are few.
 
-A span's parts are spans and pieces of the log (ranges of rows that no inner span
-holds).  Where folios are many a span is a batch at the smallest, and where batches are
-many too, or there are none, a chunk of folios.
+The parts of a span are inner spans, and ranges of rows that no inner span holds.  With
+many folios the smallest span is a batch; with many batches, or none, it is a chunk of
+folios.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmig.state import log
 
-CHUNK: Final = 512  # folios drawn as one where there are no batches
+CHUNK: Final = 512  # folios of the smallest chunk
 LEVEL: Final = {
     log.CALL: 0,
     log.HUGETLBS: 1,
@@ -40,7 +40,7 @@ Ranges = list[tuple[int, int]]
 
 @dataclasses.dataclass
 class Span:
-    """Something that takes its parts' time."""
+    """A stretch of the call, which takes the time of its parts."""
 
     name: str
     cat: str
@@ -49,7 +49,7 @@ class Span:
     parts: list["Span | Ranges"] = dataclasses.field(default_factory=list)
 
     def add(self, first: int, last: int) -> None:
-        """Rows that belong to no inner span."""
+        """Append rows that belong to no inner span."""
         if not self.parts or isinstance(self.parts[-1], Span):
             self.parts.append([])
         ranges = self.parts[-1]
@@ -59,14 +59,23 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """The outermost spans, one a list; whether folios are drawn together."""
+    """The outermost spans, one for each list; whether spans stand for several folios."""
 
     spans: list[Span]
     aggregated: bool
 
 
 def outline(rows: np.ndarray, cpus: int, share: int, max_folios: int) -> Outline:
-    """The outline of a log in about `share` slices."""
+    """The outline of a log.
+
+    Args:
+      rows: int32[rows, log.COLUMNS].
+      cpus: of the machine.
+      share: slices that this outline may take, about.
+      max_folios: folios that are shown one by one.
+    Returns:
+      Spans in the order of the log.
+    """
     kinds = rows[:, 0]
     folios = int((kinds == log.FOLIO).sum())
     begins = int((kinds == log.BEGIN).sum())
@@ -120,7 +129,7 @@ def _walk(rows: np.ndarray, edges: list[int]) -> list[Span]:
 
 
 def _chunks(rows: np.ndarray, size: int, most: int) -> list[Span]:
-    """Each list as spans of `size` folios, whatever else happens in it.
+    """Each list as spans of `size` folios, without batches and stages.
 
     More than `most` lists are one span together.
     """

@@ -1,7 +1,7 @@
-"""Tables as text, in the formats people paste elsewhere, no wider than the terminal.
+"""Tables as text, in several formats, no wider than the terminal.
 
-A table wider than asked is cut between columns and continued below, its first column
-repeated; formats meant for programs (tsv) and for web pages (github) never are.
+A table that is too wide is cut between columns and continued below, with its first column
+repeated; formats for programs (tsv) and web pages (github) are never cut.
 """
 
 import shutil
@@ -25,10 +25,15 @@ def table(
     """The table as text without a final newline.
 
     Args:
+      headers: of the columns.
+      rows: cells, as many in each row as there are headers.
+      fmt: one of FORMATS in `jaxmig.host.terminal`.
       width: columns of the terminal; None for no limit.
       left: indices of columns that hold words and are aligned left; others right.
+    Returns:
+      Lines joined by newlines.
     Raises:
-      ValueError: an unknown format, or a row as long as no header.
+      ValueError: an unknown format, or a row of another length than the headers.
     """
     if fmt not in FORMATS:
         raise ValueError(f"table format {fmt!r}: use one of {', '.join(FORMATS)}")
@@ -46,7 +51,7 @@ def table(
 
 
 def terminal_width(stream: TextIO) -> int | None:
-    """The width to cut tables at: the terminal's, or None for a file or a pipe."""
+    """The width at which to cut tables: the terminal's, or None for a file or a pipe."""
     return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
@@ -72,7 +77,7 @@ def _blocks(
     align: Sequence[str],
     width: int,
 ) -> list[list[int]]:
-    """Column indices of each piece, at least one column beside the first in each."""
+    """Column indices of each piece, which has at least one column beside the first."""
     blocks: list[list[int]] = []
     block = [0]
     for column in range(1, len(headers)):

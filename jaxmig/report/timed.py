@@ -1,7 +1,7 @@
-"""A call on the clock: the rows of its log, each with the time that it took.
+"""A call in modelled time: the rows of its log, each with the time that it took.
 
-The log counts what the cost model prices, so every row has a price a phase.  Prices
-are added up and rounded so that a call's rows sum exactly to its record's `time_ns`.
+The log has the counters that the cost model prices, so every row has a price in each
+phase.  Prices are rounded so that a call's rows sum exactly to its record's `time_ns`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxmig.time.machines import Arch, Profile
 
 PAGE_SHIFT: Final = 12
 PMD_PAGES: Final = 512
-CALLER_PID: Final = 1000  # nobody in the model has a PID: these are made up
+CALLER_PID: Final = 1000  # made up: the model has no PIDs
 FIRST_PID: Final = 1001
 Task = tuple[str, int]  # comm, pid
 
@@ -52,7 +52,7 @@ class Addresses:
         self.first, self.size, self.vpn, self.step = table.T
 
     def address(self, entry: Any) -> Int64[np.ndarray, " entries"]:
-        """Addresses of entries; 0 for those of processes nobody asked about."""
+        """Addresses of entries, bytes; 0 for entries of other processes."""
         entry = np.asarray(entry, np.int64)
         if not len(self.first):
             return np.zeros_like(entry)
@@ -69,8 +69,8 @@ class Traced:
 
     Attributes:
       weights: of `cost.weights()`: counter to phase to ns.
-      handler_ns: of an interrupted CPU: for one page, for a batch.
-      tasks: what each CPU runs; on `cpu` the one that migrates.
+      handler_ns: ns that an interrupted CPU loses: for one page, for a batch.
+      tasks: the task that each CPU runs; on `cpu` the one that migrates.
       counts_splits: whether the release prints nr_split.
     """
 
@@ -95,9 +95,18 @@ class Traced:
         arch: Arch,
         **fields: Any,
     ) -> "Traced":
-        """With the weights that `cost` was made with; `fields` are the others."""
+        """A traced record with the weights that `cost` was made with.
+
+        Args:
+          profile: of the machine.
+          copy: the copy engine that was priced.
+          arch: that was priced, which may differ from the profile's.
+          fields: the other attributes.
+        Returns:
+          The record with everything that traces need.
+        """
         weights = cost_model.weights(profile, copy=copy, policy=cost.policy, arch=arch)
-        # Where flushes are broadcast nobody is interrupted, and profiles have no such cost.
+        # arm64 broadcasts flushes without interrupts: its profiles have no such cost.
         handler = (0.0, 0.0)
         if arch != "arm64":
             handler = (float(profile["target.page"]), float(profile["target.full"]))
@@ -119,7 +128,7 @@ class Traced:
         if not len(counted):
             return spent
         sums = _prices(rows[counted], self.weights).cumsum(axis=0)
-        # Some rows give back what another charged: time must not run backwards.
+        # Some rows have negative prices; time must still never go backwards.
         sums = np.minimum.accumulate(sums[::-1])[::-1].clip(0)
         for i, phase in enumerate(PHASES):
             total, last = getattr(self.cost, phase), sums[-1, i]
@@ -132,9 +141,16 @@ class Traced:
 def tasks(
     cpus: int, loaded: Sequence[int], names: Mapping[int, Task], cpu: int, caller: str
 ) -> list[Task]:
-    """What runs where: the process that each CPU has loaded, the caller on `cpu`.
+    """The task that each CPU runs: the process that it has loaded, or its idle task.
 
-    `loaded`: address space by CPU, any number that is not in `names` for none.
+    Args:
+      cpus: how many.
+      loaded: the address space that each CPU has loaded; a number not in `names` is none.
+      names: name and PID of each address space's process.
+      cpu: the CPU that migrates, which runs `caller` if it has no process loaded.
+      caller: name of the task that migrates.
+    Returns:
+      Name and PID for each CPU, names cut as in the kernel.
     """
     found: list[Task] = [("swapper/" + str(c), 0) for c in range(cpus)]
     for c, mm in enumerate(loaded):
@@ -152,7 +168,7 @@ def flush_of(rows: np.ndarray) -> Int64[np.ndarray, " rows"]:
 
 
 def _prices(rows: np.ndarray, weights: Mapping[str, Mapping[str, float]]) -> np.ndarray:
-    """What each COUNT row costs in each phase."""
+    """The price of each COUNT row in each phase, ns."""
     exact = np.zeros((len(rows), len(PHASES)))
     _, ones, many, amount = rows.T[:4]
     for i, name in enumerate(LOGGED):

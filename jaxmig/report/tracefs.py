@@ -2,11 +2,11 @@
 
     migratepages-1000    [000] .....     1.000002: mm_migrate_pages_start: mode=...
 
-Events, fields and their spelling are those of include/trace/events/migrate.h and
-tlb.h.  Time stamps are modelled: the prices of what came before, added up; a handler on
-an interrupted CPU is stamped when the sender has heard from all.  Entries are spelled
-as x86-64 with four-level page tables would, on every architecture.  arm64 has no
-tlb_flush events, and neither have broadcasts by INVLPGB.
+Events, fields and their spelling are those of include/trace/events/migrate.h and tlb.h.
+Time stamps are modelled: the sum of the prices of all earlier rows.  A handler on an
+interrupted CPU has the time at which all CPUs have answered.  Entries have the format of
+x86-64 with four-level page tables, on every architecture.  arm64 has no tlb_flush events,
+and neither have broadcasts by INVLPGB.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ GAP_NS: Final = 10**6  # between two calls
 # Software types of swap entries that stand for migration, behind 23 swap files.
 SWP_TYPES: Final = {pte.READ: 24, pte.READ_EXCLUSIVE: 25, pte.WRITABLE: 26}
 SWP_PFN_BITS: Final = 34
-# Where a present entry keeps what; _PAGE_NX goes without saying: these are data.
+# The bits of a present entry; _PAGE_NX is always set, as these pages hold data.
 PRESENT_BITS: Final = (
     (pte.WRITE, 1 << 1),
     (pte.YOUNG, 1 << 5),
@@ -85,7 +85,7 @@ def migration(pfn: int, bits: int) -> int:
     offset = pfn
     offset |= (1 << SWP_PFN_BITS) if bits & pte.YOUNG else 0
     offset |= (1 << SWP_PFN_BITS + 1) if bits & pte.DIRTY else 0
-    # Inverted, so that no cache line at a low address can be speculated upon (L1TF).
+    # Inverted against L1TF: no speculative access to a cache line at a low address.
     word = (~offset << 14 & (1 << 64) - 1) >> 5
     word |= SWP_TYPES[bits & pte.KIND] << 59
     word |= 1 << 1 if bits & pte.SOFT_DIRTY else 0
@@ -93,7 +93,7 @@ def migration(pfn: int, bits: int) -> int:
 
 
 class _CallLines:
-    """The lines of one record."""
+    """The lines of one record, from time `start` on, ns."""
 
     def __init__(self, traced: Traced, start: int) -> None:
         self.t, self.rows = traced, traced.rows
@@ -101,7 +101,7 @@ class _CallLines:
         self.at = start + np.cumsum(spent) - spent  # when each row begins
         self.end = start + int(spent.sum())
         kinds = self.rows[:, 0]
-        # A flush ends where the row behind those about its CPUs begins: the price.
+        # A flush ends where the first row after those of its CPUs begins.
         after = np.append(self.at[1:], self.end)
         self.done = np.where(kinds == log.COUNT, after, 0)
         self.flush = flush_of(self.rows)
@@ -132,6 +132,16 @@ class _CallLines:
     def line(
         self, i: int, flags: str, event: str, fields: str, cpu: int | None = None
     ) -> str:
+        """One line of the file.
+
+        Args:
+          i: the row of the log, which gives the time.
+          flags: latency flags, as tracefs prints them.
+          fields: of the event, as text.
+          cpu: the CPU that prints it; None for the migrating one.
+        Returns:
+          The line with its end.
+        """
         ns = int(self.at[i])
         if cpu is None:
             cpu = self.t.cpu
@@ -142,7 +152,7 @@ class _CallLines:
         return f"{comm:>16}-{pid:<7d} [{cpu:03d}] {flags} {stamp}: {event}: {fields}\n"
 
     def answered(self, i: int) -> int:
-        """When the flush that row `i` belongs to is over."""
+        """The end, ns, of the flush that row `i` belongs to."""
         while i < len(self.rows) and self.rows[i, 0] != log.COUNT:
             i += 1
         return int(self.done[i]) if i < len(self.rows) else self.end
@@ -176,7 +186,7 @@ class _CallLines:
         for cpu in log.cpus_of(ipis, first):
             bit = 1 << cpu - first
             pages = log.ALL if full & bit else int(bool(one & bit))
-            # Who runs the address space of a flush always has something to drop.
+            # A CPU that runs the flushed address space always has something to drop.
             reason = REMOTE if pages or batch else WRONG
             fields = _flush(pages, reason)
             yield self.line(i, IN_HANDLER, "tlb_flush", fields, cpu)
@@ -185,7 +195,7 @@ class _CallLines:
         _, pfn, bits, order, _ = words
         address = int(self.address[i])
         if kind == log.PIECES:
-            # Of a huge entry that was split only its pieces' return is traced.
+            # A split huge entry is traced only where its pieces are mapped again.
             for k in range(min(order, PMD_PAGES)):
                 word = present(pfn + k, bits & ~pte.HUGE)
                 fields = f"addr={address + (k << 12):x}, pte={word:x} order=0"

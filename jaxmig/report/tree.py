@@ -1,9 +1,9 @@
 """Where the modelled time goes, as a call tree with percentages like perf's.
 
 The functions are those of the release's own code: unmap_and_move() and what it calls in
-the serial releases, migrate_pages_batch() in the batched ones.  Siblings stand in order
-of work, not of size, so that serial and batched trees can be read side by side.  Names
-in brackets are no functions but costs that are spread over several.
+the serial releases, migrate_pages_batch() in the batched ones.  Siblings stand in the
+order in which they run, so that serial and batched trees can be compared.  A name in
+brackets is no function but a cost that several share.
 
 Source: mm/migrate.c, mm/rmap.c, Linux 6.2 and 6.3; folios_mc_copy() for copy engines.
 """
@@ -83,10 +83,10 @@ def tree_rows(root: Node) -> Iterator[tuple[int, str, int, float]]:
 
 
 def tree_text(root: Node, least: float = 0.0) -> str:
-    """The tree as text, a line a function: percent, time, name.
+    """The tree as text, with a line for each function: percent, time, name.
 
     Args:
-      least: leave out what has a smaller share, in percent of the root.
+      least: leave out functions with a smaller share, in percent of the root.
     """
     lines = []
     for depth, name, ns, percent in tree_rows(root):
@@ -108,7 +108,7 @@ def trees_text(calls: Iterable[tuple[Mapping[str, Any], Cost]]) -> str:
 
 
 def causes_text(cost: Cost, profile: Profile) -> str:
-    """What makes most of the range of a total: the costs, their ranges and shares."""
+    """The costs that cause most of a total's range, with their own ranges and shares."""
     if not cost.causes:
         return f"No cost of {profile.name} that was used has a range."
     lines = [

@@ -1,4 +1,4 @@
-"""Numbers as people read them: three digits and a unit, never a rounded-up promise."""
+"""Numbers with a unit, to three digits; a reduction is never rounded up to 100 %."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,7 +12,7 @@ def duration(ns: float) -> str:
 
 
 def seconds(time_s: float | None) -> str:
-    """A time given in s; "-" where it was not taken."""
+    """A time given in s; "-" for None, where it was not measured."""
     return "-" if time_s is None else duration(time_s * 1e9)
 
 
@@ -37,9 +37,9 @@ def span(low: float, high: float, show: Callable[[float], str]) -> str:
 
 
 def reduction(after: int, before: int) -> str:
-    """How much less `after` is, in percent with two digits; "-" of nothing.
+    """How much less `after` is, in percent with two digits; "-" if `before` is 0.
 
-    Never 100 while something is left: 99.997 % must not read as if nothing were.
+    Never 100 while `after` is above 0: 99.997 % must not read as complete.
     """
     if before <= 0:
         return "-"
@@ -62,7 +62,7 @@ def cpu_list(cpus: Iterable[int]) -> str:
 
 
 def _scaled(value: float, scales: tuple[tuple[float, str], ...]) -> str:
-    # 999.5 would print as 1e+03, so it already belongs to the next unit up.
+    # 999.5 would print as 1e+03, so it belongs to the next larger unit.
     fits = [pair for pair in scales if abs(value) >= 0.9995 * pair[0]]
     scale, unit = fits[0] if fits else scales[-1]
     return f"{value / scale:.3g}{unit}"

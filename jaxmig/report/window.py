@@ -1,13 +1,13 @@
 """How long a folio is away from its process, in closed form.
 
-Folio i of a batch of K is unmapped, waits until the folios behind it are unmapped too,
-for the flush, and then until those before it and itself have been moved:
+Folio i of a batch of K is unmapped.  It waits until all folios after it are unmapped, then
+for the flush, then until those before it and itself have been moved:
 
     away(i) = unmap * (K - i + 1) + flush + move * i
 
-A thread that touches it in the worst moment stalls that long.  Costs a folio are the
-call's means; a serial release is K = 1 with its flush among the unmapping.  Folios that
-are refused and tried again stay away longer than this.
+A thread that touches it in the worst moment stalls that long.  Costs per folio are the
+call's means; a serial release is K = 1 with its flush as part of unmapping.  Folios that
+are refused and tried again are away for longer.
 """
 
 import dataclasses
@@ -16,17 +16,23 @@ from typing import Final
 
 import numpy as np
 
-UNMAP: Final = ("alloc", "lock", "walk", "clear", "defer")  # places of machines/terms
-FLUSH: Final = ("flush", "engine")  # once a batch, every folio of it waits
+UNMAP: Final = (
+    "alloc",
+    "lock",
+    "walk",
+    "clear",
+    "defer",
+)  # places of machines/terms.py
+FLUSH: Final = ("flush", "engine")  # once for each batch, of which every folio waits
 MOVE: Final = ("copy", "switch", "cached", "drain", "remap")
-POINTS: Final = 4096  # folios of a batch that are looked at
+POINTS: Final = 4096  # the most folios of a batch that are computed
 
 
 @dataclasses.dataclass(frozen=True)
 class AwayTimes:
-    """ns that folios are away: half of them, 99 of 100, and all, at most so long.
+    """ns within which half of the folios, 99 of 100, and all are mapped again.
 
-    `first`: from the call's beginning to its first folio mapped again.
+    `first` is from the call's beginning to its first folio mapped again.
     """
 
     p50: int
@@ -36,11 +42,15 @@ class AwayTimes:
 
 
 def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> AwayTimes:
-    """The window of a call that moved `folios` in `batches` (0: serial).
+    """How long the folios of a call are away.
 
     Args:
       places: modelled ns of the whole call by place in the code.
+      folios: that were moved.
+      batches: 0 for a serial release.
       limit: folios of a full batch; the last one may be smaller.
+    Returns:
+      Times in ns.
     """
     if folios == 0:
         return AwayTimes(0, 0, 0, 0)
@@ -64,11 +74,11 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Aw
 
 
 def folios_a_batch(limit: int, folios: int, pages: int) -> int:
-    """Folios of a full batch, as many as its limit in pages of the mean size.
+    """Folios of a full batch, if all have the mean size.
 
     Args:
-      limit: base pages; 0 for none.
-      folios, pages: that moved.
+      limit: base pages at which a batch is closed; 0 for none.
+      folios, pages: that were moved, folios and base pages.
     """
     if not limit or pages <= limit:
         return max(folios, 1)
@@ -78,7 +88,7 @@ def folios_a_batch(limit: int, folios: int, pages: int) -> int:
 def _batch(
     unmap: float, flush: float, move: float, size: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Times of folios of `count` equal batches, and for how many each stands."""
+    """Times of folios of `count` equal batches, and how many folios each stands for."""
     if not count:
         return np.zeros(0), np.zeros(0)
     i = np.arange(1, size + 1)
@@ -92,7 +102,7 @@ def _batch(
 def quantile(
     times: Sequence[float] | np.ndarray, weights: np.ndarray, share: float
 ) -> int:
-    """The least time, whole ns, that a share of `q` does not exceed."""
+    """The least time, whole ns, that this share of the weights does not exceed."""
     times = np.asarray(times)
     order = np.argsort(times, kind="stable")
     reached = np.cumsum(weights[order])

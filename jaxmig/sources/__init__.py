@@ -1,1 +1,5 @@
-"""Where machines come from: regions, scenario files, processes, snapshots."""
+"""Sources of machines: regions, scenario files, live processes, snapshots, workloads.
+
+Each reads its input, checks it, and lays out a Machine on the host.  What calls do to the
+machine, and what that costs, is not known here.
+"""

@@ -19,7 +19,7 @@ from jaxmig.state.machine import NOWHERE, Cpus, Geometry, Machine
 
 @dataclasses.dataclass
 class Folios:
-    """What is in memory, a row a folio."""
+    """The folios in memory, a row each."""
 
     order: Int32[np.ndarray, " folios"]
     node: Int32[np.ndarray, " folios"]
@@ -33,12 +33,12 @@ class Folios:
 
 @dataclasses.dataclass
 class Entries:
-    """What maps it.  `folio` -1: nothing is mapped; the bits hold flags and mm."""
+    """Page-table entries, a row each."""
 
-    folio: Int64[np.ndarray, " entries"]
+    folio: Int64[np.ndarray, " entries"]  # row in Folios; -1 if nothing is mapped
     page: Int32[np.ndarray, " entries"]  # base page within the folio
-    bits: Int32[np.ndarray, " entries"]
-    # Their turn among the entries of a folio, if it is not their own order.
+    bits: Int32[np.ndarray, " entries"]  # flags and address space, see pte.py
+    # Position among the entries of a folio; None for the order of the rows.
     turn: Int32[np.ndarray, " entries"] | None = None
 
 
@@ -51,20 +51,20 @@ class Hardware:
     lazy: Bool[np.ndarray, " cpus"]
     tlb: tuple[int, int] = (128, 12)  # sets, ways of 4 KiB entries
     huge_tlb: tuple[int, int] = (128, 12)
-    free: Sequence[int | None] = ()  # base pages a node, None: as much as there is
+    free: Sequence[int | None] = ()  # base pages by node, None: all that there is
 
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """To which sizes those of a machine are rounded up."""
+    """The sizes to which those of a machine are rounded up."""
 
     base: int = BASE_PAGES  # the least room for base pages and entries
-    large: int = LARGE  # for folios of a larger order
+    large: int = LARGE  # the least room for folios of a larger order
     pmds: int = LARGE
-    up: Callable[[int, int], int] = bucket  # a size that holds a number
+    up: Callable[[int, int], int] = bucket  # from a number and the least size to a size
     # Machines with and without shared pages or conditions are one class.
     conditions: bool = False
-    # Where there are larger folios, and they fit: orders, and folios of each on a node.
+    # Orders, and folios of each on a node, for machines with larger folios that fit.
     pools: tuple[tuple[int, int], ...] = ()
 
 
@@ -80,7 +80,19 @@ def geometry_of(
     headroom: bool,
     classes: Classes,
 ) -> Geometry:
-    """Pools with room for every folio of their order on every node."""
+    """The machine's sizes: pools with room for every folio of their order on any node.
+
+    Args:
+      ptes: PTEs of all address spaces.
+      shared: whether some page is mapped twice.
+      splits: room for all large folios as base pages too.
+      headroom: twice the room, so that a node can be source and destination of a call.
+      classes: to which sizes are rounded up.
+    Returns:
+      The geometry, with the same pools on each node.
+    Raises:
+      ValueError: if the frames do not fit the index type.
+    """
     orders = tuple(sorted({0, *np.unique(folios.order).tolist()}))
     counts = {o: int((folios.order == o).sum()) for o in orders}
     if splits:
@@ -109,9 +121,9 @@ def geometry_of(
 def place(
     geometry: Geometry, folios: Folios, seed: int | None
 ) -> tuple[Int64[np.ndarray, " folios"], Int32[np.ndarray, " slots"], np.ndarray]:
-    """Head frame of each folio, the free stacks, and how much is on each.
+    """Head frame of each folio, the free stacks, and how many blocks are on each.
 
-    Frames are handed out in order, or shuffled within their pool if there is a seed.
+    Frames are allocated in order, or shuffled within their pool if there is a seed.
     """
     head = np.empty(folios.order.shape[0], np.int64)
     free = np.full(geometry.nodes * geometry.slots_per_node, NOWHERE, np.int32)
@@ -133,26 +145,33 @@ def place(
 
 def chains(
     frames: int,
-    of: Int64[np.ndarray, " entries"],
+    frame_of: Int64[np.ndarray, " entries"],
     live: np.ndarray,
     turn: Int32[np.ndarray, " entries"] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """First entry of each frame, next entry of each entry, whether any is shared.
+    """The reverse map: for each frame a chain of the entries that map it.
 
-    `of` is the frame in whose row each entry's chain begins.
+    Args:
+      frames: of the machine.
+      frame_of: the frame in whose row each entry's chain begins.
+      live: bool[entries], whether each maps anything.
+      turn: the order within a chain; None for that of the entries.
+    Returns:
+      The first entry of each frame and the next entry of each entry, NOWHERE if there
+      is none; and whether some chain has two entries.
     """
     first = np.full(frames, NOWHERE, np.int32)
-    following = np.full(of.shape[0], NOWHERE, np.int32)
+    following = np.full(frame_of.shape[0], NOWHERE, np.int32)
     entries = np.flatnonzero(live)
     if turn is not None:
         entries = entries[np.argsort(turn[entries], kind="stable")]
     # Written backwards, so that the lowest entry of a shared frame wins.
-    first[of[entries[::-1]]] = entries[::-1]
-    late = first[of[entries]] != entries
+    first[frame_of[entries[::-1]]] = entries[::-1]
+    late = first[frame_of[entries]] != entries
     if not late.any():
         return first, following, False
-    by_frame = entries[np.argsort(of[entries], kind="stable")]
-    same = of[by_frame[1:]] == of[by_frame[:-1]]
+    by_frame = entries[np.argsort(frame_of[entries], kind="stable")]
+    same = frame_of[by_frame[1:]] == frame_of[by_frame[:-1]]
     following[by_frame[:-1][same]] = by_frame[1:][same]
     return first, following, True
 
@@ -172,11 +191,19 @@ def assemble(
     content: bool = True,
     classes: Classes = EXACT,
 ) -> Machine:
-    """The machine.
+    """Lay out a machine from rows on the host.
 
     Args:
-      left, marks: conditions by folio (see conditions.py).
-      classes: to which sizes it is rounded up.
+      ptes, pmds: entries of all address spaces, the PMD leaves apart.
+      pmd_table: the PTE under each leaf at which its range begins.
+      left, marks: conditions by folio (see conditions.py); None without any.
+      splits: room for all large folios as base pages too.
+      headroom: room for a node to be source and destination of one call.
+      seed: of the order of frames within their pools; None for ascending order.
+      content: whether frames hold their 4 KiB.
+      classes: to which sizes are rounded up.
+    Returns:
+      The machine, with arrays on the device and empty TLBs.
     Raises:
       ValueError: if the frames do not fit the index type.
     """
@@ -303,7 +330,7 @@ def _frame_rows(
 
 
 def _contents(rows: np.ndarray) -> UInt32[Array, "frames 1024"]:
-    """Contents that tell every page from every other, or nothing but zeros."""
+    """Contents that differ between all pages; zeros for pages marked ZERO."""
     memory = contents.fresh(rows.shape[0])
     zero = np.flatnonzero(rows[:, frame.FLAGS] & frame.ZERO)
     return memory.at[zero].set(0) if zero.size else memory
@@ -330,7 +357,7 @@ def _conditions(
 ) -> Int32[Array, "frames 4"] | None:
     if left is None or marks is None:
         return None
-    # More tests than a field can count are as good as for ever.
+    # More tests than a field can count mean for ever.
     fields = np.minimum(left, cond.UNTIL_WAITED).T
     rows = np.zeros((geometry.frames, cond.WORDS), np.int32)
     rows[head] = np.stack(np.broadcast_arrays(*cond.pack(fields, marks)), axis=1)

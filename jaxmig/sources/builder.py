@@ -33,16 +33,16 @@ from jaxmig.state import arguments, conditions as cond, frame, pte
 from jaxmig.state.machine import Machine
 
 FIRST_ADDRESS: Final = 0x10000000
-SHARED_KINDS: Final = ("shmem", "file")  # what a process may map twice
-# States of an entry rather than of what it maps.
+SHARED_KINDS: Final = ("shmem", "file")  # kinds that a process may map twice
+# States of an entry rather than of the folio that it maps.
 ENTRY_STATES: Final = ("untouched", "zero_page", "prot_none")
-# And of a page itself, whatever folio it is of.
+# States of a single page of any folio.
 PAGE_STATES: Final = {"zero": frame.ZERO, "poisoned": frame.POISONED}
 STATES: Final = (
     *(*ENTRY_STATES, *PAGE_STATES, *cond.STATES, *MARK_STATES),
     *("partially_mapped", "no_mapping", "dirty"),
 )
-# What the model can hold at once; all of it together must fit its int32 numbers.
+# Limits of a machine; its numbers are int32.
 MOST_NODES: Final = 1024  # MAX_NUMNODES
 MOST_CPUS: Final = 1 << 16
 MOST_SETS: Final = 1 << 20
@@ -70,10 +70,10 @@ class Builder:
         """An empty machine.
 
         Args:
-          free: base pages a node, None: as many as there is room for.
+          free: base pages free on each node, None: as many as there is room for.
           tlb, huge_tlb: sets and ways of a CPU's TLB, of 4 KiB and of 2 MiB entries.
         Raises:
-          ValueError: for a number that is none, or out of range.
+          ValueError: for a value that is no whole number, or out of range.
         """
         self.nodes = arguments.whole("nodes", nodes, 1, MOST_NODES)
         self.cpus = arguments.whole("cpus", cpus, 1, MOST_CPUS)
@@ -94,7 +94,7 @@ class Builder:
         """A process; `running` and `lazy` CPUs are in its mm_cpumask.
 
         Raises:
-          ValueError: for a CPU that the machine has not, or that is named twice.
+          ValueError: for a CPU that the machine lacks, or that is named twice.
         """
         arguments.text("name", name)
         last = self.cpus - 1
@@ -132,7 +132,14 @@ class Builder:
         """Map `pages` base pages on `node` into one process, or into several at once.
 
         Args:
-          mapped_twice: each of them maps the pages a second time, right behind.
+          pages: base pages, a multiple of 2^order.
+          order: log2 of the base pages of each folio, at most that of a PMD.
+          kind: anon, cow, shmem, file, ksm, swapcache, movable_ops or hugetlb.
+          name: of the region, for errors.
+          writable, mlocked, prot_none: of the area: VM_WRITE, mlock(2), PROT_NONE.
+          migratable: whether the area may migrate (vma_migratable()).
+          private: pages have buffers or other private data.
+          mapped_twice: each process maps the pages a second time, right after the first.
           shared: of a file: MAP_SHARED, so that stores go to the file's pages.
           migrate_folio: of a file: its file system has that operation.  Without it, base
             pages without buffers are modelled (fallback_migrate_folio()).
@@ -203,14 +210,16 @@ class Builder:
         pages: Iterable[int] | None = None,
         until: str | int = "forever",
     ) -> None:
-        """Put `state` in the way of some base pages of a region (None: of all).
+        """Give some base pages of a region a state that affects their migration.
 
-        `until`: "forever", "waited" (until somebody sleeps on it), or n: gone when the
-        kernel looks for the n-th time, n at most 255.
-
+        Args:
+          state: a name in STATES.
+          pages: numbers within the region, counted from 0; None for all.
+          until: "forever"; "waited", until a call sleeps on it; or n from 1 to 255: the
+            state is gone when the kernel tests it for the n-th time.
         Raises:
           ValueError: for another builder's region, an unknown state or end, and pages
-            that the region has not.
+            that the region lacks.
         """
         if not any(region is mine for mine in self.regions):
             raise ValueError(f"region {region!r:.40}: none of this machine")
@@ -231,7 +240,7 @@ class Builder:
             return
         left = cond.UNTIL_WAITED if isinstance(until, str) else until - 1
         endless = until == "forever"
-        # Every page of a larger folio named is one more reference, but one state.
+        # Each page named adds a reference to its folio, but all share one state.
         folios = index >> region.order
         if state == "extra_ref":
             self._count_refs(region, folios)
@@ -253,7 +262,7 @@ class Builder:
         headroom: bool = False,
         share_programs: bool = False,
     ) -> Machine:
-        """The machine.
+        """Lay out the machine.
 
         Args:
           content: whether frames hold their 4 KiB.
@@ -307,7 +316,7 @@ def _free(free: Sequence[int | None], nodes: int) -> list[int | None]:
     arguments.whole("free: its length", len(free), 0, nodes)
     return [
         None if n is None else arguments.whole(f"free[{i}]", n, 0)
-        for i, n in enumerate(free)
+        for i, n in enumerate(limits)
     ]
 
 
@@ -349,6 +358,6 @@ def _indices(region: Region, pages: Any) -> np.ndarray:
 
 
 def _whole_folios(index: np.ndarray, order: int) -> np.ndarray:
-    """The pages of all folios that a list of pages touches."""
+    """All pages of the folios that the pages in `index` belong to."""
     first = np.unique(index >> order) << order
     return (first[:, None] + np.arange(1 << order)).reshape(-1)

@@ -1,7 +1,7 @@
-"""Processes, the regions they map and what is said of these, as rows on the host.
+"""Processes, their regions and the regions' conditions, as rows on the host.
 
 Folios, entries and conditions are numpy arrays with a row each, as `assemble.py` takes
-them; nothing here goes page by page.
+them; no Python loop goes over pages.
 """
 
 import dataclasses
@@ -59,11 +59,11 @@ class Region:
     migratable: bool
     private: bool
     prot_none: bool
-    mapped_twice: bool = False  # each process maps it again, right behind
+    mapped_twice: bool = False  # each process maps it again, right after the first
     shared: bool = True
     migrate_folio: bool = True  # of a file system: whether it has that operation
     first_folio: int = 0
-    # Per process: number of the first PTE and, under PMD mappings, of the first leaf.
+    # By process: number of the first PTE and, under PMD mappings, of the first leaf.
     first_pte: dict[int, int] = dataclasses.field(default_factory=dict)
     first_pmd: dict[int, int] = dataclasses.field(default_factory=dict)
     # The same of the second mapping.
@@ -117,10 +117,10 @@ def folios_of(regions: list[Region]) -> Folios:
 
 
 def _bits(region: Region, process: Process) -> int:
-    """The bits of a page that was written once, if its area lets it be written.
+    """The bits of the entry of a page that was written once, if its area is writable.
 
-    A file's pages have been written back since.  What fork() left behind is dirty still,
-    but may not be written; nor may anything under PROT_NONE.
+    A file's pages have been written back since.  Pages shared by fork() are still dirty,
+    but not writable; nor are entries under PROT_NONE.
     """
     bits = (process.number << pte.MM_SHIFT) | pte.PRESENT | pte.YOUNG
     bits |= pte.VM_WRITE if region.writable else 0
@@ -167,7 +167,7 @@ def entries_of(
                 leaf = np.where(zero, bits & pte.STAYS, bits)
                 _append(large, folio[first], sub[first], leaf[first])
                 table.append((ptes_at[p.number] + first).astype(np.int32))
-                # The rmap walk goes by the region's list.
+                # The rmap walk follows the order of the region's processes.
                 turns.append(np.full(r.folios, r.processes.index(p), np.int32))
                 folio = np.full(r.pages, -1)
                 bits = np.where(zero, bits, bits & pte.STAYS)
@@ -182,7 +182,7 @@ def entries_of(
 def _mappings(
     process: Process, regions: list[Region]
 ) -> Iterator[tuple[Region, dict[int, int], dict[int, int]]]:
-    """What a process maps, in address order: regions, and where their entries are kept."""
+    """The mappings of a process in address order: regions, and dicts for their entries."""
     for r in regions:
         if process in r.processes:
             yield r, r.first_pte, r.first_pmd
@@ -193,8 +193,8 @@ def _mappings(
 def _mark(
     folio: np.ndarray, bits: np.ndarray, marks: list[tuple[str, np.ndarray]]
 ) -> None:
-    """Pages never touched map nothing; a read-only touch maps the zero page."""
-    # What was never touched is absent, whatever else is said of it.
+    """Apply states of entries: absent, zero page, PROT_NONE."""
+    # A page never touched is absent, also if it has other states.
     for state, index in sorted(marks, key=lambda m: m[0] == "untouched"):
         if state == "prot_none":
             bits[index] |= np.where(folio[index] >= 0, pte.PROT_NONE, 0)
@@ -217,10 +217,10 @@ def _join(columns: list[list[np.ndarray]]) -> Entries:
     return Entries(folio.astype(np.int64), page.astype(np.int32), bits.astype(np.int32))
 
 
-def spread(of: np.ndarray, percent: int) -> np.ndarray:
-    """That share of the elements, evenly spread and never more of them."""
-    i = np.arange(len(of))
-    chosen: np.ndarray = of[(i + 1) * percent // 100 > i * percent // 100]
+def spread(items: np.ndarray, percent: int) -> np.ndarray:
+    """A share of the elements of `items`, evenly spread and rounded down."""
+    i = np.arange(len(items))
+    chosen: np.ndarray = items[(i + 1) * percent // 100 > i * percent // 100]
     return chosen
 
 
@@ -237,7 +237,7 @@ def states_of(
 
 
 def _apply(
-    condition: Condition, seen: Folios, left: np.ndarray, marks: np.ndarray
+    condition: Condition, memory: Folios, left: np.ndarray, marks: np.ndarray
 ) -> None:
     folios = condition.region.first_folio + condition.folios
     unique, times = np.unique(folios, return_counts=True)
@@ -250,7 +250,7 @@ def _apply(
             seen.flags[unique] |= 0 if lacking else frame.DIRTY
             marks[unique] |= cond.UNWRITTEN if lacking else 0
     elif condition.state == "partially_mapped":
-        seen.flags[unique] |= frame.SPLIT_QUEUED if condition.left else 0
+        memory.flags[unique] |= frame.SPLIT_QUEUED if condition.left else 0
     else:
         name = "private" if condition.state == "no_mapping" else condition.state
         state = cond.STATES.index(name)
@@ -258,16 +258,16 @@ def _apply(
         if condition.endless:
             marks[unique] |= cond.forever(state)
         if state == cond.EXTRA_REF and condition.left:
-            seen.extra_refs[unique] += times.astype(np.int32)
+            memory.extra_refs[unique] += times.astype(np.int32)
             marks[unique] += times.astype(np.int32) << cond.EXTRA_SHIFT
         if state == cond.PINNED and condition.left:
             refs = 1 if condition.region.order else PIN_REFS
-            # Pinned twice is pinned: all is over at once, whatever said so.
+            # Two pins of a folio are one: they end together.
             fresh = unique[(marks[unique] & cond.PIN_HELD) == 0]
-            seen.extra_refs[fresh] += refs
+            memory.extra_refs[fresh] += refs
             marks[fresh] |= cond.PIN_HELD
         if state == cond.BUFFERS_LOCKED:
-            seen.flags[unique] |= frame.PRIVATE
+            memory.flags[unique] |= frame.PRIVATE
     if condition.state == "isolated" and condition.left:
-        seen.flags[unique] &= ~frame.LRU
+        memory.flags[unique] &= ~frame.LRU
         left[unique, cond.TAKEN] = np.maximum(left[unique, cond.TAKEN], condition.left)

@@ -2,10 +2,10 @@
 
   take(pid), take_all() --> Snapshot --> save(path) --> load(path)
 
-A row is one resident mapping: page `vpn` of a process shown by frame `pfn`. Two rows
-with one pfn are a shared page. What could not be read is said in `missing`, together
-with what was assumed instead. Nothing here needs a privilege beyond reading another
-process's maps; frame numbers and page flags want CAP_SYS_ADMIN.
+A row is one resident mapping: page `vpn` of a process maps frame `pfn`. Two rows with
+one pfn are a shared page. `missing` lists what could not be read, and what was assumed
+instead. The only privilege needed is to read the process's maps; frame numbers and page
+flags also need CAP_SYS_ADMIN.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ class Snapshot(ArrayTable):
 
     @property
     def laid_out(self) -> int:
-        """Rows whose addresses are made up: numa_maps told how many, not which."""
+        """Rows whose addresses are made up: numa_maps has only numbers of pages."""
         return int(np.count_nonzero(self.has(PageFlag.MADE_UP_ADDRESS)))
 
     @property
@@ -98,14 +98,14 @@ class Snapshot(ArrayTable):
 
     @property
     def movable(self) -> Bools:
-        """Rows that migrate_pages() may move as far as can be seen, bool[rows]."""
+        """Rows that migrate_pages() may move, as far as can be seen, bool[rows]."""
         movable = np.ones(len(self), np.bool_)
         for _, rows in self._reasons():
             movable &= ~rows
         return movable
 
     def unmovable(self) -> list[tuple[str, int]]:
-        """(why, pages) for the rows that may not move; each row counts once."""
+        """(reason, pages) for the rows that may not move; each row counts once."""
         free = np.ones(len(self), np.bool_)
         found = []
         for reason, rows in self._reasons():
@@ -116,7 +116,10 @@ class Snapshot(ArrayTable):
         return found
 
     def _reasons(self) -> Iterator[tuple[str, Bools]]:
-        """In the order in which Linux would notice (mm/mempolicy.c:queue_folios)."""
+        """Reasons with their rows, in the order of Linux's tests.
+
+        Source: queue_folios_pte_range() in mm/mempolicy.c.
+        """
         kind = self.areas.kind[self.area]
         raw = self.has(PageFlag.PFNMAP)
         names = self.areas.path
@@ -132,10 +135,10 @@ class Snapshot(ArrayTable):
         yield OFF_LRU, self.has(PageFlag.OFF_LRU)
 
     def save(self, path: str | Path) -> None:
-        """Writes an .npz, whole or not at all.
+        """Write an .npz, whole or not at all.
 
         Raises:
-          SnapshotError: it cannot be written, or holds what could not be read back.
+          SnapshotError: it cannot be written, or has values that could not be read back.
         """
         arrays = npz.flatten(self)
         try:
@@ -154,15 +157,17 @@ def take(
     page_size: int | None = None,
     hide_pfns: bool = False,
 ) -> Snapshot:
-    """Reads the page tables of live processes, in the order of `pids`.
+    """Read the page tables of live processes.
 
     Args:
-      pids: processes; hold them still (SIGSTOP) for counts that agree.
-      root, sys_root: other trees than the live ones, for saved files.
-      page_size: bytes of a base page, default this machine's.
-      hide_pfns: do as without CAP_SYS_ADMIN; the file then tells no frame numbers.
-
-    Raises ProcError or a kind of it: unknown PID, permission, kernel thread, exit.
+      pids: processes; stop them (SIGSTOP) for counts that agree with each other.
+      root, sys_root: directories instead of the live ones, for saved files.
+      page_size: bytes of a base page; None for this machine's.
+      hide_pfns: as without CAP_SYS_ADMIN; the file then has no real frame numbers.
+    Returns:
+      The snapshot, processes in the order of `pids`.
+    Raises:
+      ProcError: or a subclass: unknown PID, no permission, kernel thread, exit.
     """
     sources = _sources(root, sys_root, page_size, hide_pfns)
     return _freeze(capture.capture(pids, sources), sources)
@@ -176,21 +181,29 @@ def take_all(
     hide_pfns: bool = False,
     tick: Callable[[int], None] = lambda n: None,
 ) -> Snapshot:
-    """Reads every process but this one; pages they share have one pfn.
+    """Read every process but this one; pages that they share have one pfn.
 
-    `tick` is told of each process that was looked at.
+    Kernel threads and processes that end meanwhile are left out; those that may not be
+    read are counted in `missing`.
 
-    Kernel threads and processes that end meanwhile are left out; those that may not
-    be read are counted in `missing`. Raises NotLinux, or PermissionDenied if none can.
+    Args:
+      root, sys_root, page_size, hide_pfns: as for `take`.
+      tick: called with 1 after each process.
+    Returns:
+      The snapshot, processes in the order of their PIDs.
+    Raises:
+      NotLinux: there is no proc directory.
+      PermissionDenied: no process may be read.
     """
     sources = _sources(root, sys_root, page_size, hide_pfns)
     return _freeze(capture.capture_all(sources, tick), sources)
 
 
 def load(path: str | Path) -> Snapshot:
-    """Reads back what `save` wrote.
+    """Read a file that `save` wrote.
 
-    Raises SnapshotError for garbage, a cut file, another format or inconsistent rows.
+    Raises:
+      SnapshotError: no snapshot, a truncated file, another format or inconsistent rows.
     """
     path = Path(path)
     arrays = npz.read(path, MAGIC)

@@ -1,8 +1,8 @@
 """One process of N base pages, laid out on the device.
 
-machine(pages) is what Builder makes of one process that runs on all CPUs but CPU 0 and
-maps one region, bit for bit, without arrays on the host: for sizes at which those would
-be larger than the machine itself.  On top of that its TLBs may be warm.
+machine(pages) equals, bit for bit, what Builder makes of one process that runs on all
+CPUs but CPU 0 and maps one region.  It needs no arrays on the host, which at large sizes
+would exceed the machine itself.  Its TLBs may also be warm.
 """
 
 import dataclasses
@@ -44,11 +44,17 @@ def machine(
     tlb: tuple[int, int] = (128, 12),
     warm: bool = True,
 ) -> Machine:
-    """`pages` base pages on node 0; as many are free on every node.
+    """A machine with one process that has all its pages on node 0.
 
     Args:
-      seed: frames are in random order on the node, or in address order if None.
+      pages: base pages; as many are free on every node.
+      cpus, nodes: of the machine.
+      seed: of a random order of the frames on their node; None for address order.
+      content: whether frames hold their 4 KiB.
+      tlb: sets and ways of each CPU's 4 KiB TLB.
       warm: whether the TLBs of all CPUs but the first are full of translations.
+    Returns:
+      The machine, with arrays on the device.
     Raises:
       ValueError: if there are no pages, or more frames than the index type can count.
     """
@@ -91,9 +97,9 @@ def _running(cpus: int) -> Cpus:
 
 
 def order(pages: int, room: int, seed: int | None) -> Order:
-    """The frame of each page, and behind them the frames that are left, descending.
+    """The frame of each page, followed by the frames that are left, descending.
 
-    The permutation is the one that `assemble.place` draws.
+    The permutation is the same as that of `assemble.place`.
     """
     frames = np.arange(room, dtype=np.int32)
     frames[pages:] = frames[pages:][::-1]
@@ -106,7 +112,7 @@ def order(pages: int, room: int, seed: int | None) -> Order:
 def _lay_out(
     frames: Order, pages: Int32[Array, ""], geometry: Geometry
 ) -> tuple[Array, Array, Array]:
-    """Rows of the frames, entries, free stacks."""
+    """The rows of the frames, the entries and the free stacks."""
     blank = jnp.asarray(BLANK, jnp.int32)
     rows = jnp.broadcast_to(blank, (geometry.frames, frame.COLUMNS))
     lanes = jnp.arange(STEP, dtype=jnp.int32)
@@ -129,7 +135,7 @@ def _lay_out(
 
 
 def _stacks(frames: Order, pages: Int32[Array, ""], geometry: Geometry) -> Array:
-    """Node 0 has left what no page took; the other nodes have everything."""
+    """The free stacks: node 0 has the frames without a page, other nodes have all."""
     room = geometry.frames_per_node
     slot = jnp.arange(room, dtype=jnp.int32)
     first = jnp.where(slot < room - pages, room - 1 - slot, NOWHERE)
@@ -151,7 +157,7 @@ def _fill(tlb: Tlb, entries: Array, running: Array, pages: Array) -> Tlb:
     ways = slots // running.shape[0]
     slot = jnp.arange(slots, dtype=jnp.int32)
     row = jnp.arange(sets, dtype=jnp.int32)[:, None]
-    # Pages that share this set: of these, each CPU holds others.
+    # Of the pages that share a set, each CPU holds different ones.
     deep = (pages - row + sets - 1) // sets
     way = slot % ways
     entry = row + sets * ((way + slot // ways * ways) % jnp.maximum(deep, 1))

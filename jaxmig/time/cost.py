@@ -1,23 +1,22 @@
-"""Events times a machine profile is time: what a call costs the migrating CPU.
+"""The modelled time of a call on the migrating CPU: counters times a machine profile.
 
-Everything is linear in the counters and in what `derived()` makes of those of a whole
-call, so a table of counts is priced as one matrix product with `weights()`;
-`machines/terms.py` says what each counter costs.  Some
-weights are negative; no phase is, since lazy requests are requests, deferred entries
-are entries and so on, and `price()` refuses counts that break such rules.
+The time is linear in the counters and in the numbers that `derived()` computes from a
+whole call's, so a table of counts is priced as one matrix product with `weights()`.  The
+cost of each counter is in `machines/terms.py`.  Some weights are negative, but no phase
+is: a lazy request is also a request, a deferred entry also an entry and so on, and
+`price()` refuses counts that break such rules.
 
-Where a phase's border is a matter of taste:
+Phases whose limits are not obvious:
   flush  all TLB maintenance wherever Linux does it: shootdowns, local flushes, leaving
          an entry to the batch's flush, TLBI and DSB;
   other  an attempt's lock, isolation, LRU add and bookkeeping; mapping switch, flags
          and memcg of a folio moved; checks of references that failed; LRU drains.
-Time that interrupted CPUs lose in their handlers is not the migrating CPU's: it is
-`Cost.stolen` and in no phase.
+Time that interrupted CPUs lose in their handlers is in `Cost.stolen` and in no phase.
 
-Contention is in it where it was measured: a shootdown's time grows with the CPUs that
-answer, and is a virtual machine's own.  Not modelled: contention of the memory bus and
-of locks, frequency scaling, folio sizes between 4 KiB and 2 MiB (such folios are copied
-at the 4 KiB price).
+Contention is modelled where it was measured: a shootdown's time grows with the CPUs that
+answer, and virtual machines have their own profiles.  Not modelled: contention of the
+memory bus and of locks, frequency scaling, folio sizes between 4 KiB and 2 MiB (such
+folios are copied at the 4 KiB price).
 """
 
 import dataclasses
@@ -39,9 +38,9 @@ from jaxmig.time.machines.terms import (
 __all__ = ["PHASES", "PRICED", "Cost", "Policy", "Term", "derived", "price", "terms"]
 __all__ += ["weights"]
 
-ENGINE: Final = "dma:"  # a copy engine as kernel batch-copy asks one
+ENGINE: Final = "dma:"  # the copy engine that kernel batch-copy uses
 MAX_CHANNELS: Final = 16
-# The first never exceeds the second, or the counts are not those of a call.
+# In counts of a call the first never exceeds the second.
 _ORDER: Final = (
     ("flushes_immediate_lazy", "flushes_immediate"),
     ("flushes_batch_lazy", "flushes_batch"),
@@ -55,10 +54,10 @@ class Cost:
     """Modelled time of a call, whole ns; the six phases sum to `total` exactly.
 
     `low` and `high` are the 80 % range of the total and `median` its middle, sampled from
-    the ranges of the profile's numbers; `causes` names the numbers that make most of it,
-    with their shares.
-    `stolen` is what all interrupted CPUs together spent in their handlers.  `places`
-    has the total again by place in the code; `report.tree` draws the call tree from it.
+    the ranges of the profile's numbers; `causes` are the numbers that contribute most to
+    the range, with their shares.  `stolen` is the time that all interrupted CPUs together
+    spent in handlers.  `places` has the total by place in the code; `report.tree` draws
+    the call tree from it.
     """
 
     total: int
@@ -97,15 +96,17 @@ def price(
     arch: Arch | None = None,
     seed: int = 0,
 ) -> Cost:
-    """What the counted events cost on the machine.
+    """Price the counted events of a call on a machine.
 
     Args:
       counts: every counter of `PRICED`; others are ignored.
-      copy: "cpu", "threads:N" or "dma:N"; an engine copies a batch after its flush, so
-        with the serial policy, which has no batch, the CPU copies whatever is asked.
-      policy: whether there is a batch, for its gain, its copy and the call tree.
-      arch: instead of the profile's, say "x86" for a kernel without INVLPGB.
+      copy: "cpu", "threads:N" or "dma:N".  An engine copies a batch after its flush; with
+        the serial policy, which has no batches, the CPU always copies.
+      policy: "batched" or "serial", for the batch's gain, its copy and the call tree.
+      arch: instead of the profile's, as "x86" for a kernel without INVLPGB.
       seed: of the machines that are drawn for the range.
+    Returns:
+      Whole ns by phase and place, with the range.
     Raises:
       ValueError: a counter missing or negative, or counts that contradict each other.
       ProfileError: a copy engine that the machine does not have.
@@ -134,13 +135,14 @@ def price(
 
 
 def channels(copy: str, folios: int, offloads: bool) -> str:
-    """The copy engine as the posted driver (dcbm) uses it: batch-copy's price.
+    """The copy engine with the channels that the posted driver (dcbm) uses.
 
-    No more channels than a batch has folios, and 16 at most.  So 2 MiB folios, of which
-    512 base pages make a batch, have one channel each.
+    It uses no more channels than a batch has folios, and 16 at most.  So a 2 MiB folio,
+    which is a whole batch, has one channel.
 
     Args:
-      offloads: whether the release asks the engine at all.
+      folios: of a batch.
+      offloads: whether the release uses the engine at all.
     """
     if not (offloads and copy.startswith(ENGINE)):
         return copy
@@ -149,7 +151,7 @@ def channels(copy: str, folios: int, offloads: bool) -> str:
 
 
 def folios_a_batch(counts: Mapping[str, int]) -> int:
-    """Folios of a call's batch, on the average."""
+    """Mean folios of a batch of the call."""
     return counts["allocs"] // max(counts["batches"], 1)
 
 
@@ -160,8 +162,12 @@ def weights(
     policy: Policy = "batched",
     arch: Arch | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Counter to phase to ns: `price()` as a matrix, every counter and phase present.
+    """`price()` as a matrix, in which every counter and phase is present.
 
+    Args:
+      copy, policy, arch: as for `price`.
+    Returns:
+      From counter to phase to ns for each event.
     Raises:
       ProfileError: a copy engine that the machine does not have.
     """
@@ -173,7 +179,7 @@ def weights(
 
 def _stolen(counts: Mapping[str, int], profile: Profile) -> int:
     """Handler time on all interrupted CPUs together, ns."""
-    # A PMD's immediate flush is a full one too; the counters do not tell it apart.
+    # A PMD's immediate flush is a full one too, which the counters do not distinguish.
     page, full = profile["target.page"], profile["target.full"]
     return round(page * counts["ipis_immediate"] + full * counts["ipis_batch"])
 

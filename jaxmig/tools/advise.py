@@ -1,9 +1,9 @@
-"""Which batch limit, mode and copy engine move fastest within a stall budget.
+"""The batch limit, mode and copy engine that move fastest within a stall budget.
 
-Larger batches share a flush among more pages, and keep each page away longer.  So the
-candidates are looked through from coarse to fine: every power of two first, then, for
-the best kernel, mode and engine, limits between the last that fits and the first that
-does not.  What a page's stall is, `report.window` says.
+Larger batches share a flush among more pages, but keep each page away longer.  The search
+goes from coarse to fine: first every power of two, then for each kernel, mode and engine
+the limits between the last that fits and the first that does not.  The stall of a page is
+that of `report.window`.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ from jaxmig.tools.sweep import Grid, Player, Row, Sweep
 
 Tick = Callable[[str, float, float], None]
 COARSE: Final = tuple(1 << k for k in range(15))  # base pages
-FINE: Final = 16  # limits a round between two neighbours
+FINE: Final = 16  # limits tried in each round between two neighbours
 ROUNDS: Final = 2
 STALLS: Final = ("p50", "p99", "max")
 
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """The answer and the table behind it.
+    """The answer and its table.
 
     Attributes:
       best: the fastest row within the budget; None if there is none.
       linux: the same choice with Linux's own limit; None if it is serial.
-      rows: the best limit of each kernel, mode and engine, fastest first; then, of
-        those that cannot meet the budget, the one with the least stall.
+      rows: the best limit of each kernel, mode and engine, fastest first; then the limit
+        with the least stall of each that cannot meet the budget.
       tried: configurations in all.
     """
 
@@ -42,13 +42,13 @@ class Advice:
 
 
 def engines(profile: Profile) -> tuple[str, ...]:
-    """Copy engines whose speed on this machine somebody measured, the CPU first."""
+    """Copy engines whose speed on this machine was measured, the CPU first."""
     found = ["cpu"]
     for name, engine in profile.engines.items():
         for table in (engine.small, engine.huge):
             counts = [n for n, _ in table.rates] if table else []
             found += [f"{name}:{n}" for n in counts]
-    # Below the smallest count measured for one size of folio, nothing is known of it.
+    # A count below the smallest measured for one size of folio has no known speed there.
     return tuple(c for c in dict.fromkeys(found) if _known(profile, c))
 
 
@@ -61,10 +61,15 @@ def advise(
     """The fastest configuration whose stall stays within the budget.
 
     Args:
-      s: whose axes are kernels, modes and engines; its batch limits are not used.
+      sweep: with the kernels, modes and engines to try; its batch limits are ignored.
+      budget_ns: the longest stall allowed.
       stall: which of STALLS the budget is for.
-      tick: told what was tried last, how many configurations that was, and how many
-        came into view.
+      tick: called with the name of what was tried, the number of configurations done,
+        and the number added to the total.
+    Returns:
+      The best row, and the best of each kernel, mode and engine.
+    Raises:
+      SleepsForever: where Linux would wait for something that never ends.
     """
     column = f"stall_ns.{stall}"
     player = Player(sweep)
@@ -102,7 +107,7 @@ def _rows(player: Player, grids: Sequence[Grid], tick: Tick) -> list[Row]:
 def _best(rows: Iterable[Row], column: str, budget_ns: int) -> Row | None:
     """The fastest row within the budget; of equals, the one with the least stall."""
     fitting = [r for r in rows if r[column] <= budget_ns]
-    # Python's max keeps the first of equals, and sync, the system call's, comes first.
+    # max() keeps the first of equals, and sync, the system call's mode, comes first.
     return max(fitting, key=lambda r: (_rate(r), -r[column]), default=None)
 
 
@@ -113,7 +118,7 @@ def _rate(row: Row) -> float:
 def _between(
     grid: Grid, rows: Sequence[Row], column: str, budget_ns: int
 ) -> Grid | None:
-    """Limits between the best of a group and the next larger one that was tried."""
+    """A grid of limits between a group's best and the next larger one that was tried."""
     best = _best(rows, column, budget_ns)
     if best is None or not release(best["kernel"]).batched:
         return None
@@ -133,7 +138,7 @@ def _between(
 
 
 def _groups(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by kernel, mode and engine; a serial kernel knows no engines."""
+    """Rows by kernel, mode and engine; serial kernels only with the CPU's copy."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for r in rows:
         if r["policy"] == "batched" or r["copy"] == "cpu":

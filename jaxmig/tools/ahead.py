@@ -1,6 +1,6 @@
-"""Programs compiled before they are asked for: of later calls, of a script's.
+"""Compilation in advance, for later calls of a command and for scripts.
 
-XLA compiles without Python's lock, much of it with one thread.
+XLA compiles without Python's lock, and for much of it uses only one thread.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +25,13 @@ def warm_up(
 ) -> None:
     """Compile `jaxmig.migrate_pages()` for machines and lists of these classes.
 
-    Sizes between two steps, four an octave, share their programs, and so do releases
-    that batch alike.  The programs of several kernels are compiled side by side.
+    Sizes are rounded up to one of four steps per octave, and sizes with the same step
+    share programs; so do releases that batch in the same way.  The programs of several
+    kernels are compiled in parallel.
 
     Args:
       state, folios, node, mode, donate: as for `jaxmig.migrate_pages()`; nothing is
-        migrated, and nothing given away.
+        migrated or donated.
       kernels: releases that will be called.
     Raises:
       ValueError: for what `jaxmig.migrate_pages()` refuses.
@@ -40,7 +41,7 @@ def warm_up(
     for r in (rules(kernel, mode) for kernel in kernels):
         asked.setdefault(structure(r), []).append(compiling(r, donate, *args))
     with ThreadPoolExecutor() as threads:
-        # Those of one structure may be one program, which one thread compiles once.
+        # Rules of one structure may share a program, so one thread compiles them all.
         list(
             threads.map(lambda some: [compiled() for compiled in some], asked.values())
         )
@@ -65,13 +66,13 @@ class Ahead:
         self._thread.shutdown(cancel_futures=True)
 
     def begin(self, mine: Rules, later: list[Rules], *args: Any) -> None:
-        """Compile calls that give their machine away, but not that of `mine`."""
+        """Start to compile calls of other structures than `mine` that donate."""
         for r in later:
             if structure(r) not in {structure(mine), *self._begun}:
                 made = self._thread.submit(compiling(r, True, *args))
                 self._begun[structure(r)] = made
 
     def wait(self, rules: Rules) -> None:
-        """Until the program of these rules is there, if it was begun."""
+        """Wait for the program of these rules, if its compilation was started."""
         if structure(rules) in self._begun:
             self._begun[structure(rules)].result()

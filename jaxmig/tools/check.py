@@ -1,10 +1,10 @@
-"""What must hold of a machine between two calls, as a bit mask and as sentences.
+"""The invariants of a machine between two calls, as a bit mask and as sentences.
 
 violations(m)  --> int32: one bit for each invariant that is broken; works under jit
 explain(mask)  --> the sentences of those bits, on the host
 
-Two of them compare with an earlier state: `Ledger` says how many pages every node had,
-free or in use, and how many references no rule explains (those of a real process).
+Two of them compare with an earlier state: a `Ledger` has the pages of every node, free or
+in use, and the references that no rule explains (those of a real process).
 """
 
 from typing import Final
@@ -56,7 +56,7 @@ Mask = Bool[Array, " frames"]
 
 @pytree
 class Ledger:
-    """What calls must not change."""
+    """Totals that no call may change."""
 
     pages: Int32[Array, " nodes"]  # base pages free or in use (hugetlb has its own)
     unexplained: Int32[Array, ""]  # references that no condition stands for
@@ -74,11 +74,12 @@ def ledger(m: Machine) -> Ledger:
 def violations(m: Machine, before: Ledger | None = None) -> Int32[Array, ""]:
     """Bits of the invariants that do not hold.
 
-    `before`: the ledger of an earlier state; without it no reference may be unexplained
-    and how much memory there is is not compared.
+    Args:
+      before: the ledger of an earlier state.  Without it every reference must be
+        explained, and the amount of memory is not checked.
     """
     bits, pfn = m.pte[:, BITS], m.pte[:, PFN]
-    # Entries behind which there is a folio.
+    # Entries that map a folio, or stand for one that is migrating.
     live = pte.has(bits, pte.PRESENT | pte.MIGRATION) & ~pte.has(bits, pte.ZERO_PAGE)
     none = jnp.zeros(m.frame.shape[0], jnp.int32)
     counts = none.at[jnp.where(live, pfn, NOWHERE)].add(1, mode="drop")
@@ -117,7 +118,7 @@ def _block(m: Machine) -> tuple[Frames, Frames]:
 
 
 def _stacks(m: Machine) -> dict[int, Bool[Array, ""]]:
-    """Free or in use, never both and never neither."""
+    """Each frame must be free or in use, and not both."""
     g = m.geometry
     slot = jnp.arange(g.slots_per_node)
     pool = sum(
@@ -131,7 +132,7 @@ def _stacks(m: Machine) -> dict[int, Bool[Array, ""]]:
     start, order = _block(m)
     flags = m.frame[:, FLAGS]
     used, times = frame.kind(flags) != frame.FREE, times[start]
-    # A block whose folio was split is never handed out again: pieces leave holes.
+    # The block of a split folio is never allocated again, as its pieces may be in use.
     whole = used & (frame.order(flags) > 0)
     intact = jnp.zeros_like(whole).at[jnp.where(whole, start, NOWHERE)]
     split = (order > 0) & ~intact.set(True, mode="drop")[start]
@@ -144,7 +145,7 @@ def _stacks(m: Machine) -> dict[int, Bool[Array, ""]]:
 
 
 def _torn(m: Machine) -> Bool[Array, ""]:
-    """Tails of a folio that its head does not know, or the reverse."""
+    """Tails without a matching head, or a head without all its tails."""
     flags = m.frame[:, FLAGS]
     f = jnp.arange(flags.shape[0], dtype=jnp.int32)
     start, pool = _block(m)
@@ -155,7 +156,7 @@ def _torn(m: Machine) -> Bool[Array, ""]:
     same = ((flags[head] ^ flags) & (frame.ORDER | frame.KIND)) == 0
     right = (tail == (f != head)) & same & (order <= pool)
     used = frame.kind(flags) != frame.FREE
-    # Tails of a large folio must all be there, which counting them tells.
+    # Counting shows whether all tails of a large folio are there.
     size = jnp.zeros_like(f).at[head].add(used & large)
     short = large & ~tail & (size != 1 << order)
     return (used & ~right).any() | short.any()
@@ -171,7 +172,10 @@ def _bad_entries(m: Machine, live: Array, pfn: Array) -> Bool[Array, ""]:
 
 
 def _bad_chains(m: Machine, counts: Frames) -> Bool[Array, ""]:
-    """Walk all chains in lockstep; as long as the mappings are many, and to the frame."""
+    """Chains that do not have one entry for each mapping, all of the chain's frame.
+
+    All chains are walked in lockstep.
+    """
     f = jnp.arange(counts.shape[0], dtype=jnp.int32)
     longest = counts.max()
     used = frame.kind(m.frame[:, FLAGS]) != frame.FREE
@@ -187,7 +191,7 @@ def _bad_chains(m: Machine, counts: Frames) -> Bool[Array, ""]:
         word = m.pte[safe]
         maps = pte.has(word[:, BITS], pte.PRESENT | pte.MIGRATION)
         bad = bad | (here & ~(maps & (word[:, PFN] == f))).any()
-        # Where nothing is shared nobody keeps or reads what comes next.
+        # Without shared pages the next entries are neither kept nor read.
         following = m.rmap_next[safe] if m.geometry.shared else safe * 0 + NOWHERE
         return jnp.where(here, following, NOWHERE), length + here, n + 1, bad
 
@@ -230,9 +234,9 @@ def _books(m: Machine, before: Ledger | None) -> dict[int, Bool[Array, ""]]:
 
 
 def _stale(m: Machine, tlb: Tlb) -> Bool[Array, ""]:
-    """Translations that nobody may use, on CPUs that would use them.
+    """Stale translations on CPUs that could use them.
 
-    A lazy CPU whose generation lags empties its TLB before it goes on.
+    A lazy CPU with an old generation flushes its TLB before it can.
     """
     c = m.cpus
     loaded = jnp.clip(c.mm, 0, c.mm_gen.shape[0] - 1)

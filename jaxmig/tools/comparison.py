@@ -3,7 +3,7 @@
 found = jaxmig.compare("memhog:4m", kernels="6.2,6.3", running=[1, 2, 3])
 print(found)             # the answer and the table, as the command prints them
 found[1]["vmstat"]       # records, as in --json
-found.frame()            # a pandas DataFrame, a row a kernel
+found.frame()            # a pandas DataFrame, a row for each kernel
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ OLDEST: Final = "both"  # 6.2 and 6.3
 
 
 class Comparison(list[Record]):
-    """Records, a kernel each; printed as the command `migratepages` does.
+    """Records, one for each kernel; printed as by the command `migratepages`.
 
     Attributes:
-      assumed: one line that says on what machine, in what state the numbers hold.
+      assumed: one line with the machine and the state that the numbers hold for.
       outcomes: the same with costs, for `report.call_tree(outcome.cost)`.
     """
 
@@ -40,19 +40,19 @@ class Comparison(list[Record]):
 
     @property
     def answer(self) -> list[str]:
-        """What moved, how long it took, whom it stopped: two to four sentences."""
+        """Pages moved, time taken, interrupts and stalls, in two to four sentences."""
         return report.answer(self)
 
     def __str__(self) -> str:
         return report.compare(self, assumed=self.assumed)
 
     def frame(self) -> Any:
-        """A pandas DataFrame: a row a kernel; columns are the fields with dots, as in CSV.
+        """A pandas DataFrame: a row for each kernel, columns as in CSV.
 
         Raises:
           ImportError: pandas is not installed.
         """
-        pandas = importlib.import_module("pandas")  # no dependency of jaxmig's
+        pandas = importlib.import_module("pandas")  # not a dependency of jaxmig
         return pandas.DataFrame([flatten(r) for r in self]).set_index("kernel")
 
 
@@ -76,7 +76,7 @@ def compare(
     content: bool = False,
     seed: int = 0,
 ) -> Comparison:
-    """Migrates a target's pages between nodes, on a fresh machine for each kernel.
+    """Migrate a target's pages between nodes, on a fresh machine for each kernel.
 
     Args:
       target: as on the command line (a PID, a file, `memhog:64m`), or a Target.
@@ -93,8 +93,7 @@ def compare(
     Returns:
       The records, in the order of `kernels`.
     Raises:
-      ValueError: for what does not fit together, or is not known; one line.
-    Source: what `jaxmig migratepages` does.
+      ValueError: unknown names, or arguments that do not fit together; one line.
     """
     profile = machines.load(machine) if isinstance(machine, str) else machine
     found = targets.resolve(target) if isinstance(target, str) else target

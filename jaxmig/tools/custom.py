@@ -1,4 +1,4 @@
-"""Workloads of one's own as targets: whatever a Builder can lay out.
+"""A user's own workloads as targets: any memory that a Builder can lay out.
 
 def redis(text, arguments):
     def fill(b, setting):
@@ -25,10 +25,14 @@ def workload(
     """A target that a Builder makes; of several processes the first is migrated.
 
     Args:
-      text: what the user wrote to get it.
+      text: what the user wrote for the target.
+      description: of its memory, for the first line of output.
       pages: base pages of all regions.
-      running: CPUs on which it runs unless the user says other ones.
-      fill: adds processes and regions, and returns the first process's regions.
+      running: CPUs on which it runs unless the user chooses others.
+      fill: adds processes and regions to a Builder, and returns the first process's
+        regions.
+    Returns:
+      A target without THPs, pins or other changes.
     """
 
     def build(setting: Setting) -> tuple[Machine, Space]:
@@ -40,7 +44,7 @@ def workload(
             huge_tlb=setting.huge_tlb,
         )
         regions = fill(b, setting)
-        # Only where memory may end does a large folio need room for its pieces.
+        # A large folio can only be split, and need room for pieces, where memory may end.
         b.splits = setting.limited and any(r.order for r in regions)
         m = b.build(content=setting.content, seed=setting.seed)
         return m, Space([_area(r, m.geometry.ptes) for r in regions])
@@ -49,7 +53,7 @@ def workload(
 
 
 def _area(region: Region, ptes: int) -> Area:
-    """Where the first process has a region."""
+    """The area of a region in the first process."""
     return Area(
         start=region.start // PAGE_BYTES,
         pages=region.pages,

@@ -1,7 +1,7 @@
-"""A small migration, phase by phase, as text: who maps what, and who still believes it.
+"""A small migration, phase by phase, as text: page table, TLBs and frames.
 
-explain(("6.2", "6.3")) plays the same pages once a kernel and draws, after each phase,
-the page table, the TLBs and the frames of both nodes.
+explain(("6.2", "6.3")) migrates the same pages on each kernel, and draws them after each
+phase.
 """
 
 import dataclasses
@@ -35,12 +35,16 @@ def explain(
     width: int = 80,
     color: bool = False,
 ) -> Iterator[str]:
-    """The text, a step at a time, without final newlines.
+    """The text, a step at a time.
 
     Args:
-      batch: base pages a batch, of the batched kernels.
+      kernels: releases, one after the other.
+      pages: base pages to migrate.
+      batch: base pages in a batch of the batched kernels.
       width: columns of the terminal.
-      color: bold for what a step has changed.
+      color: whether changes of a step are bold.
+    Returns:
+      Texts without final newlines.
     Raises:
       ValueError: fewer than 1 or more than 64 pages, or a batch of no page.
     """
@@ -65,7 +69,7 @@ def explain(
 
 @dataclasses.dataclass
 class _Tour:
-    """One kernel's way through the pages."""
+    """The migration on one kernel."""
 
     first: Machine
     kernel: str
@@ -81,7 +85,7 @@ class _Tour:
         self.before = Picture(self.first, self.pages)
 
     def steps(self) -> Iterator[str]:
-        """The title, then a drawing a phase; of serial only the first page's."""
+        """The title, then a drawing for each phase, in serial releases of one page."""
         yield self.title()
         now = self.first
         ends = range(self.size, self.pages + self.size, self.size)
@@ -108,7 +112,15 @@ class _Tour:
         return f"{line}\n{'=' * len(line)}"
 
     def inside(self, before: Machine, start: int, end: int, phase: str) -> Machine:
-        """The state right after a phase of these pages, which are one batch."""
+        """The state after a phase of one batch.
+
+        Args:
+          before: the machine before the batch.
+          start, end: pages of the batch, the end exclusive.
+          phase: a name in PHASES.
+        Returns:
+          The machine inside the batch.
+        """
         return migrate_pages(
             before,
             self.heads[start:end],
@@ -119,6 +131,15 @@ class _Tour:
         )[0]
 
     def step(self, m: Machine, phase: str, n: int, start: int, end: int) -> str:
+        """The text and drawing of a phase.
+
+        Args:
+          m: the machine after it.
+          n: number of the batch, from 0 on.
+          start, end: pages of the batch, the end exclusive.
+        Returns:
+          Text without a final newline.
+        """
         function, sentences = (BATCHED if self.batched else SERIAL)[phase]
         last = "" if end == start + 1 else f"-{end - 1}"
         pages = f"page{'s' if last else ''} {start}{last}"
@@ -172,7 +193,7 @@ class _Tour:
 
 
 def _machine(pages: int) -> Machine:
-    """Pages on node 0 with a letter each, cached by all CPUs that run the process."""
+    """Pages on node 0, one for each letter, in the TLBs of all CPUs that run."""
     b = Builder(nodes=2, cpus=CPUS, tlb=TLB)
     b.mmap(b.process("app", running=RUNNING), pages=pages)
     m = b.build(content=False)
@@ -182,7 +203,7 @@ def _machine(pages: int) -> Machine:
 
 
 def _touched(m: Machine, pages: int) -> Machine:
-    """With all pages in the TLBs of the CPUs that run the process."""
+    """The machine with all pages in the TLBs of the CPUs that run the process."""
     entries = np.arange(pages)
     frames = np.asarray(m.pte)[entries, pte.PFN]
     slots = [np.array(a) for a in (m.tlb.entry, m.tlb.pfn, m.tlb.bits)]

@@ -28,12 +28,12 @@ from jaxmig.tools import verify
 from jaxmig.tools.ahead import Ahead
 
 Tick = Callable[[str], None]
-STEPS: Final = 3  # ticks a kernel
+STEPS: Final = 3  # ticks for each kernel
 
 
 @dataclasses.dataclass(frozen=True)
 class MigrationCall:
-    """How the migration is asked for."""
+    """The arguments of the migration."""
 
     old: frozenset[int]
     new: frozenset[int]
@@ -49,7 +49,7 @@ class MigrationCall:
 
 @dataclasses.dataclass
 class Outcome:
-    """What one kernel did."""
+    """The results on one kernel."""
 
     record: report.records.Record
     cost: cost.Cost
@@ -63,7 +63,7 @@ class Outcome:
 
 
 class Donating(Session):
-    """A session that gives its machine to each call, and times the call alone."""
+    """A session that donates its machine to each call, and times the call alone."""
 
     def __init__(
         self,
@@ -74,7 +74,13 @@ class Donating(Session):
         ahead: Ahead,
         later: Sequence[str],
     ) -> None:
-        """`later`: kernels that will be asked for the same call."""
+        """A session for one kernel.
+
+        Args:
+          arch: whose TLB maintenance is played.
+          ahead: compiles programs of later kernels meanwhile.
+          later: kernels that will make the same call.
+        """
         how = {"cpu": call.cpu, "batch": call.batch, "keep_logs": call.logs}
         engine = call.copy.startswith(cost.ENGINE)
         super().__init__(state, kernel, arch=arch, engine=engine, **how)
@@ -91,7 +97,7 @@ class Donating(Session):
         self.requested += len(folios)
         if self.logs is not None:
             return super()._run(rules, state, folios, node, limit)
-        # numpy views of arrays that are given away would keep them alive.
+        # A numpy view of a donated array would keep it alive.
         self.state, self._view = state, None
         args = self._arguments(state, folios, node, limit)
         later = [self._rules(kernel, *self._how) for kernel in self._later]
@@ -111,10 +117,16 @@ def run(
     call: MigrationCall,
     tick: Tick = lambda what: None,
 ) -> list[Outcome]:
-    """The same call on each kernel, each on a fresh machine.
+    """Make the same call on each kernel, each on a fresh machine.
 
     Args:
-      tick: told what was done, STEPS times a kernel.
+      target: the memory that is migrated.
+      setting: the hardware.
+      profile: prices of the machine.
+      call: the arguments of the migration.
+      tick: called with what was done, STEPS times for each kernel.
+    Returns:
+      Results in the order of `kernels`.
     Raises:
       SleepsForever: where Linux would wait for something that never ends.
       NoSuchCaller: for a kernel that does not have the caller.
@@ -198,7 +210,7 @@ def _traced(
     call: MigrationCall,
     outcome: Outcome,
 ) -> Traced:
-    """What traces of the call need."""
+    """The record with everything that traces of the call need."""
     live = target.name.isdigit()
     task = ("target" if live else target.name.partition(":")[0], FIRST_PID)
     names = {mm: task for mm in range(session.state.cpus.mask.shape[0])}
@@ -228,7 +240,7 @@ def _is_syscall(call: MigrationCall) -> bool:
 def _migrate(
     session: Session, space: syscalls.Space, call: MigrationCall
 ) -> tuple[int, dict[str, Any]]:
-    """What the call returns, and what its record says of a caller."""
+    """The return value of the call, and the record's fields about a caller."""
     if _is_syscall(call):
         ret = syscalls.migrate_pages(
             session, space, call.old, call.new, privileged=call.privileged
@@ -250,7 +262,7 @@ def _price(
 
 
 def _arch(profile: Profile, kernel: str) -> Arch:
-    # Releases that do not know the broadcast instruction interrupt on such a CPU too.
+    # Releases without support for INVLPGB send IPIs on such a CPU too.
     if profile.arch == "x86-invlpgb" and not rules(kernel, arch=profile.arch).invlpgb:
         return "x86"
     return profile.arch

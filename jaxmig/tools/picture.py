@@ -21,7 +21,7 @@ CELL: Final = 4
 
 
 class Picture:
-    """What is where; rows of cells, one a page or one a frame."""
+    """The state of a machine as rows of cells, one for each page or frame."""
 
     def __init__(self, m: Machine, pages: int) -> None:
         self.pages = pages
@@ -41,7 +41,7 @@ class Picture:
         return self.name(pfn) if bits & pte.PRESENT else "."
 
     def name(self, pfn: int) -> str:
-        """A frame by its node and its number there."""
+        """A frame's node and its number there."""
         return f"{pfn // self.per_node}{pfn % self.per_node:x}"
 
     def tlbs(self, m: Machine, entries: np.ndarray) -> list[tuple[int, list[str]]]:
@@ -61,7 +61,7 @@ class Picture:
         return rows
 
     def frames(self, m: Machine, node: int) -> list[str]:
-        """What the first frames of a node hold."""
+        """The contents of the first frames of a node."""
         first = node * self.per_node
         if m.memory is None:
             raise ValueError("a picture needs contents")
@@ -75,7 +75,7 @@ class Picture:
         return cells
 
     def text(self, width: int, before: "Picture | None" = None) -> str:
-        """All rows, cut into blocks that fit `width`; bold where `before` differs."""
+        """All rows in blocks that fit `width`; cells that differ from `before` are bold."""
         per_line = max(1, (width - MARGIN) // CELL)
         old = [r for _, r in (*before.rows, *before.memory)] if before else []
         now = [*self.rows, *self.memory]
@@ -97,12 +97,12 @@ def _numbers(pages: int) -> list[str]:
 
 
 def wrapped(text: str, width: int) -> str:
-    """Running text in lines of at most `width` columns."""
+    """Text in lines of at most `width` columns."""
     return textwrap.fill(text, max(width, 20))
 
 
 def _line(name: str, row: list[str], old: list[str], first: int, count: int) -> str:
-    """One row; cells that are not as in `old` in bold."""
+    """One row; cells that differ from `old` are bold."""
     cells = []
     for i in range(first, min(first + count, len(row))):
         cell = f"{row[i]:>{CELL}}"

@@ -52,16 +52,19 @@ def play(
     """Records of all calls, kernel by kernel, each kernel from a fresh state.
 
     Args:
+      scenario: from `load`.
       kernels: instead of those that the scenario names.
       batch: base pages that close a batch, instead of the file's; 0: no limit.
       arch: instead of the profile's.
       profile: instead of the one that the scenario names.
       copy: the copy engine that is priced, "cpu", "threads:N" or "dma:N", instead of
         the file's.
-      content, seed: as for `build`.
-      trace: told of each call what traces of it need.
-      logs: whether that includes its log; calls are slower then.
-      tick: told after each call what was done, and what share of the whole it was.
+      content, seed: as for `world.build`.
+      trace: called with what traces of each call need.
+      logs: whether that includes the call's log, which makes calls slower.
+      tick: called after each call with what was done and its share of the whole.
+    Returns:
+      A record for each call, all calls of a kernel together.
     Raises:
       ScenarioError: for a profile that does not exist, or a call that would sleep for
         ever.
@@ -88,7 +91,8 @@ def play(
 def start(scenario: Scenario, fresh: Machine, kernel: str) -> Machine:
     """The built machine as a release has it before the first call.
 
-    Up to 6.13 a CPU that switches to something else leaves the mask with that.
+    Since 6.14 a CPU that has switched to another process stays in the mask; before, it
+    left the mask with the switch.
     """
     cpus = fresh.cpus
     left = [(mm, c) for mm, p in enumerate(scenario.processes) for c in p.left]
@@ -141,7 +145,7 @@ def _call(
             where, f'"{c.syscall}"', f"not modelled: {problem}"
         ) from None
     policy: cost.Policy = "batched" if release(kernel).batched else "serial"
-    # Releases before 6.15 pay for interrupts on such a CPU too.
+    # Releases without support for INVLPGB send IPIs on such a CPU too.
     if arch == "x86-invlpgb" and not release(kernel).invlpgb:
         arch = "x86"
     folios = cost.folios_a_batch(s.counts)
@@ -179,13 +183,13 @@ def _traced(
     scenario: Scenario,
     layout: Layout,
     session: Session,
-    made: Record,
+    record: Record,
     priced: cost.Cost,
     number: int,
     options: _Options,
     arch: machines.Arch,
 ) -> Traced:
-    """What traces of one call need."""
+    """The record with everything that traces of one call need."""
     c = scenario.calls[number]
     names = {mm: (p.name, FIRST_PID + mm) for mm, p in enumerate(scenario.processes)}
     loaded = np.asarray(session.state.cpus.mm)[: len(session.ipis)].tolist()
@@ -193,7 +197,7 @@ def _traced(
     return Traced.of(
         options.profile,
         priced,
-        made,
+        record,
         copy=options.copy,
         arch=arch,
         title=f"{session.kernel}: call {number + 1}: {c.syscall}, process {c.process}",
@@ -208,7 +212,7 @@ def _traced(
 def _make(
     scenario: Scenario, session: Session, space: Space, spec: CallSpec
 ) -> tuple[int, dict[str, Any]]:
-    """What the call returns, and the fields that only its record has."""
+    """The return value of the call, and fields that only its record has."""
     match spec.syscall:
         case "migrate_pages":
             return _migrate_pages(session, space, spec), {}
@@ -320,7 +324,7 @@ def _no_caller(scenario: Scenario, number: int, problem: Exception) -> ScenarioE
 
 
 def _endless(scenario: Scenario, spec: CallSpec, number: int) -> ScenarioError:
-    """The error for a call that would never come back, at what it waits for."""
+    """The error for a call that would never return, at the condition it waits for."""
     problem = 'the call would sleep for ever; write until = "waited" or "attempt:n"'
     for i, condition in enumerate(scenario.conditions):
         mapped = spec.process in scenario.region(condition.region).processes

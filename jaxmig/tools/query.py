@@ -10,10 +10,10 @@ from jaxmig.state.machine import PMD_PAGES, Machine
 def folios_on(state: Machine, node: int) -> Int32[np.ndarray, " folios"]:
     """Head frames of the folios mapped on a node, each once, in order of the entries.
 
-    Entries are in address order process by process, PMD leaves after PTEs.
+    Entries are in address order for each process in turn, PMD leaves after all PTEs.
 
     Raises:
-      ValueError: for a node that the machine has not.
+      ValueError: for a node that the machine lacks.
     """
     node = arguments.node(state, node)
     words = np.asarray(state.pte)

@@ -1,11 +1,11 @@
-"""What `jaxmig explain` says about each phase.
+"""The sentences of `jaxmig explain` about each phase.
 
 Source: mm/migrate.c, mm/rmap.c, arch/x86/mm/tlb.c, Linux 6.2 and 6.3.
 """
 
 from typing import Final
 
-MAX_PAGES: Final = 64  # more than that nobody reads
+MAX_PAGES: Final = 64  # the most for which the text stays readable
 UNMAP, FLUSH, COPY, REMAP = "unmap", "flush", "copy", "remap"
 # (function, sentences) of a phase; {pages} and {cpus} are filled in.
 SERIAL: Final = {

@@ -1,7 +1,7 @@
-"""Whether every virtual page still holds what it held: word by word, on the device.
+"""Compares the contents of every virtual page, word by word, on the device.
 
-A fresh machine fills each frame with contents made from its number (contents.py), so
-the frame that a page began on says what the page must hold, and no copy is needed.
+A fresh machine fills each frame with contents made from its number (contents.py).  So a
+page's first frame determines its contents, and no copy of them is needed.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ def frames(m: Machine) -> Frames:
 
 
 def mismatches(m: Machine, before: Frames) -> int:
-    """Virtual pages that lost their frame or hold other contents than at the start.
+    """Virtual pages that have lost their frame, or have other contents than at first.
 
     Args:
       before: frames() of the machine when it was fresh.
@@ -56,7 +56,7 @@ def mismatches(m: Machine, before: Frames) -> int:
 
 
 def _padded(pfns: Frames) -> Array:
-    """Rounded up, so that few lengths compile."""
+    """The frames padded to a rounded length, so that few lengths are compiled."""
     chunks = max(-(-pfns.size // CHUNK), 1)
     room = np.zeros(CHUNK << (chunks - 1).bit_length(), np.int32)
     room[: pfns.size] = pfns
@@ -70,7 +70,7 @@ def _equal(
     new: Int32[Array, " pages"],
     pages: Int32[Array, ""],
 ) -> Int32[Array, ""]:
-    """How many of the first `pages` frames of `new` hold what was made for `old`."""
+    """How many of the first `pages` frames of `new` have the contents made for `old`."""
 
     def one(i: Any, right: Any) -> Any:
         at = i * CHUNK

@@ -20,7 +20,7 @@ FRAMELESS: Final = ("untouched", "zero_page")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where things are in the machine that `build` made."""
+    """The address spaces and nodes of the machine that `build` made."""
 
     spaces: dict[str, Space]  # by name of the process
     memory: frozenset[int]  # nodes that have memory
@@ -33,17 +33,19 @@ def build(
     seed: int | None = None,
     share_programs: bool = False,
 ) -> tuple[Machine, Layout]:
-    """The machine before the first call, and what lies where in it.
+    """The machine before the first call.
 
     Args:
       content: whether frames hold their 4 KiB.
-      seed: frames are in random order on their nodes if there is one.
+      seed: of a random order of the frames on their nodes; None for ascending order.
       share_programs: as for `Builder.build`.
+    Returns:
+      The machine, and the processes' address spaces in it.
     Raises:
       ScenarioError: for more references to a folio than the model counts.
     """
     spec = scenario.machine
-    # Translations are counted elsewhere: a call's counts do not depend on them.
+    # The smallest TLBs, since a call's counts do not depend on their contents.
     b = Builder(
         spec.nodes, spec.cpus, free=_free(scenario), tlb=(1, 1), huge_tlb=(1, 1)
     )
@@ -84,9 +86,7 @@ def build(
     )
 
 
-def _map(
-    builder: Builder, region_spec: RegionSpec, owners: dict[str, Process]
-) -> Region:
+def _map(builder: Builder, spec: RegionSpec, owners: dict[str, Process]) -> Region:
     return builder.mmap(
         [owners[name] for name in region_spec.processes],
         region_spec.n_pages,
@@ -106,7 +106,7 @@ def _map(
 
 
 def _free(scenario: Scenario) -> list[int]:
-    """Base pages free on each node: what the file says, or what regions leave."""
+    """Base pages free on each node: as in the file, or those that regions leave."""
     spec = scenario.machine
     used = np.zeros(spec.nodes, np.int64)
     for r in scenario.regions:
@@ -115,7 +115,7 @@ def _free(scenario: Scenario) -> list[int]:
             if c.region == r.name and c.state in FRAMELESS:
                 bare.append(np.asarray(c.indices(r.n_pages)) >> r.folio_order)
         absent = np.unique(np.concatenate(bare)).size
-        # The pool of huge pages is no free memory.
+        # The hugetlb pool is no free memory.
         if r.kind != "hugetlb":
             used[r.node] += (r.n_folios - absent) << r.folio_order
     size = np.asarray(spec.node_size, np.int64) >> PAGE_SHIFT
@@ -126,16 +126,16 @@ def _free(scenario: Scenario) -> list[int]:
 
 
 def _fill_processes(builder: Builder) -> None:
-    """As many processes as the next power of two: their number is an array's size.
+    """Pad the processes to the next power of two, as their number is an array's size.
 
-    What is added runs nowhere, maps nothing and is in no process's Space.
+    Those added run nowhere, map nothing and have no Space.
     """
     while builder.processes and len(builder.processes) & (len(builder.processes) - 1):
         builder.process("(padding)")
 
 
 def _stays(scenario: Scenario) -> bool:
-    """Whether some call may move folios to the node on which they are."""
+    """Whether some call may move folios to the node that they are on."""
     nodes = scenario.machine.nodes
     for c in scenario.calls:
         if c.syscall == "mbind":
@@ -150,7 +150,7 @@ def _stays(scenario: Scenario) -> bool:
 
 
 def _may_fill(scenario: Scenario, to: str | None) -> bool:
-    """Whether a node may run full, so that folios go to another, or stay at home."""
+    """Whether a node may run full, so that folios go to another node or stay."""
     node = min(parse_nodes(to, scenario.machine.nodes), default=0)
     return _free(scenario)[node] < sum(r.n_pages for r in scenario.regions)
 

@@ -1,8 +1,8 @@
-"""Who calls migrate_pages() inside Linux: with which lists, mode and reason, and what a
-failure means to them.
+"""The callers of migrate_pages() inside Linux: their lists, mode and reason, and what
+they make of a failure.
 
-A file a caller.  Each says which folios it takes and which it passes by: what is passed
-by is on no list and counted nowhere.
+There is a file for each caller.  It selects the folios that the caller isolates; a folio
+that is skipped is on no list and in no count.
 
 Source: mm/compaction.c, mm/memory_hotplug.c, mm/page_alloc.c, mm/gup.c,
 mm/memory-failure.c, mm/vmscan.c, mm/migrate.c (migrate_misplaced_page()), mm/damon,
@@ -43,9 +43,9 @@ class Caller:
     """One caller.
 
     Attributes:
-      mode: what it asks for unless it is told another.
-      run: makes its lists and hands them over.
-      first: the release it came with, "" if that is older than all that are modelled.
+      mode: the migrate_mode that it uses unless the request names another.
+      run: builds its lists and calls migrate_pages() for each.
+      first: the release that introduced it, "" if it is older than all modelled ones.
     """
 
     mode: str
@@ -67,11 +67,11 @@ CALLERS: Final = {
 
 
 def check(caller: str, kernel: str) -> None:
-    """Whether a release has a caller at all.
+    """Refuse a caller that a release does not have.
 
     Raises:
       ValueError: for a caller that is not modelled.
-      NoSuchCaller: for one that came later.
+      NoSuchCaller: for one that a later release introduced.
     """
     if caller not in CALLERS:
         raise ValueError(f"caller {caller!r}: not modelled; one of {' '.join(CALLERS)}")
@@ -97,21 +97,27 @@ def call(
     compact_unevictable: bool = True,
     tier: frozenset[int] = frozenset(),
 ) -> CallerOutcome:
-    """Let `caller` move what a process has on the nodes `old` to `node`.
+    """Let `caller` move the folios of a process from the nodes `old` to `node`.
 
     Args:
+      session: the machine and the release; its counts and state change.
+      space: the address space of the process.
+      caller: a name in CALLERS.
+      mode: "async", "sync_light" or "sync"; None for the caller's own.
       order, direct: of compaction: log2 of the pages that it is to free (-1: all it
         can), and whether an allocation waits for it; None: as the mode says.
       lru_gen: reclaim uses the multi-generational LRU.
       compact_unevictable: vm.compact_unevictable_allowed.
       tier: of demotion: nodes that it may use instead when `node` is full.
+    Returns:
+      What the calls of migrate_pages() returned, added up over the lists.
     Raises:
       ValueError: for a caller that is not modelled, for what is no number or no set of
         nodes, and for what is no part of the machine.
       NoSuchCaller: for a release that does not have it.
-      SleepsForever: where Linux would.
-      NotModelled: for soft offline of large folios into a node of theirs that runs
-        full, and for demotion to a node that runs full of what may fail there.
+      SleepsForever: where Linux would wait for something that never ends.
+      NotModelled: for soft offline of large folios into one of their own nodes if that
+        runs full, and for demotion of folios that may fail to a node that runs full.
     """
     check(caller, session.kernel)
     space.check(session.state)
@@ -137,10 +143,10 @@ def call(
 
 
 def _drift(session: Session, caller: str) -> int:
-    """What migrate_folio_done() takes off NR_ISOLATED_* that nobody has put there.
+    """Error that a call leaves in NR_ISOLATED_*, base pages: 0, or a negative number.
 
-    Reclaim takes its pages off itself, which successes of a demotion leave to it since
-    6.12; DAMON never counts what it isolates.
+    migrate_folio_done() subtracts each page moved.  Before 6.12 reclaim subtracts pages
+    that demotion moved a second time, and DAMON never adds what it isolates.
     """
     twice = caller == "demotion" and not since(session.kernel, "6.12")
     return -session.counts["pgmigrate_success"] if twice or caller == "damon" else 0

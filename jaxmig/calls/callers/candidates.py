@@ -1,7 +1,7 @@
-"""The folios among which a caller chooses, and what it looks at before it takes one.
+"""The folios among which a caller chooses, and what it tests before it isolates one.
 
-A look is no attempt: it wears out no condition of a scenario, except that somebody who
-finds a folio isolated has looked for it once (`Session.refuse`).
+Such a test is no attempt: it does not count towards `until = "attempt:n"` of a scenario's
+conditions, except that of `isolated` (`Session.refuse`).
 
 Source: isolate_migratepages_block() in mm/compaction.c, folio_isolate_lru() in
 mm/vmscan.c, Linux 6.1 to 7.1.
@@ -55,7 +55,7 @@ class Candidates:
 
     @staticmethod
     def at(view: View, head: Heads) -> "Candidates":
-        """Folios of which no more is asked than what they are like."""
+        """Folios given by their heads, without the addresses that map them."""
         nowhere = np.zeros(len(head), np.int64)
         return Candidates(view, head, nowhere, nowhere)
 
@@ -72,7 +72,7 @@ class Candidates:
 
     @functools.cached_property
     def node(self) -> Numbers:
-        """Where they are."""
+        """The node of each folio."""
         return self.view.node(self.head).astype(np.int64)
 
     @functools.cached_property
@@ -116,7 +116,7 @@ class Candidates:
 
     @property
     def refs(self) -> Int32[np.ndarray, " folios"]:
-        """References, isolation's not among them."""
+        """References, without the one that isolation takes."""
         return self.view.frame[self.head, frame.REFCOUNT]
 
     @property
@@ -131,11 +131,11 @@ class Candidates:
         return cond.unpack(none if rows is None else rows[self.head])
 
     def blocked(self, state: int) -> Mask:
-        """Whether a state of conditions.py is there now."""
+        """Whether a state of conditions.py holds now."""
         return self._words[0][state] > 0
 
     def marked(self, mark: int) -> Mask:
-        """Whether a mark of conditions.py is there."""
+        """Whether a mark of conditions.py is set."""
         return (self._words[1] & mark) != 0
 
     @property
@@ -146,7 +146,7 @@ class Candidates:
 
     @property
     def private_refs(self) -> Mask:
-        """No mapping and more references than mappings: nothing could freeze them."""
+        """No mapping and more references than mappings: they cannot be frozen."""
         lone = ~self.has_mapping & (self.refs > self.maps)
         lone |= self.blocked(cond.NO_MAPPING)
         return lone & np.isin(
@@ -155,12 +155,12 @@ class Candidates:
 
     @property
     def driver_busy(self) -> Mask:
-        """A driver's page that somebody has locked: isolate_movable_page() only tries."""
+        """A driver's page that is locked: isolate_movable_page() only tries the lock."""
         return (self.kind == frame.MOVABLE_OPS) & self.blocked(cond.LOCKED)
 
     @property
     def calm(self) -> Mask:
-        """Base pages with which nothing can go wrong."""
+        """Base pages whose migration cannot fail but for want of memory."""
         odd = (
             self.has(frame.CONDITIONED | frame.HURT)
             | (self.extra != 0)
@@ -170,7 +170,7 @@ class Candidates:
 
 
 def on_lru(session: Session, candidates: Candidates) -> Mask:
-    """What folio_isolate_lru() takes: no hugetlb, no driver's pages."""
+    """Folios that folio_isolate_lru() takes: no hugetlb, no driver's pages."""
     there = np.isin(candidates.kind, (frame.HUGETLB, frame.MOVABLE_OPS), invert=True)
     free = candidates.has(frame.LRU)
     session.refuse([candidates.head[there & ~free]])
@@ -178,13 +178,13 @@ def on_lru(session: Session, candidates: Candidates) -> Mask:
 
 
 def isolable(session: Session, candidates: Candidates) -> Mask:
-    """The same, and what isolate_hugetlb() and isolate_movable_page() take."""
+    """Folios of `on_lru`, and those of isolate_hugetlb() and isolate_movable_page()."""
     free = candidates.view.isolable(candidates.head)
     refuse(session, candidates.take(~free))
     return free
 
 
 def refuse(session: Session, candidates: Candidates) -> None:
-    """Somebody has found these isolated, on the LRU or by their driver."""
+    """Count a failed isolation of each of these, from the LRU or by its driver."""
     for by_driver in (False, True):
         session.refuse([candidates.head], by_driver)

@@ -1,7 +1,8 @@
-"""CMA: a range of memory that somebody needs as a whole.
+"""CMA: a contiguous range of memory is emptied for an allocation.
 
-Lists of COMPACT_CLUSTER_MAX pages; up to five calls for what is left of one, and then
-the range is given up.  Before each call clean pages of files are dropped instead.
+Lists have COMPACT_CLUSTER_MAX pages.  What is left of a list is tried in up to five
+calls; after that the range is given up.  Clean pages of files are dropped before each
+call instead of being moved.
 
 Source: __alloc_contig_migrate_range() in mm/page_alloc.c, isolate_migratepages_range() in
 mm/compaction.c, Linux 6.1 to 7.1.  Not modelled: other places that cma_alloc() tries,
@@ -31,7 +32,7 @@ TRIES: Final = 5
 
 
 def run(request: Request) -> CallerOutcome:
-    """All of the range, or up to the list of which something stays."""
+    """Empty the range, up to the first list that cannot be emptied."""
     everything = Candidates.of(request.session.view(), request.space, request.old)
     wanted = everything.take(_wanted(request, everything))
     free = wanted.view.isolable(wanted.head)
@@ -39,7 +40,7 @@ def run(request: Request) -> CallerOutcome:
     lists = Lists(request.session, request.node, request.mode, "contig_range")
     work = _Range(request, lists)
     error = work.run(c)
-    # What lies behind a full list that ended it was not looked at.
+    # What lies behind the list at which the range was given up was never tested.
     refuse(request.session, wanted.take(~free & (wanted.vpn < work.end)))
     if error == 0 and len(c) < len(everything):
         # test_pages_isolated(): what was skipped is still there.
@@ -71,8 +72,8 @@ class _Range:
         self.end = sys.maxsize
 
     def run(self, candidates: Candidates) -> int:
-        """0, or what ended it."""
-        # Lists with which nothing can go wrong are worked together, whenever.
+        """0, or the negative errno that ended it."""
+        # Lists that cannot fail may share a call, since their order does not matter.
         calm = candidates.calm & self.lists.roomy(candidates)
         kept: list[np.ndarray] = []
         error = 0
@@ -92,7 +93,7 @@ class _Range:
         return error
 
     def _together(self, candidates: Candidates, parts: list[np.ndarray]) -> None:
-        """Lists that are sure to be emptied."""
+        """Lists that are sure to be emptied, in one call."""
         if not parts:
             return
         lists, s = self.lists, self.r.session

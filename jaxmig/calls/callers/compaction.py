@@ -1,8 +1,8 @@
-"""Compaction: what is in the way of a larger block, pageblock by pageblock.
+"""Compaction: moves the folios that keep larger blocks from being free, by pageblock.
 
-A round scans a pageblock and hands over one list.  It ends with the folio that brings
-the list to COMPACT_CLUSTER_MAX pages, unless the round before was in the same pageblock:
-then the rest of that is one list.  Without a `mode` kcompactd asks, for a huge page;
+A round scans a pageblock and migrates one list.  The list ends with the folio that
+brings it to COMPACT_CLUSTER_MAX pages, unless the round before was in the same pageblock:
+then the rest of that is one list.  Without a `mode` kcompactd compacts for a huge page;
 `async` is the first try of an allocation, `sync` is /proc/sys/vm/compact_memory.
 
 Source: compact_zone(), isolate_migratepages(), isolate_migratepages_block() in
@@ -42,7 +42,7 @@ class Control:
 
     @staticmethod
     def of(request: Request) -> "Control":
-        """What the mode says of who asks, if the call does not say it."""
+        """The settings of the request; what it leaves out follows from the mode."""
         order = EVERYTHING if request.mode == "sync" else HUGE
         order = order if request.order is None else request.order
         direct = request.mode == "async" if request.direct is None else request.direct
@@ -53,7 +53,7 @@ class Control:
 
     @property
     def skips_on_failure(self) -> bool:
-        """One page that stays spoils its block, so that nothing else in it is moved."""
+        """Whether nothing else of a block is moved once one of its pages must stay."""
         return self.direct and self.mode == "async"
 
     @property
@@ -62,12 +62,12 @@ class Control:
         if self.mode == "sync":
             return False
         if since(self.kernel, "6.5"):
-            return self.order != EVERYTHING  # who uses skip hints
+            return self.order != EVERYTHING  # compaction that uses skip hints
         return self.direct and since(self.kernel, "6.3")
 
 
 def run(request: Request) -> CallerOutcome:
-    """All that is on the old nodes, zone by zone."""
+    """Compact the old nodes, zone by zone."""
     control = Control.of(request)
     lists = Lists(request.session, request.node, request.mode, "compaction")
     c = Candidates.of(request.session.view(), request.space, request.old).by_node()
@@ -85,7 +85,7 @@ def run(request: Request) -> CallerOutcome:
 
 
 def _wanted(request: Request, control: Control, candidates: Candidates) -> Mask:
-    """What isolate_migratepages_block() tries to isolate."""
+    """Folios that isolate_migratepages_block() tries to isolate."""
     large = candidates.order > 0
     if since(request.session.kernel, "6.9"):
         large &= (candidates.order >= HUGE) | (
@@ -93,7 +93,7 @@ def _wanted(request: Request, control: Control, candidates: Candidates) -> Mask:
         )
     wanted = ~large & (candidates.kind != frame.HUGETLB) & ~candidates.private_refs
     locked = candidates.blocked(cond.LOCKED)
-    # Only of what is on the LRU.
+    # Only folios on the LRU are unevictable.
     unevictable = candidates.has(frame.MLOCKED) & (candidates.kind != frame.MOVABLE_OPS)
     if not request.compact_unevictable:
         wanted &= ~unevictable
@@ -119,7 +119,7 @@ def _block(page: int, order: int) -> int:
 
 
 class _ZoneScan:
-    """One run over a zone."""
+    """One scan of a zone."""
 
     def __init__(
         self, control: Control, lists: Lists, candidates: Candidates, taken: Mask
@@ -133,7 +133,7 @@ class _ZoneScan:
         self.size, self.behind = candidates.size, candidates.vpn + candidates.size
         self.at = _block(int(candidates.vpn[0]), HUGE)  # migrate_pfn
         self.last = NOWHERE  # last_migrated_pfn
-        # Lists of folios with which nothing can go wrong need not be made one by one.
+        # Lists of folios that cannot fail need not be made one by one.
         self.calm = candidates.calm & lists.roomy(candidates.take(taken))
         self.kept: list[np.ndarray] = []
 
@@ -159,7 +159,7 @@ class _ZoneScan:
         return 0
 
     def _skip_free(self) -> bool:
-        """Over pageblocks of which everything is free, if there are some."""
+        """Skip pageblocks that are free throughout; whether there were some."""
         first = int(np.searchsorted(self.c.vpn, self.at))
         block = _block(int(self.c.vpn[first]), HUGE) if first < len(self.c) else 0
         some = block > self.at
@@ -167,7 +167,7 @@ class _ZoneScan:
         return some
 
     def _round(self, finish: bool) -> np.ndarray:
-        """Rows of the next list; the scanner stands behind them then."""
+        """Rows of the next list; moves the scanner's position after them."""
         end = _block(self.at, HUGE) + PAGEBLOCK
         if self.control.skips_on_failure:
             return self._blocks(finish, end)
@@ -178,7 +178,7 @@ class _ZoneScan:
         return rows
 
     def _look(self, first: int) -> None:
-        """The scanner has looked at what lies between a row and where it stands."""
+        """Mark the rows from `first` up to the scanner's position as tested."""
         self.looked[first : np.searchsorted(self.c.vpn, self.at)] = True
 
     def _cut(self, rows: np.ndarray, finish: bool, end: int) -> np.ndarray:

@@ -14,11 +14,11 @@ from jaxmig.state import conditions as cond
 
 
 def run(request: Request) -> CallerOutcome:
-    """One list a node, to which folios were added at the head."""
+    """One list for each node, to whose head folios were added in address order."""
     lists = Lists(request.session, request.node, request.mode, "damon", memalloc=True)
     c = Candidates.of(request.session.view(), request.space, request.old)
     free = on_lru(request.session, c)
-    # The lock is tried after the isolation; who does not get it puts the folio back.
+    # The lock is tried after the isolation; a folio that is locked is put back.
     c = c.take(free & ~c.blocked(cond.LOCKED))
     for node in np.unique(c.node).tolist():
         lists.one(downwards(c.take(c.node == node)).head)

@@ -1,11 +1,12 @@
 """Demotion: reclaim moves cold folios to a slower node instead of dropping them.
 
-One scan takes folios of one LRU, anonymous ones or those of files, until it has seen so
-many base pages; what it may not demote leaves the list shorter.  Folios were touched in
-address order, and a list runs from the youngest to the oldest.
+One scan takes folios of one LRU, anonymous ones or those of files, until it has seen a
+fixed number of base pages; folios that it may not demote make its list shorter.  Folios
+were touched in address order, and a list runs from the youngest to the oldest.
 
-Folios go to the lower tier's node, or to others of the tier once that is full.  Up to 7.0
-the first one that gets there empties the mask of those others: all nodes are allowed then.
+Folios go to the lower tier's node, and to other nodes of the tier once that is full.  Up
+to 7.0 the first folio that goes to another node clears the mask of allowed nodes: from
+then on every node is allowed.
 
 Source: shrink_inactive_list(), isolate_lru_folios(), shrink_folio_list(),
 demote_folio_list() in mm/vmscan.c, Linux 6.1 to 7.1.  Not modelled: active lists, the
@@ -31,7 +32,7 @@ MIN_LRU_BATCH: Final = 64  # of the multi-generational LRU
 
 
 def run(request: Request) -> CallerOutcome:
-    """Scans of both LRUs in turn, until all has been seen."""
+    """Scan both LRUs in turn, until every folio has been seen."""
     lists = Lists(
         request.session, request.node, request.mode, "demotion", memalloc=True
     )
@@ -54,7 +55,7 @@ def run(request: Request) -> CallerOutcome:
 
 
 def _demote(request: Request, lists: Lists, candidates: Candidates) -> None:
-    """alloc_demote_folio(): one list, which its target may have no room for."""
+    """alloc_demote_folio(): one list, some of which may not fit on its target."""
     s, here = request.session, request.session.free(request.node)
     everywhere = here > 0 and not since(s.kernel, "7.1")
     near = [(request.node + i) % s.nodes for i in range(s.nodes)]
@@ -71,7 +72,7 @@ def _demote(request: Request, lists: Lists, candidates: Candidates) -> None:
 
 
 def _scans(candidates: Candidates, pages: int) -> np.ndarray:
-    """The number of the scan that meets each folio."""
+    """The number of the scan that finds each folio; `pages` are in each."""
     scan = np.zeros(len(candidates), np.int64)
     before = 0
     for node in np.unique(candidates.node).tolist():

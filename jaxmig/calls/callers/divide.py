@@ -28,9 +28,10 @@ Index = Int32[Array, ""]
 
 
 def divide(session: Session, head: int) -> bool:
-    """Split a folio into base pages, whose lock may be waited for; whether it worked.
+    """Split a folio into base pages, after a wait for its lock; whether that worked.
 
-    Raises SleepsForever where the lock is never free.
+    Raises:
+      SleepsForever: the lock is never free.
     """
     # Who has isolated it holds a reference, which can_split_folio() sees in its turn.
     taken = int((session.view().flags(np.asarray([head]))[0] & frame.LRU) == 0)

@@ -1,4 +1,4 @@
-"""What a call of migrate_pages() has left of its list."""
+"""The folios of its list that a call of migrate_pages() has not moved."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from jaxmig.state import frame
 
 
 def left_of(before: View, after: View, folios: Heads) -> Heads:
-    """Folios that are still there, and pieces of split ones."""
+    """Folios that have not moved, and the pieces of those that were split."""
     if before.geometry.orders == (0,):
         whole = folios
     else:
@@ -17,7 +17,7 @@ def left_of(before: View, after: View, folios: Heads) -> Heads:
         whole = np.concatenate([_frames(after, h, o) for h, o in spans])
     old, new = before.frame[whole], after.frame[whole]
     flags = new[:, frame.FLAGS]
-    # A frame that was given up may serve another folio of the same list by now.
+    # A frame that was freed may hold another folio of the same list by now.
     same = frame.order(old[:, frame.FLAGS] ^ flags) == 0
     taken = same & (old[:, frame.RMAP] != new[:, frame.RMAP])
     return whole[((flags & frame.KIND) != frame.FREE) & ~taken].astype(np.int32)
@@ -43,7 +43,7 @@ def pieces_left(candidates: Candidates, after: View, moved: int, ascend: bool) -
 
 
 def _frames(after: View, head: int, order: int) -> Heads:
-    """A folio that is whole, or all its pieces."""
+    """The folio if it is still whole, or all its pieces."""
     if order == 0 or after.flags(np.asarray([head]))[0] & frame.ORDER == order:
         return np.asarray([head], np.int32)
     return np.arange(head, head + (1 << order), dtype=np.int32)

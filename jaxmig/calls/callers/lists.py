@@ -1,4 +1,4 @@
-"""Lists that a caller hands to migrate_pages(), and what they have come to."""
+"""The lists that a caller hands to migrate_pages(), and the sum of their results."""
 
 import itertools
 
@@ -62,7 +62,16 @@ class Lists:
         lists: int = 1,
         puts_back: bool = False,
     ) -> int:
-        """One list; or `lists` of them, each a batch of `batch` pages."""
+        """Migrate one list, or `lists` of them as batches of one call.
+
+        Args:
+          heads: folios of the lists, in order.
+          batch: base pages of each list; None for the session's own batch limit.
+          lists: how many calls of Linux this stands for.
+          puts_back: the caller puts back what is on its list even after a success.
+        Returns:
+          Folios not migrated, or -ENOMEM.
+        """
         ret = self.session.migrate(
             heads,
             self.node,
@@ -75,7 +84,7 @@ class Lists:
         return self._count(ret, lists)
 
     def over(self, heads: Heads, nodes: Heads, room: int) -> int:
-        """One list whose folios go to nodes of their own, see `migrate_over`."""
+        """Migrate one list whose folios go to different nodes, see `migrate_over`."""
         how = {"mode": self.mode, "reason": self.reason, "memalloc": self.memalloc}
         return self._count(migrate_over(self.session, heads, nodes, room, **how), 1)
 
@@ -85,7 +94,7 @@ class Lists:
         return ret
 
     def each(self, candidates: Candidates, ends: list[int]) -> None:
-        """Lists none of which asks how another went; `ends` as `cuts` gives them."""
+        """Migrate lists that do not depend on one another; `ends` is as from `cuts`."""
         if self.alike(candidates):
             return self._alike(candidates.head, np.asarray(ends))
         for first, last in itertools.pairwise(ends):
@@ -95,7 +104,7 @@ class Lists:
     def roomy(self, candidates: Candidates) -> bool:
         """Whether there is memory for all of these, so that their order does not matter.
 
-        Who reads a trace wants to see each call, and in its place.
+        Never with a log: a trace shows each call in its place.
         """
         return self.session.logs is None and self.session.free(self.node) >= int(
             candidates.size.sum()
@@ -104,12 +113,12 @@ class Lists:
     def alike(self, candidates: Candidates) -> bool:
         """Whether lists of these folios may be batches of one call.
 
-        So it is where nothing can run out, split or abort.
+        They may if memory cannot end, no folio can be split and none can fail.
         """
         return bool((candidates.order == 0).all()) and self.roomy(candidates)
 
     def _alike(self, heads: Heads, ends: np.ndarray) -> None:
-        """Lists of equal length in one call, with batches of that length."""
+        """Migrate lists of equal length in one call, with batches of that length."""
         length = np.diff(ends)
         if not self.session.release.batched:
             self.one(heads, lists=len(length))

@@ -1,8 +1,8 @@
-"""NUMA balancing: a hint fault moves the folio that was touched from far away.
+"""NUMA balancing: a hint fault moves the folio that a CPU of another node touched.
 
-The scan leaves PROT_NONE in the entries of the process that it thinks worth a fault; the
-fault maps the page again, whether the folio has moved or not.  Other processes' entries
-of the same page stay ordinary.
+The scan makes entries of the process PROT_NONE; the fault makes them accessible again,
+whether the folio has moved or not.  Other processes' entries of the same page do not
+change.
 
 Source: task_numa_work() in kernel/sched/fair.c, change_pte_range() and prot_numa_skip()
 in mm/mprotect.c, change_huge_pmd() in mm/huge_memory.c, do_numa_page() in mm/memory.c,
@@ -28,7 +28,7 @@ from jaxmig.state.machine import NOWHERE, PMD_PAGES, Tlb
 
 
 def run(request: Request) -> CallerOutcome:
-    """A fault on every folio that the scan leaves a hint on, in address order."""
+    """A fault on every folio whose entries the scan protects, in address order."""
     s = request.session
     c = Candidates.of(s.view(), request.space, request.old)
     c = c.take(_scanned(request, c))
@@ -79,7 +79,7 @@ def _scanned(request: Request, candidates: Candidates) -> Mask:
 
 
 def _worth_moving(request: Request, candidates: Candidates) -> Mask:
-    """What the fault does not leave where it is."""
+    """Folios that the fault tries to move."""
     shared = _several(request, candidates)
     code = _of_area(request, candidates, "executable")
     stays = code & shared & (candidates.kind == frame.FILE)
@@ -99,15 +99,15 @@ def _several(request: Request, candidates: Candidates) -> Mask:
     )
 
 
-def _of_area(request: Request, candidates: Candidates, what: str) -> Mask:
-    """What is said of the area of each folio."""
-    return np.asarray([getattr(a, what) for a in request.space.areas], bool)[
+def _of_area(request: Request, candidates: Candidates, field: str) -> Mask:
+    """A field of the Area of each folio."""
+    return np.asarray([getattr(a, field) for a in request.space.areas], bool)[
         candidates.area
     ]
 
 
 def _by_pmd(candidates: Candidates) -> Mask:
-    """Whether leaves map a folio, and not PTEs."""
+    """Whether PMD leaves map a folio, and not PTEs."""
     chain = candidates.view.frame[candidates.head, frame.RMAP]
     return (chain >= candidates.view.geometry.ptes) & (chain != NOWHERE)
 
@@ -125,7 +125,7 @@ def _entries(request: Request, candidates: Candidates) -> np.ndarray:
 
 
 def _protect(session: Session, entries: np.ndarray) -> None:
-    """Leave hints; the scan has flushed what TLBs held of these entries."""
+    """Make entries PROT_NONE and drop their translations: the scan has flushed them."""
     if len(entries) == 0:
         return
     table = np.array(session.state.pte)
@@ -148,7 +148,7 @@ def _without(tlb: Tlb, entries: np.ndarray) -> Tlb:
 
 
 def _unprotect(session: Session, entries: np.ndarray) -> None:
-    """do_numa_page() maps what has not moved as it was."""
+    """do_numa_page() makes the entries of folios that have not moved accessible again."""
     left = (session.view().pte[entries, pte.BITS] & pte.PROT_NONE) != 0
     if left.any():
         table = np.array(session.state.pte)

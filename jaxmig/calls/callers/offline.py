@@ -1,7 +1,7 @@
-"""Memory offlining: whatever is in a block of memory has to leave it.
+"""Memory offlining: a block of memory is emptied.
 
 Source: offline_pages(), do_migrate_range() in mm/memory_hotplug.c, Linux 6.1 to 7.1.
-Not modelled: poisoned pages, rounds after the first, blocks smaller than what is asked for.
+Not modelled: poisoned pages, rounds after the first, blocks smaller than the request.
 """
 
 import numpy as np

@@ -6,7 +6,7 @@ from jaxmig.calls.callers.request import CallerOutcome, Request
 
 
 def run(request: Request) -> CallerOutcome:
-    """The list."""
+    """Migrate the list."""
     lists = Lists(request.session, request.node, request.mode, "syscall_or_cpuset")
     c = Candidates.of(request.session.view(), request.space, request.old)
     lists.one(c.take(isolable(request.session, c)).head)

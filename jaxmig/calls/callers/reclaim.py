@@ -1,7 +1,7 @@
-"""Dropping clean pages of files, which need not be moved: they can be read again.
+"""Reclaim of clean pages of files, which are dropped instead of moved.
 
 Source: reclaim_clean_pages_from_list(), shrink_folio_list() in mm/vmscan.c, Linux 6.1
-to 7.1.  Not modelled: demotion in its place, where a lower tier is there.
+to 7.1.  Not modelled: demotion instead, on a machine with a lower tier.
 """
 
 import functools
@@ -34,7 +34,7 @@ State = tuple[Machine, tlb.Cached, Events]
 
 
 def clean(candidates: Candidates) -> Mask:
-    """What is looked at: clean and evictable pages of files."""
+    """Folios that reclaim considers: clean and evictable pages of files."""
     return (
         (candidates.kind == frame.FILE)
         & ~candidates.dirty
@@ -43,7 +43,7 @@ def clean(candidates: Candidates) -> Mask:
 
 
 def unmaps(candidates: Candidates) -> Mask:
-    """What is tried of it: not locked, not under writeback."""
+    """Those that it tries to unmap: neither locked nor under writeback."""
     held = (
         candidates.blocked(cond.LOCKED)
         | candidates.blocked(cond.WRITEBACK)
@@ -53,12 +53,14 @@ def unmaps(candidates: Candidates) -> Mask:
 
 
 def reclaim(
-    session: Session, candidates: Candidates, number: np.ndarray
+    session: Session, candidates: Candidates, on_list: np.ndarray
 ) -> tuple[Mask, int]:
-    """Unmap such folios of some lists, and free those that nobody else holds.
+    """Unmap the clean folios of some lists, and free those without other references.
 
-    `number` says of each folio which list it is on, ascending.
-    Returns which folios are gone, and their base pages.
+    Args:
+      on_list: int[folios], the list that each folio is on, ascending.
+    Returns:
+      Which folios were freed, and their base pages.
     """
     tried = unmaps(candidates)
     gone = tried & (candidates.extra == 0) & ~candidates.blocked(cond.BUFFERS_LOCKED)
@@ -69,18 +71,18 @@ def reclaim(
     def padded(flag: np.ndarray) -> Array:
         return jnp.asarray(np.pad(flag, (0, room.shape[0] - size)))
 
-    flushes = _flushes(session.kernel, gone[tried], number[tried])
+    flushes = _flushes(session.kernel, gone[tried], on_list[tried])
     session.work(program, room, jnp.int32(size), padded(gone[tried]), padded(flushes))
     return gone, int(candidates.size[gone].sum())
 
 
-def _flushes(kernel: str, gone: Mask, number: np.ndarray) -> Mask:
-    """After which folios what is pending is flushed: a list's last, a batch's last."""
-    last = np.diff(number, append=number[-1] + 1) != 0
+def _flushes(kernel: str, gone: Mask, on_list: np.ndarray) -> Mask:
+    """Folios after which pending entries are flushed: the last of a list or a batch."""
+    last = np.diff(on_list, append=on_list[-1] + 1) != 0
     if not since(kernel, "6.9"):
         return last
     before = np.concatenate([[0], np.cumsum(gone)])
-    freed = before[1:] - before[np.searchsorted(number, number)]
+    freed = before[1:] - before[np.searchsorted(on_list, on_list)]
     return last | (gone & (freed % FOLIO_BATCH == 0))
 
 
@@ -120,12 +122,12 @@ def _drop(
     frees: Bool[Array, ""],
     cpu: Index,
 ) -> State:
-    """try_to_unmap() of one folio, and its end if it `frees`."""
+    """try_to_unmap() of one folio, which is freed afterwards if it `frees`."""
     g = m.geometry
     row = xla.read(head, lambda: m.frame[head])
     flags, pages = row[FLAGS], pages_of(row[FLAGS])
     walk = entries.Walk(
-        # A split unmaps the pages of a file, and so does this.
+        # SPLIT unmaps the pages of a file in the same way.
         action=jnp.int32(entries.SPLIT),
         head=head,
         pages=walked_pages(g, row, pages),
@@ -149,7 +151,7 @@ def _drop(
 
 
 def _unmapped(rows: Array, head: Index, count: Index, pages: Index) -> Array:
-    """Rows of a folio that nobody maps any more, `count` entries having gone."""
+    """Rows of a folio that is no longer mapped, after `count` of its entries went."""
 
     def page(i: Index, rows: Array) -> Array:
         old = xla.read(i, lambda: rows[head + i])
@@ -165,7 +167,7 @@ def _unmapped(rows: Array, head: Index, count: Index, pages: Index) -> Array:
 def _give_back(
     geometry: Geometry, m: Machine, head: Index, flags: Index, frees: Bool[Array, ""]
 ) -> Machine:
-    """The frames of a folio that is gone."""
+    """Return the frames of a folio to the free stacks, if it `frees`."""
     free, top = alloc.give(geometry, m.free, m.top, head, frame.order(flags), frees)
     node = jnp.arange(geometry.nodes) == m.node_of(head)
     back = jnp.where(node & frees, pages_of(flags), 0)

@@ -1,7 +1,7 @@
-"""Which release a rule of a caller came with.
+"""Which release introduced a rule of a caller.
 
-The callers' rules are switches of their own: they say what is on a list, and
-`jaxmig/linux/releases.py` what becomes of it.
+The callers' rules decide what is on a list; those of `jaxmig/linux/releases.py` decide
+how a list is migrated.
 """
 
 import re
@@ -14,13 +14,13 @@ POSTED: Final = {"v4": (6, 2), "batch-copy": (6, 18)}
 
 
 def since(kernel: str, first: str) -> bool:
-    """Whether a release has what came with the release `first`.
+    """Whether a release is `first` or a later one.
 
-    A point release (6.18.0) counts as its release, and a row of one's own (6.3-mine) as
+    A point release (6.18.0) counts as its release, and a user's own row (6.3-mine) as
     the one that its name begins with.
 
     Raises:
-      NotModelled: for a name that tells no release.
+      NotModelled: for a name that begins with no release.
     """
     return _number(kernel) >= _number(first)
 

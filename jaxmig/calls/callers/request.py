@@ -1,4 +1,4 @@
-"""What a caller is asked, and what came of it."""
+"""The request to a caller, and its result."""
 
 import dataclasses
 import errno as errnos
@@ -16,8 +16,8 @@ class Request:
       old, node: it works on the folios of `space` on the nodes `old`, and they go to
         `node`.
       tier: of demotion: nodes that it may use instead when `node` is full.
-      order, direct: of compaction: log2 of the pages that are asked for (-1: as many as
-        can be had), and whether an allocation waits for it; None: as its mode says.
+      order, direct: of compaction: log2 of the pages that it is to free (-1: all it
+        can), and whether an allocation waits for it; None: as its mode says.
       lru_gen: reclaim uses the multi-generational LRU.
       compact_unevictable: vm.compact_unevictable_allowed.
     """
@@ -36,15 +36,15 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class CallerOutcome:
-    """What a caller's lists came to.
+    """The result of a caller's lists.
 
     Attributes:
       ret: folios not migrated, summed over the lists, or -ENOMEM.
-      error: negative errno that the caller reports upwards, 0 if none.
+      error: negative errno that the caller itself returns, 0 if none.
       lists: calls of migrate_pages().
       reclaimed: base pages that the caller dropped instead.
-      nr_isolated: what the call leaves wrong in NR_ISOLATED_ANON and NR_ISOLATED_FILE
-        together, base pages.
+      nr_isolated: the error that the call leaves in NR_ISOLATED_ANON and
+        NR_ISOLATED_FILE together, base pages.
     """
 
     ret: int
@@ -54,7 +54,7 @@ class CallerOutcome:
     nr_isolated: int = 0
 
     def fields(self, caller: str) -> dict[str, Any]:
-        """What a record says of a caller beside its counts."""
+        """The fields that the result record of a caller has beside its counts."""
         return {
             "caller": caller,
             "caller_errno": errnos.errorcode[-self.error] if self.error else None,

@@ -1,7 +1,7 @@
-"""Soft offlining: pages that fail too often are emptied and never used again.
+"""Soft offlining: pages with too many corrected errors are emptied and never used again.
 
-One page a call.  A large folio is split first; of the pages of a file that a split
-unmaps the clean ones are dropped.
+Each call has one page.  A large folio is split first; the split unmaps the pages of a
+file, and the clean ones among them are dropped.
 
 Source: soft_offline_in_use_page(), mf_isolate_folio() in mm/memory-failure.c, Linux 6.1
 to 7.1.
@@ -29,7 +29,7 @@ def run(request: Request) -> CallerOutcome:
     work = _SoftOffline(request)
     c = Candidates.of(request.session.view(), request.space, request.old)
     large = (c.order > 0) & (c.kind != frame.HUGETLB)
-    # Folios between two large ones go together.
+    # Folios between two large ones are handled together.
     for part in np.split(np.arange(len(c)), np.flatnonzero(large)):
         if len(part) and large[part[0]]:
             work.split(c.take(part[:1]))
@@ -51,7 +51,7 @@ class _SoftOffline:
         self.busy = False
 
     def split(self, folio: Candidates) -> None:
-        """A large folio: all its pages, if it can be split."""
+        """Soft offline all pages of a large folio, if it can be split."""
         s, head, pages = self.session, int(folio.head[0]), int(folio.size[0])
         first = self._divided(head, pages)
         self.busy |= first > 0
@@ -62,7 +62,7 @@ class _SoftOffline:
         dropped = (now.kind == frame.FILE) & ~now.has(frame.DIRTY)
         dropped &= np.arange(pages) >= first
         _drop(s, frames[dropped])
-        # Pieces of zeros that nobody maps are free, but for the one in hand.
+        # Pieces that held only zeros are unmapped and free, but for the current one.
         unused = now.refs == 0
         unused[first] = False
         _free(s, frames[unused])
@@ -71,7 +71,10 @@ class _SoftOffline:
         self.offline(left)
 
     def _divided(self, head: int, pages: int) -> int:
-        """Which page's turn split the folio: each tries, until one does; `pages`: none."""
+        """The page whose soft offlining split the folio; `pages` if none could.
+
+        Each page of the folio tries in turn.
+        """
         for turn in range(pages):
             before = self._found(head)
             if divide(self.session, head):
@@ -90,14 +93,14 @@ class _SoftOffline:
         return np.concatenate(rows).tobytes()
 
     def _check_frames(self, pages: int) -> None:
-        """A machine made for whole folios may lack frames for pieces of them."""
+        """Refuse a machine that has no frames for the pieces of its large folios."""
         wanted = min(pages, self.session.free(self.node))
         if wanted and int(self.session.state.top[self.node, 0]) < wanted:
             problem = "the machine was made without frames for pieces of large folios"
             raise NotModelled(f"{problem}; play this as a scenario file")
 
     def offline(self, heads: Heads) -> None:
-        """Pages, and hugetlb folios as a whole."""
+        """Soft offline pages, and hugetlb folios as a whole."""
         s = self.session
         if len(heads) == 0:
             return
@@ -115,7 +118,7 @@ class _SoftOffline:
             self._move(np.asarray([head]))
 
     def _move(self, heads: Heads) -> None:
-        """Lists of one folio each, whose frames are kept."""
+        """Migrate lists of one folio each, whose old frames are never used again."""
         s, lists = self.session, self.lists
         c = Candidates.at(s.view(), heads)
         nfree, done = np.array(s.state.nfree), s.counts["pgmigrate_success"]
@@ -127,7 +130,7 @@ class _SoftOffline:
 
 
 def _drop(session: Session, frames: Heads) -> None:
-    """invalidate_inode_page() of pages that nobody maps; their frames are kept."""
+    """invalidate_inode_page() of unmapped pages, whose frames are never used again."""
     if len(frames):
         rows = np.array(session.state.frame)
         rows[frames] = (0, 0, 0, NOWHERE)
@@ -135,7 +138,7 @@ def _drop(session: Session, frames: Heads) -> None:
 
 
 def _free(session: Session, frames: Heads) -> None:
-    """Pieces whose last user a split was: their memory is free again."""
+    """Free pieces that have no user left after the split."""
     if len(frames):
         node = int(session.view().node(frames)[0])
         _drop(session, frames)
@@ -151,15 +154,16 @@ def _poison(
     moved: int,
     node: int,
 ) -> None:
-    """migrate_folio_done() leaves sources to memory-failure.c: nobody gets them again.
+    """Keep the source frames of moved folios from being allocated again.
 
-    `nfree` is what was free before `moved` base pages went to `node`.
+    `nfree` is what was free before `moved` base pages went to `node`.  Source:
+    migrate_folio_done(), which leaves the sources to mm/memory-failure.c.
     """
-    # Pages of the pool are not counted as free memory anyway.
+    # Pages of the hugetlb pool are not counted as free memory.
     if moved == 0 or (candidates.kind == frame.HUGETLB).any():
         return
     back = np.asarray(session.state.nfree) - nfree
-    # On the target, what came back is hidden by what was taken.
+    # On the target node the frames taken hide the frames freed.
     back[node] = 0
     back[node] = moved - back.sum()
     session.rewind(replace(session.state, nfree=session.state.nfree - back))

@@ -1,4 +1,4 @@
-"""The system calls that migrate pages: what they refuse, what they list, what they say.
+"""The system calls that migrate pages: what they refuse, isolate and return.
 
 They run on the host, over numpy views of the page tables, and hand lists of folios to
 the compiled migrate_pages() of `jaxmig.engine.migrate`.

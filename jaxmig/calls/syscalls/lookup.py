@@ -1,4 +1,4 @@
-"""What stands at an address, as move_pages(2) sees it.
+"""The folio at an address, or the error, as in move_pages(2).
 
 Source: follow_page() in mm/gup.c with FOLL_DUMP and, since 6.12, folio_walk_start() in
 mm/pagewalk.c; do_pages_stat_array() and add_page_for_migration() in mm/migrate.c.
@@ -21,7 +21,7 @@ PAGE_SHIFT: Final = 12
 
 @dataclasses.dataclass(frozen=True)
 class LookedUp:
-    """Addresses looked up, a row an address."""
+    """Addresses looked up, a row for each."""
 
     error: Int32[np.ndarray, " rows"]  # 0 where a folio was found, else negative
     head: Int32[np.ndarray, " rows"]  # 0 where none was
@@ -34,7 +34,14 @@ class LookedUp:
 def lookup(
     view: View, space: Space, release: Release, vpn: Int64[np.ndarray, " rows"]
 ) -> LookedUp:
-    """Look up pages by virtual page number."""
+    """Look up pages by virtual page number.
+
+    Args:
+      release: whose walk decides what an empty or PROT_NONE entry gives.
+      vpn: int64[rows], any numbers, in any order.
+    Returns:
+      A row for each page; a page in no area has the error -EFAULT.
+    """
     area = space.area_of(vpn)
     inside = area >= 0
     at = np.maximum(area, 0)
@@ -72,13 +79,13 @@ def _error(
     hugetlb: np.ndarray,
     under: np.ndarray,
 ) -> np.ndarray:
-    """0 where an entry shows a folio, else why it does not."""
-    # Where a fault could only bring zeros, there is nothing to dump: -EFAULT.
+    """0 where an entry maps a folio, else a negative errno."""
+    # FOLL_DUMP: -EFAULT where a fault could only map the zero page.
     empty = -errno.ENOENT
     nothing = np.where(anonymous & (not release.walks_folios), -errno.EFAULT, empty)
     error = np.where(bits & pte.PRESENT, 0, nothing)
     if not release.follows_prot_none:
-        # A PMD is judged before it is looked into, like one that maps nothing.
+        # A PMD that refuses the walk is treated like one that maps nothing.
         hidden = np.where(under, nothing, empty)
         closed = ((bits & pte.PROT_NONE) != 0) & ~hugetlb
         error = np.where((error == 0) & closed, hidden, error)

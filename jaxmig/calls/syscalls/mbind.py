@@ -1,4 +1,4 @@
-"""mbind(2) with MPOL_MF_MOVE: bring a range's pages where its new policy wants them.
+"""mbind(2) with MPOL_MF_MOVE: move a range's pages to the nodes of its new policy.
 
 Source: kernel_mbind(), do_mbind(), mpol_new(), queue_pages_range(), new_folio() in
 mm/mempolicy.c, Linux 6.3 and 6.18.
@@ -58,10 +58,17 @@ def mbind(
     maxnode: int | None = None,
     fault_at: int | None = None,
 ) -> int:
-    """The call on bytes `start` ... `start` + `length` - 1: 0 or a negative errno.
+    """The call on bytes `start` ... `start` + `length` - 1 of a process.
 
     Args:
+      start, length: address and size of the range, bytes.
+      policy: a name in POLICIES, or the number that was passed.
+      nodes: the policy's nodes, as in the mask that was passed.
+      flags: MPOL_MF_* bits.
       home: node of the calling CPU, from which "bind" and "local" look for memory.
+      privileged: whether the caller has CAP_SYS_NICE.
+      caller_cpuset: nodes that the caller may use; None: all.
+      maxnode: as passed, one more than the bits of the mask; None: enough.
       fault_at: not None if the mask cannot be read.
     Raises:
       ValueError: for a policy without such a name, for what is no number or no set of
@@ -106,7 +113,7 @@ def mbind(
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """struct mempolicy: what was asked and what the caller may use of it."""
+    """struct mempolicy: the nodes that were passed, and those of them that may be used."""
 
     name: str
     wanted: Nodes
@@ -118,7 +125,7 @@ class Policy:
         """mpol_new() and mpol_set_nodemask()."""
         if self.name in ("default", "local"):
             return not self.wanted
-        # Preferring nothing is another way to say "local".
+        # "preferred" without a node means "local".
         return bool(self.nodes) or (self.name == "preferred" and not self.wanted)
 
     def zones(self, nodes: int) -> list[int]:
@@ -138,7 +145,7 @@ class Policy:
 def _bind(
     session: Session, space: Space, policy: Policy, flags: int, first: int, last: int
 ) -> int:
-    """do_mbind() behind the checks of its arguments."""
+    """do_mbind() after the checks of its arguments."""
     if policy.name != "default" and not space.covers(first, last):
         return -errno.EFAULT
     if not flags:
@@ -159,7 +166,7 @@ def _bind(
             return -errno.EIO
         queue.wait(waiting)
         ends = _queue(queue, a, found)
-        # Interleaving counts from the object's start; anonymous memory is its own.
+        # Interleaving counts pages from the file's start, or from address 0 without one.
         offset = a.start if a.anonymous else 0
         numbers += [f.page + offset for f in queue.taken[len(numbers) - 1 :]]
         if ends:
@@ -169,35 +176,35 @@ def _bind(
     return -errno.EIO if flags & STRICT and (ret or queue.failed) else 0
 
 
-def _queue(queue: QueuePages, area: Area, found: Found) -> bool:
+def _queue(queued: QueuePages, area: Area, found: Found) -> bool:
     """Isolate what is misplaced; True if the walk ends here."""
     # Up to 6.6 a strict walk ends with the page-table page of what it cannot move.
-    ends = bool(queue.flags & STRICT) and not queue.release.counts_unisolated
+    ends = bool(queued.flags & STRICT) and not queued.release.counts_unisolated
     if not area.migratable:
-        queue.failed += len(found.head)
+        queued.failed += len(found.head)
         return ends and len(found.head) > 0
     if ends:
-        # The second PTE of a large folio finds it isolated, and counts as stuck.
-        free = queue.isolates(found.head, area.again) & found.once()
-        stuck = queue.wants(found) & ~free
+        # The second PTE of a large folio finds it isolated, and counts as a failure.
+        free = queued.isolates(found.head, area.again) & found.once()
+        stuck = queued.wants(found) & ~free
         if stuck.any():
             block = (area.start + found.page) // PMD_PAGES
-            queue.add(found.take(block <= block[stuck.argmax()]), area.again)
-            queue.failed += 1
+            queued.add(found.take(block <= block[stuck.argmax()]), area.again)
+            queued.failed += 1
             return True
-    queue.add(found, area.again)
+    queued.add(found, area.again)
     return False
 
 
 def _migrate(
-    session: Session, queue: QueuePages, policy: Policy, number: np.ndarray
+    session: Session, queue: QueuePages, policy: Policy, page_number: np.ndarray
 ) -> int:
-    """The list to the nodes that the policy names; the result of migrate_pages()."""
+    """Migrate the list to the policy's nodes; the result of migrate_pages()."""
     heads = queue.heads
     if not len(heads):
         return 0
     order = order_of(session.view(), heads)
-    node = _spread(session, policy, heads, order, number)
+    node = _spread(session, policy, heads, order, page_number)
     tried = policy.nodes if policy.name == "bind" else range(session.nodes)
     room = sum(session.free(n) for n in tried)
     return migrate_over(session, heads, node, room, reason="mempolicy_mbind")
@@ -208,17 +215,18 @@ def _spread(
     policy: Policy,
     heads: np.ndarray,
     order: np.ndarray,
-    number: np.ndarray,
+    page_number: np.ndarray,
 ) -> Int32[np.ndarray, " folios"]:
-    """The node each folio goes to: the first in its order with memory left.
+    """The node that each folio goes to: the first of its zones with memory left.
 
-    Raises NotModelled where that would change while the list is worked on.
+    Raises:
+      NotModelled: that depends on memory freed while the list is migrated.
     """
     zones = policy.zones(session.nodes)
     home = np.full(len(order), zones[0], np.int32)
     if "interleave" in policy.name:
         members = np.asarray(sorted(policy.nodes), np.int32)
-        home = members[(number >> order) % len(members)]
+        home = members[(page_number >> order) % len(members)]
     free = [session.free(n) for n in range(session.nodes)]
     need = np.bincount(home, weights=np.exp2(order), minlength=session.nodes)
     if (need <= free).all():

@@ -1,4 +1,4 @@
-"""migrate_pages(2): empty nodes of a process into others.
+"""migrate_pages(2): move all pages of a process from some nodes to others.
 
 Source: kernel_migrate_pages(), do_migrate_pages(), migrate_to_node() in
 mm/mempolicy.c, Linux 6.3 and 6.18.
@@ -26,11 +26,12 @@ def migrate_pages(
     maxnode: int | None = None,
     fault_at: int | None = None,
 ) -> int:
-    """The call on the process of `space`: folios not moved, or a negative errno.
+    """The call on the process of `space`.
 
     Args:
-      privileged: whether the caller has CAP_SYS_NICE; without it, he is the same user.
-      pid: None or 0 for the process itself; nobody else has a pid.
+      old, new: the nodes that are emptied, and those that their pages go to.
+      privileged: whether the caller has CAP_SYS_NICE; without it, it is the same user.
+      pid: None or 0 for the process itself; any other PID is unknown.
       cpuset, caller_cpuset: nodes that the process and the caller may use; None: all.
       maxnode: as passed, one more than the bits of the masks; None: enough.
       fault_at: 0 if the old mask cannot be read, any other number if the new one.
@@ -70,20 +71,27 @@ def migrate_pages(
 
 
 def usable(session: Session, cpuset: Nodes | None) -> Nodes:
-    """cpuset_mems_allowed(): nodes with memory, of the cpuset if there is one."""
+    """cpuset_mems_allowed(): the nodes with memory, those of the cpuset if there is one."""
     return session.memory if cpuset is None else session.memory & cpuset
 
 
 def migrate_to_node(
     session: Session, space: Space, source: int, target: int, flags: int
 ) -> int:
-    """One list of everything the process has on `source`."""
+    """Migrate one list of all folios of the process on one node to another node.
+
+    Args:
+      source, target: the two nodes.
+      flags: MPOL_MF_* bits.
+    Returns:
+      Folios not moved, or -ENOMEM.
+    """
     queue = QueuePages(session.view(), session.release, flags)
     for a in space.areas:
         if a.migratable:
             queue.add_area(a, 0, a.pages, frozenset({source}))
     session.refuse(queue.refused)
     ret = session.migrate(queue.heads, target)
-    # Before 6.7 nobody counted what could not be isolated.
+    # Before 6.7 a folio that could not be isolated was no failure.
     counted = queue.failed if session.release.counts_unisolated else 0
     return ret + counted if ret >= 0 else ret

@@ -1,4 +1,4 @@
-"""move_pages(2): each page to a node of its own, in lists as long as nothing changes.
+"""move_pages(2): each page goes to its own node, pages with the same node in one list.
 
 Source: kernel_move_pages(), do_pages_move(), add_page_for_migration(),
 move_pages_and_store_status(), do_pages_stat() in mm/migrate.c, Linux 6.3 and 6.18.
@@ -42,10 +42,11 @@ def move_pages(
     """The call on the process of `space`.
 
     Args:
-      pages: addresses.
+      pages: addresses, bytes.
       nodes: the target of all pages or of each; None only asks where pages are.
+      flags: MPOL_MF_* bits.
       privileged: whether the caller has CAP_SYS_NICE.
-      pid: None or 0 for the process itself; nobody else has a pid.
+      pid: None or 0 for the process itself; any other PID is unknown.
       cpuset: nodes that the process may use, all if None.
       fault_at: element of the arrays at which the user's memory ends.
     Returns:
@@ -81,7 +82,7 @@ def move_pages(
 
 
 def _permitted(flags: int, privileged: bool, pid: int | None) -> int:
-    """The tests before any page is looked at, in their order."""
+    """Tests of the arguments, in Linux's order: 0 or a negative errno."""
     if flags & ~(MOVE | MOVE_ALL):
         return -errno.EINVAL
     if flags & MOVE_ALL and not privileged:
@@ -121,7 +122,7 @@ def _query(
     status: Int32[np.ndarray, " pages"],
     fault_at: int | None,
 ) -> int:
-    """Nodes only, read and written sixteen at a time."""
+    """Write the node of each page, STAT_CHUNK pages at a time: 0 or a negative errno."""
     end, ret = len(vpn), 0
     if fault_at is not None and fault_at < end:
         end, ret = fault_at // STAT_CHUNK * STAT_CHUNK, -errno.EFAULT
@@ -137,7 +138,7 @@ def _first_bad(
     allowed: Nodes,
     fault_at: int | None,
 ) -> tuple[int, int]:
-    """The first element that ends the call, and with which errno."""
+    """The index of the first element that ends the call, and its negative errno."""
     end, error = len(targets), 0
     lacking = ~np.isin(targets, sorted(session.memory))
     barred = lacking | ~np.isin(targets, sorted(allowed))
@@ -167,7 +168,7 @@ class _Move:
         self.ascending = ascending and not self.space.maps_twice
 
     def run(self, end: int, error: int) -> int:
-        """Move pages up to `end`, where `error` stops the loop if it is not 0."""
+        """Move pages up to index `end`, where `error` ends the call unless it is 0."""
         at = 0
         while at < end:
             stop, heads, alone = self.gather(at, end)
@@ -182,14 +183,14 @@ class _Move:
         return error
 
     def gather(self, start: int, end: int) -> tuple[int, Int32[np.ndarray, " n"], int]:
-        """The list that begins at page `start`: (its end, its folios, closed by).
+        """The list that begins at page `start`: its end, its folios, and 0 or 1.
 
-        It ends where the target changes, or at a page that cannot be queued: that page
-        then has its status and the last value is 1.
+        It ends where the target changes, or at a page that cannot be queued.  Such a page
+        has its status already, and the last value is 1.
         """
         edge = np.searchsorted(self.edges, start, side="right")
         end = min([end, *self.edges[edge : edge + 1].tolist()])
-        # Most lists are short or very long: look at more and more pages at a time.
+        # Most lists are short or very long, so the window of pages grows.
         heads: list[np.ndarray] = []
         size, at = FIRST_WINDOW, start
         while at < end:
@@ -211,7 +212,10 @@ class _Move:
     def results(
         self, first: int, last: int, before: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """add_page_for_migration() for each page, and the folios' heads."""
+        """add_page_for_migration() of pages `first` ... `last` - 1: results and heads.
+
+        `before` are the heads already on the list.
+        """
         view = self.session.view()
         p = lookup(view, self.space, self.session.release, self.vpn[first:last])
         result = np.full(last - first, QUEUED, np.int32)
@@ -232,7 +236,7 @@ class _Move:
     ) -> Bool[np.ndarray, " pages"]:
         """Pages whose folio is on the list already."""
         if self.ascending:
-            # Then pages of one folio follow one another.
+            # Addresses ascend, so pages of one folio follow one another.
             last = before[-1][-1:] if before else np.full(1, -1, np.int32)
             heads = np.concatenate([last, places.head])
             return heads[1:] == heads[:-1]

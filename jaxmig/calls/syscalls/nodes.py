@@ -18,8 +18,8 @@ Nodes = frozenset[int]
 def parse_nodes(text: str | int | None, nodes: int) -> Nodes:
     """The set that a node string names on a machine of `nodes` nodes.
 
-    Nodes that the machine lacks stay in the set: whether they matter is the call's
-    affair.  `!` and `all` speak of the machine's own nodes.
+    Nodes that the machine lacks stay in the set: the call itself refuses or ignores them.
+    `!` and `all` refer to the machine's own nodes.
     """
     everything = frozenset(range(nodes))
     if text is None:
@@ -37,7 +37,7 @@ def parse_nodes(text: str | int | None, nodes: int) -> Nodes:
 
 
 def _span(first: str, last: str) -> range:
-    # Behind the largest node Linux knows, one more is as good as all of them.
+    # One node beyond the largest that Linux knows stands for all of them.
     return range(int(first), min(int(last), MAX_NUMNODES) + 1)
 
 
@@ -51,7 +51,7 @@ def get_nodes(wanted: Nodes, maxnode: int | None, fault: bool) -> Nodes | int:
     if maxnode is None:
         bits = max(MAX_NUMNODES, *(n + 1 for n in wanted), 1)
     else:
-        # An unsigned long: 0 becomes the largest number there is.
+        # An unsigned long: 0 - 1 is its largest value.
         bits = (maxnode - 1) % (1 << 64)
     if bits == 0:
         return frozenset()
@@ -64,7 +64,7 @@ def get_nodes(wanted: Nodes, maxnode: int | None, fault: bool) -> Nodes | int:
 
 
 def node_remap(node: int, old: Nodes, new: Nodes) -> int:
-    """The node of `new` at the place that `node` has in `old`, counted around."""
+    """The node of `new` at the position that `node` has in `old`, modulo its length."""
     if node not in old or not new:
         return node
     return sorted(new)[sorted(old).index(node) % len(new)]
@@ -73,8 +73,8 @@ def node_remap(node: int, old: Nodes, new: Nodes) -> int:
 def plan(old: Nodes, new: Nodes) -> Iterator[tuple[int, int]]:
     """(source, destination), one pair at a time, as do_migrate_pages() picks them.
 
-    It prefers a destination that does not itself wait to be emptied, so that pages are
-    not moved twice; if there is none, the last candidate of the scan wins.
+    It prefers a destination that is not still to be emptied, so that pages are not moved
+    twice; if there is none, it takes the last candidate of the scan.
     """
     left = set(old)
     while left:
@@ -88,7 +88,7 @@ def plan(old: Nodes, new: Nodes) -> Iterator[tuple[int, int]]:
 def _next_pair(left: set[int], old: Nodes, new: Nodes) -> tuple[int, int] | None:
     pair = None
     for source in sorted(left):
-        # Between sets of different size only what lies outside the new one moves.
+        # Between sets of different sizes only nodes outside the new set are emptied.
         if len(old) != len(new) and source in new:
             continue
         target = node_remap(source, old, new)

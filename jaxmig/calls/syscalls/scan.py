@@ -1,4 +1,4 @@
-"""Looking for folios in page tables: what a walk finds and what it takes along.
+"""Walks of page tables for folios: those that a walk finds and those that it isolates.
 
 Source: queue_pages_range(), queue_folios_pte_range(), queue_folios_pmd(),
 queue_folios_hugetlb(), migrate_folio_add() in mm/mempolicy.c, Linux 6.3 and 6.18.
@@ -21,7 +21,7 @@ NO_HEADS: Final = np.zeros(0, np.int32)
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Mapped folios of one area, a row an entry, in address order."""
+    """Mapped folios of one area, a row for each entry, in address order."""
 
     head: Heads
     page: Int64[np.ndarray, " rows"]  # of the entry, relative to the area
@@ -41,12 +41,24 @@ class Found:
 
 
 def mapped(view: View, area: Area, first: int, last: int) -> Found:
-    """The mapped folios of pages `first` ... `last` - 1 of an area."""
+    """The mapped folios of a range of an area; see `scan`.
+
+    Args:
+      first, last: page numbers relative to the area, the end exclusive.
+    Returns:
+      A row for each entry.
+    """
     return scan(view, area, first, last)[0]
 
 
 def scan(view: View, area: Area, first: int, last: int) -> tuple[Found, int]:
-    """The same, and how many migration entries stand among them."""
+    """The mapped folios of a range of an area, and its migration entries.
+
+    Args:
+      first, last: page numbers relative to the area, the end exclusive.
+    Returns:
+      A row for each entry that maps a folio, and how many migration entries there are.
+    """
     entry, page = entries_of(view, area, first, last)
     there = view.mapped(entry)
     waiting = 0
@@ -60,7 +72,7 @@ def scan(view: View, area: Area, first: int, last: int) -> tuple[Found, int]:
 
 
 def _waiting(view: View, area: Area, entry: Pages, page: Pages) -> int:
-    """Migration entries in the place of some entries, or of the leaves above them."""
+    """How many of these entries, or of the leaves above them, are migration entries."""
     found = (view.pte[entry, pte.BITS] & pte.MIGRATION) != 0
     if area.first_pmd < 0:
         return int(found.sum())
@@ -77,7 +89,7 @@ def on_nodes(found: Found, nodes: frozenset[int]) -> np.ndarray:
 
 
 def kernel_list(view: View, space: Space, nodes: frozenset[int]) -> Heads:
-    """Folios of a process on some nodes in address order, as its callers isolate them.
+    """Folios of a process on some nodes in address order, as kernel callers isolate them.
 
     Isolated folios and areas that may not migrate are left out.
     """
@@ -87,7 +99,7 @@ def kernel_list(view: View, space: Space, nodes: frozenset[int]) -> Heads:
 
 
 def candidates(view: View, space: Space, nodes: frozenset[int]) -> Heads:
-    """What `kernel_list` tries to isolate."""
+    """Folios that `kernel_list` tries to isolate."""
     lists = [NO_HEADS]
     for a in space.areas:
         if a.migratable:
@@ -97,14 +109,14 @@ def candidates(view: View, space: Space, nodes: frozenset[int]) -> Heads:
     heads = np.concatenate(lists)
     if not space.maps_twice:
         return heads
-    # What has been isolated is not isolated again.
+    # A folio is isolated where it is found first.
     _, first = np.unique(heads, return_index=True)
     return heads[np.sort(first)]
 
 
 @dataclasses.dataclass
 class QueuePages:
-    """struct queue_pages: the list so far and what could not be put on it."""
+    """struct queue_pages: the list so far and the folios that could not be isolated."""
 
     view: View
     release: Release
@@ -119,11 +131,18 @@ class QueuePages:
         """Folios isolated so far, in address order."""
         return np.concatenate([NO_HEADS, *(f.head for f in self.taken)])
 
-    def add_area(self, area: Area, first: int, last: int, on: frozenset[int]) -> None:
-        """Isolate what an area has on some nodes."""
+    def add_area(
+        self, area: Area, first: int, last: int, nodes: frozenset[int]
+    ) -> None:
+        """Isolate the folios of a range of an area that lie on some nodes.
+
+        Args:
+          first, last: page numbers relative to the area, the end exclusive.
+          nodes: other nodes' folios stay on their lists.
+        """
         found, waiting = scan(self.view, area, first, last)
         self.wait(waiting)
-        self.add(found.take(on_nodes(found, on)), area.again)
+        self.add(found.take(on_nodes(found, nodes)), area.again)
 
     def wait(self, entries: int) -> None:
         """Migration entries are failures since 6.7, on whatever node their folios are."""
@@ -142,8 +161,8 @@ class QueuePages:
         folios = found.take(found.once())
         free, wanted = self.isolates(folios.head, again), self.wants(folios)
         if again:
-            # That one is passed over, to be no failure.  Whatever is met is remembered,
-            # so it can only be the first.
+            # The large folio met last is skipped without a failure.  Any large folio
+            # met since would have replaced it, so it can only be the first.
             passed = folios.head == self.large
             passed[1:] = False
             wanted = wanted & ~passed

@@ -1,7 +1,7 @@
-"""One call from outside: the machine it works on and what its lists add up to.
+"""One call: the machine that it works on, and the counts of all its lists.
 
-A system call or a caller hands lists of folios to `Session.migrate()`, one after the
-other; counts and interrupts of all of them become the call's.
+A system call or a kernel caller hands lists of folios to `Session.migrate()`, one after
+the other; their counts and interrupts are added up.
 """
 
 import errno
@@ -36,7 +36,7 @@ ROWS_A_FOLIO: Final = 16  # of a base page that moves at once
 
 
 class NotModelled(Refused):
-    """What a call would do depends on something that is not modelled; says on what."""
+    """The outcome of a call depends on something that is not modelled, which it names."""
 
 
 class SleepsForever(Exception):
@@ -51,15 +51,15 @@ class Session:
     """State, release and hardware of one call, and its running totals.
 
     Args:
-      nodes, cpus: how many of those that the machine has are in use; all if None.
+      nodes, cpus: how many of the machine's are in use, the first ones; None: all.
     Attributes:
       state: the machine as the lists migrated so far have left it.
       memory: nodes that have memory (N_MEMORY).
       engine: whether a copy engine is registered.
       counts: sums of the counters of events.py.
-      ipis: shootdown interrupts each CPU took.
-      compile_s: seconds that went into compilation, not into the call.
-      wall_s: seconds that this computer worked on the lists, once it was compiled.
+      ipis: shootdown interrupts that each CPU took.
+      compile_s: seconds of compilation on this computer.
+      wall_s: seconds that this computer worked on the lists, compilation excluded.
       logs: of the lists migrated so far; None unless `keep_logs`.
     """
 
@@ -104,7 +104,7 @@ class Session:
 
     @property
     def release(self) -> Release:
-        """The switches of the kernel that is called."""
+        """The switches of the kernel's release."""
         return release(self.kernel)
 
     def view(self) -> View:
@@ -118,9 +118,10 @@ class Session:
         return int(self.state.nfree[node]) if 0 <= node < self.nodes else 0
 
     def refuse(self, heads: Sequence[Heads], by_driver: bool = False) -> None:
-        """Folios that could not be isolated: that somebody has them may pass by that.
+        """Count a failed isolation of each folio, which may end its state `isolated`.
 
-        `by_driver`: a driver was asked for its own pages, which no LRU list holds.
+        Args:
+          by_driver: a driver was asked for its own pages, which are on no LRU list.
         """
         c, view = self.state.conditions, self.view()
         if c is None or view.marks is None or not heads:
@@ -155,14 +156,22 @@ class Session:
     ) -> int:
         """migrate_pages() of one list to one node.
 
-        `puts_back`: the caller puts back what is on its list even after a success.
+        A folio that two areas map is isolated once.  A node that the machine lacks never
+        has free memory.
 
-        A folio that two areas map is isolated once.  A node that the machine has not is
-        one where no memory is ever free.
-
-        Returns folios not migrated, or -ENOMEM.
-        Raises SleepsForever where Linux would wait for ever, ValueError for folios that
-        do not exist, are free or tails.
+        Args:
+          folios: head frames, in the order of the list.
+          mode: "async", "sync_light" or "sync".
+          reason: enum migrate_reason, as trace points print it.
+          memalloc: the caller runs with PF_MEMALLOC.
+          batch: base pages at which a batch is closed; None for the session's limit.
+          puts_back: the caller puts back what is on its list even after a success.
+        Returns:
+          Folios not migrated, or -ENOMEM.
+        Raises:
+          SleepsForever: where Linux would wait for ever.
+          NotModelled: for poisoned pages before 6.12, or with a copy engine.
+          ValueError: for folios that do not exist, are free or are tails.
         """
         folios = np.asarray(arguments.frames(self.state, folios))
         node = arguments.whole("node", node, -arguments.MOST)
@@ -201,15 +210,20 @@ class Session:
         return ret
 
     def rewind(self, state: Machine) -> None:
-        """Go on from another state."""
+        """Continue from another state."""
         self.state, self._view = state, None
 
     def work(self, program: Callable[[Rules], xla.Program], *args: Any) -> Any:
-        """Let a program of one's own work on the state, beside migrate_pages().
+        """Run another compiled program than migrate_pages() on the state.
 
-        `program` makes it for rules of one structure; it takes the state, `args`, the CPU
-        and the rules as bits, and returns a state, events and something else, which this
-        returns.  Nothing of it is in a log.
+        Its events are added to the call's counts; the log does not show them.
+
+        Args:
+          program: makes the program for rules of one structure.  It takes the state,
+            `args`, the CPU and the rules as bits, and returns a state, events and a
+            result.
+        Returns:
+          The program's result.
         """
         r = rules(self.kernel, arch=self.arch)
         numbers = (jnp.int32(self.cpu), jnp.asarray(word(r)))
@@ -228,7 +242,8 @@ class Session:
     def wait(self, heads: Heads, state: int) -> None:
         """Sleep until a state of conditions.py is over for some folios.
 
-        Raises SleepsForever where it never is.
+        Raises:
+          SleepsForever: the state never ends.
         """
         c = self.view().conditions
         if c is None or len(heads) == 0:
@@ -245,7 +260,7 @@ class Session:
             self.rewind(replace(self.state, conditions=jnp.asarray(rows)))
 
     def _rules(self, kernel: str, mode: str, reason: str, memalloc: bool) -> Rules:
-        """The rules, without what makes no difference: fewer of them are compiled."""
+        """The rules, normalised where a rule has no effect, so that fewer compile."""
         large = self.state.geometry.orders != (0,)
         if not (large and reason in ("numa_misplaced", "longterm_pin")):
             reason = "syscall_or_cpuset"
@@ -274,7 +289,7 @@ class Session:
     def _timed(
         self, call: Callable[..., Any], args: tuple[Any, ...]
     ) -> tuple[Machine, Result]:
-        """The call until its results are there."""
+        """Run the call until its results are ready, and add to `wall_s`."""
         jax.block_until_ready(args)
         start = time.perf_counter()
         done: tuple[Machine, Result] = jax.block_until_ready(call(*args))
@@ -284,7 +299,7 @@ class Session:
     def _run_logged(
         self, rules: Rules, args: tuple[Any, ...], folios: int
     ) -> tuple[Machine, Result]:
-        """The same with a log; again with a longer one if it was too short."""
+        """Run the call with a log, and again with a longer one if it was too short."""
         rows = max(SMALLEST_LOG, ROWS_A_FOLIO * folios)
         while True:
             room = 1 << (rows - 1).bit_length()
@@ -303,7 +318,7 @@ class Session:
         counts = ev.counts()
         for name, count in counts.items():
             self.counts[name] += count
-        # Beyond the last CPU of the call there are only some that nobody uses.
+        # CPUs beyond the call's last one only pad the machine, and are never interrupted.
         ipis = ev.ipis_per_cpu()[: len(self.ipis)]
         self.ipis = [a + b for a, b in zip(self.ipis, ipis, strict=True)]
         return counts
@@ -320,12 +335,13 @@ class Session:
         return np.stack([folios, order], axis=1)[order > 0]
 
     def _forget_pieces(self, whole: Int32[np.ndarray, "large 2"]) -> None:
-        """A result of 0 makes callers put nothing back: pieces left stay isolated."""
+        """Leave pieces that were not moved isolated: after a result of 0 no caller puts
+        them back."""
         view = self.view()
         pieces = [np.arange(h, h + (1 << o)) for h, o in whole.tolist()]
         at = np.concatenate(pieces)
         flags = view.frame[at, frame.FLAGS]
-        # A whole folio is a later one of the list, moved to where another was.
+        # A whole folio here is a later one of the list, moved to the frames of another.
         pieces_left = (flags & frame.KIND != frame.FREE) & (frame.order(flags) == 0)
         at = at[pieces_left & (flags & frame.LRU != 0)]
         rows = self.state.frame.at[at, frame.FLAGS]

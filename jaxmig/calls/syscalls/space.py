@@ -1,7 +1,7 @@
 """A process's address space on the host: its areas, and what its entries map.
 
 Everything here is a numpy array over pages or entries, so that a process of millions of
-pages is looked through without a Python loop.
+pages is scanned without a Python loop.
 """
 
 import dataclasses
@@ -109,14 +109,14 @@ class View:
 
     @staticmethod
     def of(m: Machine) -> "View":
-        """What `m` looks like now."""
+        """The present state of `m`."""
         rows = None if m.conditions is None else np.asarray(m.conditions)
         marks = None if rows is None else rows[:, cond.WORDS - 1]
         frames, entries = np.asarray(m.frame), np.asarray(m.pte)
         return View(frames, entries, marks, m.geometry, rows, m.rmap_next)
 
     def mapped(self, entry: Pages) -> Bool[np.ndarray, " pages"]:
-        """Entries behind which a folio stands."""
+        """Whether each entry maps a folio."""
         bits = self.pte[entry, pte.BITS]
         return (bits & (pte.PRESENT | pte.ZERO_PAGE)) == pte.PRESENT
 
@@ -145,11 +145,12 @@ class View:
         return self.frame[head, frame.MAPCOUNT]
 
     def shared(self, head: Heads, exactly: bool) -> Bool[np.ndarray, " folios"]:
-        """Folios that several processes map, as far as a release can tell.
+        """Whether several processes map each folio, as far as a release can tell.
 
-        `exactly`: folio_maybe_mapped_shared(), which knows of a large folio whether two
-        address spaces map it; before, and of small folios and hugetlb's, two mappings
-        of the first page do for that.
+        Args:
+          exactly: for large folios, whether two address spaces map them, as
+            folio_maybe_mapped_shared() does.  Older releases, and small folios and
+            hugetlb in all, count as shared if their first page has two mappings.
         """
         found = self.sharers(head) > 1
         flags = self.flags(head)
@@ -188,7 +189,7 @@ class View:
         return (self.flags(head) & frame.LRU) != 0
 
     def isolable(self, head: Heads) -> Bool[np.ndarray, " folios"]:
-        """The same, and pages that a driver lends to migration."""
+        """Those of `on_lru`, and pages of drivers that can migrate them."""
         free = self.on_lru(head)
         driver = (self.flags(head) & frame.KIND) == frame.MOVABLE_OPS
         if driver.any():
@@ -198,10 +199,13 @@ class View:
 
 
 def entries_of(view: View, area: Area, first: int, last: int) -> tuple[Pages, Pages]:
-    """Entries and their page numbers in an area, one a leaf, in address order.
+    """The entries of a range of an area in address order, each PMD leaf once.
 
-    `first` and `last` are page numbers relative to the area; a PMD leaf counts as the
-    page at which it begins.
+    Args:
+      first, last: page numbers relative to the area, the end exclusive.
+    Returns:
+      Numbers of the entries, and the page number of each relative to the area, a PMD
+      leaf's that of its first page in the range.
     """
     page = np.arange(first, last, dtype=np.int64)
     entry = area.first_pte + page

@@ -1,4 +1,4 @@
-"""One list whose folios go to nodes of their own, as mbind(2) and demotion may ask for.
+"""One list whose folios go to different nodes, as from mbind(2) and demotion.
 
 Source: alloc_migration_target_by_mpol(), new_folio() in mm/mempolicy.c, Linux 6.3;
 alloc_demote_folio() in mm/vmscan.c, Linux 6.1 to 7.1.
@@ -18,22 +18,24 @@ from jaxmig.state import frame
 def migrate_over(
     session: Session, folios: Heads, nodes: Heads, room: int, **how: Any
 ) -> int:
-    """migrate_pages() of one list: folios not migrated, or -ENOMEM.
+    """migrate_pages() of one list whose folios go to several nodes.
 
-    What a call counts does not depend on where a folio goes while memory lasts.  So it
-    is counted in a rehearsal, on a node that has all the memory there is, and the state
-    is that of a list a node.
+    The counts of a call do not depend on where folios go, as long as memory lasts.  So
+    the counts are those of one call to a single node that has all the memory, and the
+    state is that of one call for each node.
 
     Args:
-      nodes: int32[folios], where each folio goes.
+      nodes: int32[folios], the node that each folio goes to.
       room: base pages free on all nodes that may be tried.
       how: mode, reason and memalloc, as for Session.migrate().
+    Returns:
+      Folios not migrated, or -ENOMEM.
     """
     targets = np.unique(nodes).tolist()
     if len(targets) == 1:
         return session.migrate(folios, targets[0], **how)
     before = session.state
-    # What the sources give back must not become room on the stage.
+    # Frames that the sources free must not add to the memory of the single node.
     sources = set(session.view().node(folios).tolist())
     stage = min(set(targets) - sources, default=targets[0])
     session.rewind(replace(before, nfree=before.nfree.at[stage].set(room)))
@@ -49,18 +51,22 @@ def migrate_over(
 def nodes_with_room(
     session: Session, folios: Heads, tried: Callable[[int], Sequence[int]], who: str
 ) -> Heads:
-    """The node each base page of a list goes to: the first with memory left.
+    """The node that each base page of a list goes to: the first with memory left.
 
     Args:
-      tried: the nodes that are tried for each page of the list, in order.
-      who: is named where it is refused.
-    Raises NotModelled where memory would come back while the list is worked on.
+      folios: base pages only, in the order of the list.
+      tried: from a position in the list to the nodes that are tried, in order.
+      who: the call's name, for the error.
+    Returns:
+      int32[folios], a node for each; the last one tried where all are full.
+    Raises:
+      NotModelled: that depends on memory freed while the list is migrated.
     """
     _refuse_what_returns_memory(session, folios, who)
     free = [session.free(n) for n in range(session.nodes)]
     sources, back = session.view().node(folios), [0] * session.nodes
     found = np.zeros(len(folios), np.int32)
-    # So many have their destinations before any of their sources is freed.
+    # Folios of one batch have all their destinations before any source is freed.
     limit = (session.batch or len(folios)) if session.release.batched else 1
     for i in range(len(folios)):
         if i and i % limit == 0:
@@ -75,14 +81,14 @@ def nodes_with_room(
                     f"would take what earlier batches leave on node {node}; leave more "
                     "memory free"
                 )
-        # If there is none, the folio is tried on the last and fails there.
+        # Where all are full the allocation fails on the last.
         found[i] = order[min(first, len(order) - 1)]
         free[found[i]] -= 1
     return found
 
 
 def _refuse_what_returns_memory(session: Session, folios: Heads, who: str) -> None:
-    """Where memory ends, folios that fail or are split decide where later ones go."""
+    """Refuse folios that may fail or be split: they decide where later ones go."""
     flags = session.view().flags(folios)
     if (
         frame.has(flags, frame.CONDITIONED | frame.HURT).any()
@@ -95,5 +101,5 @@ def _refuse_what_returns_memory(session: Session, folios: Heads, who: str) -> No
 
 
 def _first(nodes: Sequence[int], free: Sequence[int]) -> int:
-    """Place of the first node with a free page; behind the last if there is none."""
+    """Position of the first node with a free page; the length if there is none."""
     return next((i for i, n in enumerate(nodes) if free[n] > 0), len(nodes))

@@ -1,1 +1,1 @@
-"""What each command's command line may hold: a file a command, without its work."""
+"""The options of each command, a file for each; nothing here runs a command."""

@@ -1,4 +1,4 @@
-"""`jaxmig calibrate`: a machine profile from measurements of one's own."""
+"""`jaxmig calibrate`: a machine profile from a user's own measurements."""
 
 import argparse
 

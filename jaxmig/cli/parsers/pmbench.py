@@ -42,7 +42,7 @@ def fill(parser: Parser) -> None:
 
 
 class _Usage(argparse.Action):
-    """argp's --usage: the short form, and out."""
+    """argp's --usage: print the short form and exit."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         parser.print_usage()
@@ -50,7 +50,7 @@ class _Usage(argparse.Action):
 
 
 def _add_own(parser: Parser) -> None:
-    """What its argp table has."""
+    """Add the options of the original's argp table."""
     parser.add_argument("-?", "--help", action="help", help="show this help and exit")
     parser.add_argument("--usage", action=_Usage, nargs=0, help="show the short form")
     version = f"{VERSION} (jaxmig)"

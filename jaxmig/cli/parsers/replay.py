@@ -38,7 +38,7 @@ def fill(parser: Parser) -> None:
 
 
 def _recording() -> list[str]:
-    """How each format is recorded."""
+    """The command that records each format, a line each."""
     lines = ["formats, and how to record them:"]
     for f in FORMATS.values():
         lines.append(f"  {f.name:<9} {f.title}")
@@ -95,7 +95,7 @@ def _add_playing(group: "argparse._ArgumentGroup") -> None:
 
 
 def _add_results(group: "argparse._ArgumentGroup") -> None:
-    """Options of what is written."""
+    """Add the files for results, and their formats."""
     for name in ("json", "csv"):
         text = f"also as {name.upper()}; - is standard output, alone"
         group.add_argument(f"--{name}", metavar="FILE", help=text)

@@ -1,4 +1,4 @@
-"""`jaxmig sweep`: many configurations of one migration, a row each."""
+"""`jaxmig sweep`: many configurations of one migration, a row for each."""
 
 import argparse
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 for block in traces.blocks("app.txt"):
     print(block["address"], block["store"])
 
-One small file a format; `formats.py` lists them and tells them apart.
+Each format has a file; `formats.py` lists them and detects which one a trace has.
 """
 
 from collections import Counter
@@ -42,8 +42,8 @@ class Reading:
 
     Args:
       path: a file of any of FORMATS or jaxmig's .npz; - is standard input.
-      format: its name in FORMATS, or None to find out.
-      tick: told how many bytes of the file were read.
+      format: its name in FORMATS, or None to detect it.
+      tick: called with the bytes that were read since the last call.
     """
 
     def __init__(
@@ -51,16 +51,16 @@ class Reading:
     ) -> None:
         self.path, self.tick = path, tick
         self.title = ""  # known once the first block was read
-        self.notes: Counter[str] = Counter()  # what was left out, by reason
-        self.assumed: list[str] = []  # what the file does not tell
+        self.notes: Counter[str] = Counter()  # records left out, by reason
+        self.assumed: list[str] = []  # assumptions where the file has no data
         self._format = format
 
     def __iter__(self) -> Iterator[Rows]:
         """Blocks of at most some hundred thousand rows, none of them empty.
 
         Raises:
-          TraceError: the file cannot be read, a line is none of its format, or there is
-            no access in it.
+          TraceError: the file cannot be read, a line does not belong to its format, or
+            there is no access in it.
         """
         found = False
         for block in gathered(of_users(b, self.notes) for b in self._blocks()):
@@ -71,7 +71,7 @@ class Reading:
             raise TraceError(f"{self.path}: no access in it{why}; {self._advice()}")
 
     def _advice(self) -> str:
-        """How to make a trace of this format that has addresses."""
+        """The command that records a trace of this format with addresses."""
         formats = [f for f in FORMATS.values() if f.title == self.title]
         return f"record with {formats[0].recording}" if formats else "record it again"
 

@@ -1,7 +1,7 @@
 """The one form that every trace is read into: rows of accesses, in blocks.
 
-A block is a structured array; what a format does not tell is UNKNOWN.  An access that
-reaches into the next page is one row a page, since each is a translation of its own.
+A block is a structured array; columns that a format does not have are UNKNOWN.  An access
+that reaches into the next page is a row for each page, since each is translated.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ KERNEL: Final = "accesses to the kernel's own memory"
 LARGEST_ORDER: Final = 18  # 1 GiB
 ACCESS: Final = np.dtype(
     [
-        ("time_ns", "<i8"),  # since some moment of the trace's own; UNKNOWN
+        ("time_ns", "<i8"),  # since a moment that the trace chooses; or UNKNOWN
         ("address", "<u8"),
         ("pid", "<i4"),
         ("tid", "<i4"),
@@ -59,7 +59,7 @@ def rows(address: Any, **columns: Any) -> Rows:
 def across(block: Rows, size: Any) -> Rows:
     """`block` with a row for each page that an access of `size` bytes reaches into."""
     last = block["address"] + np.maximum(np.asarray(size, np.uint64), 1) - 1
-    # Beyond the end of the address space nothing wraps around to page 0.
+    # An access at the end of the address space does not wrap around to page 0.
     last = np.maximum(last, block["address"])
     more = (last >> PAGE_SHIFT) - (block["address"] >> PAGE_SHIFT)
     if not more.any():
@@ -74,7 +74,7 @@ def across(block: Rows, size: Any) -> Rows:
 
 
 def of_users(block: Rows, notes: Counter[str]) -> Rows:
-    """`block` without accesses to the kernel's own memory, which are counted."""
+    """`block` without accesses to kernel memory, which are counted in `notes`."""
     kernel = block["address"] >= KERNEL_START
     if not kernel.any():
         return block
@@ -83,7 +83,7 @@ def of_users(block: Rows, notes: Counter[str]) -> Rows:
 
 
 def both(block: Rows) -> Rows:
-    """Each row as a load and then as a store."""
+    """Each row twice: as a load and then as a store."""
     made = np.repeat(block, 2)
     made["store"] = np.tile([False, True], len(block))
     return made

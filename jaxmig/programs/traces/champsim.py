@@ -1,9 +1,9 @@
-"""ChampSim's packed traces: 64 or 96 bytes an instruction, usually compressed by xz.
+"""ChampSim's packed traces: 64 or 96 bytes per instruction, usually compressed by xz.
 
 An instruction has up to four addresses that it loads from and two that it stores to, in
-CloudSuite's traces four; 0 means none.  A record says nothing of time, thread or size.
-Nothing in a file tells its layout: it is the one in which every record of the file's
-beginning looks like an instruction.
+CloudSuite's traces four; 0 means none.  A record has no time, thread or size.  A file
+does not name its layout: it is the one in which every record at the file's beginning
+looks like an instruction.
 
 Source: struct input_instr and struct cloudsuite_instr in inc/trace_instruction.h of
 ChampSim.
@@ -46,7 +46,7 @@ LEAST: Final = 1 << 12  # bytes: below, nothing is ever mapped
 
 
 def read(source: Source) -> Iterator[Rows]:
-    """Blocks of accesses; what an instruction loads comes before what it stores.
+    """Blocks of accesses; the loads of an instruction come before its stores.
 
     Raises:
       TraceError: the file ends within an instruction, or cannot be such a trace.
@@ -77,7 +77,7 @@ def read(source: Source) -> Iterator[Rows]:
 
 def _layout(head: bytes) -> np.dtype:
     """The layout in which the first records all are instructions; else ChampSim's own."""
-    # Of a file that is here to its end, records must be whole.
+    # If the head is the whole file, its records must be complete.
     short = len(head) < HEAD
     layouts = (INSTRUCTION, CLOUDSUITE)
     for layout in sorted(layouts, key=lambda t: short and len(head) % t.itemsize > 0):

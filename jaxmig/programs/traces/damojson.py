@@ -2,8 +2,8 @@
 
     [{..., "target_id": 0, "snapshots": [{"start_time": ..., "regions": [...]}, ...]}]
 
-Only one snapshot is decoded at a time; what lies between snapshots is searched for the
-two names and else passed over.
+Only one snapshot is decoded at a time; the text between snapshots is searched for the
+two names and skipped otherwise.
 
 Source: DamonRecord.to_kvpairs() and DamonRegion.to_kvpairs() of damo 3.4.3.
 """
@@ -64,7 +64,7 @@ def snapshots(source: Source) -> Iterator[Snapshot]:
     text, target = _Text(source), 0
     while True:
         found = KEY.search(text.text, text.at)
-        # A value that reaches to the window's end may go on behind it.
+        # A value at the window's end may be incomplete.
         if found is None or (found.end() + OVERLAP > len(text.text) and not text.ended):
             text.at = (
                 max(len(text.text) - OVERLAP, text.at) if not found else found.start()
@@ -94,7 +94,7 @@ def _elements(text: _Text) -> Iterator[tuple[int, Any]]:
         try:
             value, end = decoder.raw_decode(text.text, text.at)
         except (ValueError, RecursionError) as error:
-            # Digits beyond what int() takes, or too deep: more text changes nothing.
+            # Too many digits for int(), or nested too deeply: more text would not help.
             if not isinstance(error, json.JSONDecodeError):
                 raise text.error("numbers or nesting beyond reason", text.at) from None
             large = len(text.text) - text.at > LARGEST

@@ -1,10 +1,10 @@
 """DAMON's records: regions of memory, and in how many of its samples each was accessed.
 
-As text, the damon_aggregated events of perf script or trace-cmd, or as damo's files
-(`json`, `json_compressed`, `perf_script`).  DAMON looks at one page a region and takes
-it for all: so here every page of a region is loaded as often as its samples found an
-access, in rounds over all regions of a snapshot.  It does not tell loads from stores.
-The time is the end of the aggregation; `pid` is DAMON's target_id.
+The input is text with damon_aggregated events, from perf script or trace-cmd, or a file
+of damo (`json`, `json_compressed`, `perf_script`).  DAMON samples one page of a region
+and takes it for all.  So every page of a region is loaded here as often as the samples
+found an access, in rounds over all regions of a snapshot.  DAMON does not distinguish
+loads from stores.  The time is the end of the aggregation; `pid` is DAMON's target_id.
 
 Source: trace_damon_aggregated in include/trace/events/damon.h, Linux 6.12;
 _damo_records.py of damo 3.4.3.
@@ -56,7 +56,7 @@ def read(source: Source) -> Iterator[Rows]:
 
 
 def _check(where: str, regions: list[Region]) -> None:
-    """Refuses a snapshot of more than can be replayed."""
+    """Refuse a snapshot with more pages or accesses than can be replayed."""
     pages = [(r[1] - r[0] >> PAGE_SHIFT) + 1 for r in regions]
     loads = sum(n * r[2] for n, r in zip(pages, regions, strict=True))
     if sum(pages) > MOST_PAGES or loads > MOST_ACCESSES:
@@ -68,7 +68,7 @@ def _check(where: str, regions: list[Region]) -> None:
 
 
 def _snapshots(source: Source) -> Iterator[damojson.Snapshot]:
-    """Lines gathered until addresses begin anew, or another target's."""
+    """Snapshots from lines: one ends where addresses start again or the target changes."""
     regions: list[Region] = []
     line = target = time = 0
     for number, found in source.matches(LINE, ADVICE):
@@ -97,7 +97,7 @@ def _accesses(target: int, time: int, regions: list[Region]) -> Iterator[Rows]:
     pages = ((end - 1) >> PAGE_SHIFT) - first + 1
     step = max(VISITS // len(regions), 1)
     for turn in range(0, int(samples.max()), step):
-        # So many rounds at once, each visit of a region a (round, region) pair.
+        # Several rounds at once; each visit of a region is a (round, region) pair.
         rounds = turn + np.arange(step)
         _, region = np.nonzero(samples > rounds[:, None])
         ends = np.cumsum(pages[region])

@@ -1,4 +1,4 @@
-"""What lines of perf script, tracefs and trace-cmd have in common."""
+"""Fields that lines of perf script, tracefs and trace-cmd have in common."""
 
 import re
 from typing import Final
@@ -13,12 +13,12 @@ NO_ADDRESS: Final = "events without an address"
 
 
 def nanoseconds(seconds: bytes, fraction: bytes) -> int:
-    """A time of seconds and 3 to 9 digits behind the point."""
+    """ns of a time in seconds, with 3 to 9 digits after the point."""
     return int(seconds) * 10**9 + int(fraction.ljust(9, b"0"))
 
 
 def fault(event: bytes, body: bytes) -> tuple[int, bool] | None:
-    """Address of a page fault, and whether a store met it; None for other events.
+    """Address of a page fault, and whether a store caused it; None for other events.
 
     Source: DEFINE_EVENT page_fault_user in arch/x86/include/asm/trace/exceptions.h.
     """

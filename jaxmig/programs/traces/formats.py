@@ -1,4 +1,4 @@
-"""The formats of traces: what each is, how it is recorded, how a file's is told."""
+"""The formats of traces: what each is, how it is recorded, and how it is detected."""
 
 import dataclasses
 import re
@@ -95,7 +95,7 @@ def detect(source: Source) -> Format:
 def _told(head: bytes) -> str | None:
     if b"\0" in head:
         return None
-    # A line that is cut off, and a kernel's of no interest, tell nothing.
+    # The last line may be cut off, and kernel events of no interest match no pattern.
     text = head.replace(b"\r\n", b"\n")
     for pattern, name in ((DAMON, "damon"), (VIEW, "view"), (TRACEFS, "tracefs")):
         if pattern.search(text):

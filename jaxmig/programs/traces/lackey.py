@@ -1,8 +1,8 @@
-"""Text with one access a line: `[CPU] R|W|L|S|M ADDRESS[,SIZE]`, addresses in hex.
+"""Text with an access on each line: `[CPU] R|W|L|S|M ADDRESS[,SIZE]`, addresses in hex.
 
 valgrind's lackey writes ` L 1ffeff7c,8`, and `M` for an instruction that loads and
 stores; Pin's pinatrace writes `0x401000: R 0x7ffe10`.  Instruction fetches (`I`) are
-passed over, as are lines that begin with #, == or --.
+skipped, as are lines that begin with #, == or --.
 
 Source: lk_main.c of valgrind 3.19; pinatrace.cpp of Intel Pin.
 """
@@ -17,7 +17,7 @@ from jaxmig.programs.traces.accesses import Rows, across, both, rows
 from jaxmig.programs.traces.source import Match, Source
 
 LINE: Final = re.compile(
-    rb"(?m)^(?:I[ \t][^\n]*+"  # first, as most lines are
+    rb"(?m)^(?:I[ \t][^\n]*+"  # first, as most lines are fetches
     rb"|[ \t]*+(?:(?:0x)?[0-9a-fA-F]{1,16}:[ \t]++)?(?:(\d{1,6})[ \t]++)?"
     rb"([RWLSM])[ \t]++(?:0x)?([0-9a-fA-F]{1,16})(?:,(\d{1,4}))?[ \t]*+"
     rb"|[ \t]*+(?:#[^\n]*+)?|==[^\n]*+|--[^\n]*+)$"

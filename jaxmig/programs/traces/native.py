@@ -1,7 +1,7 @@
 """jaxmig's own file of a trace: an .npz whose arrays are blocks of rows, in order.
 
-The blocks are members of their own, so that neither writing nor reading ever holds
-more than one of them.
+Each block is a member of the archive, so that neither writing nor reading holds more
+than one of them.
 """
 
 import lzma
@@ -76,7 +76,7 @@ def read(path: str, tick: Tick = lambda n: None) -> Iterator[Rows]:
 
 
 def _check(block: np.ndarray, number: int) -> None:
-    """Raises ValueError for what no trace of ours holds."""
+    """Raise ValueError for a block that `write` cannot have written."""
     if block.dtype != ACCESS or block.ndim != 1:
         raise ValueError(f"block {number} has other columns")
     address, order = block["address"], block["order"]
@@ -101,7 +101,7 @@ def _check_version(path: str, version: np.ndarray) -> None:
 
 def _array(file: zipfile.ZipFile, name: str) -> np.ndarray:
     info = file.NameToInfo[f"{name}.npy"]
-    # A member that claims more rows than any block has would fill the memory.
+    # A forged member with more rows than a block could fill the memory.
     if info.file_size > MOST * ACCESS.itemsize + 4096:
         raise ValueError(f"{name} is too large")
     with file.open(info) as member:
@@ -116,7 +116,7 @@ def _name(number: int) -> str:
 
 
 def write(blocks: Iterator[Rows], to: IO[bytes]) -> int:
-    """Writes blocks as they come; how many accesses they held."""
+    """Write blocks as they come; returns the number of their accesses."""
     done = number = 0
     with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         _put(file, MAGIC, np.array(FORMAT_VERSION))

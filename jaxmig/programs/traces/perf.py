@@ -2,9 +2,9 @@
 
 Fields stand in perf's own order, whatever the order given to -F: comm, pid/tid, cpu,
 time, period, event, addr, data_src, weight, ip with its symbol, phys_addr,
-data_page_size.  The data source or else the event's name tells loads from stores; what
-neither tells is a load.  Behind a sample its call chain may follow, a frame a line, with
-the frames' source lines.  Task events (fork, mmap ...) are passed over.
+data_page_size.  Stores are recognised by the data source, or by the event's name without
+one; everything else is a load.  A sample may be followed by its call chain, a frame on
+each line, with source lines.  Task events (fork, mmap ...) are skipped.
 
 Source: process_event() in tools/perf/builtin-script.c, sample__fprintf_callchain() in
 tools/perf/util/evsel_fprintf.c, Linux 6.1.
@@ -26,12 +26,12 @@ from jaxmig.programs.traces.fields import NO_ADDRESS, fault, nanoseconds
 from jaxmig.programs.traces.source import Match, Source
 
 LINE: Final = re.compile(
-    # What is possessive (++) is never tried again: a line takes time by its length.
+    # Possessive quantifiers (++) never backtrack: the time is linear in the line.
     rb"(?m)^[ \t]*+(?:[^ \t\n][^\n]{0,40}?[ \t]++)?(?:(\d{1,9}|-1)/)?(\d{1,9}|-1)[ \t]++"
     rb"(?:\[(\d{1,6})\][ \t]++)?(\d{1,9}+)\.(\d{3,9}+):[ \t]*+"
     rb"(?:PERF_RECORD_([^\n]++)|(?:(?:\d++[ \t]++)?([^ \t\n]+):(?=[ \t]|$))?"
     rb"([^\n]*+))$"
-    # Nothing, a comment; a frame of a call chain, its source, or registers.
+    # An empty line or a comment; a frame of a call chain, its source line, or registers.
     rb"|^(?:([ \t]*+(?:#[^\n]*+)?)|([ \t]++[0-9a-f]{1,16}(?:[ \t][^\n]*+)?"
     rb"|  [^ \t\n][^\n]*+|[ \t]++(?:0x|ABI:)[^\n]*+|\|\d[^\n]*+))$"
 )
@@ -46,8 +46,8 @@ ODD_SIZE: Final = "no sample: no size of a page"
 LOST: Final = "events that perf lost (a larger -m keeps them)"
 LOST_RECORD: Final = re.compile(rb"LOST[ \t]+lost[ \t]+(\d{1,18})")
 ADDRESS: Final = re.compile(rb"[ \t]*+([0-9a-f]{1,16})(?=[ \t]|$)")
-COLUMN: Final = 17  # where an address ends behind its event: a blank, 16 digits
-# Their address has its own symbol (sample_addr_correlates_sym()).
+COLUMN: Final = 17  # where an address ends after its event: a blank, 16 digits
+# Events whose address has its own symbol (sample_addr_correlates_sym()).
 OF_FAULTS: Final = re.compile(rb"(?:page-|minor-|major-)?faults(?::\w*)?")
 TRACEPOINT: Final = re.compile(rb"[a-z_0-9]+:(?![ukhpPGHSDWIe]+$)\w+")
 SIZE: Final = re.compile(rb"[ \t](\d{1,4})([KMG])[ \t]*$")

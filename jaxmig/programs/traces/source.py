@@ -1,8 +1,8 @@
 """A trace's file: decompressed and cut into whole lines, a piece at a time.
 
-gzip, xz and zlib (damo's json_compressed) are seen by their first bytes; zstd needs
+gzip, xz and zlib (damo's json_compressed) are recognised by their first bytes; zstd needs
 Python 3.14 or a package.  No more than a piece is ever in memory.  Several streams in a
-row are one file, as their own tools have it; anything else behind the last is an error.
+row are one file, as for gzip and xz themselves; other bytes after the last are an error.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import IO, Any, Final, cast
 from jaxmig.programs.traces.accesses import KERNEL_START, USER_END, TraceError
 
 PIECE: Final = 1 << 20
-HEAD: Final = 1 << 14  # bytes that tell the format
+HEAD: Final = 1 << 14  # bytes from which the format is detected
 LONGEST: Final = 1 << 14  # bytes of a line
 SHOWN: Final = 60  # characters of a bad line
 XZ: Final = b"\xfd7zXZ\0"
@@ -35,7 +35,7 @@ Match = tuple[bytes, ...]
 
 
 class _Counted(io.RawIOBase):
-    """A file that tells how many bytes were read of it."""
+    """A file that reports the bytes that are read from it."""
 
     def __init__(self, file: IO[bytes], tick: Tick) -> None:
         self._file, self._tick = file, tick
@@ -77,7 +77,7 @@ class _Inflated(io.RawIOBase):
 class _Xz(io.RawIOBase):
     """The streams of an xz file with the padding between them, a piece at a time.
 
-    lzma.LZMAFile takes padding for the end, and what follows would be lost.
+    lzma.LZMAFile takes padding for the end of the file, and would lose what follows.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -104,7 +104,7 @@ class _Xz(io.RawIOBase):
         return 0
 
     def _open(self) -> lzma.LZMADecompressor | None:
-        """The stream that is being read, or the next one; None behind the last."""
+        """The stream that is being read, or the next one; None after the last."""
         if self._stream is None:
             padding = 0
             while not self._rest.lstrip(b"\0"):
@@ -125,13 +125,14 @@ class _Xz(io.RawIOBase):
 
 
 class Source:
-    """An open trace; `notes` counts what its reader left out, by reason.
+    """An open trace.
 
-    `assumed` says what the file does not tell and its reader took for granted.
+    `notes` counts the records that its reader left out, by reason; `assumed` has what its
+    reader assumed where the file has no data.
 
     Args:
       path: a file, or - for standard input.
-      tick: told how many bytes of the file were read, as they are.
+      tick: called with the bytes read since the last call, compressed ones if it is.
     Raises:
       TraceError: the file cannot be opened, or its compression is unknown here.
     """
@@ -222,9 +223,13 @@ class Source:
     def matches(
         self, pattern: re.Pattern[bytes], advice: str
     ) -> Iterator[tuple[int, list[Match]]]:
-        """The number of a line, and the groups of it and of those behind it.
+        """Pieces of the file: the number of the first line, and the groups of all lines.
 
-        A piece at a time; see `found`.
+        Args:
+          pattern: as for `found`.
+          advice: what to do about a line that does not match.
+        Raises:
+          TraceError: for the first such line.
         """
         for number, text in self.lines():
             yield number, self.found(number, text, pattern, lambda line: advice)
@@ -239,10 +244,13 @@ class Source:
         """Groups of each line of `text`.
 
         Args:
-          number: of the first line.
-          pattern: of a whole line, also of lines to be passed over; with (?m).  It must
-            not take longer than by the line's length.
-          wrong: says what is wrong with a line that does not match.
+          number: of the first line, counted from 1.
+          text: whole lines.
+          pattern: matches a whole line, also one to be skipped; with (?m).  Its time must
+            be linear in the line's length.
+          wrong: what is wrong with a line that does not match.
+        Returns:
+          The groups, for each line that was matched.
         Raises:
           TraceError: for the first such line.
         """
@@ -254,11 +262,11 @@ class Source:
         return made
 
     def check(self, address: Any, line: Callable[[int], int]) -> None:
-        """Refuses addresses that no CPU of 64 bits would use.
+        """Refuse addresses that are not canonical on a 64-bit CPU.
 
         Args:
           address: uint64[rows].
-          line: the line on which a row stands.
+          line: from a row to the number of its line.
         Raises:
           TraceError: for the first one.
         """

@@ -1,4 +1,4 @@
-"""Plain CSV: a line of column names, then one access a line.
+"""Plain CSV: a line of column names, then a line for each access.
 
 `address` (0x... or decimal) or `vpn` must be there; `time_ns`, `cpu`, `pid`, `tid`,
 `order` and `rw` (R, W, read, write, load, store, 0, 1) may be, and may be empty.
@@ -24,7 +24,7 @@ NUMBER: Final = rb"-1|" + PLACE + rb"|"  # or unknown
 HEADER: Final = re.compile(
     rb"(?mi)^[ \t]*+(?:\w++,[ \t]*+)*(?:address|addr|vpn)[ \t]*+(?:,|\r?$)"
 )
-# What fits: decimal and hexadecimal digits of each column, and how it is said.
+# For each column: decimal and hexadecimal digits that fit, and the range in words.
 CELLS: Final = {
     "address": (PLACE % (19, 16), "a number below 2^64"),
     "vpn": (PLACE % (14, 13), "a page number below 2^52"),
@@ -50,7 +50,7 @@ def read(source: Source) -> Iterator[Rows]:
 
 
 def _header(source: Source, number: int, text: bytes) -> tuple[list[str], int, bytes]:
-    """The column names, and what follows them: its first line's number, its text."""
+    """The column names, and the text after them with the number of its first line."""
     lines = text.split(b"\n")
     for i, line in enumerate(lines):
         if not line.strip() or line.lstrip().startswith(b"#"):
@@ -69,7 +69,7 @@ def _header(source: Source, number: int, text: bytes) -> tuple[list[str], int, b
 
 
 def _line(columns: list[str]) -> re.Pattern[bytes]:
-    """A line's pattern: group 1 the whole, then a group for each known column."""
+    """A line's pattern: group 1 is the line, then a group for each known column."""
     parts = [
         rb"[ \t]*+(" + CELLS[c][0] + rb")[ \t]*+"
         if c in CELLS
@@ -81,7 +81,7 @@ def _line(columns: list[str]) -> re.Pattern[bytes]:
 
 
 def _wrong(columns: list[str], line: bytes) -> str:
-    """What is the matter with a line that does not match."""
+    """What is wrong with a line that does not match."""
     cells = line.split(b",")
     if len(cells) != len(columns):
         return f"{len(cells)} cells under {len(columns)} column names"
@@ -117,7 +117,7 @@ def _block(
     else:
         address = [vpn << PAGE_SHIFT for vpn in numbers("vpn", 0)]
     for i, number in enumerate(address):
-        # Twenty digits hold a little more than 64 bits do.
+        # Twenty digits can exceed 64 bits.
         if number >> 64:
             raise source.error(line[i], str(number).encode(), "an address beyond 2^64")
     source.check(np.asarray(address, np.uint64), line.__getitem__)
@@ -127,7 +127,7 @@ def _block(
 
 
 def write(blocks: Iterator[Rows], emit: Callable[[str], object]) -> int:
-    """The lines of a CSV that `read` gives back equal; how many accesses it has."""
+    """Emit the lines of a CSV that `read` reads back equal; returns its accesses."""
     emit(",".join(NAMES) + "\n")
     done = 0
     for block in blocks:

@@ -2,7 +2,7 @@
 
 Both are `TASK-TID [CPU] flags SECONDS: event: key=value ...`, with the process in
 brackets where options/record-tgid is on; in trace-cmd's latency form the CPU begins the
-flags.  Events that touch no page of a process are passed over and counted.
+flags.  Events that touch no page of a process are skipped and counted.
 
 Source: trace_print_context() in kernel/trace/trace_output.c, Linux 6.3.
 """
@@ -17,7 +17,7 @@ from jaxmig.programs.traces.fields import NO_ADDRESS, fault, nanoseconds
 from jaxmig.programs.traces.source import Match, Source
 
 LINE: Final = re.compile(
-    # What is possessive (++) is never tried again: a line takes time by its length.
+    # Possessive quantifiers (++) never backtrack: the time is linear in the line.
     rb"(?m)^[ \t]*+[^\n]{1,40}?-(\d{1,9}+)[ \t]++(?:\([ \t]*+([\d-]{1,9})\)[ \t]++)?"
     rb"(?:\[(\d{1,6})\]|(\d{1,6}+)[^ \t\n\d][^ \t\n]*+)[ \t]++"
     rb"(?:[^ \t\n]{1,12}+[ \t]++)?"

@@ -1,9 +1,9 @@
 """The text of DynamoRIO's `view` tool: records of its memory traces.
 
-Reads and writes are kept; fetches, prefetches and flushes are passed over.  Markers
-tell the core, and the time in microseconds since 1601: kept from the first one on,
-since its nanoseconds do not fit into 64 bits.  A marker tells the page size, too; older
-versions wrote none, and no number of the instruction.
+Reads and writes are kept; fetches, prefetches and flushes are skipped.  Markers give the
+core, the page size, and the time in microseconds since 1601.  Times count from the first
+marker here, since nanoseconds since 1601 do not fit into 64 bits.  Older versions of the
+tool wrote neither a page size nor the number of the instruction.
 
 Source: clients/drcachesim/tools/view.cpp of DynamoRIO.
 """
@@ -38,7 +38,7 @@ ADVICE: Final = "no record of the view tool"
 
 
 class _State:
-    """What earlier markers said."""
+    """The values of earlier markers."""
 
     def __init__(self) -> None:
         self.first: int | None = None

@@ -1,6 +1,6 @@
 """Programs that run while their memory migrates: pmbench, memhog, migspeed, a trace.
 
-They are imported when they are first used: their options are read without them.
+They are imported when they are first used, as the command line needs only their options.
 """
 
 import importlib

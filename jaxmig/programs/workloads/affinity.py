@@ -1,7 +1,7 @@
-"""pmbench's affinity sets: threads on CPUs of their own, and a map for each set.
+"""pmbench's affinity sets: CPUs, the threads on them, and a map for each set.
 
-A thread has its CPU for itself, since nothing here shares one out: a set has at most as
-many threads as CPUs, and no CPU is in two sets.
+The model has no scheduler, so each thread has its own CPU: a set has at most as many
+threads as CPUs, and no CPU is in two sets.
 
 Source: populate_new_affinity_set(), alloc_affy_buffers() in system.c of pmbench 0.9;
 numa_parse_cpustring_all() in libnuma.c of numactl.
@@ -16,7 +16,7 @@ LONG = 8  # bytes in which libnuma's masks grow
 
 
 class AffinityError(ValueError):
-    """Sets that cannot be read, or not be run; one line that says why."""
+    """Sets that cannot be read or run; one line that says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class AffinitySet:
 
 
 def parse(text: str, cpus: int) -> AffinitySet:
-    """`CPUSTR[:THREADS]` on a machine of `cpus` CPUs; a thread a CPU if not said.
+    """`CPUSTR[:THREADS]` on a machine of `cpus` CPUs; by default a thread on each CPU.
 
     Raises:
-      AffinityError: of another form, or CPUs that the machine lacks.
+      AffinityError: not of this form, or CPUs that the machine lacks.
     """
     names, colon, count = text.partition(":")
     try:
@@ -54,7 +54,7 @@ def parse(text: str, cpus: int) -> AffinitySet:
 
 
 def parse_all(texts: Sequence[str], cpus: int) -> tuple[AffinitySet, ...]:
-    """All sets, the last one named first: in that order the original numbers threads.
+    """All sets, the last one named first: the original numbers threads in that order.
 
     Raises:
       AffinityError: as `parse`, or a CPU in two sets.
@@ -67,7 +67,7 @@ def parse_all(texts: Sequence[str], cpus: int) -> tuple[AffinitySet, ...]:
 
 
 def lines(sets: Sequence[AffinitySet], cpus: int, home: Sequence[int]) -> Iterator[str]:
-    """What the report says of them; `home` is the node of each set's map."""
+    """The report's lines about the sets; `home` is the node of each set's map."""
     first = 1
     for i, one in enumerate(sets):
         yield f"    set {i}: nthreads = {one.threads}"

@@ -46,7 +46,7 @@ class Lcg:
         self.state = np.uint64(seed)
 
     def skip(self, n: int) -> None:
-        """Leave out the next n values."""
+        """Skip the next n values."""
         step, jump = (MULTIPLIER, INCREMENT), (1, 0)
         while n:
             if n & 1:

@@ -1,6 +1,6 @@
 """migspeed: a process that times one mbind(2) of its own memory.
 
-No other CPU is in its mask, so that every release flushes page by page, locally.
+No other CPU is in its mm_cpumask, so that every release flushes page by page, locally.
 
 Source: migspeed.c of numactl 2.0.19; should_defer_flush() in mm/rmap.c, Linux 6.3.
 """
@@ -18,7 +18,16 @@ MIB: Final = 1 << 20
 def call_ns(
     profile: Profile, order: int, folios: int, copy: str, policy: cost.Policy
 ) -> int:
-    """A call that moves folios of the caller itself, ns; no folio fails."""
+    """Modelled time of a call that moves folios of its own process.
+
+    Args:
+      order: log2 of the base pages of each folio.
+      folios: how many are moved; none fails.
+      copy: the copy engine, "cpu", "threads:N" or "dma:N".
+      policy: whether the release batches.
+    Returns:
+      ns of the call.
+    """
     pages, huge = folios << order, order == PMD_ORDER
     ptes = 0 if huge else pages
     counts = dict.fromkeys(cost.PRICED, 0) | {
@@ -43,7 +52,16 @@ def call_ns(
 
 
 def lines(pages: int, ns: int, old: int, new: int, start: int) -> list[str]:
-    """What it prints: its line of numa_maps before and after, and the rate."""
+    """The tool's output: its line of numa_maps before and after, and the rate.
+
+    Args:
+      pages: base pages moved.
+      ns: of the call.
+      old, new: the nodes before and after.
+      start: address of the memory.
+    Returns:
+      Lines without their ends.
+    """
     size, seconds = pages * PAGE_BYTES / MIB, ns / 1e9
     maps = [
         f"{start:08x} bind:{node} anon={pages} dirty={pages} N{node}={pages} "

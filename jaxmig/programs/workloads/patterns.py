@@ -1,6 +1,6 @@
-"""pmbench's patterns: which page of n comes next.
+"""pmbench's patterns: the order in which n pages are accessed.
 
-Each is an object with `next(count)`; floats are the host's doubles, as in the original.
+Each is an object with `next(count)`; floats are doubles, as in the original.
 
 Source: pattern.c of pmbench 0.9.
 """
@@ -67,7 +67,7 @@ class Uniform:
 
 
 class _Buffered:
-    """A pattern that rejects draws: made in blocks, handed out as asked."""
+    """A pattern that rejects draws: made in blocks, returned as many as are wanted."""
 
     def __init__(self) -> None:
         self._ready = np.zeros(0, np.int64)
@@ -83,7 +83,7 @@ class _Buffered:
         return pages[:count]
 
     def skip(self, count: int) -> None:
-        """Leave out the next `count` pages: rejections have to be drawn to be known."""
+        """Skip the next `count` pages, which must be drawn: some draws are rejected."""
         for start in range(0, count, SOME):
             self.next(min(SOME, count - start))
 
@@ -92,7 +92,7 @@ class _Buffered:
 
 
 class Normal(_Buffered):
-    """Box-Muller in polar form around n/2; what falls outside becomes n/2."""
+    """Box-Muller in polar form around n/2; a value outside 0 ... n - 1 becomes n/2."""
 
     def __init__(self, n: int, shape: float, seed: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""pmbench 0.9 on the modelled machine: its threads, and perhaps a migration under them.
+"""pmbench 0.9 on the modelled machine, while its memory migrates if that is asked for.
 
-Thread t runs on CPU t, the migration on CPU 0; affinity sets place threads elsewhere, and
-then a CPU without any migrates.  All threads of a set use the same map; each has its own
-generators for page, offset and action, seeded as in the original.
+Thread t runs on CPU t and the migration on CPU 0.  With affinity sets threads run on the
+sets' CPUs, and the migration on a CPU without threads.  All threads of a set use the same
+map; each has its own generators for page, offset and action, seeded as in the original.
 
 Source: pmbench.c, pattern.c and access.c of pmbench 0.9.
 """
@@ -23,10 +23,10 @@ from jaxmig.time.access import BINS, Shape
 from jaxmig.time.machines import Profile
 from jaxmig.time.timeline import Run, Timetable, Totals, costs_of, timetable
 
-CHECK: Final = 10_000  # accesses between two looks at the time
+CHECK: Final = 10_000  # accesses between two readings of the time
 DRAWS: Final = 1_000_000  # drawings that measure the generator
 PAGES_A_MIB: Final = 256
-# What a drawing takes, ns: not published, so counted in divisions and calls (assumed).
+# ns of one draw: not published, so estimated from its divisions and calls (assumed).
 DRAW_NS: Final = {
     "linear": 2,
     "uniform": 8,
@@ -41,7 +41,7 @@ Tick = Callable[[int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Its command line; sizes in MiB, times in seconds, names as in the original."""
+    """The command line; sizes in MiB, times in seconds, names as in the original."""
 
     duration_sec: int = 1
     mapsize_mib: int = 256
@@ -65,7 +65,7 @@ class Options:
 
     @property
     def folios(self) -> int:
-        """Folios of all maps: an affinity set has one of its own."""
+        """Folios of all maps; each affinity set has its own map."""
         return self.pages * max(len(self.affinity), 1)
 
     @property
@@ -88,7 +88,7 @@ class Options:
 
 @dataclasses.dataclass
 class PmbenchResult:
-    """What one run did."""
+    """The results of one run."""
 
     options: Options
     kernel: str | None  # of the migration; None: no migration
@@ -99,11 +99,11 @@ class PmbenchResult:
     warmup_accesses: int
     modelled_ns: int
     draw_ns: int
-    baseline_walks: float  # page walks an access before the migration
+    baseline_walks: float  # page walks per access before the migration
 
     @property
     def pages_per_s(self) -> float:
-        """Base pages migrated a second, over whole trips where there is one."""
+        """Base pages migrated per second, over whole trips if one was finished."""
         t = self.totals
         if t.trips_ns:
             trips = t.folios // self.table.folios
@@ -113,7 +113,7 @@ class PmbenchResult:
 
     @property
     def accesses_per_s(self) -> float:
-        """Loads and stores of all threads a second."""
+        """Loads and stores of all threads per second."""
         return float(self.totals.accesses.sum() * 1e9 / max(self.ran_ns.max(), 1))
 
     @property
@@ -123,7 +123,7 @@ class PmbenchResult:
 
 
 def thread(options: Options, number: int) -> Draw:
-    """The accesses of thread t, counted from 1."""
+    """The accesses of thread `number`, counted from 1."""
     if options.trace:
         return options.trace.draw(number - 1)
     pattern = PATTERNS[options.pattern](options.pages, options.shape, number)
@@ -142,7 +142,7 @@ def thread(options: Options, number: int) -> Draw:
 
 
 def _set_of(options: Options, thread: int) -> int:
-    """The affinity set of thread t, whose map it uses."""
+    """The affinity set of a thread, counted from 1, whose map it uses."""
     for i, one in enumerate(options.affinity):
         thread -= one.threads
         if thread <= 0:
@@ -151,14 +151,14 @@ def _set_of(options: Options, thread: int) -> int:
 
 
 def node_of(cpu: int, cpus: int) -> int:
-    """CPUs are spread evenly over two nodes, in order."""
+    """The node of a CPU: CPUs are spread evenly over two nodes, in order."""
     return min(cpu * 2 // cpus, 1)
 
 
 def _nodes(options: Options, profile: Profile, lanes: int) -> list[int]:
-    """How far each lane is from its map: 0, or 1 for the other node.
+    """The distance of each lane from its map: 0, or 1 for the other node.
 
-    A set's map is bound to the node of its CPUs, so its threads begin near it.
+    A set's map is bound to the node of its CPUs, so its threads begin at 0.
     """
     cpus = max(profile.cpus, options.jobs + 1)
     if options.affinity:
@@ -169,7 +169,15 @@ def _nodes(options: Options, profile: Profile, lanes: int) -> list[int]:
 def program(
     options: Options, profile: Profile, cpus: int, touched: bool, table: Timetable
 ) -> Run:
-    """The threads at their start, on CPUs 1 ... jobs of the machine or their sets'."""
+    """The threads at their start, on CPUs 1 ... jobs or the CPUs of their sets.
+
+    Args:
+      cpus: lanes to compile for, at least one for each thread.
+      touched: whether all pages have been written before.
+      table: of the migration, or one that never starts.
+    Returns:
+      A run at time 0.
+    """
     (sets, ways), (huge_sets, huge_ways) = profile.tlb, profile.tlb_huge
     shape = Shape(cpus, options.folios, options.huge, sets, ways, huge_sets, huge_ways)
     gen = (
@@ -207,14 +215,19 @@ def run(
     cpus: int | None = None,
     tick: Tick = lambda accesses: None,
 ) -> PmbenchResult:
-    """The benchmark from warm-up to end, its memory going back and forth meanwhile.
+    """The benchmark from warm-up to end, while its memory moves there and back.
 
     Args:
-      kernel: the release that migrates; None: nobody does.
-      modelled_ns: how much of the main run is modelled; its duration if None.
-      trips: instead of a time, run to the end of so many trips.
-      table: the migration's, instead of one for `batch` and `copy`.
-      cpus: lanes compiled for, so that several numbers of threads share them.
+      kernel: the release that migrates; None for no migration.
+      batch: base pages at which a batch is closed; 0: no limit.
+      copy: the copy engine, "cpu", "threads:N" or "dma:N".
+      table: of the migration, instead of one for `batch` and `copy`.
+      modelled_ns: the part of the main run that is modelled; None for all of it.
+      trips: run until so many trips are done, instead of for a time.
+      cpus: lanes to compile for, so that runs with fewer threads share the program.
+      tick: called with the accesses done, block by block.
+    Returns:
+      The counts and times of the run.
     """
     release = kernel or "6.3"
     table = table or timetable(

@@ -27,7 +27,7 @@ Numbers = tuple[int, ...]  # the ten columns of a memory snapshot
 
 
 class Averages(NamedTuple):
-    """Of one thread, us an access."""
+    """Averages of one thread, us per access."""
 
     net: float
     mean: float
@@ -42,12 +42,12 @@ def clocks(us: float) -> int:
 
 
 def uuid_of(result: PmbenchResult) -> uuid.UUID:
-    """The same run has the same one."""
+    """A UUID that depends only on the run, so that equal runs have equal ones."""
     return uuid.uuid5(uuid.NAMESPACE_OID, repr((result.options, result.kernel)))
 
 
 def averages(result: PmbenchResult, thread: int) -> Averages:
-    """Thread t's, counted from 0."""
+    """The averages of one thread, counted from 0."""
     n = int(result.totals.accesses[thread])
     mean, draw = result.ran_ns[thread] / 1000 / max(n, 1), result.draw_ns / 1000
     warmup = None
@@ -183,14 +183,14 @@ def long_octaves(bins: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def snapshots(result: PmbenchResult) -> list[tuple[str, Numbers]]:
-    """Memory of the modelled machine, in order; it has no page cache and no swap."""
+    """Memory at each moment that is reported; there is no page cache and no swap."""
     o = result.options
     maps = max(len(o.affinity), 1)
     used, size = o.folios * 4, o.mapsize_mib * 4096 * maps
     rest = (0,) * 5
     empty, full = (size, 0, 0, 0, 0, *rest), (size - used, 0, 0, used, 0, *rest)
     warm = [] if o.cold else [("pre-warmup", empty)]
-    # Without a warm-up, what is counted before the run is memory nobody has touched.
+    # Without a warm-up no memory has been touched before the run.
     before = [*warm, ("pre-run", empty if o.cold else full)]
     return [*before, ("mid-run", full), ("post-run", full), ("post unmap", empty)]
 

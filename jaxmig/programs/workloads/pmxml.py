@@ -1,7 +1,7 @@
 """pmbench's report as XML (its option -f), of a modelled run.
 
-Elements, attributes and their order are the original's; what the model has not (the
-identifiers of CPUID's TLB leaves, caches, the time of day) is left out or empty.
+Elements, attributes and their order are the original's; values that the model lacks
+(identifiers of CPUID's TLB leaves, caches, the time of day) are left out or empty.
 
 Source: xmlgen.c of pmbench 0.9.
 """

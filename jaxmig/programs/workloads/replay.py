@@ -1,8 +1,8 @@
-"""A recorded trace played on the modelled machine, perhaps while its memory migrates.
+"""A recorded trace played on the modelled machine, with or without a migration.
 
-Each lane is a CPU that does its accesses in the recorded order, `gap` ns apart beside
-what they take themselves; a pause or burst of the recording is not kept.  Its memory
-has been touched before, TLBs are cold.
+Each lane is a CPU that does its accesses in the recorded order, with the same gap between
+all of them; pauses and bursts of the recording are not kept.  All pages have been touched
+before, and TLBs are cold.
 
 Source: the access kernel of jaxmig.time.access; timeline as for pmbench.
 """
@@ -27,7 +27,7 @@ Tick = Callable[[int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Replayed:
-    """What one run did; times in ns."""
+    """The results of one run; times in ns."""
 
     kernel: str | None  # None: nothing migrated
     table: Timetable
@@ -37,7 +37,7 @@ class Replayed:
 
     @property
     def walks_per_access(self) -> float:
-        """Page walks an access."""
+        """Page walks per access."""
         return float(self.totals.walks.sum() / max(self.totals.accesses.sum(), 1))
 
     def waits(self, baseline: "Replayed", walk_ns: int) -> stalls.Stalls:
@@ -65,15 +65,19 @@ def run(
     cpus: Sequence[int] | None = None,
     tick: Tick = lambda accesses: None,
 ) -> Replayed:
-    """Plays all accesses once; the migration starts with them, and ends in any case.
+    """Play all accesses once; the migration starts with them and is always finished.
 
     Args:
-      kernel: the release that migrates; None: nobody does.
+      kernel: the release that migrates; None for no migration.
+      batch: base pages at which a batch is closed; 0: no limit.
+      copy: the copy engine, "cpu", "threads:N" or "dma:N".
       gap_ns: between two accesses of a lane; None: see `gap_of`.
-      trips: how often all pages go to the other node and back, counted singly.
+      trips: how often all pages go to the other node; there and back is two.
       source: the node where the pages are first, 0 or 1.
-      cpus: one a lane, instead of the trace's own.
-      tick: told how many accesses were done, block by block.
+      cpus: the CPU of each lane, instead of the trace's own.
+      tick: called with the accesses done, block by block.
+    Returns:
+      Counts of the accesses and of the migration.
     """
     gap = gap_of(trace) if gap_ns is None else gap_ns
     table = timetable(

@@ -1,4 +1,4 @@
-"""The kernel's migration selftest: one address moves back and forth under its readers.
+"""The kernel's migration selftest: one page moves there and back while threads read it.
 
 Each call is a list of one folio, so that batching never helps.
 
@@ -22,9 +22,15 @@ CALL_NS: Final = 10_000  # entering and leaving move_pages(), with its drain (as
 def run(
     profile: Profile, kernel: str, moves: int, *, readers: int = 2, thp: bool = False
 ) -> Totals:
-    """`moves` calls of move_pages(MPOL_MF_MOVE_ALL) on one address of 2 MiB.
+    """Calls of move_pages(MPOL_MF_MOVE_ALL) for one address of a mapping of 2 MiB.
 
-    The other 511 pages, or nothing under a THP, stay where they are.
+    Args:
+      kernel: the release that migrates.
+      moves: calls.
+      readers: threads that read the address all the time.
+      thp: whether the mapping is a THP, which moves whole; else the other 511 pages stay.
+    Returns:
+      Counts of the readers and of the migration.
     """
     shape = Shape(readers, 1 if thp else 512, huge=int(thp), words=1)
     table = timetable(profile, 1, int(thp), kernel=kernel, pause=CALL_NS)

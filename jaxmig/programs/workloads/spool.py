@@ -1,7 +1,7 @@
-"""Accesses of a trace on their way from the file's order to their threads'.
+"""Accesses of a trace, sorted from the file's order into that of their threads.
 
-They are written once, lane by lane within a block, to a file without a name; the first
-KEPT_BYTES stay in memory.
+They are written once, lane by lane within a block, to a temporary file without a name;
+the first KEPT_BYTES stay in memory.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ PMD_ORDER: Final = 9
 WORD_BYTES: Final = 4
 MAX_LANES: Final = 8192
 ACCESS: Final = np.dtype([("vpn", "<i8"), ("op", "<u2")])  # word << 1 | store
-THREAD: Final = 1 << 32  # beyond every CPU's number: lanes that are threads
+THREAD: Final = 1 << 32  # added to the tid of a lane that is a thread, beyond every CPU
 
 
 @dataclasses.dataclass
@@ -35,14 +35,14 @@ class Lane:
 
 
 class _File(tempfile.SpooledTemporaryFile):
-    """A file without a name that closes itself when nobody has it any more."""
+    """A temporary file that is closed with its last reference."""
 
     def __del__(self) -> None:
         self.close()
 
 
 class _Distinct:
-    """Distinct numbers; those seen since the last merge wait until they are as many."""
+    """Distinct numbers; new ones are merged once they are as many as the merged ones."""
 
     def __init__(self) -> None:
         self._merged, self._new, self._waiting = np.zeros(0, np.int64), [], 0
@@ -61,7 +61,7 @@ class _Distinct:
 
 
 class Spool:
-    """The accesses of a trace in order of lanes, with its pages and what else grows.
+    """The accesses of a trace in order of lanes, with its pages and counts.
 
     Raises:
       TraceError: more lanes than a machine has CPUs, or no room for the accesses.

@@ -1,4 +1,4 @@
-"""Streams of accesses for all threads, in blocks, each thread at its own pace."""
+"""Streams of accesses for all threads in blocks, of which each uses what it can."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -14,30 +14,32 @@ Draw = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def block_for(cpus: int, each_ns: int = 1000) -> int:
-    """Accesses of each CPU in a block: few bytes on any machine, many in all.
+    """Accesses of each CPU in a block: as many as keep all CPUs' streams small.
 
     Args:
-      each_ns: what one of them may take at most; a block's times fit into 2^29 ns.
+      each_ns: the longest that one access may take; a block must end within 2^29 ns.
     """
     many = 1 << max(LEAST, TOGETHER - (cpus - 1).bit_length())
     return max(min(many, (1 << 29) // max(each_ns, 1)), 1)
 
 
 class Streams:
-    """Blocks of accesses; a thread keeps what it has not used yet.
+    """Blocks of accesses; a thread keeps those that it has not used yet.
 
     Args:
-      draws: what each thread does next; CPUs beyond them do nothing.
+      draws: for each thread, a function that gives its next accesses; further CPUs
+        have none.
+      block: accesses of each CPU in a block.
     """
 
     def __init__(self, draws: Sequence[Draw], block: int, cpus: int) -> None:
         self.block, self._draws = block, draws
         self._ops = np.zeros((cpus, block, 2), np.int32)
         self._first = True
-        self.stores: np.ndarray | None = None  # where counted: stores of each folio
+        self.stores: np.ndarray | None = None  # of each folio, if they are counted
 
     def count_stores(self, folios: int) -> None:
-        """Count from now on the stores that each folio's contents must show."""
+        """Start to count stores, with which each folio's contents can be compared."""
         self.stores = np.zeros(folios, np.int64)
 
     def next(self, used: np.ndarray) -> np.ndarray:
@@ -63,7 +65,7 @@ class Streams:
             np.add.at(self.stores, ops[(ops[:, 1] & 1) == 1, 0], 1)
 
     def settle(self, used: np.ndarray) -> None:
-        """Book the last block, of which no next one will be asked."""
+        """Count the stores of the last block, after which `next` is not called."""
         self._book(used)
 
 

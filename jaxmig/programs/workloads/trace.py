@@ -1,8 +1,8 @@
-"""A recorded trace as a program: its pages numbered, its accesses ready by thread.
+"""A recorded trace as a program: numbered pages, and accesses sorted by thread.
 
-load(path) reads the trace once.  Accesses go to a file without a name, thread by thread
-in order, so that each thread can be played at its own pace; memory holds the pages, not
-the accesses.  A lane is a CPU of the trace, or a thread where no CPU was recorded.
+load(path) reads the trace once.  Accesses go to a temporary file, thread by thread in
+order, so that each thread can be played by itself; memory holds only the pages.  A lane
+is a CPU of the trace, or a thread where no CPU was recorded.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Trace:
     blocks: np.ndarray  # int64: vpn >> 9 of each 2 MiB folio
     pages: np.ndarray  # int64: vpn of each base page
     stores: int
-    notes: dict[str, int]  # what was left out, by reason
+    notes: dict[str, int]  # records left out, by reason
     assumed: tuple[str, ...]
     spool: Spool
 
@@ -59,7 +59,7 @@ class Trace:
 
     @property
     def cpus(self) -> tuple[int, ...]:
-        """The CPU of each lane; threads without one are taken to run on 1, 2 ..."""
+        """The CPU of each lane; threads without one are assumed to run on 1, 2 ..."""
         return tuple(x.cpu if x.cpu >= 0 else i for i, x in enumerate(self.lanes, 1))
 
     @property
@@ -79,7 +79,7 @@ class Trace:
         return np.where(inside, at, base)
 
     def draw(self, lane: int) -> Draw:
-        """The accesses of a lane from its first one on; after the last, again."""
+        """The accesses of a lane from its first one on, repeated after the last."""
         parts = self.spool.parts(self.lanes[lane])
         ready, at = next(parts), 0
 
@@ -107,13 +107,16 @@ def load(
     most: int | None = None,
     tick: Tick = lambda n: None,
 ) -> Trace:
-    """Reads a trace for playing; memory grows with its pages alone.
+    """Read a trace for playing; memory grows with its pages alone.
 
     Args:
-      format: a name of traces.FORMATS; None to find out.
+      path: a file, or - for standard input.
+      format: a name of traces.FORMATS; None to detect it.
       pid: keep only the accesses of this process, or of this thread.
-      skip, most: leave out so many accesses first, and stop after so many more.
-      tick: told how many bytes of the file were read.
+      skip, most: skip so many accesses, then keep at most so many.
+      tick: called with the bytes read since the last call.
+    Returns:
+      The trace, whose accesses are in a temporary file.
     Raises:
       TraceError: it cannot be read, has no access (left), or is of several processes.
     """
@@ -155,7 +158,14 @@ def _trace(reading: Reading, spool: Spool) -> Trace:
 def chosen(
     reading: Reading, pid: int | None, skip: int, most: int | None
 ) -> Iterator[Rows]:
-    """The blocks of a trace that are asked for, none of them empty."""
+    """The accesses of a trace that the arguments choose.
+
+    Args:
+      pid: keep only the accesses of this process, or of this thread; None: of all.
+      skip, most: skip so many accesses, then keep at most so many; None: all.
+    Returns:
+      Blocks, none of them empty.
+    """
     left = most
     for block in reading:
         if pid is not None:

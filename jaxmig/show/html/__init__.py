@@ -1,4 +1,4 @@
-"""A report in one HTML file: it opens from a disk, asks no network, and is safe to send.
+"""A report in one HTML file, which needs no network and is safe to send.
 
     model.py     what a page consists of: tables, bars, trees, lines
     figures.py   records, costs and rows as these
@@ -6,11 +6,11 @@
     timeline.py  a call in time, from its log
     parts.py     how a bar is cut
     page.py      a page as text, all of it escaped
-    page.html, page.css, page.js   its template, looks, and the little script
+    page.html, page.css, page.js   template, style and script
 
-Whatever comes from a file or a process is text or an attribute of the template, escaped
-by jinja2; none of it is in the script.  The page's policy (Content-Security-Policy) lets
-a browser run that one script and load nothing.
+Data from files and processes is text or an attribute of the template, escaped by jinja2;
+none of it is in the script.  The page's policy (Content-Security-Policy) lets a browser
+run only that script and load nothing.
 """
 
 from jaxmig.show.html.figures import calls, heading, rows_table

@@ -1,4 +1,4 @@
-"""Records, costs and rows as the figures of a page; nothing is computed but quotients."""
+"""Records, costs and rows as the figures of a page; only quotients are computed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final

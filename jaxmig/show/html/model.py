@@ -1,4 +1,4 @@
-"""What a page consists of: plain data, which the template lays out.
+"""The parts of a page: plain data, which the template lays out.
 
 Positions and sizes are percent of a figure, so that a page fits a phone and a slide.
 """
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """What a cell shows, and what its column is sorted by."""
+    """The text of a cell, and the key by which its column is sorted."""
 
     text: str
     key: float | str
@@ -40,7 +40,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A line of parts under its name, with the sum behind it."""
+    """A row of parts with its name, and their sum as text."""
 
     name: str
     parts: tuple[Part, ...]
@@ -72,7 +72,7 @@ class Box:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A call tree as boxes as wide as their time; each opens to the whole width."""
+    """A call tree as boxes as wide as their time; a click zooms to one."""
 
     kind: ClassVar[str] = "tree"
     title: str
@@ -121,7 +121,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """The whole: what was asked, on what it rests, and what came out."""
+    """The whole page: the command, its assumptions and its results."""
 
     title: str
     command: str

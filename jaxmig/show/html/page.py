@@ -37,7 +37,7 @@ def _hash(text: str) -> str:
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
-    # Always, whatever a file is called: it is text of strangers.
+    # For templates of any name, since names of files and processes are not trusted.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

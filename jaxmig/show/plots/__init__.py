@@ -10,8 +10,8 @@
     tradeoff.py what a batch limit gives and takes while a program runs
     figures.py  which of them a command's picture consists of
 
-Every function draws numbers that a table or a row already has, and computes none but
-quotients.  Nothing here touches pyplot, so no window opens and no state is shared.
+Every function draws numbers that a table or a row already has, and computes only
+quotients.  Nothing here uses pyplot, so no window opens and no state is shared.
 """
 
 from jaxmig.show.plots.addresses import moved_map, target_map

@@ -43,7 +43,7 @@ def lines(rows: Sequence[Row], across: str, up: str) -> dict[Name, Line]:
 def ipis(axes: "Axes", rows: Sequence[Row]) -> None:
     """Shootdown interrupts over the CPUs of the machine."""
     found = lines(rows, "cpus", RECEIVED)
-    # Hardware that broadcasts sends none.
+    # Hardware that broadcasts flushes sends no interrupts.
     _plot_all(
         axes, rows, {n: line for n, line in found.items() if any(y for _, y in line)}
     )
@@ -74,7 +74,7 @@ def stall(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def total(axes: "Axes", rows: Sequence[Row]) -> None:
-    """How long the whole call takes: what larger batches gain."""
+    """Time of the whole call over the batch limit, which larger batches shorten."""
     _plot_all(axes, rows, lines(_limited(rows), "batch", _TOTAL), 1e6)
     axes.set_ylabel("modelled time of the call (ms)")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
@@ -83,7 +83,7 @@ def total(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def first(axes: "Axes", rows: Sequence[Row]) -> None:
-    """How long until one folio can be used again: what larger batches cost."""
+    """Time until the first folio is mapped again, which larger batches lengthen."""
     _plot_all(axes, rows, lines(_limited(rows), "batch", _FIRST), 1e3)
     decades(axes)
     axes.set_ylabel("time to the first folio (us)")
@@ -130,7 +130,7 @@ def _plot_all(
     found: Mapping[Name, Line],
     unit: float = 1,
 ) -> None:
-    """A line for each; those that lie on one another are one line that says so."""
+    """Draw a line for each; equal lines are one, whose label has all their names."""
     alike: dict[tuple[tuple[int, float], ...], list[Name]] = {}
     for name, line in found.items():
         alike.setdefault(tuple(line), []).append(name)
@@ -156,7 +156,7 @@ def _plot_all(
 
 
 def _label(names: Sequence[Name], rows: Sequence[Row]) -> str:
-    """Kernels and policy by machine and copy; of many the first and the last."""
+    """Kernels and policy by machine and copy engine; of many the first and the last."""
     policies = {r["kernel"]: r["policy"] for r in rows}
     one = len({r["copy"] for r in rows}) == 1
     by: dict[tuple[str, str], list[str]] = {}

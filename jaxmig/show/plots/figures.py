@@ -1,4 +1,4 @@
-"""What the picture of a command consists of."""
+"""The panels of each command's picture."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ FEW_BARS: Final = 4  # whose names have room in one line
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """A call on several releases, with a call tree each, or none."""
+    """A call on several releases, with a call tree for each or without any."""
 
     title: str
     records: Sequence[Record]
@@ -34,7 +34,7 @@ class Group:
 
 
 def migration(groups: Sequence[Group], title: str = "") -> "Figure":
-    """Calls on several releases, a panel each: time by phase, then its call trees.
+    """Calls on several releases: for each a panel of time by phase, then call trees.
 
     Releases that have the same times share a bar, and those with the same tree a tree.
     """
@@ -85,7 +85,7 @@ def _bars_of(group: Group) -> list[tuple[str, Record]]:
 
 
 def sweep(rows: Sequence[Row], title: str = "") -> "Figure":
-    """What the axes that vary have to show, the others held at one value."""
+    """A picture over the axes that vary; in each panel the others have one value."""
     many = {name for name in AXES if len({r[name] for r in rows}) > 1}
     drawn: list[tuple[Any, list[Row], str]] = []
     if "batch" in many:
@@ -113,7 +113,7 @@ def sweep(rows: Sequence[Row], title: str = "") -> "Figure":
 
 
 def _panels(made: "Figure", n: int) -> list["Axes"]:
-    """Two panels a row; the last one is as wide as the picture if it is alone."""
+    """Two panels in each row; a last one that is alone has the picture's width."""
     grid = made.add_gridspec(-(-n // 2), min(n, 2))
     alone = n - 1 if n % 2 else n
     found = [made.add_subplot(grid[i // 2, i % 2]) for i in range(alone)]
@@ -123,9 +123,9 @@ def _panels(made: "Figure", n: int) -> list["Axes"]:
 
 
 def _held(rows: Sequence[Row], *free: str) -> tuple[list[Row], str]:
-    """Rows with every axis but `free`, kernel and machine at one value, and a line.
+    """Rows with one value on every axis but `free`, kernel and machine; and a caption.
 
-    A sample may have too few such rows; then all of them are shown by their median.
+    A sample may have too few such rows; then all rows are shown, by their median.
     """
     chosen = {
         name: _usual(name, {r[name] for r in rows})
@@ -139,7 +139,7 @@ def _held(rows: Sequence[Row], *free: str) -> tuple[list[Row], str]:
 
 
 def _usual(name: str, found: set[Any]) -> Any:
-    """Linux's batch limit, the most CPUs, the least of anything else."""
+    """The value to show: Linux's batch limit, the most CPUs, else the least value."""
     if name == "batch":
         below = [n for n in found if 0 < n <= NR_MAX_BATCHED_MIGRATION]
         return max(below, default=min(found))
@@ -184,7 +184,7 @@ def _bars(axes: "Axes", rows: Sequence[Row]) -> None:
 
 
 def _bar_name(row: Row, rows: Sequence[Row]) -> str:
-    """The kernel, and whatever else tells this bar from the others."""
+    """The kernel, and the other values in which this bar differs from the others."""
     parts = [row["kernel"]]
     for name in ("machine", "thp", "copy", "mode"):
         if len({other[name] for other in rows}) > 1:

@@ -1,7 +1,7 @@
-"""The call tree as a flame graph: a box a function, as wide as the time spent below it.
+"""The call tree as a flame graph: a box for each function, as wide as its time.
 
-Root at the bottom, callers under callees, as Brendan Gregg draws them; but boxes of one
-height stand in the order of the work, and their colour is the phase they count in.
+The root is at the bottom and callers are under callees, as Brendan Gregg draws them; but
+siblings stand in the order in which they run, and the colour shows the phase.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _POINTS_A_LETTER: Final = 4.5  # at the size of the labels
 
 
 def boxes(root: Node, pages: int) -> Iterator[tuple[str, float, float, int]]:
-    """(name, left, width, depth) of every function; ns a page."""
+    """(name, left, width, depth) of every function; left and width in ns per page."""
 
     def below(node: Node, left: float, depth: int) -> Iterator:
         yield node.name, left, node.ns / pages, depth
@@ -47,9 +47,11 @@ def boxes(root: Node, pages: int) -> Iterator[tuple[str, float, float, int]]:
 def draw(
     axes: "Axes", root: Node, pages: int, widest: float, title: str, inches: float
 ) -> None:
-    """The tree on an x axis that ends at `widest` ns a page.
+    """Draw the tree on an x axis that ends at `widest` ns per page.
 
     Args:
+      axes: on which it is drawn.
+      pages: base pages that the call moved.
       inches: width of the axes; labels that do not fit are cut or left out.
     """
     from matplotlib.ticker import FuncFormatter
@@ -75,7 +77,7 @@ def draw(
 
 
 def _cut(name: str, room: int) -> str:
-    """As much of a name as fits; nothing rather than two letters."""
+    """As much of a name as fits; nothing if fewer than four letters would."""
     if len(name) <= room:
         return name
     return f"{name[: room - 1]}…" if room > 4 else ""

@@ -11,13 +11,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = dict[str, Any]
-MOST: Final = 12  # values an axis up to which each cell is labelled
+MOST: Final = 12  # values on an axis: with more, cells are not labelled
 
 
 def table(
     rows: Sequence[Row], across: str, down: str, shade: str
 ) -> tuple[list[int], list[int], np.ndarray]:
-    """Values of x and y, ascending, and the median z of each cell, NaN without rows."""
+    """A column of a sweep over two of its axes.
+
+    Args:
+      across, down, shade: columns for x, for y, and for the colour.
+    Returns:
+      Values of x and of y, ascending, and float[y, x], the median of each cell; NaN
+      where there is no row.
+    """
     xs, ys = (sorted({r[name] for r in rows}) for name in (across, down))
     cells: dict[tuple[int, int], list[float]] = {}
     for r in rows:
@@ -29,10 +36,10 @@ def table(
 
 
 def draw(axes: "Axes", rows: Sequence[Row], title: str) -> None:
-    """Rate over batch limit and CPUs."""
+    """Draw the rate over batch limit and CPUs."""
     xs, ys, grid = table(rows, "batch", "cpus", "pages_per_s")
     grid = grid / 1e3
-    # Cells of one size, whatever the values: the axes are lists, not scales.
+    # All cells have one size: the axes are lists of values, not scales.
     image = axes.pcolormesh(grid, cmap=HEAT)
     axes.set_xticks(*_ticks(xs, 0))
     axes.set_yticks(*_ticks(ys, 0))

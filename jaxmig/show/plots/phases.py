@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 LETTERS: Final = (4.0, 9.0)  # points: the smallest and the largest
 _WIDE: Final = 0.64  # width of a letter over its size
-_SHARE: Final = 0.7  # of the panel that is left for bars, beside scale and legend
+_SHARE: Final = 0.7  # of the panel's width that the bars have, beside scale and legend
 
 
 def per_page(time_ns: Mapping[str, int], pages: int) -> dict[str, float]:
-    """ns a page moved, by phase."""
+    """ns per page moved, by phase."""
     return {phase: time_ns[phase] / max(pages, 1) for phase in PHASES}
 
 
@@ -25,7 +25,16 @@ def draw(
     times: Sequence[Mapping[str, int]],
     pages: Sequence[int],
 ) -> dict[str, Any]:
-    """One bar a call; returns the drawn heights by phase."""
+    """Draw a bar for each call.
+
+    Args:
+      axes: on which they are drawn.
+      names: of the bars.
+      times: `time_ns` of each call.
+      pages: base pages that each call moved.
+    Returns:
+      By phase, the height of each bar's part, ns per page.
+    """
     from matplotlib.ticker import FuncFormatter
 
     size = _size(axes, names)
@@ -38,7 +47,7 @@ def draw(
         below = [b + h for b, h in zip(below, high, strict=True)]
         heights[phase] = high
     for i, total in enumerate(below):
-        # In the unit of the axis: two units are two numbers to compare.
+        # In the unit of the axis, so that labels and axis can be compared.
         axes.text(
             i,
             total,
@@ -60,7 +69,7 @@ def draw(
 
 
 def _size(axes: "Axes", names: Sequence[str]) -> float:
-    """Letters so large that the names of neighbours stay apart."""
+    """The largest font size, points, at which neighbouring names do not overlap."""
     from matplotlib.figure import Figure
 
     longest = max((len(line) for name in names for line in name.split("\n")), default=1)

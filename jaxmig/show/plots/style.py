@@ -45,7 +45,7 @@ _RC: Final[dict[str, Any]] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "grid.color": "#DDDDDD",
-    # Where a legend lies on lines, its words can still be read.
+    # A legend stays readable where it covers lines.
     "legend.facecolor": "white",
     "legend.edgecolor": "none",
     "legend.fontsize": 8,
@@ -63,7 +63,7 @@ class PlotError(ValueError):
 
 
 def check(path: str) -> None:
-    """Raises PlotError for a picture that could not be drawn, before the work."""
+    """Raise PlotError for a picture that cannot be drawn, before the work."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise PlotError(f"{path}: pictures are .png or .svg; name such a file")
     if importlib.util.find_spec("matplotlib") is None:
@@ -71,12 +71,11 @@ def check(path: str) -> None:
 
 
 def figure(width: float, height: float) -> "Figure":
-    """An empty figure, inches."""
+    """An empty figure of this size in inches."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    # The context ends with the construction: artists keep what they were made with,
-    # so panels are drawn under `rc()` too.
+    # Artists keep the settings of their construction: panels are drawn under `rc()` too.
     with matplotlib.rc_context(_RC):
         return Figure(figsize=(width, height), layout="constrained")
 
@@ -94,7 +93,7 @@ def save(made: "Figure", path: str) -> None:
     Raises:
       PlotError: it cannot be written.
     """
-    # A date would make every file of the same numbers another one.
+    # A date would make files of the same numbers differ.
     about = {"Date": None} if path.lower().endswith(".svg") else {}
     try:
         with rc(), files.written(path) as file:
@@ -108,7 +107,7 @@ def powers_of_two(axes: "Axes", values: list[int]) -> None:
     """A logarithmic x axis whose ticks are the values, as long as they fit."""
     axes.set_xscale("log", base=2)
     shown = sorted(set(values)) or [1]
-    # Labels closer than a ninth of the axis would print over one another.
+    # Labels closer than a ninth of the axis would overlap.
     apart = max(1.9, (shown[-1] / shown[0]) ** (1 / 9))
     ticks = shown[:1]
     for value in shown[1:]:
@@ -131,7 +130,7 @@ def named(kernels: Sequence[str]) -> str:
 
 
 def counts(axes: "Axes") -> None:
-    """A y axis of counts from 0 on, logarithmic where they span much, with figures."""
+    """A y axis of counts from 0 on, logarithmic if they span much."""
     from matplotlib.ticker import FuncFormatter
 
     drawn = [float(y) for line in axes.lines for y in np.asarray(line.get_ydata())]
@@ -141,7 +140,7 @@ def counts(axes: "Axes") -> None:
         decades(axes)
         return
     if high >= WIDE * low:
-        # Some are 0, which a logarithmic axis has no place for.
+        # Some counts are 0, which a plain logarithmic axis cannot show.
         axes.set_yscale("symlog", linthresh=1)
         exponents = range(len(str(int(high))))
         step = -(-len(exponents) // 6)

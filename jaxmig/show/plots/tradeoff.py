@@ -1,4 +1,4 @@
-"""What a batch limit gives and takes while a program runs: a picture of four panels."""
+"""Gains and costs of a batch limit while a program runs: a picture of four panels."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -42,7 +42,7 @@ NAMES: Final = {
 
 
 def trade_off(points: Sequence[Point], title: str = "") -> "Figure":
-    """The panels; points without a limit (batch 0) have no place on the axis."""
+    """The picture; points without a limit (batch 0) are not on the axis."""
     some = [p for p in points if p["batch"]]
     made = figure(11.0, 7.8)
     with rc():
@@ -61,7 +61,7 @@ def _panel(
 ) -> None:
     limits = [int(p["batch"]) for p in some]
     for i, name in enumerate(names):
-        # A time of 0 is one that nobody waited: a logarithmic axis has no place for it.
+        # A time of 0 means that no thread waited; a logarithmic axis cannot show it.
         shown = [(p["batch"], p[name] / unit) for p in some if p[name] > 0]
         axes.plot(
             [x for x, _ in shown],

@@ -1,6 +1,7 @@
 """Reads the page tables of live processes from /proc (Linux).
 
-`jaxmig.sources.snapshot.take` is the way in; the modules here read one file each.
+`jaxmig.sources.snapshot.take` is the entry point; most modules here read one file of
+/proc.
 """
 
 from jaxmig.sources.procfs.columns import AreaKind, PageFlag, Perm

@@ -1,4 +1,4 @@
-"""One process's areas and resident pages, before frames are looked up."""
+"""A process's areas and resident pages, before kpageflags and nodes are read."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -41,8 +41,10 @@ class AddressSpace:
 def read_address_space(path: Path, base_page: int) -> AddressSpace:
     """Areas and populated pages of the process at `path` (/proc/PID).
 
-    Only maps must be readable; the lack of the others is told in `missing`.
-    Raises PermissionDenied, ProcessVanished, ProcError.
+    Only maps must be readable; other files that are not are listed in `missing`.
+
+    Raises:
+      PermissionDenied, ProcessVanished, ProcError: maps or all of the rest is unreadable.
     """
     missing = []
     raw, detailed = maps.read_areas(path)
@@ -96,11 +98,11 @@ NOTHING = (np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.uint8))
 
 
 def _from_pagemap(path: Path, areas: list[RawArea], base_page: int) -> Rows:
-    """(vpn, word, category) per area, an empty entry first; and whether scanned."""
+    """(vpn, word, category) of each area, after an empty one; and whether scanned."""
     parts = [NOTHING]
     scanned = True
     with pagemap.opened(path / "pagemap") as fd:
-        # A range of one page tells whether the ioctl exists at all.
+        # A scan of one page shows whether the kernel has the ioctl.
         can_scan = pagemap.scan(fd, base_page, 2 * base_page, base_page) is not None
         for area in areas:
             if area.end > TOP_BIT or (not can_scan and _empty_giant(area)):
@@ -113,7 +115,7 @@ def _from_pagemap(path: Path, areas: list[RawArea], base_page: int) -> Rows:
 
 
 def _empty_giant(area: RawArea) -> bool:
-    """Reserved address space of which smaps says that nothing is resident."""
+    """Whether an area is large and, according to smaps, has no resident page."""
     kb = area.kilobytes
     keys = ("Rss", "Private_Hugetlb", "Shared_Hugetlb")
     return (
@@ -126,7 +128,7 @@ def _empty_giant(area: RawArea) -> bool:
 def _from_numa_maps(
     areas: list[RawArea], numa: Mapping[int, NumaArea], base_page: int
 ) -> Rows:
-    """As _from_pagemap, with the counts of numa_maps laid from each area's start."""
+    """As `_from_pagemap`, from the counts of numa_maps: pages at each area's start."""
     parts = [NOTHING]
     present = np.uint64(1 << pagemap.PRESENT)
     file_bit = np.uint64(1 << pagemap.FILE)

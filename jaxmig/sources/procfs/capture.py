@@ -1,4 +1,4 @@
-"""Which processes to read, and what to do about those that cannot be."""
+"""Selects the processes to read, and leaves out those that cannot be read."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from jaxmig.sources.procfs.process import list_pids, read_process, require_user_
 
 
 def system_page_size() -> int:
-    """Bytes of a base page. Raises NotLinux where the system does not tell."""
+    """Bytes of a base page. Raises NotLinux where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError) as error:
@@ -28,7 +28,8 @@ def system_page_size() -> int:
 def capture(pids: Sequence[int], sources: Sources) -> Columns:
     """Columns of these processes.
 
-    Raises ProcError or one of its kinds if any of them cannot be read.
+    Raises:
+      ProcError: one of them cannot be read; or a subclass that says why.
     """
     spaces, raw = [], []
     for pid in pids:
@@ -41,10 +42,13 @@ def capture(pids: Sequence[int], sources: Sources) -> Columns:
 def capture_all(
     sources: Sources, tick: Callable[[int], None] = lambda n: None
 ) -> Columns:
-    """Columns of every process but this one, leaving out what cannot be read.
+    """Columns of every process but this one, without those that cannot be read.
 
-    `tick` is told of each process that was looked at.
-    Raises NotLinux without a proc directory, PermissionDenied if nothing may be read.
+    Args:
+      tick: called with 1 after each process.
+    Raises:
+      NotLinux: there is no proc directory.
+      PermissionDenied: no process may be read.
     """
     spaces, raw, odd, denied = [], [], [], 0
     for pid in list_pids(sources.root):

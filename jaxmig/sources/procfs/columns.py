@@ -18,7 +18,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class PageFlag(enum.IntFlag):
-    """Bits of `Snapshot.flags`, one word a resident mapping."""
+    """Bits of `Snapshot.flags`, which has a word for each resident mapping."""
 
     WRITABLE = 1 << 0  # its area may be written
     SHARED_AREA = 1 << 1  # MAP_SHARED area
@@ -99,13 +99,14 @@ def bits(flag: enum.IntFlag) -> np.uint32:
 def pick(
     group: npt.NDArray[Any], want: npt.NDArray[Any], score: npt.NDArray[Any]
 ) -> Bools:
-    """Of each group the `want[group]` rows of highest score, ties in row order.
+    """Mark the `want[group]` rows with the highest scores in each group.
 
-    Used where Linux tells how many pages of an area have a property, not which.
+    Rows of equal score are marked in row order.  Used where Linux only gives the number
+    of pages of an area that have a property.
 
     Args:
       group: int[n], index into `want`.
-      want: int[groups], how many rows to mark; more than there are marks all.
+      want: int[groups], how many rows to mark, all if the group has fewer.
       score: [n] number or bool.
     """
     by_group = np.lexsort((-score.astype(np.int64), group))

@@ -1,4 +1,4 @@
-"""What can go wrong when another process is read, each as one clear line."""
+"""Errors of reading another process, each with one line of text."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class NoSuchProcess(ProcError):
 
 
 class PermissionDenied(ProcError):
-    """The kernel refuses the file; the text names the privilege that opens it."""
+    """The kernel refuses access to a file; the text names the privilege needed."""
 
 
 class KernelThread(ProcError):
@@ -42,7 +42,9 @@ class ProcessVanished(ProcError):
 def process_dir(pid: int, root: str | Path = "/proc") -> Path:
     """Directory of `pid` below `root`.
 
-    Raises NotLinux without a proc file system, NoSuchProcess for an unknown PID.
+    Raises:
+      NotLinux: there is no proc file system.
+      NoSuchProcess: the PID is unknown.
     """
     top = Path(root)
     if not top.is_dir() or (top == Path("/proc") and not (top / "self").exists()):
@@ -57,11 +59,12 @@ def process_dir(pid: int, root: str | Path = "/proc") -> Path:
 
 @contextmanager
 def reading(path: Path, privilege: str = PTRACE) -> Iterator[None]:
-    """Turns the OSErrors of reading `path` into this module's exceptions.
+    """Turn the OSErrors of reading `path` into this module's exceptions.
 
-    The open of maps, smaps, numa_maps and pagemap asks for ptrace read access
-    (EACCES, EPERM); a read after exit gives ESRCH, an open ENOENT
-    (fs/proc/base.c:proc_mem_open, fs/proc/task_mmu.c).
+    To open maps, smaps, numa_maps or pagemap needs ptrace read access (else EACCES or
+    EPERM).  After the process has exited a read gives ESRCH and an open ENOENT.
+
+    Source: proc_mem_open() in fs/proc/base.c; fs/proc/task_mmu.c.
     """
     try:
         yield
@@ -79,9 +82,10 @@ def reading(path: Path, privilege: str = PTRACE) -> Iterator[None]:
 
 
 def read_text(path: Path, privilege: str = PTRACE) -> str:
-    """Text of a proc file; odd bytes in path names survive a round trip.
+    """Text of a proc file; bytes of names that are no UTF-8 become surrogates.
 
-    Raises PermissionDenied, ProcessVanished or ProcError.
+    Raises:
+      PermissionDenied, ProcessVanished, ProcError: it cannot be read.
     """
     with reading(path, privilege):
         return path.read_bytes().decode("utf-8", "surrogateescape")

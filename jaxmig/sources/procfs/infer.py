@@ -1,7 +1,7 @@
 """Page bits that Linux shows as counts per area, or not at all.
 
-smaps says how many pages of an area are dirty, accessed, mapped by PMDs or resident;
-which ones they are follows where the count is none or all, and is a choice otherwise.
+smaps counts the pages of an area that are dirty, accessed, mapped by PMDs or resident.
+If the count is none or all, the pages are known; otherwise they are chosen here.
 """
 
 import numpy as np
@@ -47,7 +47,9 @@ def counted_in_rss(flags: U32) -> Bools:
 
     vm_normal_page() hides the zero page and raw frames from the counters; a page with
     a struct page in a VM_IO area is counted, and is the one that carries FILE there.
-    Hugetlb pages have a counter of their own (fs/proc/task_mmu.c:smaps_pte_entry).
+    Hugetlb pages have their own counter.
+
+    Source: smaps_pte_entry() in fs/proc/task_mmu.c.
     """
     raw = has(flags, F.PFNMAP) & ~has(flags, F.FILE)
     return ~(has(flags, F.ZERO | F.HUGETLB) | raw)
@@ -77,9 +79,14 @@ def word_flags(word: U64, category: U8) -> U32:
 
 
 def zero_pages(flags: U32, area: I32, areas: Areas, scanned: bool) -> U32:
-    """Zero pages by what smaps leaves out of Rss, where kpageflags is closed.
+    """Zero pages, inferred from pages missing in Rss, where kpageflags is not readable.
 
-    A scan has told the small ones, which leaves the huge page of zeros.
+    Args:
+      flags: uint32[rows], bits known so far.
+      area: int32[rows], row of `areas`.
+      scanned: PAGEMAP_SCAN has found the small zero pages; only huge ones are inferred.
+    Returns:
+      uint32[rows], PageFlag.ZERO or 0.
     """
     known = (areas.rss >= 0) & (areas.kind != AreaKind.HUGETLB)
     resident = np.bincount(area[counted_in_rss(flags)], minlength=len(areas))
@@ -97,10 +104,19 @@ def zero_pages(flags: U32, area: I32, areas: Areas, scanned: bool) -> U32:
 def huge_pages(
     vpn: I64, pfn: I64 | None, area: I32, order: np.ndarray, areas: Areas, pmd: int
 ) -> U32:
-    """PMD mappings by the count of smaps, for kernels without PAGEMAP_SCAN.
+    """PMD mappings, chosen by the count of smaps, for kernels without PAGEMAP_SCAN.
 
-    A block can be one only if all its pages are resident and, where frames are known,
-    contiguous and aligned; whole folios of that order come first.
+    A block qualifies only if all its pages are resident and, where frames are known, its
+    frames are contiguous and aligned; whole folios of that order come first.
+
+    Args:
+      vpn: int64[rows], page numbers, sorted by area and number.
+      pfn: int64[rows], frame numbers; None if they are hidden.
+      area: int32[rows], row of `areas`.
+      order: of each row's folio.
+      pmd: base pages of a PMD mapping.
+    Returns:
+      uint32[rows], PageFlag.HUGE_PMD or 0.
     """
     flags = np.zeros(len(vpn), np.uint32)
     first = np.flatnonzero(vpn % pmd == 0)
@@ -117,10 +133,17 @@ def huge_pages(
 
 
 def dirty_and_young(flags: U32, words: U64, area: I32, areas: Areas) -> tuple[U32, int]:
-    """DIRTY and YOUNG bits as many as smaps counts, and how many were a choice.
+    """DIRTY and YOUNG bits, as many as smaps counts in each area.
 
-    Pages with PG_dirty come first, then anonymous ones, which are born by a write.
-    Where smaps is closed anonymous pages count as dirty and all pages as accessed.
+    Pages with PG_dirty come first, then anonymous ones, which a write has created.
+    Where smaps is not readable, anonymous pages count as dirty and all pages as accessed.
+
+    Args:
+      flags: uint32[rows], bits known so far.
+      words: uint64[rows], kpageflags; 0 if unknown.
+      area: int32[rows], row of `areas`.
+    Returns:
+      uint32[rows], the bits, and how many of them were placed by choice.
     """
     counted = counted_in_rss(flags)
     rows = np.flatnonzero(counted)

@@ -49,7 +49,7 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Where to read, so that saved files can stand in for a live machine."""
+    """The roots to read from, which may be saved files instead of a live machine."""
 
     root: Path
     sys_root: Path
@@ -64,7 +64,7 @@ class Sources:
 def join(
     spaces: Sequence[AddressSpace], raw: list[RawProcess], sources: Sources
 ) -> Columns:
-    """Columns from address spaces that were read, one process each."""
+    """Columns from the address spaces of several processes."""
     columns = _stack(spaces, raw, sources.base_page)
     scanned = all(space.scanned for space in spaces)
     hidden = _take_pfns(columns, spaces, sources)
@@ -115,7 +115,7 @@ def _stack(
 def _take_pfns(
     columns: Columns, spaces: Sequence[AddressSpace], sources: Sources
 ) -> bool:
-    """Fills `pfn`; True where the kernel hides them (all read 0)."""
+    """Fill `pfn`; returns whether the kernel hides frame numbers (all read 0)."""
     if sources.hide_pfns or not all(s.addresses_known for s in spaces):
         hidden = True
     else:
@@ -130,7 +130,7 @@ def _take_pfns(
 
 
 def _look_up_frames(columns: Columns, sources: Sources) -> bool:
-    """Fills kpageflags, orders and map counts; True if the flags were readable."""
+    """Fill kpageflags, orders and map counts; returns whether flags were readable."""
     unique, inverse = np.unique(columns.pfn, return_inverse=True)
     try:
         words, order = kpage.read_flags(sources.root / "kpageflags", unique)
@@ -152,9 +152,12 @@ def _look_up_frames(columns: Columns, sources: Sources) -> bool:
 
 
 def _mark_pages(
-    columns: Columns, scanned: bool, told: bool, hidden: bool, base_page: int
+    columns: Columns, scanned: bool, flags_known: bool, hidden: bool, base_page: int
 ) -> None:
-    """Zero, huge, dirty and accessed bits, and the orders of huge pages."""
+    """Infer zero, huge, dirty and accessed bits, and the orders of huge pages.
+
+    `flags_known`: kpageflags was readable.  `hidden`: frame numbers were not.
+    """
     pmd = base_page // 8  # entries of one page table
     pfn = None if hidden else columns.pfn
     if not scanned:
@@ -164,7 +167,7 @@ def _mark_pages(
         columns.flags |= taken & ~infer.mark(
             infer.has(columns.flags, F.HUGETLB), F.HUGE_PMD
         )
-    if not told:
+    if not flags_known:
         columns.flags |= infer.zero_pages(
             columns.flags, columns.area, columns.areas, scanned
         )
@@ -191,7 +194,7 @@ def _mark_pages(
 def _look_up_nodes(
     columns: Columns, spaces: Sequence[AddressSpace], sources: Sources, hidden: bool
 ) -> None:
-    """Nodes by frame, else by asking move_pages(2), else by numa_maps' counts."""
+    """Fill `node`: by frame, else from move_pages(2), else from numa_maps' counts."""
     if sources.live and len(numa_maps.online_nodes(sources.sys_root)) == 1:
         columns.node[:] = numa_maps.online_nodes(sources.sys_root)[0]
         return

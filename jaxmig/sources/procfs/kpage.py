@@ -1,7 +1,7 @@
 """/proc/kpageflags and /proc/kpagecount: one 64-bit word per page frame.
 
-Bits from include/uapi/linux/kernel-page-flags.h and, from 32 on, the unstable ones
-of include/linux/kernel-page-flags.h; fs/proc/page.c:stable_page_flags sets them.
+Source: bits from include/uapi/linux/kernel-page-flags.h and, from 32 on, the unstable
+ones of include/linux/kernel-page-flags.h; stable_page_flags() in fs/proc/page.c.
 """
 
 import os
@@ -39,7 +39,8 @@ COPIED = (
 def read_counts(path: Path, pfns: I64) -> I64:
     """kpagecount of each frame, int64[n]: how many times it is mapped.
 
-    Raises PermissionDenied or ProcError.
+    Raises:
+      PermissionDenied, ProcError: it cannot be read.
     """
     counts = np.zeros(len(pfns), np.int64)
     for rows, inside, words in _blocks(path, pfns):
@@ -50,8 +51,10 @@ def read_counts(path: Path, pfns: I64) -> I64:
 def read_flags(path: Path, pfns: I64) -> tuple[U64, I8]:
     """kpageflags of each frame and the order of the folio it belongs to.
 
-    A tail page carries its own few bits on older kernels, so the bits of its head
-    are added. Raises PermissionDenied or ProcError.
+    A tail page has only a few bits on older kernels, so the bits of its head are added.
+
+    Raises:
+      PermissionDenied, ProcError: it cannot be read.
     """
     flags = np.zeros(len(pfns), np.uint64)
     orders = np.zeros(len(pfns), np.int8)
@@ -70,7 +73,7 @@ def read_flags(path: Path, pfns: I64) -> tuple[U64, I8]:
 def _folios(words: U64) -> tuple[I64, I8]:
     """Flat index of each frame's head, and its folio's order: both [blocks, BLOCK].
 
-    A head is any frame that is no tail; its folio runs to the next such frame.
+    A head is any frame that is no tail; its folio ends before the next head.
     """
     tail = bit(words, TAIL) == 1
     column = np.arange(BLOCK)
@@ -82,7 +85,7 @@ def _folios(words: U64) -> tuple[I64, I8]:
 
 
 def _blocks(path: Path, pfns: I64) -> Iterator[tuple[I64, I64, U64]]:
-    """Yields (rows of pfns, their flat index in words, words[blocks, BLOCK])."""
+    """Yield (rows of pfns, their flat index in words, words[blocks, BLOCK])."""
     by_pfn = np.argsort(pfns, kind="stable")
     block = pfns[by_pfn] // BLOCK
     unique, row_block = np.unique(block, return_inverse=True)
@@ -108,10 +111,11 @@ def _read_blocks(fd: int, blocks: I64) -> U64:
 
 
 def page_flags(words: U64) -> U32:
-    """The bits of PageFlag that a frame's kpageflags word tells.
+    """The bits of PageFlag that follow from frames' kpageflags words.
 
-    Fresh pages wait on a per-CPU list before they join the LRU, and migration drains
-    those lists first; such a page is up to date, a driver's page is neither.
+    A new page is on a per-CPU list before it joins the LRU, and migration drains those
+    lists first.  So a page that is up to date counts as on the LRU; a driver's page is
+    neither up to date nor on the LRU.
     """
     flags = np.zeros(len(words), np.uint32)
     for position, flag in COPIED:
@@ -122,6 +126,6 @@ def page_flags(words: U64) -> U32:
 
 
 def is_shmem(words: U64) -> Bools:
-    """Swap-backed but not anonymous: a page of shmem whatever its path says."""
+    """Whether pages are swap-backed but not anonymous: shmem, whatever their path."""
     shmem: Bools = (bit(words, SWAPBACKED) == 1) & (bit(words, ANON) == 0)
     return shmem

@@ -1,8 +1,8 @@
 """Frame numbers for pages whose real ones are hidden.
 
-Pages of a file are one frame wherever the same file is mapped at the same offset, so
-sharing of the page cache and of shmem survives. An anonymous page gets a frame of its
-own: which of them two processes share after fork(2) cannot be seen without PFNs.
+A page of a file has one frame wherever the file is mapped at that offset, so that sharing
+of the page cache and of shmem is kept.  Each anonymous page gets its own frame: pages
+shared after fork(2) cannot be recognised without PFNs.
 """
 
 import numpy as np
@@ -16,16 +16,18 @@ def lay_out(vpn: I64, area: I32, flags: U32, areas: Areas, base_page: int) -> I6
     """Frame numbers, int64[n], aligned and contiguous within huge pages.
 
     Args:
-      vpn, area, flags: rows sorted by area, then vpn.
-      areas: table that `area` indexes.
+      vpn, area, flags: page number, row of `areas` and PageFlag bits of each row, sorted
+        by area, then vpn.
       base_page: bytes.
+    Returns:
+      A frame number for each row, from 1 on.
     """
     unit = _unit_pages(area, flags, areas, base_page)
     index: I64 = np.where(
         has(flags, PageFlag.FILE), _file_page(vpn, area, areas, base_page), vpn
     )
     unit_id, sizes = _number_units(index // unit, area, flags, areas, unit)
-    # Sizes are powers of two: laid from the largest down, each falls aligned.
+    # Sizes are powers of two: placed from the largest down, each is aligned.
     order = np.argsort(-sizes, kind="stable")
     base: I64 = np.empty(len(sizes), np.int64)
     ends = np.cumsum(sizes[order])
@@ -62,7 +64,7 @@ def _number_units(
     file_of_area = np.zeros(len(areas), np.int64)
     names = zip(areas.device.tolist(), areas.inode.tolist(), areas.path, strict=True)
     for row, (device, inode, path) in enumerate(names):
-        # Only areas without an inode ([vdso]) are told apart by name.
+        # Only areas without an inode ([vdso]) are distinguished by name.
         key = (device, inode, "" if inode else path)
         file_of_area[row] = files.setdefault(key, len(files) + 1)
     owner = np.where(

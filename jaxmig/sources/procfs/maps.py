@@ -31,7 +31,7 @@ HEADER = re.compile(
 DETAIL = re.compile(r"([A-Za-z_]+): *(.*?)( kB)?")
 KILOBYTES = re.compile(r"[0-9]{1,15}")
 MOUNT = re.compile(r"[0-9]+ [0-9]+ ([0-9]{1,9}):([0-9]{1,9}) ")
-# Shared memory that no mount table lists: the kernel mounts it for itself.
+# Shared memory on the kernel's internal mount, which no mount table lists.
 SHMEM_NAMES = ("/dev/zero", "/memfd:", "/SYSV", "/dev/shm/", "[anon_shmem:")
 PERMS = ((3, "r", Perm.READ), (4, "w", Perm.WRITE), (5, "x", Perm.EXEC))
 UNKNOWN = -1
@@ -42,7 +42,7 @@ class Areas(ArrayTable):
     """One row an area; counts are base pages, -1 where smaps was not readable."""
 
     process: I32  # row of `Processes`
-    start: U64  # bytes; unsigned, for [vsyscall] lies in the top half
+    start: U64  # bytes; unsigned, as [vsyscall] lies in the top half
     end: U64  # bytes, exclusive
     perms: U8  # bits of Perm
     offset: U64  # bytes into the file
@@ -81,10 +81,11 @@ class RawArea:
 def parse_areas(text: str, source: str = "maps") -> list[RawArea]:
     """Areas of a maps or smaps file, in address order.
 
-    Raises ProcError for a line that is neither, naming `source` and the line.
+    Raises:
+      ProcError: a line belongs to neither; the text has `source` and the line.
     """
     areas: list[RawArea] = []
-    # Names of files may hold whatever else ends a line elsewhere.
+    # Names of files may contain other line separators, at which splitlines() cuts.
     for number, line in enumerate(text.split("\n"), 1):
         header = HEADER.fullmatch(line)
         if header and int(header[1], 16) < int(header[2], 16):
@@ -104,7 +105,7 @@ def _area(header: re.Match[str]) -> RawArea:
 
 
 def _detail(area: RawArea, line: str) -> bool:
-    """Whether a line says more of the area; it is kept then."""
+    """Whether a line is a detail of the area, which is then kept."""
     detail = DETAIL.fullmatch(line)
     if detail is None:
         return False
@@ -121,8 +122,10 @@ def _detail(area: RawArea, line: str) -> bool:
 def read_areas(process: Path) -> tuple[list[RawArea], bool]:
     """Areas of `process` (a /proc/PID directory) and whether smaps gave them.
 
-    One read of smaps is used alone: areas may change between two files.
-    Raises PermissionDenied, ProcessVanished, ProcError for maps.
+    If smaps is readable it is the only file read: areas may change between two reads.
+
+    Raises:
+      PermissionDenied, ProcessVanished, ProcError: maps cannot be read.
     """
     areas = parse_areas(read_text(process / "maps"), str(process / "maps"))
     try:
@@ -171,7 +174,7 @@ def area_kind(area: RawArea, mounts: Mapping[int, AreaKind]) -> AreaKind:
 def is_pfnmap(vm_flags: str, path: str) -> bool:
     """Whether the area holds raw frames: VM_IO or VM_PFNMAP, or known by name.
 
-    mm/mempolicy.c:vma_migratable refuses both; [vvar] holds the clock pages.
+    [vvar] holds the clock pages.  Source: vma_migratable() in mm/mempolicy.c refuses both.
     """
     marks = vm_flags.split()
     return "io" in marks or "pf" in marks or path.startswith(("[vvar", "[vsyscall"))

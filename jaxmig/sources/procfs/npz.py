@@ -24,7 +24,7 @@ from jaxmig.sources.procfs.columns import ArrayTable
 
 T = TypeVar("T", bound=ArrayTable)
 MOST_BYTES = 1 << 40  # of all fields: a machine of 64 TiB in base pages
-# What zipfile, zlib and numpy raise over a file that is not what it says.
+# Exceptions of zipfile, zlib and numpy for a damaged file.
 DAMAGE = (
     *(ValueError, KeyError, EOFError, TypeError, MemoryError, SyntaxError),
     *(RuntimeError, OverflowError, IndexError, RecursionError, NotImplementedError),
@@ -59,7 +59,7 @@ def flatten(table: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def rebuild(cls: type[T], arrays: Mapping[str, np.ndarray], prefix: str = "") -> T:
-    """The table that `flatten` took apart, of arrays that `schema` has checked."""
+    """The table that `flatten` has flattened, from arrays that `schema` has checked."""
     values: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ def rebuild(cls: type[T], arrays: Mapping[str, np.ndarray], prefix: str = "") ->
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes `path`, whole or not at all, for its owner alone. Raises SnapshotError."""
+    """Write `path`, whole or not at all, readable by its owner. Raises SnapshotError."""
     size = sum(array.nbytes for array in arrays.values())
     save = np.savez_compressed if size < COMPRESS_BELOW else np.savez
     try:
@@ -88,13 +88,14 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read(path: Path, magic: str) -> dict[str, np.ndarray]:
-    """The arrays of a snapshot file that its fields may be; of others, `magic` alone.
+    """The array `magic` and the fields of a snapshot file; other members are ignored.
 
-    Each array's header is read, and its type, dimensions and size checked, before
-    anything of it is inflated.
+    The header of each array is read and its type, dimensions and size are checked before
+    any of its data is decompressed.
 
     Raises:
-      SnapshotError: for what is no .npz, or cut, or no array that belongs there.
+      SnapshotError: no .npz, no snapshot, a truncated file, or an array that its field
+        cannot have.
     """
     try:
         # zipfile looks for the end of a file, which a device may not have.
@@ -154,7 +155,7 @@ def _array(path: Path, file: zipfile.ZipFile, name: str, magic: str) -> np.ndarr
 
 
 def damaged(path: Path, problem: str) -> SnapshotError:
-    """The error of a snapshot whose fields are not what they must be."""
+    """The error for a snapshot whose fields are not valid."""
     return SnapshotError(f"{path}: a damaged snapshot ({problem}); take it again")
 
 

@@ -1,8 +1,10 @@
-"""On which node each page lies: numa_maps, memory blocks, or move_pages(2) asking.
+"""The node of each page, from numa_maps, memory blocks, or a query by move_pages(2).
 
-numa_maps has one line an area: address, policy, then key=value words; N0=12 counts
-pages of `kernelpagesize_kB` on node 0 (fs/proc/task_mmu.c:show_numa_map). It tells how
-many, not which; the two other sources tell which.
+numa_maps has a line for each area: address, policy, then key=value words; N0=12 counts
+pages of `kernelpagesize_kB` on node 0.  It has numbers of pages only; the two other
+sources have the node of each page.
+
+Source: show_numa_map() in fs/proc/task_mmu.c.
 """
 
 import ctypes
@@ -62,7 +64,7 @@ def parse_numa_maps(text: str, source: str = "numa_maps") -> dict[int, NumaArea]
 
 
 def online_nodes(sys_root: Path) -> list[int]:
-    """Nodes that sysfs shows, [0] where it shows none."""
+    """Nodes listed in sysfs, [0] if it lists none."""
     found = (sys_root / "devices/system/node").glob("node[0-9]*")
     return sorted(int(path.name[4:]) for path in found) or [0]
 
@@ -92,7 +94,7 @@ def nodes_of_frames(pfns: I64, page: int, sys_root: Path) -> I16 | None:
 def ask_nodes(pid: int, vpns: I64, page: int) -> I16 | None:
     """Node of each page by move_pages(2) without target nodes; -1 if it has none.
 
-    Asking migrates nothing. None where the call is unknown or not permitted.
+    The query migrates nothing. None if the call is unknown or not permitted.
     """
     number = MOVE_PAGES.get(platform.machine())
     if number is None:
@@ -120,6 +122,10 @@ def spread_nodes(
     Args:
       area: int[n] index into `starts`, ascending.
       starts: address of each area, bytes.
+      lines: of numa_maps, by start address.
+      base_page: bytes.
+    Returns:
+      int16[n], the node of each page, -1 if unknown; bool[n], whether it is a guess.
     """
     node = np.zeros(len(area), np.int16)
     guess = np.zeros(len(area), np.bool_)
@@ -130,7 +136,7 @@ def spread_nodes(
             continue
         scale = max(line.page_size // base_page, 1)
         named = np.array(list(line.nodes), np.int16)
-        # No area is resident twice: what is beyond it lies nowhere.
+        # Counts beyond the pages of the area are ignored.
         counts = np.minimum(list(line.nodes.values()), high - low) * scale
         node[low:high] = named[np.argmax(counts)]  # zero pages are in no count
         ends = np.cumsum(counts)

@@ -3,10 +3,11 @@
   63      62       61                  57       56         55          54 .. 0
   present swapped  file or shared anon uffd-wp  exclusive  soft-dirty  PFN
 
-(Documentation/admin-guide/mm/pagemap.rst; fs/proc/task_mmu.c:pagemap_read.) The PFN
-reads 0 without CAP_SYS_ADMIN. From 6.7 the ioctl PAGEMAP_SCAN names the populated
-ranges, so that the holes of a huge area cost nothing; it also tells, without any
-privilege, which pages are mapped by a PMD and which are the zero page.
+The PFN reads 0 without CAP_SYS_ADMIN. Since 6.7 the ioctl PAGEMAP_SCAN lists the populated
+ranges, so that the holes of a huge area cost nothing. Without any privilege it also shows
+pages that are mapped by a PMD and zero pages.
+
+Source: Documentation/admin-guide/mm/pagemap.rst; pagemap_read() in fs/proc/task_mmu.c.
 """
 
 import dataclasses
@@ -27,12 +28,12 @@ PAGEMAP_SCAN = 0xC0606610  # _IOWR('f', 16, struct pm_scan_arg), 12 words of 8 b
 IS_PRESENT, IS_ZERO, IS_HUGE = 1 << 3, 1 << 5, 1 << 6
 REGIONS = 4096  # ranges asked for in one call
 CHUNK = 1 << 20  # words in one read: 8 MiB, 4 GiB of addresses
-MERGE_GAP = 512  # reading over so small a hole is cheaper than another call
+MERGE_GAP = 512  # words: to read so small a hole is cheaper than another call
 
 
 @dataclasses.dataclass(frozen=True)
 class Populated:
-    """What an area of a process has resident, in address order."""
+    """The resident pages of an area, in address order."""
 
     vpn: I64  # [n] virtual page numbers
     word: U64  # [n] pagemap words
@@ -57,7 +58,7 @@ def bit(words: U64, position: int) -> U64:
 
 
 def pread_words(fd: int, first: int, count: int) -> U64:
-    """`count` words from word `first`; what the file does not hold reads as 0."""
+    """`count` words from word `first` on; words beyond the file's end are 0."""
     words = np.zeros(count, "<u8")
     view = words.data.cast("B")
     done = 0
@@ -70,9 +71,15 @@ def pread_words(fd: int, first: int, count: int) -> U64:
 
 
 def scan(fd: int, start: int, end: int, page: int) -> tuple[I64, U8] | None:
-    """Populated ranges of bytes [start, end): pages int64[k, 2] and category[k].
+    """Populated ranges of some addresses, by the ioctl PAGEMAP_SCAN.
 
-    None where the kernel has no PAGEMAP_SCAN, or `fd` is a saved file.
+    Args:
+      fd: open pagemap file.
+      start, end: bytes, the end exclusive.
+      page: bytes of a base page.
+    Returns:
+      Ranges of page numbers, int64[k, 2], and their categories, uint8[k]; None if the
+      kernel has no PAGEMAP_SCAN, or `fd` is a saved file.
     """
     try:
         import fcntl  # not on every system, and snapshots are read on all of them
@@ -113,10 +120,17 @@ def merged(spans: I64) -> I64:
 
 
 def read_area(fd: int, start: int, end: int, page: int) -> Populated:
-    """Resident pages of the area at bytes [start, end).
+    """Resident pages of an area.
 
-    Works in chunks of 8 MiB of pagemap, keeping only populated words, so that memory
-    grows with what is resident and not with what is mapped.
+    Reads pagemap in chunks of 8 MiB and keeps only populated words, so that memory grows
+    with the resident pages and not with the mapped ones.
+
+    Args:
+      fd: open pagemap file.
+      start, end: bytes, the end exclusive.
+      page: bytes of a base page.
+    Returns:
+      A row for each resident page.
     """
     found = scan(fd, start, end, page)
     if found is None:
@@ -138,7 +152,7 @@ def read_area(fd: int, start: int, end: int, page: int) -> Populated:
 def _categories(vpn: I64, found: tuple[I64, U8] | None) -> U8:
     """Category of each page: that of the scanned range that holds it, else 0.
 
-    A page that came between the scan and the read lies in no range.
+    A page that became resident between the scan and the read is in no range.
     """
     if found is None or len(found[0]) == 0:
         return np.zeros(len(vpn), np.uint8)

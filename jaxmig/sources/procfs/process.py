@@ -1,4 +1,7 @@
-"""What /proc/PID says about the process itself: names, threads, counts."""
+"""Names, threads and page counts of a process, from /proc/PID.
+
+Source: do_task_stat() and proc_pid_statm() in fs/proc/array.c, Linux 6.1.
+"""
 
 import dataclasses
 import os
@@ -25,7 +28,7 @@ STATM = ("size", "resident", "shared", "text", "lib", "data", "dt")  # pages
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Processes(ArrayTable):
-    """One row a process; `thread_*` have one row a thread."""
+    """A row for each process; `thread_*` have a row for each thread."""
 
     pid: I32
     rss: I64  # pages, smaps_rollup; -1 if not readable
@@ -58,7 +61,7 @@ class RawProcess:
 def stat_fields(text: str) -> list[str]:
     """Fields of a stat line with field 1 at index 1.
 
-    The name in brackets may hold blanks and brackets itself: cut at the last one.
+    The name in brackets may contain blanks and brackets: the last bracket ends it.
     """
     head, _, tail = text.rpartition(")")
     number, _, name = head.partition("(")
@@ -77,7 +80,10 @@ def list_pids(root: str | Path = "/proc") -> list[int]:
 def require_user_process(pid: int, root: str | Path = "/proc") -> Path:
     """Directory of a process that has an address space.
 
-    Raises NoSuchProcess, KernelThread, or ProcessVanished for a zombie.
+    Raises:
+      NoSuchProcess: the PID is unknown.
+      KernelThread: it has no address space.
+      ProcessVanished: it is a zombie.
     """
     path = process_dir(pid, root)
     fields = stat_fields(read_text(path / "stat"))
@@ -126,7 +132,7 @@ def _statm(path: Path) -> tuple[int, ...]:
 
 
 def _is_count(word: str, digits: int = 15) -> bool:
-    """Whether it is a number as Linux writes one, of at most so many digits."""
+    """Whether `word` is a number as Linux writes one, of at most `digits` digits."""
     return word.isascii() and word.isdigit() and len(word) <= digits
 
 

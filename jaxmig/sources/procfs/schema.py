@@ -1,6 +1,6 @@
-"""What a snapshot file holds: every field, its type, its table and its range.
+"""The fields of a snapshot file: type, table and range of each.
 
-Reader, writer and the documentation use this one table.
+Reader, writer and documentation all use this table.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,11 @@ STATM: Final = 7  # numbers in /proc/PID/statm
 
 
 class Field(NamedTuple):
-    """One array of the file; `table` says of what it has a row."""
+    """One array of the file."""
 
-    table: str  # "row", "area", "process", "thread"; "" for one number or list
+    table: (
+        str  # it has an element for each "row", "area" ...; "" for one number or list
+    )
     dtype: str
     low: int
     high: int
@@ -80,7 +82,7 @@ FIELDS: Final = {
 
 
 def check_shape(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless an array may be that field, before it is read."""
+    """Raise ValueError unless an array of this type and shape may be that field."""
     f = FIELDS[name]
     if f.dtype == "int":
         fits = dtype.kind in "iu" and dtype.itemsize <= 8 and shape == ()
@@ -96,7 +98,7 @@ def check_shape(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
 
 
 def check(arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuses values that no snapshot has.
+    """Refuse values outside the ranges of their fields, and rows that contradict others.
 
     Args:
       arrays: every field of FIELDS, of the right type and dimensions.
@@ -120,7 +122,7 @@ def check(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_rows(arrays: Mapping[str, np.ndarray], size: np.uint64) -> None:
-    """Rows lie in their areas, and ascend."""
+    """Refuse rows outside their areas, or not in ascending order."""
     area, vpn = arrays["area"], arrays["vpn"]
     owner = arrays["areas.process"][area]
     _refuse("area", area, owner != arrays["process"])
@@ -138,7 +140,7 @@ def _check_rows(arrays: Mapping[str, np.ndarray], size: np.uint64) -> None:
 
 
 def _lengths(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """How many rows each table has; all its fields must agree."""
+    """Rows of each table, which must be the same for all its fields."""
     rows: dict[str, int] = {}
     for name, f in FIELDS.items():
         if f.table:

@@ -1,14 +1,14 @@
 """From a snapshot of real processes to a Machine.
 
-Every resident mapping becomes an entry, rows that share a frame become one folio with
-several mappings.  What a page table does not tell is filled in as follows:
+Every resident mapping becomes an entry; rows that share a frame become one folio with
+several mappings.  Where the page table has no data:
 
-- A folio is kept whole if all of its pages are mapped here; pages of others (a file's
-  large folio of which a library maps a part) become folios of their own.
+- A large folio is kept whole if all its pages are mapped here.  Otherwise (a library maps
+  a part of a file's large folio) each mapped page becomes a folio of one page.
 - Mappings counted by Linux but not in the snapshot belong to other processes.  They
   become entries of one more process that runs on no CPU: reference counts are right
   and shared pages count as shared, but these mappings cost no IPI.
-- References that no mapping explains (pins, I/O under way) cannot be seen: none.
+- References that no mapping explains (pins, I/O) cannot be seen, and are left out.
 """
 
 import dataclasses
@@ -31,20 +31,21 @@ def only(snapshot: Snapshot, process: int) -> Snapshot:
 
 
 def around(snapshot: Snapshot, process: int) -> tuple[Snapshot, int]:
-    """The rows of one process, and those by which others map folios of its.
+    """The rows of one process, and the rows of others that map its folios.
 
-    So a process of a whole machine's snapshot costs what it maps itself, and its shared
-    pages are shared with whom they were: their CPUs are interrupted too.
+    So the machine is no larger than the process's own memory, and its shared pages are
+    shared with the same processes, whose CPUs are interrupted too.
 
     Returns:
-      The snapshot without processes and areas of no such row, and the process's row in it.
+      The snapshot with these rows and their processes and areas, and the process's row
+      in `processes`.
     """
     mine = np.zeros(len(snapshot), np.bool_)
     mine[snapshot.select(process)] = True
     pfn, real = snapshot.pfn.astype(np.int64), ~snapshot.has(FRAMELESS)
     order = np.clip(snapshot.order.astype(np.int64), 0, 62)
     head = pfn >> order << order
-    # A folio of which the process maps a part is whole with the others' rows only.
+    # A folio of which the process maps a part may be whole with the others' rows.
     shared = np.isin(pfn, pfn[mine & real]) | np.isin(head, head[mine & real])
     cut = _rows(snapshot, np.flatnonzero(mine | (shared & real)))
     processes = np.union1d(cut.process, [process])
@@ -59,26 +60,26 @@ def around(snapshot: Snapshot, process: int) -> tuple[Snapshot, int]:
     return made, int(np.searchsorted(processes, process))
 
 
-def _areas(areas: Areas, kept: np.ndarray, processes: np.ndarray) -> Areas:
+def _areas(table: Areas, kept: np.ndarray, processes: np.ndarray) -> Areas:
     columns = {
-        f.name: _take(getattr(areas, f.name), kept) for f in dataclasses.fields(Areas)
+        f.name: _take(getattr(table, f.name), kept) for f in dataclasses.fields(Areas)
     }
     columns["process"] = np.searchsorted(processes, columns["process"]).astype(np.int32)
     return Areas(**columns)
 
 
-def _processes(processes: Processes, kept: np.ndarray) -> Processes:
-    threads = np.isin(processes.thread_process, kept)
+def _processes(table: Processes, kept: np.ndarray) -> Processes:
+    threads = np.isin(table.thread_process, kept)
     return Processes(
-        pid=processes.pid[kept],
-        rss=processes.rss[kept],
-        statm=processes.statm[kept],
-        thread_process=np.searchsorted(kept, processes.thread_process[threads]).astype(
+        pid=table.pid[kept],
+        rss=table.rss[kept],
+        statm=table.statm[kept],
+        thread_process=np.searchsorted(kept, table.thread_process[threads]).astype(
             np.int32
         ),
-        tid=processes.tid[threads],
-        thread_cpu=processes.thread_cpu[threads],
-        comm=_take(processes.comm, kept),
+        tid=table.tid[threads],
+        thread_cpu=table.thread_cpu[threads],
+        comm=_take(table.comm, kept),
     )
 
 
@@ -89,14 +90,14 @@ def _take(column: Any, kept: np.ndarray) -> Any:
     return column[kept]
 
 
-def _rows(snapshot: Snapshot, rows: slice | np.ndarray) -> Snapshot:
+def _rows(snapshot: Snapshot, kept: slice | np.ndarray) -> Snapshot:
     columns = ("process", "area", "vpn", "pfn", "flags", "node", "order", "mapcount")
-    cut = {name: getattr(snapshot, name)[rows] for name in (*columns, "kpageflags")}
+    cut = {name: getattr(snapshot, name)[kept] for name in (*columns, "kpageflags")}
     return dataclasses.replace(snapshot, **cut)
 
 
 def notes(snapshot: Snapshot) -> tuple[str, ...]:
-    """What the machine leaves out or assumes, each as one line."""
+    """Lines about what the machine leaves out or assumes."""
     place = lay_out(snapshot)
     said = []
     parts = (snapshot.order > 0) & (place.folio >= 0)

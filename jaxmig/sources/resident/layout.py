@@ -1,4 +1,4 @@
-"""Which rows of a snapshot show one folio, and who else maps it."""
+"""The folios behind the rows of a snapshot, and mappings by other processes."""
 
 import dataclasses
 from typing import Final
@@ -17,12 +17,12 @@ Rows = Int64[np.ndarray, " rows"]
 
 @dataclasses.dataclass(frozen=True)
 class RowPlaces:
-    """Which folio and which of its pages each row shows; -1: no frame of its own."""
+    """The folio and the page within it that each row maps."""
 
-    folio: Rows
+    folio: Rows  # -1 where the row has no frame of its own
     page: Int32[np.ndarray, " rows"]
     order: Int32[np.ndarray, " folios"]
-    first_row: Int64[np.ndarray, " folios"]  # one that shows the folio
+    first_row: Int64[np.ndarray, " folios"]  # a row that maps the folio
     by_pmd: Bool[np.ndarray, " rows"]
 
 
@@ -31,8 +31,8 @@ def lay_out(snapshot: Snapshot) -> RowPlaces:
     has_frame = ~snapshot.has(FRAMELESS)
     order = np.minimum(snapshot.order.astype(np.int64), 63)
     pfn = snapshot.pfn.astype(np.int64)
-    # Made-up and real frames alike: a folio begins at a multiple of its size.
-    # Beyond 2 MiB there are file folios, taken in pages; hugetlb's are refused before.
+    # A folio begins at a multiple of its size, also with made-up frame numbers.  Folios
+    # above 2 MiB are files', and are split into pages; hugetlb's are refused before.
     order = np.where(order > frame.PMD_ORDER, 0, order)
     head = pfn >> order << order
     whole = _whole(pfn, head, order, has_frame)
@@ -51,7 +51,7 @@ def lay_out(snapshot: Snapshot) -> RowPlaces:
 def _whole(
     pfn: np.ndarray, head: np.ndarray, order: np.ndarray, has_frame: np.ndarray
 ) -> np.ndarray:
-    """Rows of large folios all of whose pages are shown by some row, bool[rows]."""
+    """Rows of large folios whose pages are all mapped by some row, bool[rows]."""
     large = np.flatnonzero(has_frame & (order > 0))
     whole = np.zeros(len(pfn), bool)
     _, at = np.unique(pfn[large], return_index=True)
@@ -85,13 +85,13 @@ def _by_pmd(
 
 
 def foreign(snapshot: Snapshot, place: RowPlaces) -> tuple[Rows, Rows]:
-    """Mappings by others: a row repeated for each PTE, and one for each PMD leaf."""
+    """Rows repeated for each mapping by another process: of PTEs, and of PMD leaves."""
     row, more, small, heads = _others(snapshot, place)
     return np.repeat(row[small], more[small]), np.repeat(row[heads], more[heads])
 
 
 def foreign_count(snapshot: Snapshot, place: RowPlaces) -> int:
-    """How many these are, which may be more than there is room for."""
+    """The number of these mappings, without laying them out."""
     _, more, small, heads = _others(snapshot, place)
     return int(more[small | heads].sum())
 
@@ -99,11 +99,11 @@ def foreign_count(snapshot: Snapshot, place: RowPlaces) -> int:
 def _others(
     snapshot: Snapshot, place: RowPlaces
 ) -> tuple[Rows, Rows, np.ndarray, np.ndarray]:
-    """A row a frame, how many others map it; whether by PTEs, and whether by leaves."""
+    """A row for each frame: mappings by others, whether by PTEs, whether by a leaf."""
     known = np.flatnonzero((place.folio >= 0) & (snapshot.mapcount >= 0))
     _, at, seen = np.unique(snapshot.pfn[known], return_index=True, return_counts=True)
     row = known[at]
     more = np.maximum(snapshot.mapcount[row].astype(np.int64) - seen, 0)
     small = ~place.by_pmd[row]
-    # A leaf maps every page, so the head's surplus is the folio's.
+    # A leaf maps every page, so the head's number of other mappings is the folio's.
     return row, more, small, ~small & (place.page[row] == 0)

@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from jaxmig.sources.targets.target import Setting
 
 PROT_BITS: Final = 7  # read, write, execute
-# Areas that vma_migratable() or the walk refuses as a whole.
+# Kinds of areas that vma_migratable() or the walk refuses as a whole.
 CLOSED_KINDS: Final = (AreaKind.DAX, AreaKind.SECRET)
 
 
 def build(
     snapshot: Snapshot, process: int, setting: "Setting", pinned: int = 0
 ) -> tuple[Machine, Space]:
-    """The machine of all processes in `s`, and where `process` has its pages.
+    """The machine of all processes of a snapshot.
 
-    `pinned`: percent of the process's movable folios that somebody has pinned.
+    Args:
+      process: row of the process that is migrated.
+      setting: the hardware.
+      pinned: percent of the process's movable folios that are pinned.
+    Returns:
+      The machine, and the address space of `process` in it.
     """
     place = lay_out(snapshot)
     folios = _folios(snapshot, place)
@@ -115,7 +120,7 @@ def _folios(snapshot: Snapshot, place: RowPlaces) -> Folios:
 
 
 def _kinds(snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows are anonymous, and what kind of folio each shows (frame.py)."""
+    """Whether each row is anonymous, and the kind of its folio (see frame.py)."""
     file = snapshot.has(F.FILE)
     area = snapshot.areas.kind[snapshot.area]
     cached = np.where(area == AreaKind.SHMEM, frame.SHMEM, frame.FILE)
@@ -141,7 +146,7 @@ def _bits(snapshot: Snapshot) -> np.ndarray:
         snapshot.area
     ]
     closed = (snapshot.areas.perms[snapshot.area] & PROT_BITS) == 0
-    # A page of a private file stays read-only until it is copied.
+    # A page of a private mapping of a file is read-only until it is copied.
     direct = exclusive | (snapshot.has(F.SHARED_AREA) & dirty)
     bits = snapshot.process.astype(np.int32) << pte.MM_SHIFT
     for rows, bit in (
@@ -164,7 +169,7 @@ def _bits(snapshot: Snapshot) -> np.ndarray:
 def _entries(
     snapshot: Snapshot, place: RowPlaces
 ) -> tuple[Entries, Entries, np.ndarray]:
-    """PTEs of all rows, those of others behind them, and the PMD leaves."""
+    """The PTEs of all rows followed by those of other processes, and the PMD leaves."""
     rows, bits = np.arange(len(snapshot)), _bits(snapshot)
     leaf = rows[place.by_pmd & (place.page == 0)]
     under = place.by_pmd
@@ -194,7 +199,7 @@ def _entries(
 def _states(
     snapshot: Snapshot, place: RowPlaces
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Locks and writeback that were seen; they end when somebody waits for them."""
+    """Locks and writeback in the snapshot; they end when a call waits for them."""
     n = place.order.shape[0]
     left = np.zeros((n, len(cond.STATES)), np.int32)
     for flag, state in ((F.LOCKED, cond.LOCKED), (F.WRITEBACK, cond.WRITEBACK)):
@@ -214,7 +219,7 @@ def _pinned(
     left: np.ndarray | None,
     marks: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """States with pins (FOLL_PIN) on that share of the folios, evenly spread."""
+    """The states with pins (FOLL_PIN) on `percent` of the folios, evenly spread."""
     n = place.order.shape[0]
     left = np.zeros((n, len(cond.STATES)), np.int32) if left is None else left
     marks = np.zeros(n, np.int32) if marks is None else marks
@@ -232,7 +237,7 @@ def _pinned(
 def _masks(
     snapshot: Snapshot, process: int, setting: "Setting"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """mm_cpumask of every process and of the others, and the lazy CPUs."""
+    """mm_cpumask of every process and of the foreign one, and the lazy CPUs."""
     mask = np.zeros((len(snapshot.processes) + 1, setting.cpus), bool)
     mask[process, list(setting.running + setting.lazy)] = True
     for other in range(len(snapshot.processes)):

@@ -1,8 +1,8 @@
-"""A process as it would be with other page sizes, or elsewhere: a changed snapshot.
+"""Snapshots changed to other page sizes, or to another node.
 
-Only private anonymous memory that the process alone maps changes its page size: whole,
-aligned blocks all of whose pages are resident, as khugepaged collapses them and as a
-fault would have got them.  They get frames of their own, behind all others.
+Only private anonymous memory that the process alone maps changes its page size, in whole,
+aligned blocks whose pages are all resident: those that khugepaged would collapse, or that
+a fault could have mapped.  They get new frame numbers above all others.
 
 Source: hpage_collapse_scan_pmd() and collapse_huge_page() in mm/khugepaged.c (aligned
 ranges, the node with most pages), Linux 6.3; it tolerates holes, which are not taken here.
@@ -20,7 +20,7 @@ NEVER: Final = (
     F.FILE | F.HUGETLB | F.ZERO | F.PFNMAP | F.KSM | F.SWAPCACHE | F.VDSO | F.OFF_LRU
     | F.POISONED
 )  # fmt: skip
-NAMES: Final = 3  # areas that are said by name
+NAMES: Final = 3  # areas that are named
 
 
 def share(snapshot: Snapshot, process: int) -> int:
@@ -31,10 +31,10 @@ def share(snapshot: Snapshot, process: int) -> int:
 
 
 def thps(snapshot: Snapshot, process: int, percent: int) -> tuple[Snapshot, str]:
-    """The snapshot with that share of the process's pages in THPs, and what was done.
+    """The snapshot with about `percent` of the process's pages in THPs, and a line.
 
-    As near as it can be: blocks are promoted from the lowest address on, and split from
-    the highest on.
+    Blocks are made THPs from the lowest address on, or split from the highest on.  The
+    line has what was done and the share that was reached.
     """
     mine, size = snapshot.select(process), 1 << PMD_ORDER
     first = _blocks(snapshot, process, PMD_ORDER)
@@ -65,7 +65,7 @@ def thps(snapshot: Snapshot, process: int, percent: int) -> tuple[Snapshot, str]
 
 
 def folios(snapshot: Snapshot, process: int, order: int) -> tuple[Snapshot, str]:
-    """The same in folios of 2^order base pages, mapped by PTEs, outside THPs."""
+    """The snapshot with folios of 2^order base pages outside THPs, and a line."""
     first = _blocks(snapshot, process, order)
     first = first[~snapshot.has(F.HUGE_PMD)[first]]
     line = f"{len(first):,} folios of {4 << order} KiB in {_names(snapshot, first)}"
@@ -84,7 +84,7 @@ def _blocks(snapshot: Snapshot, process: int, order: int) -> np.ndarray:
     first = mine.start + np.flatnonzero(snapshot.vpn[mine] % size == 0)
     first = first[first + size <= mine.stop]
     last = first + size - 1
-    # Pages of an area stand in order of their numbers: as many rows are as many pages.
+    # Rows of an area ascend by page number: `size` rows with this span have no gap.
     whole = (snapshot.vpn[last] == snapshot.vpn[first] + size - 1) & (
         snapshot.area[last] == snapshot.area[first]
     )
@@ -94,7 +94,7 @@ def _blocks(snapshot: Snapshot, process: int, order: int) -> np.ndarray:
 
 
 def _grouped(snapshot: Snapshot, first: np.ndarray, order: int, flag: F) -> Snapshot:
-    """Blocks as folios of their own."""
+    """Make each block one folio, with new frames."""
     if not len(first):
         return snapshot
     size = 1 << order
@@ -103,7 +103,7 @@ def _grouped(snapshot: Snapshot, first: np.ndarray, order: int, flag: F) -> Snap
     pfn, node = snapshot.pfn.copy(), snapshot.node.copy()
     orders, flags = snapshot.order.copy(), snapshot.flags.copy()
     pfn[rows] = begin + np.arange(rows.size).reshape(rows.shape)
-    # khugepaged takes the node with most pages; rows of nodes are sorted to count them.
+    # khugepaged takes the node with most pages.
     node[rows] = _most(snapshot.node[rows])[:, None]
     orders[rows] = order
     flags[rows] |= np.uint32((flag | F.MADE_UP_PFN).value)
@@ -125,7 +125,7 @@ def _most(nodes: np.ndarray) -> np.ndarray:
 
 
 def _names(snapshot: Snapshot, first: np.ndarray) -> str:
-    """The areas of blocks, by name; those with most blocks first."""
+    """The names of the areas of some blocks, those with most blocks first."""
     areas, times = np.unique(snapshot.area[first], return_counts=True)
     named: dict[str, int] = {}
     for area, n in zip(areas.tolist(), times.tolist(), strict=True):

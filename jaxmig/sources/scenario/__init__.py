@@ -1,8 +1,8 @@
-"""Scenario files: a machine, its pages, what blocks them, and the calls that move them.
+"""Scenario files: a machine, its pages, their conditions, and the calls that move them.
 
-`load` reads a file and `loads` a text; both give a `Scenario`, in which every value has
-been checked against the machine of the same file, or raise `ScenarioError`, whose text
-is one line that names file, line, key, value, fault and remedy.
+`load` reads a file and `loads` a text.  Both return a `Scenario`, whose values have been
+checked against the machine of the same file, or raise `ScenarioError`, whose text is one
+line with file, line, key, value, fault and remedy.
 """
 
 from jaxmig.sources.scenario.errors import ScenarioError

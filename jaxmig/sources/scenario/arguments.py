@@ -1,4 +1,4 @@
-"""Arguments of calls: pages, nodes, flags and lengths, as files may write them."""
+"""Arguments of calls in scenario files: pages, nodes, flags and lengths."""
 
 from jaxmig.sources.scenario.errors import suggest
 from jaxmig.sources.scenario.model import PageOf, RegionSpec
@@ -31,7 +31,16 @@ def no_region(name: str, regions: Regions) -> str:
 def page_of(
     table: TomlTable, value: object, regions: Regions, key: str, *at: int
 ) -> int | PageOf:
-    """An address, or a region with the number of a page, which may lie behind it."""
+    """An address, or a region with the number of a page, which may lie after its end.
+
+    Args:
+      value: as the file has it, at `key` and the indices `at`.
+      regions: by name.
+    Returns:
+      The address in bytes, or the region's name and the number of the page.
+    Raises:
+      ScenarioError: neither of both, an unknown region, or a negative number.
+    """
     if not isinstance(value, list):
         return table.as_integer(value, key, *at)
     if len(value) != 2 or not isinstance(value[0], str):
@@ -39,7 +48,7 @@ def page_of(
         raise table.error(key, problem, *at)
     if value[0] not in regions:
         raise table.error(key, no_region(value[0], regions), *at, 0)
-    # Behind the region lies the next one, or nothing, which a call may well ask for.
+    # Calls may be tested with addresses after the region's end, mapped or not.
     index = table.as_integer(value[1], key, *at, 1)
     if index < 0:
         problem = "pages of a region are counted from 0; give 0 or more"
@@ -50,7 +59,7 @@ def page_of(
 def nodes_of(
     table: TomlTable, count: int | None = None
 ) -> int | tuple[int, ...] | None:
-    """One node or a list of them, of which move_pages() wants `count`."""
+    """One node or a list of nodes, which for move_pages() must have `count` elements."""
     if not isinstance(table.values.get("nodes", 0), list):
         return table.optional_integer("nodes")
     listed = table.array("nodes", "a node or a list of nodes")
@@ -62,7 +71,7 @@ def nodes_of(
 
 
 def node_mask(table: TomlTable) -> int | str | tuple[int, ...] | None:
-    """mbind()'s nodes: a number, a list or a node string, which `to` always is."""
+    """mbind()'s nodes: a number, a list, a node string, or the node string `to`."""
     if "to" in table:
         if "nodes" in table:
             raise table.error("to", "this and nodes are two masks; keep one of them")
@@ -77,7 +86,7 @@ def flags_of(table: TomlTable, default: int) -> int:
     value = table.values.get("flags", default)
     if not isinstance(value, str | list):
         return table.as_integer(value, "flags")
-    # Words cannot give an unknown bit; whoever wants to see EINVAL writes a number.
+    # Words cannot give an unknown bit; a number can, to test EINVAL.
     bits = 0
     for at, word in enumerate(value if isinstance(value, list) else value.split("|")):
         where = (at,) if isinstance(value, list) else ()
@@ -92,7 +101,7 @@ def flags_of(table: TomlTable, default: int) -> int:
 
 
 def length_of(table: TomlTable) -> int:
-    """Bytes, which mbind() itself rounds up to whole pages."""
+    """The length of mbind()'s range in bytes, which mbind() rounds up to whole pages."""
     value = table.values["len"]
     if isinstance(value, str):
         size = size_of(value)

@@ -1,8 +1,7 @@
 """The `[[call]]` tables.
 
-Types and words are checked here, and so is what the simulator itself needs to know:
-which process, which CPU, which region.  Nodes, addresses, flags and pids are left as
-they are, for the modelled kernel to refuse.
+Types and words are checked here, and the process, CPU and region that the simulator
+needs.  Nodes, addresses, flags and pids are not: the modelled kernel refuses bad ones.
 """
 
 from collections.abc import Callable
@@ -31,8 +30,8 @@ from jaxmig.sources.scenario.words import (
     SYSCALLS,
 )
 
-# A key of another call is refused rather than ignored: whoever writes `mode` for
-# move_pages believes that it does something.
+# A key of another call is refused, since to ignore it (`mode` for move_pages) would hide
+# a mistake.
 _COMMON = (
     "syscall",
     "process",
@@ -60,7 +59,17 @@ def parse_calls(
     regions: tuple[RegionSpec, ...],
     cpus: int,
 ) -> tuple[CallSpec, ...]:
-    """The calls, in order."""
+    """The `[[call]]` tables as calls, in order.
+
+    Args:
+      tables: of the file.
+      processes: names of its processes.
+      cpus: of its machine.
+    Returns:
+      A call for each table.
+    Raises:
+      ScenarioError: a key, type or word that the call does not take.
+    """
     known = {region.name: region for region in regions}
     return tuple(_call(table, processes, known, cpus) for table in tables)
 
@@ -79,7 +88,7 @@ def _call(
     caller = _caller(table)
     mode = _mode(table, syscall, caller)
     order, direct = _compaction(table, caller, mode)
-    # The getters give the default of a key that only other calls take.
+    # For a key that only other calls take, the getter returns its default.
     common = CallSpec(
         syscall=syscall,
         process=_process(table, processes),
@@ -126,7 +135,7 @@ def _caller(table: TomlTable) -> str | None:
 
 
 def _mode(table: TomlTable, syscall: str, caller: str | None) -> str | None:
-    # System calls are always synchronous; only Linux's own callers choose.
+    # System calls are always synchronous; only kernel callers have a mode.
     if syscall != "kernel":
         return None
     return table.word("mode", MODES, CALLER_MODES[caller] if caller else "sync")
@@ -135,7 +144,7 @@ def _mode(table: TomlTable, syscall: str, caller: str | None) -> str | None:
 def _compaction(
     table: TomlTable, caller: str | None, mode: str | None
 ) -> tuple[int | None, bool | None]:
-    """How large a block compaction is to make, and whether an allocation waits."""
+    """The order of the block that compaction is to make, and whether it is direct."""
     for key in ("order", "direct"):
         if key in table and caller != "compaction":
             problem = "only compaction is asked that"
@@ -155,7 +164,7 @@ def _compaction(
 
 
 def _fault_at(table: TomlTable) -> int | None:
-    # It is an index and not an argument, so that a negative one means nothing to Linux.
+    # It is an index and no argument of the call: Linux cannot refuse a negative one.
     what = "this counts the elements of the caller's array"
     at = table.integer("fault_at", -1, 0, (1 << 63) - 1, what)
     return None if at < 0 else at
@@ -166,7 +175,7 @@ def _move_pages(table: TomlTable, call: CallSpec, regions: Regions) -> CallSpec:
     pages = pages_of(table, regions)
     count = regions[pages].n_pages if isinstance(pages, str) else len(pages)
     nodes = nodes_of(table, count)
-    # To move_pages() no flags mean MPOL_MF_MOVE; mbind() then moves nothing.
+    # Without flags a scenario's move_pages() has MPOL_MF_MOVE; mbind() moves nothing.
     flags = flags_of(table, FLAGS["move"])
     return replace(call, pages=pages, nodes=nodes, flags=flags)
 
@@ -179,12 +188,12 @@ def _mbind(table: TomlTable, call: CallSpec, regions: Regions) -> CallSpec:
             raise table.error("pages", problem)
         pages = region_name(table, regions)
     else:
-        # As in C: no region has to be there, nor does the range have to be one.
+        # As in C, the range need not be a region, or be mapped at all.
         table.need("start", "len")
         start = page_of(table, table.values["start"], regions, "start")
         length = length_of(table)
     policy = table.values.get("policy", "bind")
-    # A policy that Linux does not know is EINVAL there; as a number it may be tried.
+    # An unknown policy can be given as a number, to test EINVAL.
     if isinstance(policy, str):
         policy = table.word("policy", POLICIES, "bind")
     else:

@@ -1,4 +1,4 @@
-"""The one line that says what is wrong with a scenario, and how values look in it."""
+"""The error of a scenario, one line of text, and the format of values in it."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ class ScenarioError(Refused, ValueError):
 
     Attributes:
       path: the file as the user named it.
-      line: counted from 1; 0 where it is about the whole file.
+      line: counted from 1; 0 for an error of the whole file.
       key: the key at fault, without its table: `size`, `free.1`, `running[2]`.
     """
 
@@ -32,7 +32,16 @@ class ScenarioError(Refused, ValueError):
 def error_at(
     path: str, line: int, key: str, value: str | None, problem: str
 ) -> ScenarioError:
-    """The error for `key` (with its value as shown, if it has one) at a known line."""
+    """The error for a key at a known line.
+
+    Args:
+      path: of the file.
+      line: counted from 1.
+      value: as it is shown; None to leave it out.
+      problem: what is wrong and, after a semicolon, what to do.
+    Returns:
+      The error, to be raised.
+    """
     head = key if value is None else f"{key} = {value}"
     message = f"{printable(path)}:{line}: {head}: {printable(problem)}"
     return ScenarioError(message, path=path, line=line, key=key)
@@ -41,12 +50,22 @@ def error_at(
 def error_in(
     path: str, text: str, where: Where, value: str | None, problem: str
 ) -> ScenarioError:
-    """The error for the value at `where`, whose line is looked up in `text`."""
+    """The error for the value at `where`, whose line is looked up in `text`.
+
+    Args:
+      path: of the file.
+      text: of the file.
+      where: path of the value in the document.
+      value: as it is shown; None to leave it out.
+      problem: what is wrong and, after a semicolon, what to do.
+    Returns:
+      The error, to be raised.
+    """
     return error_at(path, find_line(text, where), key_name(where), value, problem)
 
 
 def key_name(where: Where) -> str:
-    """The key as a user would say it, given the line: without table and number."""
+    """The key without its table, which the line identifies."""
     parts = where
     if len(parts) > 1 and parts[0] in _TABLES:
         parts = parts[2:] if isinstance(parts[1], int) else parts[1:]
@@ -65,7 +84,7 @@ def show(value: object, depth: int = 0) -> str:
         case bool():
             return "true" if value else "false"
         case int() if value.bit_length() > 64:
-            # str() of such a number may be refused by Python, or fill the screen.
+            # Python may refuse str() of such a number, and it would fill the screen.
             return f"(an integer of {value.bit_length()} bits)"
         case str():
             return clip(f'"{printable(value[:_WIDTH])}"')
@@ -81,7 +100,7 @@ def show(value: object, depth: int = 0) -> str:
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
-    """A remedy for a misspelt word: the nearest of `words`, or all of them."""
+    """Advice about a misspelt word: the nearest of `words`, or all of them."""
     known = list(words)
     near = nearest(word, known)
     everything = clip(", ".join(known), 4 * _WIDTH)

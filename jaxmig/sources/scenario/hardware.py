@@ -1,4 +1,4 @@
-"""The `[machine]` and `[[process]]` tables: nodes, CPUs and who runs there."""
+"""The `[machine]` and `[[process]]` tables: nodes, CPUs, and the processes on them."""
 
 import re
 from collections.abc import Callable
@@ -13,8 +13,8 @@ MACHINE_KEYS = (
 )
 PROCESS_KEYS = ("name", "running", "lazy", "left")
 
-# What a profile's name means is known elsewhere; this asks for its number of CPUs, and
-# the ValueError that it raises for a name it does not know becomes the user's message.
+# From the name of a profile to its number of CPUs.  The text of its ValueError for an
+# unknown name becomes the user's message.
 ProfileCpus = Callable[[str], int]
 
 COPY = re.compile(r"cpu|(?:threads|dma):[1-9][0-9]{0,8}")
@@ -29,11 +29,11 @@ def parse_machine(
     """The machine, with what the file leaves out filled in.
 
     Args:
-      profile_cpus: tells how many CPUs a profile has, for a file that does not say.
+      profile_cpus: from a profile's name to its CPUs, for a file that does not say.
       regions_size: bytes of all regions, from which the default node size follows.
     """
     given = table.values.get("node_size")
-    # A size for each node says how many there are, where nothing else does.
+    # Without `nodes` a list of sizes gives the number of nodes.
     nodes_implied = len(given) if isinstance(given, list) and given else 2
     too_many = f"a machine has at least one node and at most {MAX_NODES}"
     nodes = table.integer("nodes", nodes_implied, 1, MAX_NODES, too_many)
@@ -65,18 +65,18 @@ def _copy(table: TomlTable) -> str:
     return copy
 
 
-def _profile(table: TomlTable, profile: str, profile_cpus: ProfileCpus | None) -> int:
+def _profile(table: TomlTable, name: str, profile_cpus: ProfileCpus | None) -> int:
     if profile_cpus is None:
         return _DEFAULT_CPUS
     try:
-        return profile_cpus(profile)
+        return profile_cpus(name)
     except ValueError as unknown:
         raise table.error("profile", str(unknown)) from None
 
 
 def _node_size(table: TomlTable, nodes: int, regions_size: int) -> tuple[int, ...]:
     if "node_size" not in table:
-        # Room for every region twice over: memory ends only where a file says so.
+        # Room for every region twice: memory ends only where a file limits it.
         roomy = max(_LEAST_NODE, 2 * regions_size)
         return (-(-roomy // (2 << 20)) * (2 << 20),) * nodes
     given = table.values["node_size"]
@@ -123,8 +123,8 @@ def check_free(table: TomlTable, machine: MachineSpec, used: tuple[int, ...]) ->
 
 
 def parse_processes(tables: list[TomlTable], cpus: int) -> tuple[ProcessSpec, ...]:
-    """The processes, no CPU of which is another's."""
-    # One map for running and lazy of all processes: a CPU holds a single mm.
+    """The processes, which have no CPU in common."""
+    # One map for running and lazy CPUs of all processes: a CPU holds a single mm.
     owner: dict[int, str] = {}
     processes: dict[str, ProcessSpec] = {}
     for table in tables:
@@ -134,7 +134,7 @@ def parse_processes(tables: list[TomlTable], cpus: int) -> tuple[ProcessSpec, ..
             raise table.error("name", "another process has this name; choose another")
         running = _cpus(table, "running", cpus, owner)
         lazy = _cpus(table, "lazy", cpus, owner)
-        # They belong to whoever runs there now, but not to this process.
+        # CPUs in `left` may run another process, but not this one.
         mine = {cpu: owner[cpu] for cpu in running + lazy}
         left = _cpus(table, "left", cpus, mine)
         processes[name] = ProcessSpec(name, running, lazy, left)
@@ -142,14 +142,14 @@ def parse_processes(tables: list[TomlTable], cpus: int) -> tuple[ProcessSpec, ..
 
 
 def _cpus(
-    table: TomlTable, key: str, cpus: int, owner: dict[int, str]
+    table: TomlTable, key: str, count: int, owner: dict[int, str]
 ) -> tuple[int, ...]:
-    """The CPUs under `key`, entered into `owner`, which says who has which."""
+    """The CPUs under `key`; each is entered into `owner`, by CPU, and must be new."""
     listed = []
     for at, value in enumerate(table.array(key, "a list of CPUs: [1, 2]")):
         cpu = table.as_integer(value, key, at)
-        if not 0 <= cpu < cpus:
-            problem = f"there is no such CPU; the machine has {_span(cpus)}"
+        if not 0 <= cpu < count:
+            problem = f"there is no such CPU; the machine has {_span(count)}"
             raise table.error(key, problem, at)
         if cpu in owner:
             problem = f"CPU {cpu} is already in {owner[cpu]}; list it once in the file"

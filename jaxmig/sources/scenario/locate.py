@@ -1,9 +1,8 @@
 """The line of a key in TOML text.
 
-tomllib checks the text but keeps no positions, so once something is wrong the text is
-scanned a second time for the place.  The scan may trust the syntax, since tomllib has
-accepted it: it only has to tell keys from values, and so it knows strings, brackets and
-comments and nothing about what numbers or dates look like.
+tomllib checks the text but keeps no positions, so an error makes a second scan of the
+text for the place.  tomllib has accepted the syntax, so the scan only has to distinguish
+keys from values: it knows strings, brackets and comments, but no numbers or dates.
 """
 
 import re
@@ -31,7 +30,7 @@ _ATOM = re.compile(
 def find_line(text: str, where: Where) -> int:
     """The line, counted from 1, of `where` or of the nearest table that encloses it."""
     scan = _TextScan(text.replace("\r\n", "\n"), where)
-    # In text that TOML does not allow, what was found so far is the best there is.
+    # In text that is not TOML, the place found so far is the best answer.
     with suppress(IndexError, RecursionError, ValueError):
         scan.document()
     return scan.line
@@ -57,7 +56,7 @@ class _TextScan:
                 self._pair(table)
 
     def _note(self, where: Where, pos: int) -> None:
-        # The first one met counts: later lines only reopen a table already found.
+        # The first one counts: later lines only reopen a table already found.
         if len(where) > self.depth and where == self.wanted[: len(where)]:
             self.depth = len(where)
             self.line = self.text.count("\n", 0, pos) + 1
@@ -98,7 +97,7 @@ class _TextScan:
             start = self.pos
             self._skip(_KEY)
             raw = self.text[start : self.pos].strip(" \t")
-            # tomllib knows the escapes of a quoted key better than any pattern here.
+            # tomllib decodes the escapes of a quoted key.
             keys.append(next(iter(tomllib.loads(f"{raw} = 0"))))
             if not self.text.startswith(".", self.pos):
                 return keys

@@ -43,8 +43,8 @@ _ATTEMPT = re.compile(r"attempt:([0-9]{1,9})")
 
 
 def sum_of_sizes(tables: list[TomlTable]) -> int:
-    """Bytes of all regions, as far as they can be read yet; errors come later."""
-    # The machine comes first, but a node size left out depends on these.
+    """Bytes of all regions whose size can be read; errors are reported later."""
+    # The machine is parsed first, but its default node size depends on the regions.
     sizes = 0
     for table in tables:
         if "size" in table:
@@ -81,7 +81,7 @@ def _region(
     there = f"the machine has {machine.nodes} nodes, counted from 0"
     flags = {key: table.boolean(key, default) for key, default in _FLAGS.items()}
     if flags["private"] and kind != "file":
-        # Read as MAP_PRIVATE, this would quietly hang buffers on anonymous memory.
+        # Meant as MAP_PRIVATE, this would silently put buffers on anonymous memory.
         problem = f"it means buffers, and {kind} pages have none; drop it"
         raise table.error("private", f'{problem}, or use kind = "file"')
     if flags["mapped_twice"] and kind not in MAPPED_TWICE:
@@ -159,7 +159,7 @@ def parse_conditions(
     tables: list[TomlTable], regions: tuple[RegionSpec, ...]
 ) -> tuple[ConditionSpec, ...]:
     """The conditions, each of which lies inside its region."""
-    # Nearly any state may befall any kind: what it means there is for the kernel's rules.
+    # Nearly any kind can have any state; the kernel's rules decide its effect.
     known = {region.name: region for region in regions}
     conditions = []
     for table in tables:
@@ -194,7 +194,7 @@ def _pages(table: TomlTable, n_pages: int) -> ConditionPages:
         if every is None or int(every[1]) == 0:
             raise table.error("pages", f"this names no pages; {remedy}")
         return ("every", int(every[1]))
-    # Repetitions stay: each adds a reference of its own where the state is extra_ref.
+    # Repetitions stay: with the state extra_ref each adds a reference.
     pages = []
     for at, element in enumerate(table.array("pages", remedy.removeprefix("write "))):
         page = table.as_integer(element, "pages", at)
@@ -225,7 +225,15 @@ def check_room(
     conditions: tuple[ConditionSpec, ...],
     machine: MachineSpec,
 ) -> tuple[int, ...]:
-    """Refuse regions that their node cannot hold; else the bytes used on each node."""
+    """Refuse regions that their node cannot hold.
+
+    Args:
+      tables: of the regions, for errors.
+    Returns:
+      Bytes used on each node.
+    Raises:
+      ScenarioError: a region that does not fit on its node beside those above it.
+    """
     used = [0] * machine.nodes
     for table, region in zip(tables, regions, strict=True):
         room = machine.node_size[region.node]
@@ -243,13 +251,13 @@ def check_room(
 
 
 def _frames(region: RegionSpec, conditions: tuple[ConditionSpec, ...]) -> int:
-    """Base pages of `region` that have a frame: a condition holds for whole folios."""
+    """Base pages of `region` that have a frame; a condition is of whole folios."""
     # Counted and not listed, since a region may have 2^31 pages.
     bare = 0
     for condition in conditions:
         if condition.region == region.name and condition.state in FRAMELESS:
             bare += _folios(region, condition)
-    # Overlapping conditions count twice here, in favour of the file.
+    # Overlapping conditions count twice, so that no file is refused wrongly.
     return max(region.n_folios - bare, 0) << region.folio_order
 
 

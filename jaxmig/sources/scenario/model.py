@@ -1,8 +1,7 @@
-"""What a scenario file says, as plain frozen values.
+"""The contents of a scenario file, as plain frozen values.
 
-Everything in `machine`, `processes`, `regions` and `conditions` fits together once it
-comes from `load`.  The arguments of a call do not have to: they are a user's, and what
-Linux answers to a bad one is what the scenario is about.
+`load` has checked that `machine`, `processes`, `regions` and `conditions` fit together.
+The arguments of a call need not: scenarios also show what Linux returns for bad ones.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from jaxmig.sources.scenario.errors import ScenarioError, error_in
 from jaxmig.sources.scenario.locate import Where
 from jaxmig.sources.scenario.words import BASE_PAGE
 
-# The i-th base page of a region by name, wherever the region came to lie.
+# The i-th base page of the region with a name, at whatever address it lies.
 PageOf = tuple[str, int]
 ConditionPages = Literal["all"] | tuple[Literal["every"], int] | tuple[int, ...]
 Until = Literal["forever", "waited"] | tuple[Literal["attempt"], int]
@@ -41,15 +40,15 @@ class MachineSpec:
         return cpu * self.nodes // self.cpus
 
     def free_bytes(self, node: int) -> int | None:
-        """How much of `node` the file leaves free before the calls, if it says so."""
+        """Bytes free on `node` before the calls, None if the file does not say."""
         return dict(self.free).get(node)
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process and the CPUs in its mm_cpumask: running it, or lazily holding it.
+    """A process and the CPUs in its mm_cpumask, which run it or are lazy.
 
-    `left` CPUs run something else by now; releases that keep masks have them in it.
+    CPUs in `left` have switched to another process; some releases keep them in the mask.
     """
 
     name: str
@@ -62,8 +61,8 @@ class ProcessSpec:
 class RegionSpec:
     """Pages of one kind at consecutive addresses, mapped by all of `processes`.
 
-    `private` means buffers hang on the pages, as `[[region]] private = true` says; it
-    is not MAP_PRIVATE.  `shared` is that of a file's region: MAP_SHARED.
+    `private` means that the pages have buffers, and not MAP_PRIVATE.  `shared` means
+    MAP_SHARED, for a file's region.
     """
 
     processes: tuple[str, ...]
@@ -78,7 +77,7 @@ class RegionSpec:
     migratable: bool = True
     private: bool = False
     prot_none: bool = False
-    mapped_twice: bool = False  # by each process, the second time right behind
+    mapped_twice: bool = False  # by each process, the second time right after the first
     shared: bool = True
     exec: bool = False
     migrate_folio: bool = True  # of a file system: whether it has that operation
@@ -99,17 +98,17 @@ class RegionSpec:
 
     @property
     def end(self) -> int:
-        """The first address behind the region and its second mapping, if it has one."""
+        """The first address after the region and its second mapping, if it has one."""
         return self.start + self.size * (1 + self.mapped_twice)
 
 
 @dataclass(frozen=True)
 class ConditionSpec:
-    """A state that some base pages of a region are in, and when it passes.
+    """A state that some base pages of a region are in, and when it ends.
 
-    `pages` is "all", ("every", n) for every n-th from 0, or the indices as listed, in
-    which a repeated index counts again.  `until` is "forever", "waited" (gone when
-    somebody waits for it) or ("attempt", n) (gone before the n-th attempt).
+    `pages` is "all", ("every", n) for every n-th from 0, or a list of indices, in which
+    a repeated index counts again.  `until` is "forever", "waited" (it ends when a call
+    waits for it) or ("attempt", n) (it ends before the n-th attempt).
     """
 
     region: str
@@ -118,7 +117,7 @@ class ConditionSpec:
     until: Until = "forever"
 
     def indices(self, n_pages: int) -> Sequence[int]:
-        """The base pages meant, in a region that has `n_pages` of them."""
+        """Indices of the base pages, in a region that has `n_pages` of them."""
         if isinstance(self.pages, str):
             return range(n_pages)
         if self.pages and self.pages[0] == "every":
@@ -128,10 +127,10 @@ class ConditionSpec:
 
 @dataclass(frozen=True)
 class CallSpec:
-    """One call, with its arguments as the file gives them; None is "not given".
+    """One call, with its arguments as in the file; None for those not given.
 
     `from_` and `to` are libnuma node strings.  `pages` names a region (every base page
-    of it) or lists addresses; `nodes` is one node for all of them, or one a page, or,
+    of it) or lists addresses; `nodes` is one node for all of them, or one for each, or,
     for mbind, a node string.  `flags` holds MPOL_MF_* bits.  mbind takes its range
     either from `pages` or from `start` and `length`, in bytes.  `order` and `direct` are
     compaction's.
@@ -162,7 +161,7 @@ class CallSpec:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A whole file.  `source` is its text, kept so that late errors can name a line."""
+    """A whole file.  `source` is its text, in which later errors find their line."""
 
     path: str
     kernels: tuple[str, ...]
@@ -182,14 +181,14 @@ class Scenario:
         return {region.name: region for region in self.regions}[name]
 
     def address(self, page: int | PageOf) -> int:
-        """The address that an element of `pages`, or a `start`, stands for."""
+        """The address of an element of `pages`, or of a `start`."""
         if isinstance(page, int):
             return page
         name, index = page
         return self.region(name).start + index * BASE_PAGE
 
     def addresses(self, call: CallSpec) -> Sequence[int]:
-        """The `pages` array of `call`, one address an element."""
+        """The `pages` array of `call`, as addresses."""
         if isinstance(call.pages, str):
             region = self.region(call.pages)
             return range(region.start, region.start + region.size, BASE_PAGE)
@@ -199,7 +198,7 @@ class Scenario:
         """An error found while playing, for `where` such as ("condition", 2, "until").
 
         Args:
-          value: the value as it should be shown, or None to leave it out.
+          value: as it is shown; None to leave it out.
           problem: what is wrong and, after a semicolon, what to do.
         """
         return error_in(self.path, self.source, where, value, problem)

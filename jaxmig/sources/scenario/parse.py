@@ -36,7 +36,7 @@ _KEYS = {
     "condition": CONDITION_KEYS,
     "call": CALL_KEYS,
 }
-# Far above any scenario, and low enough for a device file to end in a message.
+# Far above any scenario; an endless device file is refused.
 _MAX_FILE = 64 << 20
 
 
@@ -46,10 +46,10 @@ def load(
     """Read and check a scenario file.
 
     Args:
-      profile_cpus: gives the number of CPUs of a cost profile, and raises ValueError
-        for one it does not know; without it any name passes and has 4.
+      profile_cpus: from the name of a cost profile to its CPUs; raises ValueError for an
+        unknown name.  None: any name is accepted and has 4 CPUs.
     Raises:
-      ScenarioError: if the file cannot be read, or played.
+      ScenarioError: the file cannot be read or played.
     """
     name = os.fspath(path)
     # A path with a zero byte is a ValueError before it is any OSError.
@@ -75,12 +75,12 @@ def load(
 def loads(
     text: str, path: str = "<string>", *, profile_cpus: ProfileCpus | None = None
 ) -> Scenario:
-    """Check a scenario given as text; `path` is what messages call it. See `load`."""
+    """Check a scenario given as text; `path` is its name in errors.  See `load`."""
     root = TomlTable(path, text, (), _document(text, path))
     if not root.values:
         raise _file_error(path, "the file is empty; add a [[process]] and a [[call]]")
     root.only(("kernel", *_KEYS), _homes(()))
-    # Keys are looked at before values, so that a misspelt key is not called missing.
+    # Keys are checked before values, so that a misspelt key is not reported as missing.
     regions_at = _tables(root, "region")
     machine_at = _machine_table(root)
     machine = parse_machine(machine_at, profile_cpus, sum_of_sizes(regions_at))
@@ -115,7 +115,7 @@ def _document(text: str, path: str) -> dict[str, object]:
 
 
 def _syntax_error(text: str, path: str, message: str) -> ScenarioError:
-    """tomllib's message, behind the line that it is about."""
+    """tomllib's message as an error at its line."""
     # tomllib counts the lines of the text with its line ends made uniform.
     lines = text.replace("\r\n", "\n").split("\n")
     place = re.search(r" \(at line ([0-9]+), column [0-9]+\)$", message)
@@ -124,19 +124,19 @@ def _syntax_error(text: str, path: str, message: str) -> ScenarioError:
     if place:
         reason = message[: place.start()]
     shown = clip(printable(lines[number - 1].strip()[:200]))
-    # The line itself is most often KEY = VALUE, so that it stands where these do.
+    # The line itself stands where other errors have KEY = VALUE, as it often is that.
     problem = f"not TOML: {reason}; correct this line"
     return error_at(path, number, shown or "(empty line)", None, problem)
 
 
 def _file_error(path: str, problem: str) -> ScenarioError:
-    """An error of the file itself, which is on no line of it."""
+    """An error of the whole file, without a line."""
     return ScenarioError(f"{printable(path)}: {problem}", path=path)
 
 
 @functools.cache
 def _homes(here: tuple[str, ...]) -> dict[str, str]:
-    """Where keys that the table of the keys `here` does not have would belong."""
+    """By key, the tables in which it belongs, for keys that are not in `here`."""
     homes: dict[str, list[str]] = {"kernel": ["the lines above the first table"]}
     for table, keys in _KEYS.items():
         title = "[machine]" if table == "machine" else f"[[{table}]]"
@@ -170,7 +170,7 @@ def _tables(root: TomlTable, name: str) -> list[TomlTable]:
 
 
 def _kernels(root: TomlTable) -> tuple[str, ...]:
-    """The releases asked for, in order and each once."""
+    """The releases of the file, in order and each once."""
     given = root.values.get("kernel", "both")
     releases: list[str] = []
     for number, word in enumerate(given if isinstance(given, list) else [given]):
@@ -180,7 +180,7 @@ def _kernels(root: TomlTable) -> tuple[str, ...]:
         try:
             releases.extend(expand([word]))
         except ValueError as error:
-            # Its own words are the value, which stands before the problem already.
+            # Its text begins with the value, which the error already has.
             problem = str(error).split(": ", 1)[1]
             if "one of" in problem:
                 known = [*RELEASES, "both", "latest"]

@@ -1,7 +1,7 @@
 """One table of a scenario file, read key by key with the type of each checked.
 
-Every getter either returns a value of its type or raises a `ScenarioError` that points
-at the key, so that the code that builds the model reads like the model.
+Every getter either returns a value of its type or raises a `ScenarioError` that names the
+key, so that the parsers need no checks of their own.
 """
 
 import datetime
@@ -34,7 +34,7 @@ _TYPES: dict[type, str] = {
 
 @dataclass(frozen=True)
 class TomlTable:
-    """`values` as found at `where` in the document; the document itself has no path."""
+    """The `values` of the table at `where` in the document; the root has an empty path."""
 
     path: str
     source: str
@@ -43,7 +43,7 @@ class TomlTable:
 
     @property
     def title(self) -> str:
-        """The table's header as users write it."""
+        """The table's header as in a file."""
         if not self.where:
             return "the file"
         return f"[[{self.where[0]}]]" if len(self.where) > 1 else f"[{self.where[0]}]"
@@ -58,18 +58,18 @@ class TomlTable:
         return value
 
     def error(self, key: str, problem: str, *at: int | str) -> ScenarioError:
-        """The error for `key`, or for what lies `at` some place inside its value."""
+        """The error for `key`, or for the element `at` these indices of its value."""
         shown = show(self._value(key, *at)) if key in self.values else "(missing)"
         where = (*self.where, key, *at)
         return error_in(self.path, self.source, where, shown, problem)
 
     def only(self, keys: Collection[str], elsewhere: dict[str, str]) -> None:
-        """Refuse keys other than `keys`; `elsewhere` says where the others belong."""
+        """Refuse keys other than `keys`; `elsewhere` has the tables of other keys."""
         for key in self.values:
             if key in keys:
                 continue
             remedy = suggest(key, keys)
-            # A slip of the finger is likelier than a key in the wrong table.
+            # A misspelt key is likelier than a key in the wrong table.
             if key in elsewhere and nearest(key, keys) is None:
                 remedy = f"it belongs in {elsewhere[key]}"
             raise self.error(key, f"unknown key in {self.title}; {remedy}")
@@ -81,7 +81,7 @@ class TomlTable:
                 raise self.error(key, f"{self.title} must say its {key}; add {key} = …")
 
     def wrong(self, key: str, wanted: str, *at: int) -> ScenarioError:
-        """The error for a value of another type than the one `wanted`."""
+        """The error for a value that has not the `wanted` type."""
         found = _TYPES[type(self._value(key, *at))]
         return self.error(key, f"this is {found}; write {wanted}", *at)
 
@@ -90,7 +90,7 @@ class TomlTable:
         value = self.values.get(key, default)
         if not isinstance(value, str):
             raise self.wrong(key, "a string in quotes")
-        # A default of "" says that the caller has dealt with the key's absence.
+        # With the default "" the caller handles a missing key.
         if key in self.values and not value:
             raise self.error(key, f"this is empty; give a {key}")
         if not value.isprintable():
@@ -111,7 +111,17 @@ class TomlTable:
         return value
 
     def integer(self, key: str, default: int, low: int, high: int, what: str) -> int:
-        """An integer from `low` to `high`; `what` ends the sentence that refuses it."""
+        """An integer.
+
+        Args:
+          default: for a missing key.
+          low, high: its limits, both allowed.
+          what: the problem with a number outside, for the error.
+        Returns:
+          The value.
+        Raises:
+          ScenarioError: no integer, or outside the limits.
+        """
         if key not in self.values:
             return default
         value = self.as_integer(self.values[key], key)
@@ -120,11 +130,11 @@ class TomlTable:
         return value
 
     def optional_integer(self, key: str) -> int | None:
-        """Any integer that fits a register, if the key is there."""
+        """Any integer of 64 bits, or None for a missing key."""
         return self.as_integer(self.values[key], key) if key in self else None
 
     def node_string(self, key: str) -> str | None:
-        """A set of nodes in libnuma's notation, if the key is there."""
+        """A set of nodes in libnuma's notation, or None for a missing key."""
         if key not in self.values:
             return None
         value = self.values[key]
@@ -136,18 +146,18 @@ class TomlTable:
         return value
 
     def array(self, key: str, wanted: str) -> list[object]:
-        """The elements of an array; none if the key is not there."""
+        """The elements of an array; an empty list for a missing key."""
         value = self.values.get(key, [])
         if not isinstance(value, list):
             raise self.wrong(key, wanted)
         return value
 
     def as_integer(self, value: object, key: str, *at: int) -> int:
-        """`value`, found at `key`, as an integer that fits a register."""
+        """`value`, found at `key`, as an integer of 64 bits."""
         # bool is a subclass of int in Python, though not in TOML.
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.wrong(key, "a whole number without quotes", *at)
-        # Addresses are unsigned and everything else is signed: this admits both.
+        # Addresses are unsigned and everything else is signed: both are accepted.
         if not -(1 << 63) <= value < 1 << 64:
             problem = "this does not fit in 64 bits; give a smaller number"
             raise self.error(key, problem, *at)
@@ -158,7 +168,7 @@ class TomlTable:
         size = value if isinstance(value, int) else None
         if isinstance(value, str):
             size = size_of(value)
-        # Bytes given as a number are as good as text, but true is not one byte.
+        # A number of bytes is accepted like text, but `true` is not one byte.
         if size is None or isinstance(value, bool):
             problem = 'this is no size; write bytes, or "4000k", "1536m", "2g"'
             raise self.error(key, problem, *at)

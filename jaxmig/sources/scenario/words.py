@@ -1,4 +1,4 @@
-"""The words that scenario files may use, and how sizes and node lists are written."""
+"""The words of scenario files, and the notation of sizes and node lists."""
 
 import re
 
@@ -32,15 +32,15 @@ STATES = [
     "dirty",
     "young",
 ]
-LASTING = ("zero", "poisoned")  # states that do not pass
+LASTING = ("zero", "poisoned")  # states that do not end
 MAPPED_TWICE = ("shmem", "file")  # kinds that one process can map twice
-FRAMELESS = ("untouched", "zero_page")  # states of a page that has no frame of its own
+FRAMELESS = ("untouched", "zero_page")  # states of a page without its own frame
 SYSCALLS = ["migrate_pages", "move_pages", "mbind", "kernel"]
 MODES = ["async", "sync_light", "sync"]
 
-# Who inside Linux calls migrate_pages(), with the mode it asks for.  Compaction uses
-# all three: sync_light is kcompactd's, async that of an allocation's first try, sync that
-# of /proc/sys/vm/compact_memory.
+# Kernel callers of migrate_pages(), with the mode that each uses.  Compaction uses all
+# three: kcompactd sync_light, an allocation's first try async, and
+# /proc/sys/vm/compact_memory sync.
 CALLER_MODES = {
     "compaction": "sync_light",
     "numa_balancing": "async",
@@ -51,7 +51,7 @@ CALLER_MODES = {
     "soft_offline": "sync",
     "damon": "async",
 }
-# The same callers under the names that Linux's trace points print as the reason.
+# The same callers by the reason that Linux's trace points print.
 CALLER_REASONS = {
     "numa_misplaced": "numa_balancing",
     "memory_hotplug": "memory_offline",
@@ -78,7 +78,7 @@ _NODES = re.compile(rf"(?:[!+]?(?:all|{_RANGE}(?:,{_RANGE})*))?")
 
 
 def size_of(text: str) -> int | None:
-    """Bytes that a size such as `4000k` or `1g` names; None if it is no size."""
+    """Bytes of a size such as `4000k` or `1g`; None if `text` is no size."""
     found = _SIZE.fullmatch(text)
     return int(found[1]) * _UNITS[found[2].lower()] if found else None
 

@@ -1,12 +1,13 @@
-"""What to migrate: a live process, a snapshot, a trace or a workload, as a Machine.
+"""Targets of a migration: a live process, a snapshot, a trace or a workload.
 
     4711                      a process, its page table read from /proc
-    app.npz  all.npz:4711     a snapshot that `jaxmig snapshot` took, a process of several
+    app.npz  all.npz:4711     a snapshot that `jaxmig snapshot` took, or one process of it
     trace:app.txt             the pages that a recorded trace touches
     memhog:1g  memhog:1g,thp  memory written once, in 4 KiB or 2 MiB pages
     pmbench:setsize=128m,jobs=4
 
-A Target knows how many nodes it needs and where it runs before anything is built.
+A Target has the nodes that it needs and the CPUs on which it runs before it is built as a
+Machine.
 """
 
 import os
@@ -41,8 +42,8 @@ def resolve(
     """The target that `text` names.
 
     Args:
-      pid: which process of a snapshot or trace that holds several.
-      tick: told how many bytes of a trace were read.
+      pid: the process to take from a snapshot or trace that has several.
+      tick: called with the bytes of a trace that were read since the last call.
     Raises:
       TargetError: no such kind of target, or bad arguments.
       ProcError, SnapshotError, TraceError: the process or file cannot be read.
@@ -69,7 +70,7 @@ def resolve(
 
 
 def file_of(text: str) -> str:
-    """The file that a target is read from, or nothing if there is none."""
+    """The file that a target is read from, "" if there is none."""
     names = [text, text.removeprefix("trace:")]
     file = text.rpartition(":")[0]
     names += [file] if file.endswith(".npz") else []

@@ -19,10 +19,17 @@ MAX_AREAS: Final = 4096  # a call walks them one by one
 def of_trace(
     text: str, path: str, pid: int | None = None, tick: Tick = lambda n: None
 ) -> Target:
-    """Its different pages, on one node, each mapped by the traced process alone.
+    """The different pages of a trace, on one node, mapped by the traced process alone.
 
-    It runs on the CPUs of the trace; threads without one are taken to run on CPUs 1, 2 ...
+    It runs on the CPUs of the trace; threads without one are assumed to run on 1, 2 ...
 
+    Args:
+      text: what the user wrote for the target.
+      path: the trace's file.
+      pid: the process to take from a trace of several.
+      tick: called with the bytes that were read since the last call.
+    Returns:
+      The target; its pages are known, and nothing is built yet.
     Raises:
       TraceError: the trace cannot be read, or is of several processes.
     """
@@ -64,7 +71,7 @@ def _build(text: str, trace: Trace, setting: Setting) -> tuple[Machine, Space]:
 
 
 def _areas(region: Region, number: np.ndarray, unit: int, ptes: int) -> list[Area]:
-    """Runs of neighbours at their own addresses; beyond MAX_AREAS, the widest gaps.
+    """Areas of consecutive pages, at most MAX_AREAS, cut at the widest gaps.
 
     Addresses without a page have no entry: an area here is the list of its pages.
     """

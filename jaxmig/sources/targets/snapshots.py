@@ -15,7 +15,7 @@ from jaxmig.state.machine import PAGE_BYTES
 
 
 def of_snapshot(text: str, snapshot: Snapshot, pid: int | None = None) -> Target:
-    """A process of a snapshot; `pid` chooses where there are several."""
+    """A process of a snapshot; `pid` chooses one of several."""
     which = _choose(text, snapshot, pid)
     if snapshot.page_size != PAGE_BYTES:
         raise SnapshotError(
@@ -25,14 +25,14 @@ def of_snapshot(text: str, snapshot: Snapshot, pid: int | None = None) -> Target
     return _target(text, *resident.around(snapshot, which), WhatIf())
 
 
-def _target(text: str, snapshot: Snapshot, which: int, what_if: WhatIf) -> Target:
-    """The target of the snapshot as it is; of `w` only what is no matter of rows."""
-    mine = snapshot.select(which)
+def _target(text: str, snapshot: Snapshot, row: int, what_if: WhatIf) -> Target:
+    """The target of the snapshot as it is; only `pinned` of `what_if` is applied."""
+    mine = snapshot.select(row)
     number, comm = (
-        int(snapshot.processes.pid[which]),
-        printable(snapshot.processes.comm[which]),
+        int(snapshot.processes.pid[row]),
+        printable(snapshot.processes.comm[row]),
     )
-    pages = int(snapshot.rss_pages[which])
+    pages = int(snapshot.rss_pages[row])
     if not len(snapshot.vpn[mine]):
         raise SnapshotError(f"{text}: PID {number} ({comm}) has no resident page")
     gigantic = int(
@@ -43,14 +43,14 @@ def _target(text: str, snapshot: Snapshot, which: int, what_if: WhatIf) -> Targe
             f"{text}: PID {number} ({comm}) maps {gigantic:,} base pages of gigantic "
             "hugetlb pages (1g), which are not modelled; choose a process without them"
         )
-    only = resident.only(snapshot, which)
+    only = resident.only(snapshot, row)
     return Target(
         name=text,
         description=f"PID {number} ({comm}), {pages:,} pages resident (Rss)",
         pages=len(snapshot),
-        running=tuple(snapshot.processes.running(which)),
-        build=lambda setting: resident.build(snapshot, which, setting, what_if.pinned),
-        changed=lambda more: _changed(text, snapshot, which, what_if, more),
+        running=tuple(snapshot.processes.running(row)),
+        build=lambda setting: resident.build(snapshot, row, setting, what_if.pinned),
+        changed=lambda more: _changed(text, snapshot, row, what_if, more),
         nodes=int(snapshot.node.max()) + 1,
         by_node=dict(enumerate(np.bincount(snapshot.node).tolist())),
         foreign=int(np.maximum(snapshot.mapcount, 1).astype(np.int64).sum())
@@ -66,20 +66,20 @@ def _target(text: str, snapshot: Snapshot, which: int, what_if: WhatIf) -> Targe
 
 
 def _changed(
-    text: str, snapshot: Snapshot, which: int, old: WhatIf, what_if: WhatIf
+    text: str, snapshot: Snapshot, row: int, old: WhatIf, new: WhatIf
 ) -> Target:
     said = []
-    if what_if.place is not None:
-        snapshot = resident.whatif.placed(snapshot, what_if.place)
-        said.append(f"all pages on node {what_if.place}")
-    if what_if.thp is not None:
-        snapshot, line = resident.whatif.thps(snapshot, which, what_if.thp)
+    if new.place is not None:
+        snapshot = resident.whatif.placed(snapshot, new.place)
+        said.append(f"all pages on node {new.place}")
+    if new.thp is not None:
+        snapshot, line = resident.whatif.thps(snapshot, row, new.thp)
         said.append(line)
-    if what_if.folio is not None:
-        snapshot, line = resident.whatif.folios(snapshot, which, what_if.folio)
+    if new.folio is not None:
+        snapshot, line = resident.whatif.folios(snapshot, row, new.folio)
         said.append(line)
-    kept = WhatIf(pinned=what_if.pinned or old.pinned)
-    made = _target(text, snapshot, which, kept)
+    kept = WhatIf(pinned=new.pinned or old.pinned)
+    made = _target(text, snapshot, row, kept)
     return dataclasses.replace(made, assumed=(*said, *made.assumed))
 
 

@@ -1,4 +1,4 @@
-"""What every kind of target is to those who migrate it."""
+"""The interface of every kind of target."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,17 +31,17 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class WhatIf:
-    """What a target is to be instead of what it is; None and 0 leave it alone."""
+    """Changes to a target; None and 0 leave it as it is."""
 
     thp: int | None = None  # percent of its pages in THPs
     folio: int | None = None  # order of its other private anonymous folios
-    pinned: int = 0  # percent of its folios that somebody has pinned
+    pinned: int = 0  # percent of its folios that are pinned
     place: int | None = None  # the node where all of its pages are
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Something that can be put on a machine, and what is known of it."""
+    """Memory that can be built as a machine, and what is known about it."""
 
     name: str
     description: str
@@ -50,22 +50,22 @@ class Target:
     build: Callable[[Setting], tuple[Machine, Space]]
     nodes: int = 1  # how many its pages need
     by_node: dict[int, int] = dataclasses.field(default_factory=dict)  # base pages
-    # The same with other sizes, pins or place; None where that is not known how.
+    # Makes the target with other sizes, pins or node; None if it cannot be changed.
     changed: Callable[[WhatIf], "Target"] | None = None
     own_sizes: bool = False  # it has pages of 4 KiB and 2 MiB as it was found
     thp: int = 0  # percent of its pages in THPs, as it was found
     areas: tuple[tuple[int, str], ...] = ()  # first page and name of each, where known
     laid_out: int = 0  # base pages whose addresses are made up from numa_maps
     unmovable: tuple[tuple[str, int], ...] = ()  # (why, pages)
-    foreign: int = 0  # mappings of its pages by processes that are not there, at most
+    foreign: int = 0  # the most mappings of its pages by processes not on the machine
     missing: tuple[str, ...] = ()  # what could not be read
     assumed: tuple[str, ...] = ()  # what was assumed about its pages
 
     def what_if(self, change: WhatIf) -> "Target":
-        """The changed target, which says in `assumed` what was done.
+        """The changed target, whose `assumed` lists what was done.
 
         Raises:
-          TargetError: for one whose pages are not known well enough.
+          TargetError: its pages are not known well enough.
         """
         if change == WhatIf():
             return self

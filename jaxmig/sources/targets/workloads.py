@@ -1,4 +1,4 @@
-"""Workloads as targets: memory that memhog or pmbench has written."""
+"""Workloads as targets: memory that memhog or pmbench has written before."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def _touched(
 def _written(
     text: str, pages: int, running: tuple[int, ...], what: str, what_if: WhatIf
 ) -> Target:
-    """`pages` of anonymous memory, the THPs first, then folios of the order asked for."""
+    """`pages` of anonymous memory: THPs first, then folios of the chosen order."""
     blocks, order = pages // PMD_PAGES, what_if.folio or 0
     large = min(round(pages * (what_if.thp or 0) / 100 / PMD_PAGES), blocks) * PMD_PAGES
     middle = (pages - large) >> order << order if order else 0
@@ -112,7 +112,7 @@ def _written(
 
 
 def _both(old: WhatIf, new: WhatIf) -> WhatIf:
-    """What is asked for now, and else what was."""
+    """The changes of `new`, and those of `old` that it leaves alone."""
     asked = dataclasses.asdict(new)
     given = {name: value for name, value in asked.items() if value not in (None, 0)}
     if new.thp is not None:
@@ -121,7 +121,7 @@ def _both(old: WhatIf, new: WhatIf) -> WhatIf:
 
 
 def _area(region: Region, ptes: int) -> Area:
-    """Where the only process has a region."""
+    """The area of a region in its only process."""
     return Area(
         start=region.start // PAGE_BYTES,
         pages=region.pages,
@@ -131,7 +131,7 @@ def _area(region: Region, ptes: int) -> Area:
 
 
 def _bytes(text: str, size: str) -> int:
-    """A size that is more than nothing, in bytes."""
+    """The bytes of a size above 0."""
     n = size_of(size)
     if n is None:
         raise TargetError(f"{text}: {size!r} is no size; give one like 64m or 1g")

@@ -1,4 +1,4 @@
-"""A CPU's load or store, all CPUs in parallel through their TLBs."""
+"""Loads and stores through TLB and page table, of all CPUs in parallel."""
 
 from jaxmig.time.access.state import (
     AGE_LIMIT,

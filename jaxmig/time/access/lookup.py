@@ -1,8 +1,8 @@
-"""What one access meets: TLB hit, walk, migration entry, or a page never touched.
+"""The outcome of one access: TLB hit, walk, migration entry, or a page never touched.
 
-A hit uses the frame as cached, also where the page table says otherwise by now.  A
-miss, and the first store through a clean entry, walk the page table as it is at the
-lane's time, and find a migration entry between unmap and remap of the folio.
+A hit uses the cached frame, also if the page table has changed since.  A miss, and the
+first store through a clean entry, walk the page table as it is at the lane's time, and
+find a migration entry between unmap and remap of the folio.
 
 Source: do_swap_page() in mm/memory.c; choose_new_asid() and switch_mm_irqs_off() in
 arch/x86/mm/tlb.c, Linux 6.3.
@@ -41,7 +41,7 @@ from jaxmig.time.access.state import (
 
 @pytree
 class AccessReads:
-    """All that a step's accesses read."""
+    """The values that a step's accesses read."""
 
     row: Group  # of the TLB
     hit: GroupMask
@@ -73,7 +73,13 @@ def fetch(shape: Shape, cpu: Cpu, stream: Stream) -> tuple[Group, Group, GroupMa
 def look(
     shape: Shape, access: Access, cpu: Cpu, window: MigrationWindow, folio: Group
 ) -> AccessReads:
-    """Reads of one step, behind a wall: see `xla.py`."""
+    """Read TLBs, page table and window for the accesses of one step.
+
+    Args:
+      folio: of each access.
+    Returns:
+      The values read, before any write of the step (see `xla.read`).
+    """
     lane = jnp.arange(shape.cpus, dtype=jnp.int32)
     row = lane * shape.rows + row_of(shape, folio)
     near = folio - window.first
@@ -81,7 +87,7 @@ def look(
     near = jnp.where(inside, near, 0)
 
     def reads() -> AccessReads:
-        # The search belongs here: XLA then reads the rows without storing them.
+        # Inside this function XLA searches the rows without storing them.
         key = search(shape, access, cpu, folio, row)
         cell = row * shape.width + (key & ((1 << WAY_SHIFT) - 1))
         return AccessReads(
@@ -98,10 +104,14 @@ def look(
 
 
 def search(shape: Shape, access: Access, cpu: Cpu, folio: Group, row: Group) -> Group:
-    """One minimum finds the hit, else a dead way, else the least recently used one.
+    """Find the way that holds a translation, else the way that it will replace.
 
+    One minimum over the ways finds a hit, else a dead way, else the least recently used.
+
+    Args:
+      folio, row: of each access, and its row of the TLB.
     Returns:
-      way - 16 of a hit, else age << 4 | way.
+      way - 16 for a hit, else age << 4 | way.
     """
     way = jnp.arange(shape.width, dtype=jnp.int32)
     tag, age = access.tlb.tag[row], access.tlb.age[row]
@@ -119,16 +129,27 @@ def search(shape: Shape, access: Access, cpu: Cpu, folio: Group, row: Group) -> 
     return jnp.where(match & ~gone, way + hit, old + way).min(-1)
 
 
-def generation(window: MigrationWindow, mm: Lanes, lanes: Lanes) -> Lanes:
-    """tlb_gen of an address space at `t`: every entry cleared moves the first one's."""
-    cleared = jnp.clip((lanes - window.start) // window.unit, 0, window.count)
+def generation(window: MigrationWindow, mm: Lanes, time: Lanes) -> Lanes:
+    """tlb_gen of each lane's address space at a time, ns on the lane's clock.
+
+    Every entry cleared raises that of address space 0.
+    """
+    cleared = jnp.clip((time - window.start) // window.unit, 0, window.count)
     return window.gen[mm] + jnp.where(mm == 0, cleared, 0)
 
 
 def enter(
     shape: Shape, cpu: Cpu, window: MigrationWindow, mm: Lanes, age: Array, on: Mask
 ) -> Cpu:
-    """switch_mm_irqs_off() on CPUs that load another address space or were lazy."""
+    """switch_mm_irqs_off() on CPUs that load another address space or were lazy.
+
+    Args:
+      mm: the address space that each CPU's next access uses.
+      age: of the present step.
+      on: CPUs that take a step.
+    Returns:
+      The CPUs, with `mm` loaded and stale ASIDs flushed.
+    """
     comes = on & ((mm != cpu.mm) | cpu.asleep)
     return xla.when(comes.any(), lambda c: _switch(shape, c, window, mm, age, on), cpu)
 
@@ -136,7 +157,7 @@ def enter(
 def _switch(
     shape: Shape, cpu: Cpu, window: MigrationWindow, mm: Lanes, age: Array, on: Mask
 ) -> Cpu:
-    """An ASID that lags behind its mm's generation, or is given away, is flushed."""
+    """Flush an ASID that is behind its mm's generation, or gets another mm."""
     switch = on & (mm != cpu.mm)
     asid, taken = cpu.asid, switch
     if shape.asids > 1:
@@ -163,7 +184,7 @@ def _switch(
 
 
 def bin_of(ns: Array) -> Array:
-    """Bin of a time: below 2^8 ns one bin, then 16 an octave."""
+    """The bin of a time: one bin below 2^8 ns, then 16 for each octave."""
     octave = 31 - jax.lax.clz(jnp.maximum(ns, 1))
     part = (ns >> jnp.maximum(octave - 4, 0)) & (SUB_BINS - 1)
     fine = 1 + (octave - FIRST_OCTAVE) * SUB_BINS + part
@@ -172,7 +193,7 @@ def bin_of(ns: Array) -> Array:
 
 @pytree
 class StepOutcome:
-    """What becomes of one step's accesses: some happen; the first may have to wait."""
+    """The outcome of one step: accesses that happen, and a first one that may wait."""
 
     done: GroupMask
     some: Mask  # lanes of which any is done
@@ -182,7 +203,7 @@ class StepOutcome:
     store: GroupMask
     frame: Group
     cost: Group
-    load: Group  # what its cell of the TLB holds afterwards
+    load: Group  # the payload of its cell of the TLB afterwards
 
 
 def decide(
@@ -195,15 +216,20 @@ def decide(
     pause: Lanes,
     limit: Lanes,
 ) -> StepOutcome:
-    """Hit, walk, wait or first touch.
+    """Decide which accesses hit, walk, wait or touch a page first.
 
-    Accesses that meet different rows of the TLB do not know of one another, so that a
-    lane's next ones are looked up together.  They happen up to the first that has to
-    wait, begins too late, or meets the row of one before it: the next step's.
+    Accesses in different rows of the TLB are independent, so that the next ones of a lane
+    are looked up together.  They happen up to the first that must wait, begins too late,
+    or uses the row of an earlier one; that one is left to the next step.
 
     Args:
-      able: accesses that exist and may happen now, but for what they meet.
+      seen: what `look` has read.
+      op: mm << 24 | word << 1 | store of each access.
+      able: accesses that exist and are due.
       pause: before the first access, ns.
+      limit: time up to which each lane may begin accesses, ns.
+    Returns:
+      What each access does, and its cost in ns.
     """
     store = (op & 1) == 1
     clean = (seen.load & 1) == 0
@@ -212,7 +238,7 @@ def decide(
     near = (frame >= shape.folios) == (cpu.node > 0)
     cost = costs.gen + costs.hit + jnp.where(walk, costs.walk, 0)
     cost += jnp.where(near, costs.local, costs.remote)
-    # The first looks before its pause, the others begin after it.
+    # The first access reads the page table before the pause, the others begin after it.
     begin = cpu.clock + jnp.cumsum(cost, 0) - cost
     begin += jnp.where(jnp.arange(shape.group)[:, None] > 0, pause, 0)
     moving = (seen.unmap <= begin) & (begin < seen.remap)
@@ -234,7 +260,7 @@ def decide(
 
 
 def _again(shape: Shape, row: Group) -> GroupMask:
-    """Accesses that meet the row of an earlier one of their lane."""
+    """Whether each access uses the row of an earlier one of its lane."""
     same = row[:, None] == row[None]
     earlier = np.tri(shape.group, k=-1, dtype=bool)
     return (same & earlier[:, :, None]).any(1)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int32, UInt32
 
 from jaxmig.state.pytree import pytree
 
-NEVER: Final = np.int32(2**30)  # later than any time of a block, ns
+NEVER: Final = np.int32(2**30)  # ns, later than any time of a block
 NO_WAY: Final = np.int32(2**27 - 1)  # age of a way that does not exist
 AGE_LIMIT: Final = 1 << 26  # steps after which ages are counted anew
 NR_DYN_ASIDS: Final = 6  # TLB_NR_DYN_ASIDS
@@ -36,12 +36,12 @@ GroupMask = Bool[Array, "group cpus"]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes and switches; another shape is another compilation.
+    """Sizes and switches; each shape is compiled separately.
 
     `huge` folios of 2 MiB come first, then base pages; `words` is how many words of
-    each folio carry contents (0: none).  `strict`: accesses happen one by one in the
-    order of time; else lanes run apart between two acts of the migrator, which only
-    first touches and dirty bits see.
+    each folio carry contents (0: none).  With `strict` accesses happen one by one in the
+    order of time.  Otherwise lanes run independently between two acts of the migrator,
+    which can only change the order of first touches and dirty bits.
     """
 
     cpus: int
@@ -80,7 +80,7 @@ class Shape:
 class Costs:
     """Times of one access, ns."""
 
-    gen: Int32[Array, ""]  # choosing the address
+    gen: Int32[Array, ""]  # the program's own work before each access
     hit: Int32[Array, ""]
     walk: Int32[Array, ""]
     local: Int32[Array, ""]
@@ -92,17 +92,19 @@ class Costs:
 
 @pytree
 class Cpu:
-    """The thread on each CPU, and what its CPU knows of address spaces."""
+    """The thread on each CPU, and the CPU's address spaces."""
 
-    clock: Lanes  # start of its next access; NEVER: ended, or the wait's end is unknown
+    clock: (
+        Lanes  # start of its next access; NEVER if ended, or if the wait has no end yet
+    )
     begin: Lanes  # end of its last access
     pos: Lanes  # accesses done of this block's stream
-    left: Lanes  # accesses until it looks at the time
+    left: Lanes  # accesses until it reads the time
     asleep: Mask  # its next access follows a sleep
     sleep: Lanes  # when that sleep began
     wait: Lanes  # folio whose remap time is not known yet, or NOWHERE
-    since: Lanes  # first try of an access that has to be tried again, or NEVER
-    stalled: Mask  # it had to wait for a migration
+    since: Lanes  # first try of an access that must be repeated, or NEVER
+    stalled: Mask  # whether that access waits for a migration
     node: Lanes
     mm: Lanes
     asid: Lanes
@@ -114,9 +116,9 @@ class Cpu:
 
 @pytree
 class BlockTally:
-    """Counters of one block, by CPU; the host adds blocks up.
+    """Counters of one block, by CPU, which the host adds up over blocks.
 
-    Accesses are `Cpu.pos`, and those that did not walk are hits.
+    Accesses are in `Cpu.pos`; those without a walk are hits.
     """
 
     walks: Lanes
@@ -126,14 +128,14 @@ class BlockTally:
     stall_max: Lanes
     ipis: Lanes
     ipi_ns: Lanes
-    wrong: Lanes  # accesses to a frame that is not the page's: must stay 0
+    wrong: Lanes  # accesses to a frame that is not the page's: must be 0
     latency: Int32[Array, " kinds*bins"]  # reads, then writes
     waits: Int32[Array, " bins"]
 
 
 @pytree
 class FolioMemory:
-    """Frames in folios' units; a store adds 1, so that a lost one is missed."""
+    """Contents of frames, one for each folio; a store adds 1, so that a loss shows."""
 
     words: UInt32[Array, "frames words"]
     owner: Int32[Array, " frames"]
@@ -146,7 +148,9 @@ class MigrationWindow:
     first: Int32[Array, ""]
     unmap: Int32[Array, " window"]  # NEVER: not yet
     remap: Int32[Array, " window"]  # NEVER: not known yet
-    start: Int32[Array, ""]  # of the present unmapping; the mm's generation moves on
+    start: Int32[
+        Array, ""
+    ]  # of the present unmapping, which raises the mm's generation
     unit: Int32[Array, ""]  # every `unit` ns, `count` times
     count: Int32[Array, ""]
     gen: Int32[Array, " mms"]  # tlb_gen before it
@@ -154,7 +158,7 @@ class MigrationWindow:
 
 @pytree
 class CpuTlbs:
-    """All CPUs' entries, a CPU's rows side by side."""
+    """The entries of all CPUs' TLBs; rows of a CPU are adjacent."""
 
     tag: Int32[Array, "rows ways"]  # folio, or -1
     age: Int32[Array, "rows ways"]  # step of its last use
@@ -163,7 +167,7 @@ class CpuTlbs:
 
 @pytree
 class Access:
-    """What an access reads and writes."""
+    """The state that accesses read and write."""
 
     cpu: Cpu
     tlb: CpuTlbs

@@ -1,4 +1,4 @@
-"""The next accesses of every lane below its limit, and what they leave behind.
+"""The next accesses of every lane below its limit, and their effects on the state.
 
 A thread on a migration entry sleeps until its folio is mapped again: the remap time is
 in the window, or, while the batch's flush is still to come, not known yet.
@@ -49,11 +49,16 @@ def step(
     goal: Int32[Array, ""],
     check: Int32[Array, ""],
 ) -> Access:
-    """The next accesses of each lane below its `limit`.
+    """Do the next accesses of each lane below its limit.
 
     Args:
-      goal: a thread that looks at the time, every `check` accesses, ends once it is
-        past this.
+      window: the folios being migrated.
+      stream: the accesses of all lanes.
+      limit: time up to which each lane may begin accesses, ns.
+      goal: a thread that reads a later time than this, ns, ends.
+      check: accesses between two readings of the time.
+    Returns:
+      The state after the accesses.
     """
     on = ready(shape, access, limit)
     folio, op, exist = lookup.fetch(shape, access.cpu, stream)
@@ -88,7 +93,7 @@ def ready(shape: Shape, access: Access, limit: Lanes) -> Mask:
 def _fill(
     tlbs: CpuTlbs, seen: AccessReads, folio: Group, outcome: StepOutcome, age: Array
 ) -> CpuTlbs:
-    """The cells used, and when."""
+    """Write the TLB cells that were used, with the step's age."""
     at = jnp.where(outcome.done, seen.cell, NOWHERE)
 
     def put(old: Array, new: Array) -> Array:
@@ -112,7 +117,7 @@ def _advance(
     goal: Int32[Array, ""],
     check: Int32[Array, ""],
 ) -> Cpu:
-    """Clocks after the step."""
+    """The CPUs' clocks and waits after the step."""
     tried = cpu.clock + pause + costs.hit + costs.walk + costs.fault
     remap = seen.remap[0]
     sleeps = outcome.blocked & (remap > tried)
@@ -145,14 +150,14 @@ def _advance(
 def _walked(
     pte: Int32[Array, " entries"], seen: AccessReads, folio: Group, outcome: StepOutcome
 ) -> Int32[Array, " entries"]:
-    """Young and dirty bits, and entries for pages touched first."""
+    """Set young and dirty bits, and entries of pages that were touched first."""
     bits = jnp.where(outcome.store, YOUNG | DIRTY, YOUNG)
     new = jnp.where(seen.pte < 0, folio << PTE_SHIFT, seen.pte | bits)
     write = (outcome.walked & outcome.done).at[0].max(outcome.touched) & (
         new != seen.pte
     )
     at = jnp.where(write, folio, NOWHERE)
-    # The largest of several lanes' words has all their bits: the frame is the same.
+    # Words of one page have the same frame, so the largest has the bits of all.
     return pte.at[at].max(new, mode="drop")
 
 
@@ -163,7 +168,7 @@ def _use(
     op: Group,
     outcome: StepOutcome,
 ) -> tuple[FolioMemory | None, GroupMask]:
-    """The loads or stores themselves; says where the frame is not the page's."""
+    """Do the loads and stores; also returns where the frame is not the page's."""
     if memory is None:
         return None, outcome.done & False
     word = ((op & ((1 << MM_SHIFT) - 1)) >> 1) % shape.words
@@ -182,7 +187,7 @@ def _count(
     wrong: GroupMask,
     gen: Array,
 ) -> BlockTally:
-    # What the program times: the load or store alone, faults and waits included.
+    # The program times the load or store alone, with its faults and waits.
     lost = jnp.where(cpu.since == NEVER, 0, cpu.clock - cpu.since)
     took = (outcome.cost - gen).at[0].add(lost + pause)
     kind = jnp.where(outcome.store, BINS, 0)
@@ -192,7 +197,7 @@ def _count(
         walks=tally.walks + (outcome.done & outcome.walked).sum(0, dtype=jnp.int32),
         latency=tally.latency.at[at].add(1, mode="drop"),
     )
-    # The rest is rare, and a trip in which it does not happen need not add zeros.
+    # The rest is rare: most rounds of the loop can skip it.
     waited, bad = outcome.some & cpu.stalled, wrong.sum(0, dtype=jnp.int32)
     rare = waited | outcome.touched | (bad > 0)
     count = partial(_count_rare, waited, lost, outcome.touched, bad)
@@ -202,7 +207,7 @@ def _count(
 def _count_rare(
     waited: Mask, lost: Lanes, touched: Mask, bad: Lanes, tally: BlockTally
 ) -> BlockTally:
-    """Waits that ended, first touches, and accesses that went wrong."""
+    """Count waits that ended, first touches, and accesses to wrong frames."""
     wait = jnp.where(waited, lost, 0)
     where = jnp.where(waited, lookup.bin_of(wait), NOWHERE)
     return dataclasses.replace(

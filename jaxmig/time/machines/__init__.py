@@ -1,8 +1,7 @@
-"""Machine profiles: TOML files that say what a machine looks like and costs.
+"""Machine profiles: TOML files with the sizes of a machine and the costs of its events.
 
-`names()` lists those that come with the package, `load()` reads one of them or a user's
-own file.  Each number carries its unit and its source, or says that it is assumed and
-between which bounds.
+`names()` lists the profiles in the package; `load()` reads one of them or a user's own
+file.  Each number has its unit and its source; an assumed one has bounds instead.
 """
 
 from importlib import resources
@@ -40,8 +39,8 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """The profiles that come with the package, sorted."""
-    # importlib.resources, not __file__: the package may sit in a zipped wheel.
+    """The profiles in the package, sorted."""
+    # importlib.resources, not __file__: the package may be in a zipped wheel.
     entries = [entry.name for entry in resources.files(__name__).iterdir()]
     return sorted(f.removesuffix(".toml") for f in entries if f.endswith(".toml"))
 
@@ -50,7 +49,7 @@ def load(name_or_path: str | Path) -> Profile:
     """The profile of that name, or the one in that .toml file.
 
     Raises:
-      ProfileError: neither exists, or the file does not hold; one line with the file,
+      ProfileError: neither exists, or the file is not valid; one line with the file,
         the key and what to do.
     """
     return _load(name_or_path, ())

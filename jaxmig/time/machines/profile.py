@@ -1,9 +1,8 @@
-"""A machine's numbers: what each costs, in which unit, and who says so.
+"""A machine's numbers, each with its unit, range and source.
 
-A `Profile` is data and arithmetic on data; it opens no file.  Three readings of it
-exist: the numbers themselves, all at their cheap end, and all at their dear end.  A
-call's modelled time grows with every number but `cost.batch_gain`, so these two ends
-bound it.
+A `Profile` is data and arithmetic on data; it opens no file.  It can be read with the
+numbers themselves, with all at their cheap end, and with all at their dear end.  A call's
+modelled time grows with every number but `cost.batch_gain`, so these two ends bound it.
 """
 
 import dataclasses
@@ -43,7 +42,7 @@ class Number:
 
     @property
     def assumed(self) -> bool:
-        """True if nobody published the number."""
+        """Whether the number has no published source."""
         return self.source.startswith(ASSUMED)
 
     @property
@@ -64,8 +63,8 @@ class Number:
 class RateTable:
     """Published end-to-end migration rates of a copy engine, GB/s by number of workers.
 
-    What is published is the rate of whole move_pages() calls.  The copy's own share of
-    the call without the engine turns it into the speed-up of the copy alone.
+    The published rates are of whole move_pages() calls.  The speed-up of the copy alone
+    follows from them and from the copy's share of the call without the engine.
     """
 
     baseline: float  # GB/s, the same call with the CPU copy
@@ -106,7 +105,7 @@ class RateTable:
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A copy engine; a table is None where nobody measured that size of folio."""
+    """A copy engine; a table is None if that size of folio was not measured."""
 
     name: str  # "threads" or "dma"
     small: RateTable | None  # 4 KiB folios; used for every folio below PMD size
@@ -140,7 +139,7 @@ class Profile:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Keys that its file leaves out since it is older: they add nothing."""
+        """Keys that its file leaves out because it is older; they add no cost."""
         return tuple(k for k in LATER if k in required(self.arch) - self.numbers.keys())
 
     @property
@@ -155,7 +154,7 @@ class Profile:
 
     @property
     def running(self) -> int:
-        """CPUs that run the target where neither workload nor user says."""
+        """CPUs that run the target unless workload or user choose others."""
         return int(self["machine.running"])
 
     @property
@@ -186,7 +185,7 @@ class Profile:
         opposite: dict[Bound, Bound] = {"low": "high", "high": "low", "value": "value"}
 
         def end(key: str, number: Number) -> Number:
-            # A gain saves time, so the cheap machine is the one with the largest.
+            # A gain saves time, so the cheap machine has the largest.
             side = opposite[bound] if key == "cost.batch_gain" else bound
             return dataclasses.replace(number, value=number.at(side))
 
@@ -196,7 +195,7 @@ class Profile:
     def replace(
         self, values: Mapping[str, int | float], source: str = "given by the user"
     ) -> "Profile":
-        """The profile with other values, each without a range, said to be `source`'s.
+        """The profile with other values, each without a range and with this `source`.
 
         Raises:
           ProfileError: a key that the profile does not have, or a negative value.
@@ -230,7 +229,7 @@ class Profile:
             known = ", ".join(f"{engine}:N" for engine in self.engines) or "cpu only"
             raise ProfileError(f"copy: {copy!r}: {self.name} has {known}; use that")
         engine, n = self.engines[name], int(workers)
-        # A size nobody measured keeps the CPU's price rather than another size's.
+        # A size that was not measured keeps the CPU's price.
         small = engine.small.speedup(n) if engine.small else 1.0
         huge = engine.huge.speedup(n) if engine.huge else 1.0
         return small, huge

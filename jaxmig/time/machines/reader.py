@@ -1,8 +1,8 @@
 """TOML text to a checked `Profile`, and back.
 
-A file either says everything or names another profile as `base` and says what differs;
-a number or an engine given again replaces the base's whole, never half of it.  What a
-profile of another architecture does not need is dropped from the base, not refused.
+A file either has all numbers, or names another profile as `base` and has those that
+differ.  A number or an engine in the file replaces the base's whole entry.  Numbers of the
+base that the file's architecture does not need are dropped.
 """
 
 import json
@@ -35,7 +35,7 @@ from jaxmig.time.machines.schema import (
 )
 
 _WORKERS = re.compile(r"[0-9]{1,6}").fullmatch
-MOST = 10**9  # a second an event, in ns; nothing takes longer
+MOST = 10**9  # ns: no event takes longer than a second
 _TOP = frozenset({"title", "arch", "base", "dvfs", "engine"})
 _SECTIONS = frozenset(key.split(".")[0] for key in SCHEMA)
 _NUMBER = frozenset({"value", "unit", "source", "low", "high"})
@@ -46,8 +46,11 @@ def parse(text: str, name: str, where: str, base: Callable[[str], Profile]) -> P
     """The profile that TOML `text` describes.
 
     Args:
-      where: how errors call the file.
-      base: loads the profile that the file builds on.
+      name: of the profile.
+      where: name of the file in errors.
+      base: loads the profile that the file names as its base.
+    Returns:
+      The checked profile.
     Raises:
       ProfileError: not TOML, unknown or missing keys, a number without unit or source,
         an assumed one without a range, a value outside its range.
@@ -76,7 +79,7 @@ def parse(text: str, name: str, where: str, base: Callable[[str], Profile]) -> P
 
 
 def dumps(profile: Profile) -> str:
-    """`profile` as TOML that `parse` reads back to an equal one."""
+    """`profile` as TOML, from which `parse` makes an equal one."""
     lines = [f"title = {_quote(profile.title)}", f"arch = {_quote(profile.arch)}"]
     section = ""
     for key in sorted(profile.numbers, key=list(SCHEMA).index):
@@ -115,7 +118,7 @@ def _numbers(
 
 
 def _number(raw: Any, key: str, where: str) -> Number:
-    """One checked number; see `Number` for what it must say."""
+    """One checked number; see `Number` for its fields."""
     if not isinstance(raw, dict):
         _fail(where, key, "write { value = …, unit = …, source = … }")
     for extra in raw.keys() - _NUMBER:
@@ -126,7 +129,7 @@ def _number(raw: Any, key: str, where: str) -> Number:
     value = _amount(raw, "value", where, key)
     has = ("low" in raw, "high" in raw)
     if any(has) != all(has) or (source.startswith(ASSUMED) and not all(has)):
-        # A guess without bounds would pass for a measurement in the printed range.
+        # Without bounds the printed range would treat a guess like a measurement.
         _fail(where, key, "give both low and high")
     if not all(has):
         return Number(value, unit, source)
@@ -152,7 +155,7 @@ def _amount(raw: Mapping[str, Any], part: str, where: str, key: str) -> int | fl
 
 
 def _short(value: int | float) -> str:
-    """A number in a message, where one of hundreds of digits must not stand."""
+    """A number for a message, shortened if it has hundreds of digits."""
     long = isinstance(value, int) and value.bit_length() > 64
     return f"a number of {value.bit_length()} bits" if long else f"{value:g}"
 
@@ -197,14 +200,14 @@ def _table(raw: Any, key: str, where: str) -> RateTable:
     if not (0 < table.copy_share <= 1 and table.baseline > 0 and table.rates[0][0] > 0):
         _fail(where, key, "needs baseline > 0, 0 < copy_share <= 1, workers >= 1")
     for _, rate in table.rates:
-        # Faster than the rest of the call alone: the copy would take less than no time.
+        # The call would take less time than its parts other than the copy.
         if rate <= 0 or rate * (1 - table.copy_share) >= table.baseline:
             _fail(where, f"{key}.rates", f"{rate}: impossible with this copy_share")
     return table
 
 
 def _check_together(profile: Profile, where: str) -> None:
-    """Refuse numbers that are fine alone and impossible together."""
+    """Refuse numbers that contradict each other."""
     bounds: tuple[Bound, ...] = ("value", "low", "high")
     for bound in bounds:
         p = profile.at(bound)

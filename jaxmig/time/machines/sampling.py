@@ -1,12 +1,13 @@
-"""How far a total may be off: a profile's numbers drawn together from their ranges.
+"""The uncertainty of a total: a profile's numbers are sampled from their ranges.
 
-All lows at once, or all highs, is a machine that nobody has.  So `SAMPLES` machines are
-drawn: a number's range holds it in nine cases of ten, and numbers of one kind (software,
-copies, flushes) are half of them off in the same direction, as a faster CPU or one
-measurement for several makes them.  The range of a total is that of the middle 80 %.
+No machine has all numbers at their low or all at their high end.  So `SAMPLES` machines
+are drawn.  A number's range has nine in ten of its draws, and numbers of one kind
+(software, copies, flushes) share half of their variance, since a faster CPU, or one
+measurement for several numbers, changes them together.  The range of a total has the
+middle 80 % of the machines.
 
-A cause is a number that moves the total by itself, from the tenth percentile of its own
-range to the ninetieth; its share is that of the squares of all such moves.
+A cause is a number that changes the total by itself, from the tenth percentile of its own
+range to the ninetieth; its share is that of its change's square in the sum of all squares.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jaxmig.time.machines.profile import Arch, Number, Profile
 from jaxmig.time.machines.terms import DERIVED, PRICED, Policy, build
 
 SAMPLES: Final = 2048
-TOGETHER: Final = 0.5  # of the variance, what numbers of one kind share
+TOGETHER: Final = 0.5  # of the variance, shared by numbers of one kind
 NINE_IN_TEN: Final = 1.645  # standard deviations
 EIGHT_IN_TEN: Final = 1.282
 ROWS: Final = (*PRICED, *DERIVED)
@@ -41,33 +42,33 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A profile whose numbers are arrays, one element a machine."""
+    """A profile whose numbers are arrays, with an element for each machine."""
 
     profile: Profile
     arrays: Mapping[str, Float64[np.ndarray, " machines"]]
 
     @property
     def name(self) -> str:
-        """The profile's."""
+        """The profile's name."""
         return self.profile.name
 
     def __getitem__(self, key: str) -> Any:
         return self.arrays[key] if key in self.arrays else self.profile[key]
 
     def copy_speedups(self, copy: str) -> tuple[float, float]:
-        """The profile's: published rates have no range."""
+        """The profile's speed-ups, as published rates have no range."""
         return self.profile.copy_speedups(copy)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranges:
-    """What a counter costs on each drawn machine; then on those of single numbers."""
+    """The cost of each counter on the drawn machines, then on those for the causes."""
 
     weights: Float64[np.ndarray, "counters machines"]
     keys: tuple[str, ...]
 
     def of(self, counts: Mapping[str, int]) -> Range:
-        """The range of what was counted, `DERIVED` included."""
+        """The range of the total of these counts, which include `DERIVED`."""
         vector = np.asarray([counts[name] for name in ROWS], np.float64)
         totals = vector @ self.weights
         low, median, high = np.quantile(totals[:SAMPLES], (0.1, 0.5, 0.9))
@@ -88,8 +89,13 @@ def is_ranged(profile: Profile) -> bool:
 def ranges(
     profile: Profile, copy: str, policy: Policy, arch: Arch, seed: int = 0
 ) -> Ranges:
-    """The drawn machines; the same ones for the same seed.
+    """The weights of drawn machines.
 
+    Args:
+      copy: the copy engine, "cpu", "threads:N" or "dma:N".
+      seed: equal seeds draw equal machines.
+    Returns:
+      ns of each counter on each machine.
     Raises:
       ProfileError: as `terms`.
     """
@@ -110,10 +116,10 @@ def _arrays(
     profile: Profile, keys: tuple[str, ...], seed: int
 ) -> dict[str, Float64[np.ndarray, " machines"]]:
     def normal(name: str) -> Float64[np.ndarray, " machines"]:
-        # By its name: a number's draws are the same whatever stands beside it in a file.
+        # Seeded by name, so that a number's draws do not depend on other numbers.
         rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
         half = rng.standard_normal(SAMPLES // 2)
-        return np.concatenate([half, -half])  # no draw is off to one side as a whole
+        return np.concatenate([half, -half])  # antithetic: the mean is exactly 0
 
     shared = {kind: normal(kind) for kind in ("software", "copy", "flush")}
     arrays = {}
@@ -135,7 +141,7 @@ def _arrays(
 def _at(
     number: Number, times: Float64[np.ndarray, " machines"]
 ) -> Float64[np.ndarray, " machines"]:
-    """The number at -1 (low) .. 0 (itself) .. 1 (high), in equal factors if it can."""
+    """The number at -1 (low) .. 0 (itself) .. 1 (high), geometrically if above 0."""
     low, value, high = (float(number.at(b)) for b in ("low", "value", "high"))
     times = np.clip(times, -1.0, 1.0)
     if low <= 0:

@@ -1,4 +1,4 @@
-"""What a profile must say: every key, its unit, and the architectures that need it.
+"""The keys of a profile, with units, meanings and the architectures that need them.
 
 Times are nanoseconds of the migrating CPU unless the section is `target` (a CPU that
 was interrupted) or `access` (a CPU that runs the program).
@@ -32,7 +32,7 @@ SHAPE: Final = {
     "tlb.huge_sets": Key("sets", "2 MiB TLB of a CPU"),
     "tlb.huge_ways": Key("ways", "2 MiB TLB of a CPU"),
 }
-# Per cent of something.
+# Percentages.
 SHARES: Final = {
     "machine.hot": Key("%", "pages copied that the migrating CPU's cache holds"),
 }
@@ -88,8 +88,8 @@ COSTS: Final = {
 _ALL: Final = SHAPE | SHARES | COSTS
 SECTIONS: Final = ("machine", "tlb", "cost", "target", "access")  # as files have them
 SCHEMA: Final = {k: _ALL[k] for s in SECTIONS for k in _ALL if k.startswith(s)}
-# Files written before these keys were there say what they said then: nothing, or as the
-# first mapping.  None: nothing is added.
+# Keys that older files lack, with the key whose value they then have.  None: they add no
+# cost.
 LATER: Final = {
     "machine.cache": None,
     "machine.hot": None,

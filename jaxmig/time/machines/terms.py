@@ -1,14 +1,13 @@
-"""What each counter costs on a machine: the terms whose sum is a call's time.
+"""The cost of each counter on a machine: the terms whose sum is a call's time.
 
 A request that interrupts C CPUs costs `flush_first` for the first and `flush_next` for
-each further one; written as (flush_first - flush_next) a request + flush_next an IPI it
-is linear in the counters, and a request that interrupts nobody swaps the first bracket
-for `flush_lazy`.
+each further one.  As (flush_first - flush_next) for each request and flush_next for each
+IPI that is linear in the counters.  A request that interrupts no CPU costs `flush_lazy`.
 
-arm64 has no IPIs: an entry cleared costs a TLBI and the wait for it, a deferred one
-only the TLBI, a batch one wait.  With INVLPGB a request is one broadcast whatever CPUs
-are behind it, lazy ones included, and IPIs cost nothing; assumed besides: every mm has
-a global ASID (Linux gives one from 4 CPUs on), TLBSYNC takes as long on any machine.
+arm64 has no IPIs: a cleared entry costs a TLBI and a wait for it, a deferred one only the
+TLBI, a batch one wait.  With INVLPGB a request is one broadcast, however many CPUs hold
+the mm, and IPIs cost nothing.  Assumed there: every mm has a global ASID (Linux assigns
+one from 4 CPUs on), and TLBSYNC takes equally long on all machines.
 
 Source: try_to_migrate_one(), arch_tlbbatch_flush() and flush_tlb_mm_range(), Linux 6.3
 to 6.18; the batch's copy by Shivank Garg, batch copying RFC V3, 2025.
@@ -32,7 +31,7 @@ PRICED: Final = (
     *("pages_copied", "pages_copied_huge", "copies_wasted", "pages_by_cpu"),
     *("ptes_set", "pmds_set", "lru_drains", "folios_cached", "calls"),
 )
-# What follows from the counters of a whole call, and is no counter itself.
+# Numbers that follow from the counters of a whole call.
 DERIVED: Final = (
     *("cleared_later", "set_later", "pages_beyond"),
     *("pages_hot", "pages_hot_huge", "copies_first"),
@@ -50,11 +49,11 @@ class Term(NamedTuple):
     counter: str
     phase: str
     place: str
-    ns: Any  # a float; with arrays for numbers, one of them a machine
+    ns: Any  # a float, or an array with an element for each machine
 
 
 class Priced(Protocol):
-    """A profile, or many in one: what a number is, and how fast engines copy."""
+    """A profile, or many in one: its numbers, and the speed-ups of its copy engines."""
 
     @property
     def name(self) -> str: ...
@@ -63,7 +62,7 @@ class Priced(Protocol):
 
 
 def derived(counts: Mapping[str, int], profile: Profile) -> dict[str, int]:
-    """The counts and what follows from them.
+    """The counts with the numbers of `DERIVED`.
 
     A try walks a folio's mappings; each beyond one a try is a later one.  Source and
     destination pages of a call share the cache: what does not fit is `pages_beyond`, and of
@@ -94,8 +93,14 @@ def derived(counts: Mapping[str, int], profile: Profile) -> dict[str, int]:
 def terms(
     profile: Profile, copy: str, policy: Policy, arch: Arch, bound: Bound
 ) -> tuple[Term, ...]:
-    """The terms of `profile`'s machine; several may share counter, phase and place.
+    """The terms of a profile; several may have the same counter, phase and place.
 
+    Args:
+      copy: the copy engine, "cpu", "threads:N" or "dma:N".
+      arch: whose TLB maintenance is priced.
+      bound: the numbers themselves, or one end of their ranges.
+    Returns:
+      Terms in ns.
     Raises:
       ProfileError: a copy engine that it does not have, or no costs for `arch`.
     """
@@ -103,7 +108,16 @@ def terms(
 
 
 def build(priced: Priced, copy: str, policy: Policy, arch: Arch) -> tuple[Term, ...]:
-    """The same of any `Priced`."""
+    """The terms of a profile, or of many at once.
+
+    Args:
+      copy: the copy engine, "cpu", "threads:N" or "dma:N".
+      arch: whose TLB maintenance is priced.
+    Returns:
+      Terms in ns, arrays if the numbers are arrays.
+    Raises:
+      ProfileError: as `terms`.
+    """
     flush = {"x86": _ipis, "x86-invlpgb": _broadcast, "arm64": _tlbi}[arch]
     try:
         maintenance = flush(priced, "flush" if policy == "batched" else "clear")
@@ -120,8 +134,8 @@ def _software(priced: Priced, policy: Policy) -> list[Term]:
         priced["cost.switch"],
         priced["cost.move_check"],
     )
-    # Nobody knows where the gain comes from, so it comes off both in proportion: then
-    # neither can fall below nothing.
+    # The source of the gain is unknown, so both are reduced in proportion: neither can
+    # become negative.
     both = lock + switch
     gain = priced["cost.batch_gain"] / np.where(both == 0, 1, both)
     gain = gain if policy == "batched" else 0
@@ -130,7 +144,7 @@ def _software(priced: Priced, policy: Policy) -> list[Term]:
         Term("alloc_pages", "alloc", "alloc", priced["cost.alloc_page"]),
         Term("tries", "other", "lock", lock),
         Term("moves", "other", "switch", check),
-        # The check is part of the switch: a move at first try costs the switch alone.
+        # The check is part of the switch: a move at the first try costs only the switch.
         Term("folios_moved", "other", "switch", switch - check - gain * switch),
         Term("folios_moved", "other", "lock", -gain * lock),
         Term("lru_drains", "other", "drain", priced["cost.lru_drain"]),
@@ -187,7 +201,7 @@ def _tlbi(priced: Priced, _: str) -> list[Term]:
     return [
         Term("ptes_cleared", "flush", "clear", tlbi + dsb),
         Term("pmds_cleared", "flush", "clear", tlbi + dsb),
-        # A deferred entry leaves the immediate price and keeps its TLBI.
+        # A deferred entry has no immediate price, but still its TLBI.
         Term("ptes_deferred", "flush", "clear", -(tlbi + dsb)),
         Term("ptes_deferred", "flush", "defer", tlbi),
         Term("flushes_batch", "flush", "flush", dsb),
@@ -204,9 +218,9 @@ def _copies(priced: Priced, copy: str, policy: Policy) -> list[Term]:
     page = priced["cost.copy_4k"] / small
     pages = [
         Term("pages_copied", "copy", place, page),
-        # The CPU looks at the references before it copies, an engine has copied by then.
+        # The CPU checks references before it copies; an engine has copied by then.
         Term("copies_wasted", "copy", place, page if place == "engine" else 0.0),
-        # Counted as the engine's above; of folios below PMD size nearly always.
+        # These pages were counted as the engine's above; nearly all are of small folios.
         Term("pages_by_cpu", "copy", "copy", priced["cost.copy_4k"] - page),
         Term(
             "pages_copied_huge",
@@ -216,9 +230,9 @@ def _copies(priced: Priced, copy: str, policy: Policy) -> list[Term]:
         ),
     ]
     if place == "engine":
-        return pages  # from memory to memory, past the CPU's caches
+        return pages  # engines copy from memory to memory, without the CPU's caches
     part = priced["cost.copy_2m"] / PMD_PAGES
-    # A cache is never slower than memory, whatever two measurements say.
+    # A cached copy never costs more than one from memory, even if measurements differ.
     less = [
         np.minimum(priced["cost.copy_hot"] - ns, 0)
         for ns in (priced["cost.copy_4k"], part)

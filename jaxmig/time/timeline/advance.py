@@ -1,6 +1,6 @@
-"""The compiled loop: lanes run up to the migrator's next act, then it acts.
+"""The compiled loop: lanes run up to the migrator's next act, then the migrator acts.
 
-The lanes' loop is inside the migrator's: most trips are accesses, and see no act.
+The lanes' loop is inside the migrator's loop, since most rounds have only accesses.
 """
 
 from functools import lru_cache, partial
@@ -40,12 +40,15 @@ def advance(
     """Run until a lane has used up its stream, or all threads have ended.
 
     Args:
-      goal: ns from the present zero; threads that look at the time later than that end.
-      check: accesses between two looks.
+      stream: the accesses of all lanes.
+      goal: a thread that reads a later time than this ends; ns from the present zero.
+      check: accesses between two readings of the time.
       migrated: stop at the end of the migration instead.
+    Returns:
+      Program and migration at that time.
     """
     block = stream.op.shape[1]
-    # Without a migration nobody else moves the zero of time on.
+    # Without a migration nothing else advances the zero of time.
     idle = world.migrator.phase == IDLE
     by = jnp.where(idle, world.access.cpu.clock.min() % NEVER, 0)
     world, goal = shift(world, by), _less(goal, by)
@@ -83,7 +86,7 @@ def _steps(
     goal: Number,
     check: Number,
 ) -> Access:
-    """Accesses of all lanes up to their limits."""
+    """Do the accesses of all lanes up to their limits."""
     limit, block = world.migrator.limit, stream.op.shape[1]
 
     def more(access: Access) -> Bool[Array, ""]:
@@ -96,7 +99,7 @@ def _steps(
 
 
 def _dry(cpu: Cpu, block: int) -> Bool[Array, ""]:
-    """Whether a thread that goes on has no more of its stream."""
+    """Whether some thread that has not ended has used up its stream."""
     ended = (cpu.clock == NEVER) & (cpu.wait == NOWHERE)
     return ((cpu.pos >= block) & ~ended).any()
 
@@ -107,7 +110,7 @@ def _due(world: World) -> Bool[Array, ""]:
 
 
 def _same_goal(goal: Number, zero: tuple[Number, Number], m: Migrator) -> Number:
-    """`goal` counted from a zero that has moved; the far future stays far."""
+    """`goal` counted from the new zero of time; NEVER stays NEVER."""
     by = (m.start_s - zero[0]) * SECOND + m.start_ns - zero[1]
     return _less(goal, by)
 

@@ -37,7 +37,7 @@ def _i(value: object) -> jnp.ndarray:
 
 
 def costs_of(profile: Profile, gen: int) -> Costs:
-    """Times of an access on a machine; the program itself spends `gen` ns on each."""
+    """Times of an access on a machine; the program spends `gen` ns before each."""
     p = {k: round(v) for k, v in profile.values("access.").items()}
     return Costs(
         gen=_i(gen),
@@ -80,7 +80,17 @@ def access(
     room: int,
     check: int,
 ) -> Access:
-    """CPUs 0 ... threads - 1 about to run; the others idle for ever."""
+    """The state before the first access: cold TLBs, CPUs about to run or idle for ever.
+
+    Args:
+      nodes: 0 or 1 for each CPU, its distance from the memory.
+      threads: CPUs 0 ... threads - 1 run the program.
+      touched: whether all pages have been written before.
+      room: entries behind the last folio, for a window that ends there.
+      check: accesses until a thread first reads the time.
+    Returns:
+      Time 0; all folios on their first node.
+    """
     n = shape.cpus
     runs = np.arange(n) < threads
 
@@ -123,7 +133,7 @@ def access(
 def _tlb(sizes: Shape) -> CpuTlbs:
     w = sizes.width
     age = np.zeros((sizes.cpus, sizes.rows, w), np.int32)
-    # Ways that only the other size has are never the least recently used.
+    # Ways that exist only for the other page size must never be chosen.
     age[:, : sizes.sets, sizes.ways :] = NO_WAY
     age[:, sizes.sets :, sizes.huge_ways :] = NO_WAY
     shape = (sizes.cpus * sizes.rows, w)
@@ -134,7 +144,13 @@ def _tlb(sizes: Shape) -> CpuTlbs:
 def world(
     shape: Shape, access: Access, timetable: DeviceTimetable, window: int
 ) -> World:
-    """The timeline at 0: the migration has just begun, or none takes place."""
+    """The timeline at time 0: the migration has just begun, or none takes place.
+
+    Args:
+      window: the most folios between unmap and remap.
+    Returns:
+      Program and migration.
+    """
     first, count, unit = (int(x) for x in np.asarray(timetable.rows)[0, :3])
     idle = int(timetable.trips) == 0
     count = 0 if idle else count

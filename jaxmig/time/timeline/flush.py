@@ -1,7 +1,7 @@
-"""A flush on the timeline: whom it interrupts, when it reaches them, what they drop.
+"""A flush on the timeline: the CPUs that it interrupts, at what time, and what they drop.
 
-The CPUs told are reached one after the other; until then they use what they have
-cached.  A CPU whose thread sleeps is lazy: it takes no interrupt and flushes when it
+The interrupted CPUs are reached one after the other, and use their cached translations
+until then.  A CPU whose thread sleeps is lazy: it takes no interrupt and flushes when it
 wakes.
 
 Source: flush_tlb_func(), arch_tlbbatch_flush() in arch/x86/mm/tlb.c, Linux 6.3.
@@ -21,7 +21,7 @@ from jaxmig.time.timeline.world import FLUSH, DeviceTimetable, Number, World
 
 
 def send(shape: Shape, timetable: DeviceTimetable, world: World) -> World:
-    """The flush of a segment leaves: who is awake takes it, one CPU after the other."""
+    """Send the flush of a segment to the CPUs that are awake, one after the other."""
     m, c = world.migrator, world.access.cpu
     kind = timetable.rows[m.segment, 3]
     at = m.due
@@ -58,7 +58,15 @@ def send(shape: Shape, timetable: DeviceTimetable, world: World) -> World:
 def interrupt(
     shape: Shape, timetable: DeviceTimetable, world: World, kind: Number
 ) -> Access:
-    """Handlers on the CPUs told; one asleep by now leaves its lazy mode flushed."""
+    """Run the handlers on the interrupted CPUs.
+
+    A CPU that has fallen asleep meanwhile flushes when it leaves lazy mode.
+
+    Args:
+      kind: of the flush: NONE ... BROADCAST_ALL of timetable.py.
+    Returns:
+      The CPUs without the dropped translations, and their lost time.
+    """
     m, c, t = world.migrator, world.access.cpu, world.access.tally
     lazy = c.asleep & (c.sleep <= m.limit)
     here = jnp.arange(shape.asids) == c.asid[:, None]
@@ -85,7 +93,7 @@ def interrupt(
 
 
 def _drop(shape: Shape, tlb: CpuTlbs, folio: Number, single: Mask) -> CpuTlbs:
-    """One folio's entries on the CPUs `single`."""
+    """Drop one folio's entries on the CPUs `single`."""
 
     def drop(tlb: CpuTlbs) -> CpuTlbs:
         lane = jnp.arange(shape.cpus, dtype=jnp.int32)
@@ -97,7 +105,7 @@ def _drop(shape: Shape, tlb: CpuTlbs, folio: Number, single: Mask) -> CpuTlbs:
 
 
 def _without(tlbs: CpuTlbs, at: Lanes, hit: Array, tag: Array, age: Array) -> CpuTlbs:
-    """Rows `at` without the entries that `hit` marks."""
+    """The TLBs without the entries of rows `at` that `hit` marks."""
     tag, age = jnp.where(hit, -1, tag), jnp.where(hit, 0, age)
     return dataclasses.replace(
         tlbs,
@@ -114,7 +122,15 @@ def broadcast(
     first: Number,
     count: Number,
 ) -> Access:
-    """Hardware drops the segment's folios, or everything, on every CPU."""
+    """Drop the segment's folios, or everything, on every CPU: a broadcast in hardware.
+
+    Args:
+      gen: tlb_gen that every CPU has caught up with afterwards.
+      kind: of the flush; nothing happens below BROADCAST.
+      first, count: the segment's folios.
+    Returns:
+      The CPUs without the dropped translations.
+    """
     c = access.cpu
     here = (c.asid_mm == 0) & (kind >= BROADCAST)
     every = here & (kind == BROADCAST_ALL)
@@ -129,7 +145,7 @@ def broadcast(
         tag, age = jnp.where(hit, -1, tlbs.tag), jnp.where(hit, 0, tlbs.age)
         return dataclasses.replace(tlbs, tag=tag, age=age)
 
-    # One folio is in one row of each CPU: a page at a time must not read all of them.
+    # A single folio is in one row of each CPU, so that not all rows need be read.
     ranged = kind == BROADCAST
     tlb = _drop(
         shape, access.tlb, first, jnp.broadcast_to(ranged & (count == 1), c.mm.shape)

@@ -1,4 +1,4 @@
-"""After a flush: folios move, waiters learn when to wake, the next segment starts.
+"""After a flush: folios move, waiting threads get their wake time, a new segment starts.
 
 Source: migrate_folio_move() in mm/migrate.c, Linux 6.3.
 """
@@ -28,7 +28,13 @@ from jaxmig.time.timeline.world import (
 def arrive(
     shape: Shape, costs: Costs, timetable: DeviceTimetable, world: World
 ) -> World:
-    """The flush has reached everybody: translations die, folios move, next segment."""
+    """Once the flush has reached all CPUs: drop translations, move folios, go on.
+
+    Args:
+      costs: of accesses, for the wake-up of waiting threads.
+    Returns:
+      The world at the start of the next segment, which is the new zero of time.
+    """
     m = world.migrator
     first, count, _, kind, moved = (timetable.rows[m.segment, i] for i in range(5))
     a = flush.interrupt(shape, timetable, world, kind)
@@ -50,7 +56,7 @@ def arrive(
 def _remap_times(
     shape: Shape, timetable: DeviceTimetable, world: World, start: Number, moved: Number
 ) -> tuple[Int32[Array, " window"], Number]:
-    """When each folio from `start` is mapped again, and how long all of it takes."""
+    """The time at which each folio from `start` on is mapped again, and the total ns."""
     j = jnp.arange(world.window.remap.shape[0], dtype=jnp.int32)
     q, large = timetable.prices, start + j < shape.huge
     copy = jnp.where(large, q.engine_huge, q.engine_base)
@@ -59,7 +65,7 @@ def _remap_times(
     cost += jnp.where(start + j >= q.fits, beyond, 0)
     cost += jnp.where(start + j == shape.huge, q.first_copy, 0)
     ends = jnp.cumsum(jnp.where(j < moved, cost, 0), dtype=jnp.int32)
-    # Whatever an engine copies is there before the first folio is mapped again.
+    # An engine has copied all folios before the first one is mapped again.
     ends += jnp.where(j < moved, copy, 0).sum(dtype=jnp.int32)
     return jnp.where(j < moved, world.migrator.due + ends, -NEVER), ends[-1]
 
@@ -73,11 +79,11 @@ def _move(
     moved: Number,
     room: int,
 ) -> Access:
-    """Frames and contents change; nobody can look before the remap times."""
+    """Change frames and contents at once: no thread can access them before the remap."""
     j = jnp.arange(room, dtype=jnp.int32)
     here = start + j
     old = xla.read(start, lambda: jax.lax.dynamic_slice_in_dim(access.pte, start, room))
-    # Another order of frames each trip, so that a stale frame is somebody else's.
+    # Each trip has another order of frames, so that a stale frame is another folio's.
     node = timetable.nodes[(trip + 1) % 2]
     frame = node * shape.folios + (here + 7 * (trip + 1)) % timetable.folios
     move = (j < moved) & (old >= 0)
@@ -99,11 +105,11 @@ def _move(
 
 
 def _resolve(costs: Costs, cpu: Cpu, remap: Array, start: Number, moved: Number) -> Cpu:
-    """Threads that wait for a folio learn when it will be there."""
+    """Set the wake time of threads that wait for these folios."""
     near = cpu.wait - start
     known = (cpu.wait != NOWHERE) & (near >= 0) & (near < moved)
     until = remap[jnp.where(known, near, 0)]
-    # Some had not gone to sleep yet.
+    # Some folios are mapped again before their thread has gone to sleep.
     asleep = until > cpu.sleep
     clock = jnp.where(asleep, until + costs.wake, cpu.sleep)
     return dataclasses.replace(
@@ -117,7 +123,7 @@ def _resolve(costs: Costs, cpu: Cpu, remap: Array, start: Number, moved: Number)
 def _next(
     timetable: DeviceTimetable, world: World, busy: Number, moved: Number
 ) -> World:
-    """Go on with the next segment, from a new zero of time."""
+    """Start the next segment, with a new zero of time."""
     m = world.migrator
     over = m.segment + 1 == timetable.segments
     segment = jnp.where(over, 0, m.segment + 1)
@@ -160,7 +166,7 @@ def _next(
 
 
 def shift(world: World, by: Number) -> World:
-    """The same world with `by` ns later as time 0."""
+    """The same world with the zero of time `by` ns later."""
     c, m, v = world.access.cpu, world.migrator, world.window
 
     def less(array: Array) -> Array:

@@ -1,8 +1,8 @@
-"""Running a program on a timeline, block by block, with totals on the host.
+"""Runs a program on a timeline, block by block, with totals on the host.
 
-A block is as many accesses as the streams hold; between blocks the host adds up the
-counters, refills the streams and moves the ages of the TLBs back, so that the device
-needs no 64-bit integer however long the run is.
+A block ends when a stream is used up.  Between blocks the host adds up the counters,
+refills the streams and reduces the ages in the TLBs, so that the device needs no 64-bit
+integers however long the run is.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ Tick = Callable[[int], None]
 
 
 class AccessSource(Protocol):
-    """Where the accesses of all threads come from."""
+    """The source of all threads' accesses."""
 
     block: int
 
     def next(self, used: np.ndarray) -> np.ndarray:
-        """int32[cpus, block, 2]: the next accesses, after `used[cpus]` of the last."""
+        """int32[cpus, block, 2], the next block after `used[cpus]` of the last one."""
 
 
 @dataclasses.dataclass
@@ -64,7 +64,7 @@ class Totals:
 
 
 def none(cpus: int) -> Totals:
-    """Nothing yet."""
+    """Totals of nothing."""
     zeros: dict[str, Any] = {
         name: np.zeros(cpus, np.int64) for name in (*COUNTERS, "stall_max")
     }
@@ -73,17 +73,20 @@ def none(cpus: int) -> Totals:
 
 
 def no_migration(table: Timetable) -> tuple[Timetable, int]:
-    """A timetable that is not set out on."""
+    """A timetable with no trips, so that no migration takes place."""
     return table, 0
 
 
 class Run:
-    """A program's threads, on CPUs 0 ..., and perhaps a migration of their memory.
+    """A program's threads on CPUs 0 ..., with or without a migration of their memory.
 
     Args:
-      nodes: the node of each CPU.
+      shape, costs: of the machine and its accesses.
+      source: the threads' accesses.
+      table: the migration.
+      trips: how often all the memory goes to the other node; there and back is two.
+      nodes: the node of each CPU; None: all near the memory.
       threads: CPUs that run the program; the others stay idle.
-      trips: how often all the memory goes to the other node and back, counted singly.
       touched: whether all the memory has been written before.
     """
 
@@ -112,7 +115,7 @@ class Run:
         self._done = 0
 
     def again(self, trips: int) -> None:
-        """Keep TLBs and memory, start all threads and a migration at time 0."""
+        """Start all threads and a migration anew at time 0, with TLBs and memory kept."""
         self.plan = build.plan(self.table, trips)
         w = self.world
         new = build.access(
@@ -132,13 +135,15 @@ class Run:
         accesses: int | Sequence[int] | None = None,
         tick: Tick = lambda accesses: None,
     ) -> Totals:
-        """Run on: to the end of the migration, or of the program if it has one.
+        """Continue to the end of the program, or of the migration if that has none.
 
         Args:
-          duration_ns: threads end at the first look at the time after this.
-          check: accesses between two looks.
-          accesses: threads end after this many, whatever the time; a list says how
-            many of each thread, none of them 0.
+          duration_ns: a thread ends when it reads a later time than this.
+          check: accesses between two readings of the time.
+          accesses: a thread ends after so many; a list has a number above 0 for each.
+          tick: called with the accesses done, block by block.
+        Returns:
+          Counters since the last call, times in ns.
         """
         if accesses is not None:
             duration_ns, check = 0, int(np.max(accesses))
@@ -160,10 +165,12 @@ class Run:
                 return totals
 
     def finish(self, totals: Totals) -> Totals:
-        """Let a migration that outlives the program go on alone, to its end.
+        """Finish a migration that takes longer than the program.
 
+        Args:
+          totals: the program's.
         Returns:
-          The program's counters with the migration's own of the whole run.
+          The program's counters, with those of the migration for the whole run.
         """
         if int(self.world.migrator.phase) == IDLE:
             return totals
@@ -191,12 +198,12 @@ class Run:
         return int(m.start_s) * SECOND + int(m.start_ns)
 
     def _rest(self, duration_ns: int) -> int:
-        """The goal on the lanes' clocks; never so far that it cannot be told."""
+        """The goal on the lanes' clocks, within their range."""
         rest = duration_ns - self._zero_ns()
         return int(np.clip(rest, 1 - int(NEVER), int(NEVER) - 1))
 
     def _collect(self, totals: Totals) -> int:
-        """Counters of the block into the totals; the block's accesses."""
+        """Add the block's counters to the totals; returns the block's accesses."""
         a = self.world.access
         made: dict[str, Any] = {
             name: np.asarray(getattr(a.tally, name), np.int64) for name in COUNTED
@@ -223,7 +230,7 @@ class Run:
         return int(made["hits"].sum() + made["walks"].sum())
 
     def _clean(self, access: Access) -> None:
-        """Counters and streams from 0; ages too, before they wrap."""
+        """Reset counters and stream positions, and reduce ages before they overflow."""
         pos = jnp.zeros_like(access.cpu.pos)
         cpu = dataclasses.replace(access.cpu, pos=pos)
         access = dataclasses.replace(
@@ -242,7 +249,7 @@ class Run:
 
 
 def _younger(shape: Shape, access: Access, by: int) -> Access:
-    """All ages less by `by`; what is that old keeps age 0 and counts as flushed."""
+    """Reduce all ages by `by`; older entries get age 0 and count as flushed."""
     age = access.tlb.age
     real = age < AGE_LIMIT * 2 - 1
     less = jnp.where(real, jnp.maximum(age - by, 0), age)

@@ -1,8 +1,9 @@
-"""The migrator's work as segments: unmap some folios, flush, perhaps move what waits.
+"""The migrator's work as segments: unmap some folios, flush, and move unmapped folios.
 
-Serial, a segment is one folio.  Batched, it is the base pages of a batch; a folio whose
-flush cannot wait (a PMD, or any page on arm64 before 6.6) is a segment of its own, and
-the batch's folios are moved after its last one.  Times are whole ns of the profile.
+In a serial release each folio is a segment.  In a batched one the base pages of a batch
+are a segment; a folio whose flush cannot be deferred (a PMD, or any page on arm64 before
+6.6) is a segment by itself, and all folios of the batch are moved after its last segment.
+Times are whole ns of the profile.
 
 Source: unmap_and_move(), migrate_pages_batch() in mm/migrate.c; try_to_migrate_one() in
 mm/rmap.c, Linux 6.2 and 6.3.
@@ -22,8 +23,8 @@ from jaxmig.time import cost
 from jaxmig.time.machines import Profile
 
 NONE, PAGE, BATCH, WHOLE, BROADCAST, BROADCAST_ALL = range(6)  # flushes of a segment
-# PAGE one INVLPG by interrupt; BATCH the deferred round; WHOLE a PMD's full flush;
-# BROADCAST by hardware, no interrupts: of the segment's folios, or of everything.
+# PAGE: one INVLPG by interrupt.  BATCH: the batch's deferred flush.  WHOLE: a PMD's full
+# flush.  BROADCAST: in hardware without interrupts, of the segment's folios or of all.
 
 
 LONGEST: Final = 10**9  # ns from the first unmap of a batch to its last remap
@@ -35,14 +36,15 @@ class TimetableError(Refused, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Timetable:
-    """One trip of all folios, segment by segment; arrays of one length, and prices.
+    """One trip of all folios to the other node: segments, in arrays of one length; prices.
 
-    A segment unmaps `count` folios from `first`, one every `unit` ns, flushes, and
-    moves the last `moved` folios unmapped.  A copy engine copies all of these first;
-    the CPU copies each folio as it moves it.  The last segment is empty: the trip's end.
-    A trip is one call: `call` is before its first folio.  Its first copy of a base page
-    takes `first_copy` more; folios from the `fits`-th on, which no cache holds beside those
-    before, take `beyond` or `beyond_huge` more.
+    A segment unmaps `count` folios from `first` on, one every `unit` ns, flushes, and
+    moves the last `moved` unmapped folios.  A copy engine copies all of these first; the
+    CPU copies each folio as it moves it.  The last segment is empty: the trip's end.
+
+    A trip is one call, which takes `call` before its first folio.  Its first copy of a
+    base page takes `first_copy` more.  Folios from the `fits`-th on, which exceed the
+    cache, take `beyond` or `beyond_huge` more.
     """
 
     first: np.ndarray
@@ -74,16 +76,16 @@ class Timetable:
 
     @property
     def window(self) -> int:
-        """Most folios that are between unmap and remap, or just were."""
+        """The most folios that are between unmap and remap, or just were."""
         most = int(self.moved.max(initial=1))
         return max(2 * max(most, int(self.count.max(initial=1))), self.room[1])
 
 
 def _checked(timetable: Timetable) -> Timetable:
-    """Times of one batch are int32 ns from its beginning.
+    """Check that times of each batch fit int32 ns from its beginning.
 
     Raises:
-      TimetableError: a batch that takes longer than that.
+      TimetableError: a batch takes too long.
     """
     unit = int(timetable.unit.max(initial=0))
     each = unit + timetable.engine_base + timetable.move_base + max(timetable.beyond, 0)
@@ -105,7 +107,7 @@ def _checked(timetable: Timetable) -> Timetable:
 
 
 def alike(tables: Sequence[Timetable]) -> list[Timetable]:
-    """The same timetables with room for the largest: one compilation runs them all."""
+    """The timetables padded to the largest, so that they share a compiled program."""
     room = max(len(t.first) for t in tables), max(t.window for t in tables)
     return [dataclasses.replace(t, room=room) for t in tables]
 
@@ -122,17 +124,22 @@ def timetable(
     mappings: int = 1,
     cached: bool = False,
 ) -> Timetable:
-    """The trip of `folios` folios, the first `huge` of them 2 MiB, on a machine.
+    """The timetable of one trip of folios to the other node on a machine.
 
-    Prices are those of `cost`, so that a trip takes what `migratepages` says of a call.
+    Prices are those of `cost`, so that a trip takes as long as the modelled call.
 
     Args:
+      folios: all of them; the first `huge` have 2 MiB, the others 4 KiB.
+      kernel: the release that migrates.
       batch: base pages at which a batch is closed, 0: never; serial kernels have none.
+      copy: the copy engine, "cpu", "threads:N" or "dma:N".
       pause: between two trips, ns: the next call, or the next program.
       mappings: of each folio; beyond the first, of processes that run nowhere.
       cached: whether the folios are of the page cache: shmem or a file's.
+    Returns:
+      Segments and prices in ns.
     Raises:
-      ValueError: for a release with a rule of its own for deferring flushes.
+      ValueError: for a user's release with its own rule for deferring flushes.
       TimetableError: a batch longer than a second.
     """
     made = release(kernel)
@@ -144,7 +151,7 @@ def timetable(
     deferred = made.batched and (not arm or made.arm64_defers)
     p = {k: round(v) for k, v in profile.values().items()}
     limit = (batch or 1 << 30) if made.batched else 1
-    # A serial release has no batch to give to an engine.
+    # A serial release has no batch for an engine to copy.
     policy: cost.Policy = "batched" if made.batched else "serial"
     engine = made.batched and copy != "cpu"
     cache = _Cache.of(profile, folios, huge)
@@ -189,9 +196,9 @@ def timetable(
 
 @dataclasses.dataclass(frozen=True)
 class _Folio:
-    """What a folio costs, ns: to its migration entries, its copy, and behind it.
+    """The cost of a folio, ns: up to its migration entries, its copy, and after it.
 
-    `beyond` is what its copy takes more where no cache holds it.
+    `beyond` is the additional cost of its copy if it is not in the cache.
     """
 
     unmap: float
@@ -209,10 +216,16 @@ class _Folio:
         cached: bool,
         held: float,
     ) -> "_Folio":
-        """By the prices of `cost`, whose counters are those of a folio moved at once.
+        """The cost of a folio that is moved at the first try, by the prices of `cost`.
 
         Args:
-          held: the part of its copies that the cache held before.
+          copy: the copy engine, "cpu", "threads:N" or "dma:N".
+          pages: base pages of the folio.
+          mappings: of the folio.
+          cached: whether it is of the page cache.
+          held: the part of its pages that the cache held before.
+        Returns:
+          Costs in ns.
         """
         w = cost.weights(profile, copy=copy, policy=policy)
         kind, end = ("pmds", "_huge") if pages > 1 else ("ptes", "")
@@ -234,13 +247,13 @@ class _Folio:
 
 
 class _Cache(NamedTuple):
-    """What a cache makes of a trip's copies.
+    """The effect of the CPU's cache on a trip's copies.
 
     Attributes:
-      hot: the part of all copies that it held before.
-      fits: folios that it holds together with their copies; a 2 MiB folio across the
-        border is one.
-      first: whether one copy is dearer than those behind it, 0 or 1.
+      hot: the part of all copied pages that it held before.
+      fits: folios that it holds together with their copies, with a 2 MiB folio that
+        fits in part.
+      first: whether the first copy costs more than the others, 0 or 1.
     """
 
     hot: float
@@ -249,7 +262,7 @@ class _Cache(NamedTuple):
 
     @staticmethod
     def of(profile: Profile, folios: int, huge: int) -> "_Cache":
-        """As `cost.derived` has it of a call that moves all folios."""
+        """As `terms.derived` computes it for a call that moves all folios."""
         small, large = folios - huge, huge * PMD_PAGES
         counts = dict.fromkeys(cost.PRICED, 0) | {"calls": 1, "pages_copied": small}
         found = cost.derived(counts | {"pages_copied_huge": large}, profile)
@@ -260,7 +273,7 @@ class _Cache(NamedTuple):
 
 
 def _columns(rows: "list[Row]", broadcast: bool) -> list[np.ndarray]:
-    """The table's columns; with INVLPGB no flush interrupts anybody."""
+    """The table's columns; with INVLPGB flushes become broadcasts."""
     columns = [np.asarray(column, np.int32) for column in zip(*rows, strict=True)]
     if broadcast:
         kinds = np.asarray([NONE, BROADCAST, BROADCAST_ALL, BROADCAST, BROADCAST])
@@ -295,7 +308,7 @@ Row = tuple[int, int, int, int, int]
 def _segments(
     begin: int, end: int, huge: int, base: int, pmd: int, later: int, now: int
 ) -> list[Row]:
-    """One batch: PMDs flush at once, base pages together or, unless deferred, alone."""
+    """The segments of one batch: each PMD by itself, base pages together if deferred."""
     large = max(min(huge, end) - begin, 0)
     whole = BROADCAST if BROADCAST in (later, now) else WHOLE
     rows = [(begin + i, 1, pmd, whole, 0) for i in range(large)]

@@ -1,12 +1,13 @@
 """A program and a migration on one timeline.
 
-What a thread sees at a time follows from three times of the folio it wants: its entry
-is cleared at the unmap time, stale translations die when the flush reaches its CPU, and
-the remap time ends the wait.  So the lanes run on by themselves up to the next time
-at which the migrator needs to know about them: when it sends a flush, it must know who
-is awake; when the flush has reached everybody, the folios move.
+What a thread finds depends on three times of the folio that it accesses: its entry is
+cleared at the unmap time, stale translations are dropped when the flush reaches the CPU,
+and a wait ends at the remap time.  So lanes run independently up to the next time at which
+the migrator needs their state: when it sends a flush it must know which CPUs are awake;
+when the flush has reached all CPUs, the folios move.
 
-Times are int32 ns from the end of the last flush; `Clock` holds what came before.
+Times are int32 ns from the end of the last flush, which is at `start_s` and `start_ns` of
+the `Migrator`.
 
 Source: flush_tlb_func() and leave_mm() in arch/x86/mm/tlb.c, migrate_pages_batch() in
 mm/migrate.c, Linux 6.3.
@@ -22,14 +23,14 @@ from jaxmig.time.access import Access, MigrationWindow
 from jaxmig.time.access.state import Lanes, Mask
 
 Number = Int32[Array, ""]
-UNMAP, FLUSH, IDLE = range(3)  # what the migrator is doing
+UNMAP, FLUSH, IDLE = range(3)  # phases of the migrator
 SECOND: Final = np.int32(10**9)
 POISON: Final = np.uint32(0xDEADBEEF)
 
 
 @pytree
 class MigratorPrices:
-    """Of the migrator, ns; see `timetable.Timetable`."""
+    """Prices of the migrator's work, ns; see `timetable.Timetable`."""
 
     move_base: Number
     move_huge: Number
@@ -64,7 +65,7 @@ class DeviceTimetable:
 
 @pytree
 class Migrator:
-    """Where the migration is."""
+    """The progress of the migration."""
 
     phase: Number
     segment: Number  # of the trip
@@ -72,10 +73,10 @@ class Migrator:
     due: Number  # end of the phase
     limit: Lanes  # how far each lane may run
     told: Mask  # interrupted by the flush under way
-    start_s: Number  # the time that is 0 on the lanes' clocks: seconds
+    start_s: Number  # the time at which the lanes' clocks are 0: seconds
     start_ns: Number  # and ns
-    flushes: Number  # requests that a CPU could have got
-    silent: Number  # of those, requests that interrupted nobody
+    flushes: Number  # requests while some CPU held the mm
+    silent: Number  # of those, requests that interrupted no CPU
     moved: Number  # folios, this block
     end_s: Number  # end of the last trip
     end_ns: Number
@@ -83,7 +84,7 @@ class Migrator:
 
 @pytree
 class World:
-    """Everything on the timeline."""
+    """The state of program and migration."""
 
     access: Access
     window: MigrationWindow

@@ -6,13 +6,14 @@
     perf.py     a report of a migration: shares of its time by function
     vmstat.py   /proc/vmstat before and after one, and how long it took
     timings.py  system calls, copies and wake-ups timed on this machine, unprivileged
+    probe.py    the timing loops as machine code
     micro.py    from those timings to costs
     combine.py  reports and timings together
     fit.py      from measured ns to a profile
 
-A measurement replaces the numbers of a base profile that it tells, and no others; every
-number says what it was taken from, and how far it may be off as far as the measurements
-tell.  What they leave open is said.
+A measurement replaces only those numbers of a base profile that it determines.  Every
+number has its source, and a range if the measurements give one.  The user is told which
+numbers could not be determined.
 """
 
 from jaxmig.tools.calibrate.combine import combined

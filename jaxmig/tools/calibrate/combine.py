@@ -35,7 +35,7 @@ def combined(
     tell: Tell,
     calls: int = 1,
 ) -> list[Measured]:
-    """Everything measured; the first of each number counts.
+    """All measurements, the ones to use first.
 
     What timings could have told and did not, nor any report, is said.
 

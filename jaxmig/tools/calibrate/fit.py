@@ -10,7 +10,7 @@ from typing import Final
 from jaxmig.time.machines import SCHEMA, Number, Profile, required
 
 Tell = Callable[[str], None]
-# No larger than the second, or the profile would contradict itself.
+# Parts and wholes: the first must not be larger than the second.
 PARTS: Final = (("cost.move_check", "cost.switch"),)
 
 
@@ -34,16 +34,16 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """The profile, and which of its numbers were fitted, in order."""
+    """The profile, and the keys of the numbers that were fitted, in order."""
 
     profile: Profile
     keys: tuple[str, ...]
 
 
 def together(several: Sequence[Sequence[Measured]]) -> list[Measured]:
-    """Several measurements of the same: the median, and the range that all of them span.
+    """Several measurements of the same numbers: medians, with the range of them all.
 
-    A single measurement keeps its own range, which knows nothing of other rounds.
+    A single measurement keeps its own range.
     """
     by_key: dict[str, list[Measured]] = {}
     for m in (m for measured in several for m in measured):
@@ -61,10 +61,11 @@ def _one(found: list[Measured]) -> Measured:
 
 
 def fit(base: Profile, measured: Iterable[Measured], title: str) -> Fit:
-    """The base with the measured numbers in their place; nothing else is changed.
+    """The base profile with the measured numbers; nothing else is changed.
 
-    The first measurement of a number counts.  A part of a number that was measured
-    smaller shrinks to it.
+    The first measurement of a number counts.  A part is reduced if its whole was measured
+    smaller (see PARTS).
+
     Raises:
       CalibrationError: nothing that could be used was measured.
     """
@@ -95,7 +96,7 @@ def _within(part: Number, whole: Number) -> Number:
 
 
 def number(ns: float, m: Measured, unit: str) -> Number:
-    """A fitted number with its range, in as many digits as mean anything."""
+    """A fitted number with its range, in significant digits."""
     value, source = _digits(ns), f"measured, {m.source}"
     if m.low is None or m.high is None or not m.ns:
         return Number(value, unit, source)

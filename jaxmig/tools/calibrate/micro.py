@@ -2,8 +2,8 @@
 
 Rows are those that `--measure -o FILE.json` writes: sets `micro...` of `remote=K` (K
 threads spin on other CPUs; -1: one CPU is lazy), rows of `what` and `n` pages with
-`min_ns`, `median_ns`, `p90_ns`.  Each set is a round.  A number is the median of the
-rounds' figures, its range what the rounds and their batches show.
+`min_ns`, `median_ns`, `p90_ns`.  Each set is a round.  A number is the median over the
+rounds; its range covers the rounds and their batches.
 
     shootdown   mprotect of one page with K threads, less the same without
     full flush  33 pages are flushed one by one, 34 at once (tlb_single_page_flush_ceiling)
@@ -26,9 +26,9 @@ from jaxmig.time.machines import Profile
 from jaxmig.tools.calibrate.fit import CalibrationError, Measured
 
 CEILING: Final = 33  # pages that are flushed one by one
-LEAST: Final = 0.2  # of a number, to both sides
+LEAST: Final = 0.2  # the least range, as a part of the number, to both sides
 MOST: Final = 0.3
-ALONE: Final = 0.5  # interrupts a call: fewer are no measurement of one
+ALONE: Final = 0.5  # interrupts per call that a measurement of interrupts needs
 OTHER_NODE: Final = "micro_other_node"
 PROTECT: Final = "mprotect_rw_to_r"
 IN_ORDER: Final = "copy4k_sequential_cold"
@@ -37,7 +37,7 @@ LOSS: Final = "target_loss"
 TRIP: Final = "futex_round_trip"
 LONGEST_NS: Final = 10**12  # of a timing
 COUNTS: Final = ("n", "pages")
-# What a row of a kind must have; of other kinds nothing is used.
+# Fields that a row of each kind must have; rows of other kinds are not used.
 FIELDS: Final = {
     PROTECT: ("n", "min_ns", "median_ns"),
     IN_ORDER: ("median_ns",),
@@ -56,10 +56,10 @@ Rounds = Sequence[Mapping[str, Sequence[Row]]]
 
 
 def read(text: str) -> dict[str, Any]:
-    """The parts of such a file that are timings.
+    """The timings in a file of `--measure`.
 
     Raises:
-      CalibrationError: not JSON, without rows, or with rows of something else; one line.
+      CalibrationError: not JSON, without rows, or with rows that are not valid; one line.
     """
     try:
         doc = json.loads(text)
@@ -85,7 +85,7 @@ def read(text: str) -> dict[str, Any]:
 
 
 def _check(row: Any) -> None:
-    """Raises CalibrationError unless a row has what its kind is read for."""
+    """Raise CalibrationError unless a row has the fields of its kind."""
     what = row.get("what") if isinstance(row, dict) else None
     if not isinstance(what, str):
         raise CalibrationError(f"{row!r:.80} is no row of --measure")
@@ -107,7 +107,7 @@ def _number(where: str, value: Any, whole: bool) -> None:
 
 
 def from_micro(doc: Mapping[str, Any], source: str, base: Profile) -> list[Measured]:
-    """What the timings tell of a machine of the base's architecture."""
+    """The numbers that timings determine, for a machine of the base's architecture."""
     rounds = _rounds(doc)
     made: list[Measured] = []
     if base.arch == "x86":
@@ -126,11 +126,17 @@ def spread(
     ends: Sequence[float] = (),
     least: float = LEAST,
 ) -> list[Measured]:
-    """The median of rounds; nothing from none, nor if most of them contradict it.
+    """The median of the rounds with a range.
 
     Args:
-      ends: what single batches took, for the range, which is at most 30 %.
-      least: what it is at least: rounds in a row miss what a later one would show.
+      key: of the number.
+      values: ns, one from each round; negative ones are dropped.
+      source: of the number, as text.
+      ends: ns of single batches, which widen the range to at most MOST to each side.
+      least: the least range, as a part of the median: rounds close in time differ less
+        than later ones would.
+    Returns:
+      One measurement, or none without values or if half of them are far from the median.
     """
     values = [v for v in values if v >= 0]
     if not values:
@@ -147,16 +153,16 @@ def spread(
 
 
 def _outside(doc: Mapping[str, Any]) -> float:
-    """The least range of what leaves a guest: interrupts, wake-ups.
+    """The least range of what the host of a virtual machine handles: IPIs and wake-ups.
 
-    They took a third more in one half hour than in the one before, and all rounds of
-    a minute agreed with each other.
+    They were measured to take a third more half an hour later, while the rounds of one
+    minute agreed with each other.
     """
     return MOST if doc.get("guest", True) else LEAST
 
 
 def _most(values: Sequence[float]) -> list[float]:
-    """What eight in ten of the values lie within; nothing of nothing."""
+    """The limits of the middle eight in ten of the values; empty without any."""
     return np.quantile(values, (0.1, 0.9)).tolist() if len(values) else []
 
 
@@ -169,19 +175,19 @@ def _rounds(doc: Mapping[str, Any]) -> Rounds:
 
 
 def _times(rows: Sequence[Row], what: str, field: str) -> dict[int, float]:
-    """A field of the rows of `what`, by their number of pages."""
+    """A field of the rows of kind `what`, by their number of pages."""
     return {int(r.get("n", 0)): float(r[field]) for r in rows if r["what"] == what}
 
 
 def _interrupting(rows: Sequence[Row]) -> list[Row]:
-    """Rows whose calls interrupted somebody, as far as it was counted."""
+    """Rows whose calls interrupted another CPU, as far as that was counted."""
     return [r for r in rows if r.get("tlb_ipis_per_call", 1.0) >= ALONE]
 
 
 def _shootdowns(doc: Mapping[str, Any], source: str) -> list[Measured]:
     """First and further CPUs of a shootdown, from rounds with spinning threads.
 
-    CPUs of the same node give the number; those of another one show in its range.
+    CPUs of the same node give the number; those of another one widen its range.
     """
     rounds = _rounds(doc)
     near = _extra(_rounds({k: v for k, v in doc.items() if k != OTHER_NODE}))
@@ -190,7 +196,7 @@ def _shootdowns(doc: Mapping[str, Any], source: str) -> list[Measured]:
     if 1 not in extra:
         return []
     words = f"{source}: mprotect with a thread spinning, less without"
-    # Other calls with the same shootdown show its spread, CPUs of another node theirs.
+    # The range covers calls on other numbers of pages, and CPUs of another node.
     ends = _most([ns for calls in extra[1] for ns in calls])
     ends += [statistics.median(calls) for calls in every[1]] if every != near else []
     ones, most = [statistics.median(calls) for calls in extra[1]], max(extra)
@@ -205,7 +211,7 @@ def _shootdowns(doc: Mapping[str, Any], source: str) -> list[Measured]:
 
 
 def _extra(rounds: Rounds) -> dict[int, list[list[float]]]:
-    """By spinning threads: what calls take more with them, a list a round.
+    """By number of spinning threads: ns that calls take more with them, by round.
 
     Calls on other numbers of pages have the same shootdown.
     """
@@ -222,17 +228,17 @@ def _extra(rounds: Rounds) -> dict[int, list[list[float]]]:
 
 
 def _full(rounds: Rounds, source: str) -> list[Measured]:
-    """A full flush: 34 pages, less what they would take without it."""
+    """A full flush: a call on 34 pages, less its time without the flush."""
     found = []
     for r in rounds:
         for name in ("remote=0", "remote=-1"):
-            # The least: interference only adds.
+            # The minimum, since interference only adds.
             least = _times(r.get(name, ()), PROTECT, "min_ns")
             ones = {n: ns for n, ns in least.items() if n <= CEILING}
             beyond = [n for n in least if n > CEILING + 1]
             if CEILING + 1 not in least or len(ones) < 2 or not beyond:
                 continue
-            # With another ceiling both are flushed alike, and that says nothing.
+            # With another ceiling both are flushed in the same way.
             if least[CEILING + 1] >= least[max(ones)]:
                 continue
             n = min(beyond, key=lambda n: abs(n - 128))
@@ -247,7 +253,7 @@ def _targets(doc: Mapping[str, Any], source: str) -> list[Measured]:
     words = f"{source}: gaps in the clock of a spinning thread"
     by_key: dict[str, list[Row]] = {}
     for r in doc["target_and_futex"]:
-        # Fewer than half of the gaps alike: other things interrupted the thread, too.
+        # If the gaps differ much, other things interrupted the thread too.
         if r["what"] == LOSS and r["gap_ns_p75"] < (1 + MOST) * r["gap_ns_p25"]:
             key = "target.page" if r["pages"] <= CEILING else "target.full"
             by_key.setdefault(key, []).append(r)
@@ -294,7 +300,7 @@ def _access(rounds: Rounds, doc: Mapping[str, Any], source: str) -> list[Measure
 
 
 def _batches(rounds: Rounds, *what: str) -> tuple[list[float], list[float]]:
-    """Medians of the rows of `what`, and what most of their batches lie within."""
+    """Medians of the rows of these kinds, and the limits of most of their batches."""
     rows = [r for some in rounds for rows in some.values() for r in rows]
     rows = [r for r in rows if r["what"] in what]
     ends = [[r[end] for r in rows if end in r] for end in ("p10_ns", "p90_ns")]
@@ -302,7 +308,7 @@ def _batches(rounds: Rounds, *what: str) -> tuple[list[float], list[float]]:
 
 
 def _paired(rounds: Rounds, what: str, less: str) -> list[float]:
-    """Medians of the rows of `what`, each less those of `less` in the same set."""
+    """Medians of the rows of kind `what`, less those of kind `less` in the same set."""
     found = []
     for rows in (rows for r in rounds for rows in r.values()):
         more, base = (_times(rows, name, "median_ns") for name in (what, less))

@@ -1,17 +1,17 @@
-"""What the kernel's functions are part of: names of Linux 6.1 to 6.18, by cost.
+"""The kernel's functions grouped by the cost that they belong to: Linux 6.1 to 6.18.
 
-Beginnings of names, the first group that fits; suffixes of the compiler (`.isra.0`,
-`.cold`) do not count.  Functions of the two walks of the reverse map serve both
-directions and are shared out as the directions' own functions are.  Helpers that serve
-everybody (locks, lists, statistics) go where a report with children of Linux 6.18 shows
-most of their callers.
+A group has beginnings of names, and a function belongs to the first group that fits;
+suffixes of the compiler (`.isra.0`, `.cold`) are ignored.  The two walks of the reverse
+map share functions, whose time is divided like that of the walks' own functions.  Common
+helpers (locks, lists, statistics) are in the group that has most of their callers in a
+report with children of Linux 6.18.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Final
 
-# Whatever is waited for on other CPUs, and nothing that a CPU does alone.
+# Functions that wait for other CPUs, and none that a CPU runs alone.
 SHOOTDOWN: Final = (
     *("smp_call_function", "on_each_cpu", "arch_tlbbatch_flush", "try_to_unmap_flush"),
     *("native_flush_tlb_multi", "flush_tlb_multi", "kvm_flush_tlb_multi"),
@@ -31,7 +31,7 @@ COPY: Final = (
     *("copy_page", "copy_highpage", "folio_copy", "copy_mc", "__pi_copy_page"),
     *("folio_mc_copy", "folios_mc_copy", "copy_user_highpage"),
 )
-# Of one direction alone.
+# Of one walk alone.
 UNMAP: Final = (
     *("try_to_migrate", "folio_remove_rmap", "page_remove_rmap", "folio_not_mapped"),
     *("invalid_migration_vma", "folio_try_share_anon_rmap", "page_try_share_anon_rmap"),
@@ -46,7 +46,7 @@ REMAP: Final = (
     ),
     *("pte_mkwrite", "mlock_drain", "maybe_mkwrite", "noop_dirty_folio"),
 )
-# Of both: for each mapping, and once for a folio.
+# Of both walks: for each mapping, and once for a folio.
 WALK_MAPPING: Final = (
     *("page_vma_mapped_walk", "check_pte", "__pte_offset_map", "___pte_offset_map"),
     *("pte_offset_map", "anon_vma_interval_tree", "__anon_vma_interval_tree"),
@@ -132,7 +132,7 @@ _SUFFIX: Final = re.compile(r"\.(?:isra|constprop|part|cold|llvm)\b.*$")
 
 
 def plain(name: str) -> str:
-    """A function's name without what the compiler added."""
+    """A function's name without the compiler's suffixes."""
     return _SUFFIX.sub("", name)
 
 
@@ -159,7 +159,7 @@ def kinds_of(own: Mapping[str, float]) -> list[str]:
 
 
 def grouped(percent: Mapping[str, float]) -> dict[str, float]:
-    """Percent by group; what no group has is under "unknown"."""
+    """Percent by group; functions of no group are under "unknown"."""
     found: dict[str, float] = {}
     for name, share in percent.items():
         group = group_of(name) or "unknown"

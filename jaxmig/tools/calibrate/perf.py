@@ -5,8 +5,8 @@
         --parent '^migrate_pages$' -x --percentage relative > FILE   (or --children)
 
 Functions are sorted into groups by name (`names.py`).  With children the two walks of
-the reverse map are told apart by what is below them; in a flat report what serves both
-is shared out.  What a report leaves open is said, and stays the base's.
+the reverse map have their own totals; in a flat report the time of their common functions
+is divided.  Numbers that a report does not determine stay the base's, and are listed.
 """
 
 import math
@@ -24,7 +24,7 @@ from jaxmig.tools.calibrate.run import ProfiledRun, apart, batches
 
 # Percentages that sum to at least this are of migrate_pages(), but for lines cut off.
 RELATIVE: Final = 90.0
-# Less of the flushing than this is interrupts of something else.
+# Shootdowns below this part of the flushing are taken for another process's.
 STRAY: Final = 0.05
 DIRECT: Final = ("alloc", "bookkeeping", "walk", "walk_next", "remap", "remap_next")
 COSTS: Final = {g: f"cost.{g}" for g in (*DIRECT, "switch")} | {"copy": "cost.copy_4k"}
@@ -39,8 +39,16 @@ def from_perf(
     run: ProfiledRun,
     tell: Tell = lambda line: None,
 ) -> list[Measured]:
-    """What the report of one migration tells.
+    """The numbers that the report of one migration determines.
 
+    Args:
+      text: of the report.
+      source: of the numbers, as text.
+      base: the profile that keeps the other numbers.
+      run: the migration that was profiled.
+      tell: called with a line about each number that stays the base's.
+    Returns:
+      Measurements in ns, with ranges.
     Raises:
       CalibrationError: no report, none of a migration, or one that contradicts `run`.
     """
@@ -126,10 +134,10 @@ def _inside(
 
 
 def shares(report: Report) -> tuple[dict[str, float], float]:
-    """Percent by group, and of migrate_pages() as a whole.
+    """Percent by group, and percent of the whole migrate_pages().
 
-    `walk` and `remap` are of a folio's first mapping, `walk_next` and `remap_next` the
-    part of them that each further mapping repeats.
+    `walk` and `remap` are for a folio's first mapping, `walk_next` and `remap_next` for
+    each further mapping.
     """
     found = grouped(report.own)
     unknown = found.pop("unknown", 0.0)
@@ -152,7 +160,7 @@ def shares(report: Report) -> tuple[dict[str, float], float]:
 
 
 def _directions(report: Report, found: dict[str, float], whole: float) -> float:
-    """Both walks by what is below them; what is left of the call is bookkeeping."""
+    """Set both walks to their totals with children, and bookkeeping to the rest."""
     below = report.below or {}
 
     def first(*names: str) -> float:
@@ -176,7 +184,7 @@ def _directions(report: Report, found: dict[str, float], whole: float) -> float:
         found["remap"] = found["remap_next"] = first("remove_migration_pte")
     top = below.get("migrate_pages", 0.0)
     if not report.filtered:
-        # The rest of `migratepages` is isolation; of a whole system it is not.
+        # The rest is isolation in a report of `migratepages`, but not of a whole system.
         whole = 100.0 if not top or top >= RELATIVE else top
     known = {g for g in found if not g.endswith("_next")} - {"bookkeeping"}
     found["bookkeeping"] = max(whole - sum(found[g] for g in known), 0.0)
@@ -184,7 +192,7 @@ def _directions(report: Report, found: dict[str, float], whole: float) -> float:
 
 
 def _scale(report: Report, whole: float, run: ProfiledRun, tell: Tell) -> float:
-    """By what percentages are to be multiplied to be percent of the elapsed time."""
+    """The factor from the report's percentages to percent of the elapsed time."""
     if run.share is not None:
         return 100 * run.share / whole
     if report.filtered and whole >= RELATIVE:
@@ -227,7 +235,7 @@ def _flushing(
         waits = flushes if deferred else run.pages
         usual = base["cost.tlbi"] * run.pages + base["cost.dsb"] * waits
         keys = ("cost.tlbi", "cost.dsb")
-        # One figure for both: they keep their proportions.
+        # The report has one figure for both, which keep the base's proportion.
         return {k: (part, base[k] * total / usual) for k in keys} if usual else {}
     if base.arch == "x86-invlpgb":
         key = "cost.broadcast_all" if batched else "cost.broadcast"
@@ -276,7 +284,7 @@ def _by_interrupts(
 def _first_and_next(
     base: Profile, part: float, each: float, run: ProfiledRun, tell: Tell
 ) -> dict[str, tuple[float, float]]:
-    """A shootdown's two numbers; one CPU says nothing of a second."""
+    """The numbers of a shootdown; that of further CPUs only if there were some."""
     first, more = base["cost.flush_first"], base["cost.flush_next"]
     if run.targets is None:
         tell(
@@ -291,7 +299,7 @@ def _first_and_next(
 
 
 def _batched(report: Report, run: ProfiledRun) -> bool:
-    """Whether the kernel batches, by its functions and by what was said."""
+    """Whether the kernel batches, by its functions and by the release given."""
     seen = None
     if "migrate_pages_batch" in report.own:
         seen = True

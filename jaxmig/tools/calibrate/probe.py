@@ -1,7 +1,7 @@
-"""Loops of `probe.c` as machine code: timings that an interpreter would drown.
+"""Loops of `probe.c` as machine code, for timings too short for an interpreter.
 
-A call through ctypes gives up Python's lock, so threads spin and answer on CPUs of their
-own while another measures.
+A call through ctypes releases Python's lock, so threads can spin and answer on their own
+CPUs while another one measures.
 """
 
 import base64
@@ -72,7 +72,7 @@ class Probe:
         self.ns_per_tick = self._tick()
 
     def _tick(self) -> float:
-        """ns of a tick, over some 20 ms; the counter is constant on what runs 6.1."""
+        """ns of a tick, over about 20 ms; CPUs that run 6.1 have a constant counter."""
         loop = (ctypes.c_uint64 * 1)()
         loop[0] = ctypes.addressof(loop)
         start = time.perf_counter_ns()
@@ -81,7 +81,7 @@ class Probe:
 
 
 def address(area: mmap.mmap) -> int:
-    """Where a writable mapping begins."""
+    """The address of a writable mapping."""
     return ctypes.addressof(ctypes.c_char.from_buffer(area))
 
 

@@ -1,9 +1,12 @@
 """`perf report --stdio` as text: shares by function, of the event that measures time.
 
-A report may have several events, a section each.  Cycles of several kinds of cores add
-up by their counts; of other events the first that measures time is taken, and that is
-said.  With children a line has two shares: of the function with what it calls, and of
-its own.  Only the host kernel's functions count, whatever columns the report has.
+A report may have several events, with a section for each.  Cycles of several kinds of
+cores are added by their counts; of other events the first that measures time is used, and
+the user is told.  With children a line has two shares: of the function with its callees,
+and of its own.  Only the host kernel's functions count, whatever columns the report has.
+
+Source: hists__fprintf_nr_sample_events() in tools/perf/builtin-report.c and
+tools/perf/ui/stdio/hist.c, Linux 6.1.
 """
 
 import dataclasses
@@ -32,9 +35,9 @@ _ROUNDING: Final = 0.005  # percent, of each line
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Percent by function: of its own; and with what it calls, if the report has that.
+    """Percent by function: `own` without its callees, `below` with them if known.
 
-    `filtered`: only what is below migrate_pages(), by `--parent '^migrate_pages$' -x`.
+    `filtered`: only samples below migrate_pages(), by `--parent '^migrate_pages$' -x`.
     """
 
     own: Mapping[str, float]
@@ -51,16 +54,16 @@ class _Section:
 
 
 def is_report(text: str) -> bool:
-    """Whether any line is one of a report."""
+    """Whether any line of the text is a report's."""
     return any(_LINE.match(line) for line in text.split("\n"))
 
 
 def parse(text: str, tell: Tell = lambda line: None) -> Report:
-    """What a report says.
+    """The shares in a report's text.
 
     Raises:
-      CalibrationError: it holds no line of one, or none of an event that measures time,
-        or shares of more than all.
+      CalibrationError: no line of a report, no event that measures time, or shares of
+        more than 100 percent.
     """
     found, first = [], 1
     for part in _SECTION.split(text):
@@ -86,7 +89,7 @@ def parse(text: str, tell: Tell = lambda line: None) -> Report:
 
 
 def _kind(event: str) -> str:
-    """`cycles` of `cpu_core/cycles/P`: hybrid CPUs count each kind of core apart."""
+    """`cycles` from `cpu_core/cycles/P`: hybrid CPUs count each kind of core apart."""
     return event.split("/")[1] if re.match(r"cpu_\w+/", event) else event
 
 
@@ -100,7 +103,7 @@ def _section(text: str, first: int) -> _Section:
         found = _LINE.match(line)
         if found and max(float(found[1]), float(found[2] or 0)) > 100:
             raise CalibrationError(f"line {i}: more than 100 % of the samples")
-        # Guests' kernels are [g], programs [.]: other people's time.
+        # [k] is this kernel; guests' kernels are [g], programs [.].
         if not found or found[3] != "k" or (filtered and "[other]" in found[5]):
             continue
         if children and not found[2]:
@@ -123,7 +126,7 @@ def _section(text: str, first: int) -> _Section:
 
 
 def _added(used: list[_Section]) -> Report:
-    """Sections of one kind as one, each with its part of all that was counted."""
+    """Sections of one kind as one, weighted by their counts."""
     if len(used) == 1:
         return used[0].report
     weights = [s.count or s.report.samples or 0 for s in used]

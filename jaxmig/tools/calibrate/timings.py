@@ -1,9 +1,9 @@
 """Timings of this machine, unprivileged and in some seconds: rows for `micro.py`.
 
-The migrating side is this thread on a CPU of its own; other CPUs of its node spin, one,
-two, four ..., then one of another node.  Short rounds, each with everything in it, lie
-apart: a guest's host is faster in one second than in the next, and medians of rounds
-that are spread over many seconds are not.  What cannot be measured here is said.
+This thread makes the calls on its own CPU, while threads spin on other CPUs of its node:
+one, two, four ..., then one of another node.  Measurements are repeated in short rounds
+with pauses, since the host of a virtual machine is faster in some seconds than in others;
+medians over many seconds vary less.  The user is told what cannot be measured here.
 
     mprotect_rw_to_r             1, 33, 34 and more pages lose the right to write
     copy4k_*                     4 KiB from and to memory, in order and not, and cached;
@@ -42,25 +42,25 @@ from jaxmig.tools.calibrate.micro import (
 from jaxmig.tools.calibrate.probe import Probe, address
 
 ROUNDS: Final = 11
-FEW: Final = 3  # rounds that are made however busy the machine is
+FEW: Final = 3  # rounds that are made even on a busy machine
 PAUSE_S: Final = 1.0  # between two rounds
 ENOUGH_S: Final = 35.0  # no round begins later
 BATCHES: Final = 101
 CALLS: Final = 16  # of a batch
 PROTECTED: Final = (1, 8, 33, 34, 128)
 MOST_SPINNING: Final = 8
-AREA: Final = 1 << 15  # pages: 128 MiB, more than most caches
+AREA: Final = 1 << 15  # pages: 128 MiB, larger than most caches
 COPIED: Final = AREA // BATCHES  # pages of a batch, each copied once
 CHASED: Final = 1 << 13  # pages: more than a TLB holds; their lines fit a cache
 GAPS: Final = 1 << 16
-GAP_NS: Final = 150.0  # shorter are no interrupts
-LONGEST_NS: Final = 50_000.0  # longer are other threads
+GAP_NS: Final = 150.0  # shorter gaps are no interrupts
+LONGEST_NS: Final = 50_000.0  # longer gaps are other threads
 TRIPS: Final = 20
-WAKES: Final = 200  # batches of so many trips
-ANSWERED: Final = 0.8  # of the CPUs, or of a batch's time
-FEWEST: Final = 8  # batches that make a row
-ANSWERS: Final = 500  # interrupts of a CPU whose losses are looked at
-PATIENCE_S: Final = 0.4  # for a row, on a busy machine
+WAKES: Final = 200  # round trips in a batch
+ANSWERED: Final = 0.8  # of the CPUs, or of a batch's time, that a good batch needs
+FEWEST: Final = 8  # good batches that a row needs
+ANSWERS: Final = 500  # interrupts of a CPU whose losses are measured
+PATIENCE_S: Final = 0.4  # the longest for a row, on a busy machine
 Row = dict[str, Any]
 _NODES: Final = Path("/sys/devices/system/node")
 _CPUINFO: Final = Path("/proc/cpuinfo")
@@ -104,7 +104,7 @@ def measure(tell: Tell = lambda line: None) -> dict[str, Any]:
 
 
 def places() -> tuple[list[int], int | None]:
-    """The CPUs of a node that may be used, and one of another; the largest node first."""
+    """The usable CPUs of the node that has most of them, and one CPU of another node."""
     allowed = os.sched_getaffinity(0)
     by_node = [
         sorted(allowed & _cpus(path.read_text()))
@@ -117,7 +117,7 @@ def places() -> tuple[list[int], int | None]:
 
 
 def _guest() -> bool:
-    """Whether this is a virtual machine, as far as its CPUs say."""
+    """Whether the CPU flags say that this is a virtual machine."""
     text = _CPUINFO.read_text()
     return bool(re.search(r"^flags\s*:.*\bhypervisor\b", text, re.MULTILINE))
 
@@ -145,7 +145,7 @@ def _round(
 def _spinning(
     probe: Probe, cpus: Sequence[int], gaps: Any = None
 ) -> Iterator[ctypes.c_uint64]:
-    """A thread of this process on each CPU until the end; the last notes its gaps."""
+    """Spin a thread of this process on each CPU; the last one records its gaps."""
     stop, seen = ctypes.c_uint64(0), ctypes.c_uint64(0)
     ready = threading.Barrier(len(cpus) + 1)
 
@@ -172,10 +172,11 @@ def _spinning(
 
 
 def _protect(probe: Probe, spinning: int = 0) -> list[Row]:
-    """Calls that interrupt as many CPUs as spin; one where nobody may count counts, too.
+    """Rows of calls that interrupt all CPUs whose threads spin.
 
-    On a busy machine a thread that should spin is not always on its CPU: batches in which
-    fewer answered, or in which this thread was put aside, are taken again for a while.
+    On a busy machine a spinning thread may not run: batches in which fewer CPUs were
+    interrupted, or in which this thread was preempted, are repeated for a while.  If
+    interrupts cannot be counted, all CPUs are assumed to have answered.
     """
     least, area = ANSWERED * spinning, _area(max(PROTECTED))
     tried: dict[int, list[tuple[float, float]]] = {n: [] for n in PROTECTED}
@@ -205,7 +206,10 @@ def _protect(probe: Probe, spinning: int = 0) -> list[Row]:
 def _answered(
     tried: Sequence[tuple[float, float]], least: float
 ) -> list[tuple[float, float]]:
-    """Batches whose every call was answered; giving the right back may be another."""
+    """Batches whose every call was answered.
+
+    If restoring the right to write also interrupts, twice as many answers are needed.
+    """
     if not least:
         return [(n, ticks) for n, ticks in tried if n < 1 - ANSWERED]
     both = any(n >= 2 * least for n, _ in tried)
@@ -213,12 +217,12 @@ def _answered(
 
 
 def _put_aside() -> int:
-    """How often this thread had to leave its CPU to another."""
+    """How often this thread has been preempted."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
 def _delay(thread: int) -> int:
-    """ns that a thread of this process could have run and did not; 0 if not counted."""
+    """ns that a thread of this process has waited for a CPU; 0 if not counted."""
     try:
         text = Path(f"/proc/self/task/{thread}/schedstat").read_text()
     except OSError:
@@ -232,14 +236,14 @@ def _areas(far: int | None) -> tuple[mmap.mmap, mmap.mmap]:
     here = os.sched_getaffinity(0)
     for area, cpus in ((source, here), (target, here if far is None else {far})):
         os.sched_setaffinity(0, cpus)
-        # The node that writes first has it.
+        # Pages are allocated on the node of the first write.
         ctypes.memset(address(area), 1, AREA * PAGE_BYTES)
     os.sched_setaffinity(0, here)
     return source, target
 
 
 def _memory(probe: Probe, source: mmap.mmap, target: mmap.mmap) -> list[Row]:
-    """Copies, faults and page walks."""
+    """Rows of copies, faults and page walks."""
     to, from_ = address(target), address(source)
     starts = [i * COPIED * PAGE_BYTES for i in range(BATCHES)]
     cold = [probe.copy(to + s, from_ + s, COPIED) / COPIED for s in starts]
@@ -284,11 +288,11 @@ def _faults(probe: Probe) -> list[float]:
 
 
 def _chase(probe: Probe, at: int, apart: int) -> list[float]:
-    """Ticks of a load whose address the load before gave, `apart` lines apart."""
+    """Ticks of loads that each give the next one's address, `apart` cache lines apart."""
     words = (ctypes.c_uint64 * (CHASED * apart * 8)).from_address(at)
     memory = np.ctypeslib.as_array(words)
     order = np.random.default_rng(1).permutation(CHASED).astype(np.int64)
-    # Another line in each page, or all would fall into one set of the cache.
+    # A different line in each page, as equal ones would share one set of the cache.
     places = (order * apart + order % apart) * 8
     memory[places] = at + np.roll(places, -1).astype(np.uint64) * np.uint64(8)
     start = at + int(places[0]) * 8
@@ -297,7 +301,7 @@ def _chase(probe: Probe, at: int, apart: int) -> list[float]:
 
 
 def _losses(probe: Probe, cpu: int) -> list[Row]:
-    """What a CPU that runs the process loses to each interrupt."""
+    """Rows of the time that a CPU running the process loses to each interrupt."""
     made = []
     area = _area(34)
     for n in (1, 34):
@@ -326,7 +330,7 @@ def _losses(probe: Probe, cpu: int) -> list[Row]:
 
 
 def _wake(probe: Probe, cpu: int) -> list[Row]:
-    """Two threads, each asleep until the other has answered."""
+    """Rows of two threads that wake each other in turn."""
     word = ctypes.c_uint32(0)
     at = ctypes.addressof(word)
 
@@ -342,7 +346,7 @@ def _wake(probe: Probe, cpu: int) -> list[Row]:
         before = sum(map(_delay, both))
         ticks = probe.ping(at, 0, TRIPS)
         late = sum(map(_delay, both)) - before
-        # What threads waited behind others tells how busy the machine is.
+        # Threads that waited for a CPU show that the machine is too busy.
         if late < (1 - ANSWERED) * ticks * probe.ns_per_tick:
             good.append(ticks / TRIPS)
     other.join()
@@ -350,7 +354,7 @@ def _wake(probe: Probe, cpu: int) -> list[Row]:
 
 
 def interrupts() -> int | None:
-    """TLB shootdowns that all CPUs took so far; None where nobody may know."""
+    """TLB shootdowns that all CPUs took so far; None if they cannot be read."""
     try:
         text = Path("/proc/interrupts").read_text()
     except OSError:

@@ -29,7 +29,8 @@ ROW: Final = "TLB"  # of /proc/interrupts, all CPUs together
 LACKS: Final = f"no {SENT} in both files (a kernel without CONFIG_DEBUG_TLBFLUSH)"
 MOST: Final = 2**64  # no counter's value
 ENDS: Final[tuple[Bound, Bound]] = ("low", "high")
-# What a base page costs, each scaled alike; a part of another or of a later mapping too.
+# Costs that add up to a base page's, and costs scaled by the same factor: a part of one
+# of them, and those of further mappings.
 SOFTWARE: Final = ("alloc", "bookkeeping", "walk", "remap", "switch", "copy_4k")
 ALSO: Final = ("move_check", "walk_next", "remap_next")
 
@@ -69,7 +70,7 @@ def _is_count(word: str) -> bool:
 
 
 def _changes(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, int]:
-    """What two files' counters grew by; those that are used may not fall."""
+    """The differences of two files' counters; those that are used must not be negative."""
     change = {name: second[name] - first[name] for name in second if name in first}
     for name in (MOVED, HUGE, SENT, RECEIVED, ROW):
         if change.get(name, 0) < 0:
@@ -95,7 +96,7 @@ def from_vmstat(
     tell: Tell = lambda line: None,
     timed: Collection[str] = (),
 ) -> list[Measured]:
-    """What two files and the time between them tell.
+    """The numbers that two files and the time between them determine.
 
     Args:
       run: its pages are not used, the files count them.
@@ -176,7 +177,7 @@ def _requests(
 def _counted(
     change: Mapping[str, int], run: ProfiledRun, calls: int, tell: Tell
 ) -> tuple[int, int]:
-    """Flush requests and interrupts: counted, said, or by arithmetic."""
+    """Flush requests and interrupts: as given, as counted, or as the release implies."""
     targets = run.targets or 1
     if run.flushes is not None:
         return run.flushes, run.flushes * targets

@@ -1,8 +1,8 @@
 """Published figures beside predictions.
 
-Predictions use machine profiles, which rest on figures from before batching; a row
-whose prediction used a number of the table it is compared with is marked `fitted`.
-Errors are printed as they are, with their likely cause.
+Predictions use machine profiles that were made from figures published before batching.
+A row whose prediction used a number of the table that it is compared with is marked
+`fitted`.  Errors are printed as they are, with their likely cause.
 """
 
 from collections.abc import Iterator

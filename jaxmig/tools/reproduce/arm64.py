@@ -1,4 +1,4 @@
-"""arm64: no interrupts, so one trip of the timetable is the whole of it.
+"""arm64: without interrupts the time is that of one trip of the timetable.
 
 Source: Xin Hao's replies to the batching series; Barry Song and Yicong Yang's series.
 """
@@ -25,7 +25,7 @@ US_A_PAGE: Final = 7.889e-6  # 2.068 s of 1 GiB, before batching
 
 
 def trip_ns(timetable: Timetable, awake: int = 0) -> int:
-    """One trip of a timetable, ns, with so many CPUs to interrupt at each flush."""
+    """One trip of a timetable, ns, with `awake` CPUs to interrupt at each flush."""
     kinds = timetable.kind
     interrupts = int(((kinds != NONE) & (kinds < BROADCAST)).sum())
     each = (

@@ -50,7 +50,7 @@ def garg() -> Iterator[Row]:
                 "6.18",
                 (*inputs, f"copy engine {engine}"),
                 published.GARG_SOURCE,
-                # The copies, and what engines gain, are of this very table.
+                # The copies, and the speed-ups of engines, are from this table itself.
                 fitted_before=not cpu,
                 fitted_after=True,
                 cause=published.GARG_CAUSE if small or order == 0 else "",
@@ -79,7 +79,7 @@ def garg_few() -> Iterator[Row]:
 
 
 def garg_later() -> Iterator[Row]:
-    """The same by later versions of the series, on other kernels: V3's costs predict."""
+    """The same for later versions of the series and other kernels, from V3's costs."""
     p = machines.load("zen3-2s")
     inputs = inputs_of(p, *CALL_KEYS)
     for version, table in published.GARG_LATER.items():
@@ -124,7 +124,7 @@ def ziyan() -> Iterator[Row]:
             "6.1",
             (*inputs, f"copy engine {case.copy}"),
             published.ZIYAN_SOURCE,
-            # The CPU's copies were timed alone, engines are this table's.
+            # The CPU's copies were timed separately; engines are from this table.
             fitted_after=case.copy != "cpu",
             cause=_why(case),
         )

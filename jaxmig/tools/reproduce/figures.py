@@ -1,8 +1,8 @@
-"""One line a published figure, whatever number of predictions there is of it.
+"""One line for each published figure, with all its predictions.
 
-What a publication leaves open (running CPUs, whether a kernel deferred flushes) makes
-several predictions of one figure: they are its interval.  A figure counts as within 10 %
-only if all of its interval is; that it lies somewhere inside is said apart.
+A publication may leave settings open (running CPUs, whether a kernel deferred flushes).
+Then a figure has several predictions, which are its interval.  It counts as within 10 %
+only if its whole interval is; whether it lies inside the interval is a separate column.
 """
 
 import dataclasses
@@ -24,11 +24,11 @@ class Figure:
     high: float
     kernels: tuple[str, ...]
     fitted: bool
-    unknown: str  # what the interval is over
+    unknown: str  # the settings over which the interval extends
 
     @property
     def errors(self) -> tuple[float, float]:
-        """Of both ends, percent of the published figure."""
+        """Errors of both ends, percent of the published figure."""
         low, high = (
             100 * (x - self.published) / abs(self.published)
             for x in (self.low, self.high)
@@ -41,19 +41,19 @@ class Figure:
         return self.low <= self.published <= self.high
 
     def within(self, percent: float) -> bool:
-        """Whether every prediction is that near."""
+        """Whether the error of every prediction is at most `percent`."""
         return max(map(abs, self.errors)) <= percent
 
     def record(self) -> dict[str, Any]:
-        """The figure as programs read it."""
+        """The figure as plain data."""
         made = dataclasses.asdict(self) | {"kernels": list(self.kernels)}
         return made | {"errors_percent": list(self.errors), "inside": self.inside}
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:
-    """The rows without those that predict the same for the same figure again.
+    """The rows, with equal predictions of a figure as one row.
 
-    Releases that agree share a row: its `kernel` names them all.
+    Releases that agree share a row, whose `kernel` names them all.
     """
     found: dict[object, Row] = {}
     for r in rows:
@@ -101,7 +101,7 @@ def _unknown(group: list[Row]) -> str:
 
 
 def _common(texts: list[str]) -> str:
-    """What all texts begin with, to the last whole part."""
+    """The common beginning of all texts, in whole parts."""
     first = texts[0]
     while not all(t.startswith(first) for t in texts):
         first = first.rpartition(" ")[0]
@@ -109,7 +109,7 @@ def _common(texts: list[str]) -> str:
 
 
 def summary(found: Sequence[Figure]) -> str:
-    """How many figures, and how near they are; fitted ones apart."""
+    """Numbers of figures by size of error, with fitted ones apart, in words."""
     free = [f for f in found if not f.fitted]
     return (
         f"{len(found)} published figures: of {len(free)} predicted from other sources "

@@ -1,4 +1,4 @@
-"""The figures that everybody quotes, and what is predicted for them, as one table."""
+"""The main published figures and their predictions, as one table."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Cells = tuple[str, str, str]
 
 
 def headline(rows: Sequence[Row]) -> list[Cells]:
-    """The table's rows; those of pmbench only where it has been run."""
+    """The table's rows; those of pmbench only if it has been run."""
     made = []
     rates = [r for r in rows if r.id.startswith("intel-pmbench-rate")]
     if rates:
@@ -64,7 +64,7 @@ def _intel(rates: Sequence[Row], ipis: Sequence[Row]) -> list[Cells]:
 def crossing(rates: Sequence[Row]) -> str:
     """The number of running CPUs at which the predicted curve meets the published rate.
 
-    Between two numbers that were run, a straight line.
+    The curve is linear between two numbers that were run.
     """
     points = sorted((r.extra["cpus"], r.predicted_change or 0.0) for r in rates)
     want = published.COVER.rate_change

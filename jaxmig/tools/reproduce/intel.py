@@ -1,7 +1,7 @@
-"""The cover letter's figures: pmbench's threads on the timeline, not a formula.
+"""The cover letter's figures, from pmbench's threads on the timeline.
 
-A part of the memory goes back and forth between the nodes while the threads run on the
-whole of it; interrupts are those taken, by CPUs that were awake.
+A part of the memory moves there and back between the nodes while the threads use all of
+it; the interrupts are those of CPUs that were awake.
 
 Source: Huang Ying, migrate_pages(): batch TLB flushing, cover letter, 2022-23.
 """
@@ -23,7 +23,7 @@ Tick = Callable[[str], None]
 RUNNING: Final = (1, 2, 4, 8, 16, 19, 31)
 LANES: Final = 32
 SET: Final = 128  # MiB, the default; rows of another set have ids of their own
-MOVED: Final = 2048  # pages of the set that go back and forth: four batches
+MOVED: Final = 2048  # pages of the set that move there and back: four batches
 TRIPS: Final = 2
 X86_KEYS: Final = (
     *("cost.alloc", "cost.bookkeeping", "cost.walk", "cost.remap", "cost.switch"),
@@ -45,7 +45,7 @@ IPI_CAUSE: Final = (
 
 
 def intel(tick: Tick) -> Iterator[Row]:
-    """pmbench while its memory goes back and forth, by running CPUs and set size."""
+    """pmbench while its memory moves there and back, by running CPUs and set size."""
     p = machines.load("xeon-2s")
     for cpus, mib in [(n, SET) for n in RUNNING] + [(16, 2048)]:
         serial, batched = alike([timetable(p, MOVED, kernel=k) for k in ("6.2", "v4")])
@@ -75,7 +75,7 @@ def intel(tick: Tick) -> Iterator[Row]:
 
 
 def _by_formula(profile: Profile, row: Row, after: "Ran") -> dict[str, float | str]:
-    """The formula of one flush a page beside the run."""
+    """Fields with the formula's prediction, beside the run's."""
     formula = 100 * (_formula(profile, row.extra["cpus"]) - 1)
     gap = 100 * ((100 + (row.predicted_change or 0)) / (100 + formula) - 1)
     return {
@@ -86,7 +86,7 @@ def _by_formula(profile: Profile, row: Row, after: "Ran") -> dict[str, float | s
 
 
 def _interrupts(base: Row, what: str, before: "Ran", after: "Ran") -> Row:
-    """Interrupts taken a page moved, and what remains of them."""
+    """Interrupts per page moved, and the part that remains with batching."""
     left = 100 * after.ipis / before.ipis if before.ipis else 0.0
     remain = {
         "published_remaining_percent": 100 + published.COVER.ipi_change,
@@ -116,7 +116,7 @@ def _why(gap: float, after: "Ran") -> str:
 
 
 def _formula(profile: Profile, cpus: int) -> float:
-    """(b + F) / (b + F / 512): each page with a flush of its own, or a 512th of one."""
+    """(b + F) / (b + F / 512): a flush for each page against a flush for 512 pages."""
     b = sum(
         profile[f"cost.{k}"]
         for k in ("alloc", "bookkeeping", "walk", "remap", "switch")
@@ -130,9 +130,9 @@ def _formula(profile: Profile, cpus: int) -> float:
 class Ran:
     """A modelled pmbench run."""
 
-    rate: float  # base pages a second
-    ipis: float  # interrupts a page
-    silent: float  # share of flushes that interrupted nobody
+    rate: float  # base pages per second
+    ipis: float  # interrupts per page
+    silent: float  # share of flushes that interrupted no CPU
 
 
 def _pmbench(profile: Profile, cpus: int, mib: int, table: Timetable) -> Ran:

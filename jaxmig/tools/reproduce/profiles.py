@@ -1,8 +1,8 @@
 """memhog's two perf profiles on arm64: shares of functions before and after batching.
 
-Before, shares are of the whole migratepages run, and the machine's costs come from
-them.  After, perf counted the whole system, so that only shares of migrate_pages()
-itself can be compared; no cost comes from these.
+Before batching, shares are of the whole migratepages run, and the machine's costs come
+from them.  After it, perf counted the whole system, so that only shares of
+migrate_pages() itself can be compared; no cost comes from these.
 
 Source: Xin Hao, replies to migrate_pages(): batch TLB flushing v4, 8 Feb 2023.
 """
@@ -16,7 +16,7 @@ from jaxmig.tools.reproduce.row import Row
 
 
 def spent(profile: Profile, kernel: str) -> Mapping[str, float]:
-    """ns a base page in each function of the profiles, on arm64."""
+    """ns per base page in each function of the profiles, on arm64."""
     made = release(kernel)
     deferred = made.batched and made.arm64_defers
     tlbi, dsb = profile["cost.tlbi"], profile["cost.dsb"]
@@ -37,14 +37,14 @@ def spent(profile: Profile, kernel: str) -> Mapping[str, float]:
         "try_to_migrate": unmap,
         "ptep_clear_flush": clear,
         "rmap_walk_anon": unmap + remap,
-        # Its lock and LRU work is not told apart from the rest's, and left out.
+        # Without its lock and LRU work, which the model has only as a total.
         "migrate_folio_move": flags + copy + remap,
         "move_to_new_folio": flags + copy,
     }
 
 
 def profiles(profile: Profile, inputs: tuple[str, ...]) -> Iterator[Row]:
-    """A row a function and release."""
+    """A row for each function and release."""
     before = spent(profile, "6.2")
     for name, share in published.PROFILE_BEFORE.items():
         yield Row(

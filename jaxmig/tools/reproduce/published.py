@@ -1,4 +1,4 @@
-"""Figures that others published, as they were published; with their threads."""
+"""Published figures, unchanged, with the mail threads that they are from."""
 
 from typing import Final, NamedTuple
 
@@ -137,7 +137,7 @@ GARG_FEW: Final = tuple(
     for folios, gbs in zip((1, 64, 512), figures, strict=True)
 )
 
-# The rows that could be read; 8 to 16 channels could not.
+# Without the rows of 8 to 16 channels, which are not legible.
 GARG_LATER: Final[dict[str, PublishedRates]] = {
     "v4": PublishedRates(
         "7.0",

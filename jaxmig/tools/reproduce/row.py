@@ -9,10 +9,10 @@ from jaxmig.time.machines import Profile
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One published figure and its prediction; `extra` goes into JSON as it is.
+    """One published figure and its prediction; `extra` has further fields for JSON.
 
-    `fitted_before`, `fitted_after`: whether the prediction used the figure itself or
-    another of its table.
+    `fitted_before`, `fitted_after`: whether the prediction used the figure itself, or
+    another figure of its table.
     """
 
     id: str
@@ -33,30 +33,30 @@ class Row:
 
     @property
     def predicted_change(self) -> float | None:
-        """Percent."""
+        """The predicted change in percent, None without a figure before or after."""
         if not self.predicted_before or self.predicted_after is None:
             return None
         return 100 * (self.predicted_after / self.predicted_before - 1)
 
     @property
     def fitted(self) -> bool:
-        """Whether what is compared is fitted."""
+        """Whether the figure that is compared is fitted."""
         after = self.published_after is not None or self.published_change is not None
         return self.fitted_after if after else self.fitted_before
 
     @property
     def published(self) -> tuple[float | None, float | None, float | None]:
-        """All that was published: before, after, change."""
+        """The published figures: before, after, change."""
         return self.published_before, self.published_after, self.published_change
 
     @property
     def figure_id(self) -> str:
-        """The id without what a publication leaves open."""
+        """The id without the settings that the publication leaves open."""
         return self.id.removesuffix("-2048m").removesuffix("-hypothesis")
 
     @property
     def source_figure(self) -> str:
-        """Tells figures of the same size apart: kind and, where it matters, what."""
+        """An id of the published figure: its kind and, where needed, `what`."""
         open_ = self.figure_id.startswith(("intel", "arm64-memhog", "arm64-bw"))
         same = open_ and not self.id.endswith("-profile")
         return self.figure_id if same else f"{self.figure_id}: {self.what}"
@@ -80,9 +80,9 @@ class Row:
 
     @property
     def error(self) -> float | None:
-        """Percent: of the figure afterwards, of the change, or of the one before.
+        """Error in percent, of the first of these that was published.
 
-        The first of them that was published.
+        The figure after batching, the change, the figure before.
         """
         if self.compared is None:
             return None
@@ -90,7 +90,7 @@ class Row:
         return 100 * (predicted - published) / abs(published)
 
     def record(self) -> dict[str, Any]:
-        """The row as programs read it."""
+        """The row as plain data."""
         made: dict[str, Any] = {
             "id": self.id,
             "what": self.what,

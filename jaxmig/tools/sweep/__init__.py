@@ -1,19 +1,19 @@
 """Many configurations of one migration: grids, their counts, their prices, a file.
 
-    axes.py     what is varied, and the order of the rows
+    axes.py     the axes of a grid, and the order of its rows
     memory.py   the target as a machine, with a share of it in huge pages
-    counts.py   what a call counts, without moving a page
+    counts.py   the counts of a call, without moving a page
     program.py  many calls in one compiled program, on one device or several
     engine.py   counts: each distinct call runs once
     many.py     the same from Python, for any machines: `count_many`
     pricing.py  counts times machine profiles, one matrix product
     rows.py     configuration and counts as a row
-    journal.py  rows on disk: whole lines, resumed where they end, parts merged
-    play.py     all of it, in windows of about a second
+    journal.py  rows on disk: whole lines, resumable, parts merged
+    play.py     the whole sweep, in windows of about a second
 
-The order of the rows follows from the configuration alone, and a row holds nothing that
-this computer's speed could change: a sweep that was killed and resumed, or cut among
-processes, ends in the same bytes.
+The order of the rows depends only on the configuration, and no row depends on this
+computer's speed: a sweep that was killed and resumed, or divided among processes, gives
+the same bytes.
 """
 
 from jaxmig.host.ranges import AxisError, values

@@ -1,4 +1,4 @@
-"""What is varied: axes, the grid they span, and a sample of it."""
+"""The axes of a sweep, the grid that they span, and samples of it."""
 
 import dataclasses
 import math
@@ -12,9 +12,9 @@ import numpy as np
 class Configuration:
     """One point of a grid.
 
-    The last two change the price alone (but for batch-copy, which asks a copy engine), the
-    three before them only the call; so points that share a machine and a compilation
-    follow one another in a grid.
+    The last two fields change only the price (except for batch-copy, which uses a copy
+    engine), the three before them only the call.  So points that share a machine and a
+    compiled program are neighbours in a grid.
     """
 
     thp: int  # percent of the memory in 2 MiB pages
@@ -47,12 +47,12 @@ class Grid:
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
-        """Values by name of the axis."""
+        """The values of each axis, by name."""
         return {name: getattr(self, name) for name in AXES}
 
     @property
     def prices(self) -> int:
-        """Neighbours that are the same call on other machines."""
+        """How many neighbouring points are the same call at different prices."""
         return math.prod(len(getattr(self, name)) for name in PRICED_ONLY)
 
     def at(self, index: int) -> Configuration:
@@ -72,9 +72,14 @@ class Grid:
         drawn = rng.choice(len(self), samples, replace=False, shuffle=False)
         return [int(i) for i in np.sort(drawn)]
 
-    def share(self, indices: Sequence[int], process: int, of: int) -> list[int]:
-        """Which points a process takes: every so-many-th call with all of its prices.
+    def share(self, indices: Sequence[int], process: int, processes: int) -> list[int]:
+        """The points of one of several processes: it takes every n-th call with its prices.
 
-        Neighbours cost about the same, so dealing them out one by one is fair.
+        Neighbours take about equally long, so that all processes get equal work.
+
+        Args:
+          indices: all points.
+          process: its number, from 0 on.
+          processes: how many there are.
         """
-        return [i for i in indices if i // self.prices % of == process]
+        return [i for i in indices if i // self.prices % processes == process]

@@ -1,9 +1,9 @@
 """Counts of many calls: every distinct call runs on the engine, each once.
 
-Calls that differ in batch limit and CPUs only share one compiled program for all of
-them (`program.py`), and one machine in memory: what they differ in is data.
+Calls that differ only in batch limit and CPUs share a compiled program (`program.py`) and
+a machine in memory; limits and CPUs are its arguments.
 
-A call of several lists (more than one source node) goes through the system call itself.
+A call with several lists (more than one source node) is made by the system call itself.
 """
 
 import dataclasses
@@ -30,33 +30,33 @@ from jaxmig.tools.sweep.program import SLOTS, local_mesh, mapped, program_of
 
 @dataclasses.dataclass(frozen=True)
 class SweptCall:
-    """What tells two calls apart: one Run is one call of the engine."""
+    """The settings in which calls differ; equal ones are one call of the engine."""
 
     thp: int
     kernel: str
     mode: str
     arch: str
     cpus: int
-    batch: int  # 0: no limit, and for serial releases, which have none
-    engine: bool  # asks a copy engine
+    batch: int  # 0: no limit, also for serial releases
+    engine: bool  # whether it uses a copy engine
 
 
 @dataclasses.dataclass(frozen=True)
 class CallTally:
-    """What a call returned and counted."""
+    """The return value and the counts of a call."""
 
     ret: int
     errno: str | None
     counts: dict[str, int]
     ipis: int
-    ipis_most: int  # of one CPU
+    ipis_most: int  # the most that one CPU took
     mapped: tuple[int, ...]  # base pages that entries map on each node afterwards
 
 
 def run_of(config: Configuration, arch: str) -> SweptCall:
-    """The call of a configuration, without what makes no difference to it."""
+    """The call of a configuration, without settings that do not affect it."""
     kernel, row = config.kernel, release(config.kernel)
-    # Releases that do not know the broadcast instruction interrupt on such a CPU too.
+    # Releases without support for INVLPGB send IPIs on such a CPU too.
     if arch == "x86-invlpgb" and not rules(kernel, arch=arch).invlpgb:
         arch = "x86"
     limit = config.batch if row.batched else 0
@@ -76,7 +76,7 @@ class CallRunner:
         self._cpus: dict[int, Cpus] = {}
 
     def tallies(self, runs: Sequence[SweptCall]) -> list[CallTally]:
-        """The calls, which may differ in CPUs and batch limit only, at most SLOTS.
+        """Run calls that differ only in CPUs and batch limit, at most SLOTS of them.
 
         Raises:
           SleepsForever: where Linux would wait for something that never ends.
@@ -90,13 +90,13 @@ class CallRunner:
         masks = [self._masks(run.cpus) for run in runs]
         limits = [int(limit_of(run.batch)) for run in runs]
         found = self._many(m, _rules(first), heads, node, limits, masks)
-        # Before 6.7 nobody counted what could not be isolated.
+        # Before 6.7 a folio that could not be isolated was no failure.
         left = unisolated if release(first.kernel).counts_unisolated else 0
         return [_tally(f, left) for f in found]
 
     def _machine(self, thp: int) -> tuple[Machine, Space]:
         if self._built is None or self._built[0] != thp:
-            self._built = None  # two machines at a time need not fit into memory
+            self._built = None  # first, as two machines may not fit into memory
             self._built = (thp, *self.memory.build(thp))
         return self._built[1], self._built[2]
 
@@ -108,10 +108,10 @@ class CallRunner:
     def _lists(
         self, m: Machine, space: Space, run: SweptCall
     ) -> tuple[list[tuple[Heads, int]], int]:
-        """Lists of a call with their nodes, and how many folios nobody could isolate.
+        """Lists of a call with their nodes, and the folios that could not be isolated.
 
-        What a second list holds depends on how the first one went; so the lists are
-        those of a call that moves everything, which is only right for the first.
+        A second list depends on the result of the first.  The lists here are those of a
+        call that moves everything, so that only the first one is right.
         """
         if run.mode != "sync":
             s = Session(m, run.kernel)
@@ -145,7 +145,7 @@ class CallRunner:
         return [jax.tree.map(lambda a, i=i: a[i], rows) for i in range(n)]
 
     def _one(self, m: Machine, space: Space, run: SweptCall) -> CallTally:
-        """The system call as it is, on a machine of its own."""
+        """Make the whole system call, on a copy of the machine."""
         cpus = jax.tree.map(jnp.asarray, self._masks(run.cpus))
         s = Session(
             dataclasses.replace(m, cpus=cpus),
@@ -162,14 +162,14 @@ class CallRunner:
 
 
 class _Asked(Session):
-    """Notes the lists that a system call hands over, and moves nothing."""
+    """Records the lists of a system call, and moves nothing."""
 
     def __init__(self, state: Machine, kernel: str) -> None:
         super().__init__(state, kernel)
         self.lists: list[tuple[Heads, int]] = []
 
     def migrate(self, folios: Heads, node: int, **how: Any) -> int:
-        """Nothing fails."""
+        """Record a list; returns 0, as if all of it had moved."""
         del how
         if len(folios):
             # A folio that two areas map is isolated once.
@@ -182,8 +182,8 @@ def _rules(run: SweptCall) -> Rules:
     return rules(run.kernel, run.mode, arch=run.arch, engine=run.engine)
 
 
-def _tally(found: tuple[Any, ...], unisolated: int) -> CallTally:
-    ev, failed, error, there = found
+def _tally(counted: tuple[Any, ...], unisolated: int) -> CallTally:
+    ev, failed, error, there = counted
     if int(error) == SLEEPS:
         raise SleepsForever
     short = int(error) == ENOMEM

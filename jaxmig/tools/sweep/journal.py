@@ -1,8 +1,8 @@
-"""Rows on disk: whole lines, appended one by one, and taken up again where they end.
+"""Rows on disk: whole lines, appended one by one, and continued after an interruption.
 
-The first line names the columns; the last cell of each row names its sweep, so that
-rows of another one are never continued.  A line goes to the system in one write: a
-process that is killed leaves whole lines and at most one torn one, which is cut off.
+The first line has the names of the columns.  The last cells of each row identify its
+sweep, so that a file of another sweep is never continued.  Each line is one write: a
+process that is killed leaves whole lines and at most one torn line, which is cut off.
 """
 
 import collections
@@ -31,7 +31,7 @@ class Journal:
     """An open file of rows.
 
     Attributes:
-      done: rows that it already had.
+      done: rows that the file already had.
     """
 
     def __init__(
@@ -40,11 +40,12 @@ class Journal:
         """Open or create the file.
 
         Args:
-          stamp: what each row must end with.
-          keys: what row number i must begin with.
-          resume: go on where it ends; otherwise it must not exist.
+          path: of the file.
+          stamp: of the sweep, which each row must have.
+          keys: from the number of a row to the text that it must begin with.
+          resume: continue an existing file; otherwise it must not exist.
         Raises:
-          JournalError: it exists, is in use, or was written for something else.
+          JournalError: it exists, is in use, or belongs to another sweep.
         """
         self.path, self.done = path, 0
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
@@ -95,7 +96,7 @@ class Journal:
         heading, whole = rows.heading().encode(), 0
         with open(self._fd, "rb", closefd=False) as file:
             first = file.readline(LONGEST)
-            if not heading.startswith(first):  # a torn heading is ours too
+            if not heading.startswith(first):  # a torn heading is accepted
                 raise JournalError(f"{self.path}: is no file of this version's sweeps; "
                                    "choose another, or --overwrite")  # fmt: skip
             if first == heading:
@@ -105,7 +106,7 @@ class Journal:
             self.add(rows.heading())
 
     def _check(self, file: IO[bytes], stamp: str, keys: Callable[[int], str]) -> int:
-        """Counts the rows behind the heading; returns their bytes."""
+        """Count the rows after the heading; returns their bytes."""
         size = 0
         for i, data in enumerate(_whole(file)):
             line = data.decode("utf-8", "replace")
@@ -139,7 +140,7 @@ def read(path: Path) -> list[rows.Row]:
     """The rows of a finished or unfinished file.
 
     Raises:
-      JournalError: it cannot be read or holds something else.
+      JournalError: it cannot be read, or is no file of rows.
     """
     try:
         with path.open("rb") as file:
@@ -156,7 +157,7 @@ def _row(path: Path, i: int, data: bytes) -> rows.Row:
 
 
 def _whole(file: IO[bytes]) -> Iterator[bytes]:
-    """Lines with their ends, one by one; nothing but a newline ends one."""
+    """Lines with their newlines, one by one; no other character ends a line."""
     while (line := file.readline(LONGEST)).endswith(b"\n") or len(line) == LONGEST:
         yield line
 
@@ -171,18 +172,18 @@ def _line_of(path: Path, number: int) -> Iterator[None]:
 
 
 def part(path: Path, process: int, processes: int) -> Path:
-    """Where one of several processes writes its rows."""
+    """The file for the rows of one of several processes."""
     return path.with_name(f"{path.name}.part-{process}-of-{processes}")
 
 
 def merge(path: Path, parts: Sequence[Path], owners: Sequence[int]) -> bool:
-    """Make the whole file of finished parts; False if one of them is not finished yet.
+    """Merge finished parts into the whole file; False if some part is unfinished.
 
-    Every process tries this at its end, and whoever is last succeeds; if two are, both
-    write the same bytes, and the file appears at once.
+    Every process tries this at its end, and the last one succeeds.  If two are last, both
+    write the same bytes, and the file is renamed into place as a whole.
 
     Args:
-      owners: which part holds each row, in the order of the rows.
+      owners: the part that has each row, in the order of the rows.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -209,7 +210,7 @@ def merge(path: Path, parts: Sequence[Path], owners: Sequence[int]) -> bool:
 
 
 def _count(file: IO[bytes]) -> int:
-    """Rows of a part, at whose first the file is left; -1 if a line is torn."""
+    """Rows of a part, or -1 if a line is torn; leaves the file at its first row."""
     lines = -1
     while line := file.readline(LONGEST):
         if not line.endswith(b"\n"):
@@ -231,10 +232,10 @@ def to_parquet(source: Path, path: Path, stamp: str) -> None:
     import pyarrow.csv as pc
     import pyarrow.parquet as pq
 
-    # Releases look like numbers: 6.10 must not become 6.1.
+    # Releases are text: 6.10 must not become 6.1.
     words, whole = pa.string(), pa.int64()
     types = {name: words if name in rows.WORDS else whole for name in rows.COLUMNS}
-    # Which sweep this is stands in the metadata too: a sweep may have no rows.
+    # The sweep is identified in the metadata too, as it may have no rows.
     schema = pa.schema([(n, types[n]) for n in rows.COLUMNS], {_SWEEP: stamp})
     options = pc.ConvertOptions(column_types=types)
     blocks = pc.ReadOptions(block_size=BLOCK, use_threads=False)
@@ -262,7 +263,7 @@ def is_parquet_of(path: Path, stamp: str) -> bool:
 
 
 def check_parquet() -> None:
-    """Raises JournalError where Parquet cannot be written, before hours of work."""
+    """Raise JournalError if Parquet cannot be written, before hours of work."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
@@ -273,7 +274,7 @@ def check_parquet() -> None:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name once it is whole."""
+    """A file to write, which gets its name only once it is whole."""
     try:
         with files.written(path) as file:
             yield file

@@ -1,10 +1,10 @@
-"""One call in many configurations, from Python: what each of them counts.
+"""One call in many configurations, from Python: the counts of each.
 
 masks = [dataclasses.replace(state, cpus=c) for c in ...]
 result = sweep.count_many(masks, folios, 1, batch=[1, 64, 512])
 
-Machines that share an array share it on the device too; only those that differ are
-stacked.  Configurations run in chunks that fit the memory, all in one compilation.
+Arrays that are the same object in all machines exist once on the device; only others are
+stacked.  Configurations run in chunks that fit into memory, all with one program.
 """
 
 import dataclasses
@@ -42,17 +42,19 @@ def count_many(
     at_once: int = AT_ONCE,
     mesh: Mesh | None = None,
 ) -> Result:
-    """What `migrate_pages` returns and counts in each configuration.
+    """The result of `migrate_pages` in each configuration.
 
     Args:
-      states: the machine, or one a configuration: the same but for conditions, CPU
-        masks, or whatever else leaves shapes and page tables' sizes alone.
+      states: the machine, or one for each configuration, which may differ in conditions,
+        CPU masks and anything else that changes no shapes or sizes of page tables.
       folios: int32[folios], head frames, each once; the same list for all.
-      batch: base pages at which a batch is closed, or one number a configuration.
-      at_once: configurations that a device works on together.
-      mesh: devices with one axis, among which configurations are dealt out.
+      node: the destination.
+      batch: base pages at which a batch is closed, or one number for each configuration.
+      kernel, mode, reason, cpu, arch: as for `migrate_pages`.
+      at_once: configurations that a device runs together.
+      mesh: devices with one axis, among which configurations are divided.
     Returns:
-      A result whose arrays have an axis more in front: the configurations.
+      A result whose arrays have the configurations as an additional first axis.
     Raises:
       ValueError: for as many machines as batch limits only where one of them is one;
         for machines of different shapes, or a mesh of several axes; and for what
@@ -124,7 +126,7 @@ def _distinct(machines: Sequence[Machine]) -> list[Machine]:
 
 
 def differing(machines: Sequence[Machine]) -> tuple[str, ...]:
-    """The fields that are not one object in all machines."""
+    """The fields that are not the same object in all machines."""
     first, others = machines[0], _distinct(machines)[1:]
     names = [f.name for f in dataclasses.fields(Machine) if f.name != "geometry"]
     return tuple(
@@ -139,7 +141,7 @@ def _chunks(
     n: int,
     width: int,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """What differs, and limits, `width` configurations at a time; the last is padded."""
+    """Stacked fields and limits, `width` configurations at a time; the last is padded."""
     for start in range(0, n, width):
         at = np.minimum(np.arange(start, start + width), n - 1)
         some = [machines[i if len(machines) > 1 else 0] for i in at]
@@ -159,13 +161,14 @@ def compiled(
 ) -> Any:
     """The jitted sweep of one chunk of configurations.
 
-    Its last argument is their rules as bits (`rules.word`).
-
     Args:
       shape: rules of this structure (`rules.structure`).
       counts: whether the calls are `countable()`.
       differ: fields of the machine that are stacked.
       mesh: devices that share the configurations.
+    Returns:
+      A function of the machine, the stacked fields, the limits, the call and the rules as
+      bits (`rules.word`), with a result for each configuration.
     """
 
     def many(
@@ -180,7 +183,7 @@ def compiled(
                 return count(r, here, call, limit)[0]
             return played(r, here, call, limit)[1]
 
-        # Branches and loops of unequal length: one configuration after the other.
+        # One after the other, as their branches and loops have different lengths.
         each = jax.vmap(one) if counts else functools.partial(jax.lax.map, one)
         return each((some, limits))
 

@@ -8,22 +8,22 @@ from jaxmig.sources.builder import Builder
 from jaxmig.sources.targets import Setting, Target, WhatIf
 from jaxmig.state.machine import Cpus, Machine
 
-# What a call counts does not depend on what TLBs hold: masks say who is interrupted.
-# The least TLB makes the serial releases' search for stale entries short.
+# Counts do not depend on the contents of TLBs, as masks decide which CPUs are
+# interrupted.  The smallest TLB shortens serial releases' search for stale entries.
 TLB = (1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Where a sweep's pages are, and on which CPUs their process runs."""
+    """The nodes of a sweep's pages, and the CPUs on which their process runs."""
 
     target: Target
     nodes: int
     source: int
-    cpus: int  # of the largest machine: the others leave some idle
-    everywhere: bool  # runs on all CPUs but the migrating one, not on its own
+    cpus: int  # of the largest machine; smaller ones leave some idle
+    everywhere: bool  # runs on all CPUs but the migrating one, not on the target's own
     cpu: int = 0
-    given: tuple[int, ...] | None = None  # it runs on these, whatever else is said
+    given: tuple[int, ...] | None = None  # CPUs on which it runs, before all else
 
     def running(self, cpus: int) -> tuple[int, ...]:
         """CPUs of a machine of `cpus` on which the target runs."""
@@ -35,19 +35,19 @@ class Memory:
 
     @property
     def own_sizes(self) -> bool:
-        """A process or a trace: its page sizes are its own."""
+        """Whether the target has its own page sizes, as a process or a trace has."""
         return self.target.own_sizes
 
     def build(self, thp: int) -> tuple[Machine, Space]:
         """The machine with the most CPUs.
 
         Raises:
-          TargetError: another share of THPs for a target whose pages are not known.
+          TargetError: a changed share of THPs for a target whose pages are not known.
         """
         return self.shaped(thp).build(self._setting(self.cpus))
 
     def shaped(self, thp: int) -> Target:
-        """The target with that share of its pages in THPs, as near as can be."""
+        """The target with about `thp` percent of its pages in THPs."""
         if thp == self.target.thp:
             return self.target
         return self.target.what_if(WhatIf(thp=thp))

@@ -1,9 +1,8 @@
 """A sweep from its configurations to its rows, in windows of about a second.
 
-A window is a stretch of the configurations in their order.  The calls in it that have
-not run yet run together, as far as they share a compilation; then its rows are priced
-and given out.  How long windows are follows this computer's speed, what is in the rows
-does not.
+A window is a number of consecutive configurations.  Calls in it that have not been made
+yet run together if they share a compiled program; then the window's rows are priced and
+returned.  The length of windows depends on this computer's speed, the rows do not.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from jaxmig.tools.sweep.pricing import MachineWeights, Price
 from jaxmig.tools.sweep.program import SLOTS
 
 WINDOW_S: Final = 1.0
-KEPT: Final = 1_000  # calls whose counts are remembered: points that share one are near
+KEPT: Final = 1_000  # calls whose counts are kept: points with the same call are near
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Sweep:
 
     @functools.cached_property
     def stamp(self) -> str:
-        """The version that makes the rows, and a hash of all that they depend on."""
+        """The version of jaxmig, and a hash of everything that rows depend on."""
         said: dict[str, Any] = {
             "target": self.memory.target.name,
             "digest": self.digest,
@@ -62,7 +61,7 @@ class Sweep:
             "running": [self.memory.everywhere, self.memory.given, self.memory.cpu],
             "axes": self.grid.axes,
             "samples": self.samples and [self.samples, self.seed],
-            # A user's own profile may change under its name.
+            # A user's own profile may change while its name does not.
             "profiles": {n: machines.dumps(p) for n, p in self.profiles.items()},
         }
         text = json.dumps(said, sort_keys=True)
@@ -86,7 +85,7 @@ def play(
         taken, made = player.window(indices, start, budget)
         yield made
         start += taken
-        # Longer windows waste less on each, shorter ones show and keep more.
+        # Longer windows have less overhead, shorter ones show and save rows earlier.
         seconds = time.perf_counter() - began
         budget = max(1, min(SLOTS, round(budget * min(2.0, WINDOW_S / seconds))))
 
@@ -165,7 +164,7 @@ class Player:
         )
 
     def _price(self, config: Configuration, run: SweptCall) -> Price:
-        """All machines' prices of a call come out of one product."""
+        """The price of a call; one matrix product has those of all machines."""
         counts, row = self.tallies[run].counts, release(config.kernel)
         policy: Policy = "batched" if row.batched else "serial"
         folios = folios_a_batch(counts)
@@ -181,7 +180,7 @@ class Player:
         key = (arch, policy, *copies)
         if key not in self._prices:
             known = self.s.profiles
-            # Kernels that cannot broadcast price such a machine as one with IPIs.
+            # For kernels without INVLPGB such a machine is priced as one with IPIs.
             fitting = {
                 (name, copy): known[name]
                 for name in self.s.grid.machine

@@ -1,7 +1,7 @@
-"""Counts times machine profiles: a matrix product a profile of a sweep.
+"""Counts times machine profiles: a matrix product for each profile of a sweep.
 
-A column is a place in the code on a machine with a copy engine; rounding each before
-adding up gives exactly what `cost.price` gives.
+A column is a place in the code, on a machine with a copy engine.  Each is rounded before
+they are added, so that the prices equal those of `cost.price`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxmig.time.machines.sampling import ROWS, Ranges, ranges
 from jaxmig.time.machines.terms import Policy, derived, terms
 
 Name = tuple[str, str]  # of a machine and of a copy engine
-# Of one cell, so that sums of all of them stay within int64, as result files keep them.
+# Of one cell, so that the sum of all stays within int64, as in result files.
 MOST_NS: Final = 1 << 59
 
 
@@ -35,7 +35,7 @@ class Price:
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-    """One machine: what each counter costs at each place, and on drawn machines."""
+    """One machine: the cost of each counter at each place, and on sampled machines."""
 
     cells: tuple[tuple[str, str], ...]  # (phase, place)
     weights: Float64[np.ndarray, "counters cells"]
@@ -60,10 +60,10 @@ class MachineWeights:
             self._blocks[name] = _Block(cells, weights, drawn)
 
     def of(self, counts: Mapping[str, int]) -> dict[Name, Price]:
-        """What the counted events cost on each machine.
+        """Price the counted events on each machine.
 
         Raises:
-          ProfileError: more than int64 holds.
+          ProfileError: a time that exceeds int64.
         """
         return {name: self._price(name, counts) for name in self.wanted}
 
@@ -97,10 +97,10 @@ def _stolen(counts: Mapping[str, int], profile: Profile) -> int:
 
 
 def _within(ns: float) -> float:
-    """A time, if result files can hold it.
+    """A time, checked to be short enough for result files.
 
     Raises:
-      ProfileError: it is beyond some 18 years.
+      ProfileError: it is longer than about 18 years.
     """
     if not -MOST_NS < ns < MOST_NS:
         most = f"more than the {MOST_NS:.3g} that results hold"

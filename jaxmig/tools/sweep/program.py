@@ -1,8 +1,8 @@
-"""The compiled program of many calls, on one device or dealt out among several.
+"""The compiled program of many calls, on one device or divided among several.
 
-Where batches are independent and memory lasts, calls are counted all at once
-(`counts.py`).  Elsewhere they are played one after the other in a loop: under `vmap` the
-engine would take both sides of every branch.
+Where batches are independent and memory lasts, all calls are counted at once
+(`counts.py`).  Otherwise they are played one after the other in a loop, since under
+`vmap` the engine would run both sides of every branch.
 """
 
 import dataclasses
@@ -41,13 +41,20 @@ def jitted(
     dealt: Sequence[int],
     arguments: int,
 ) -> Any:
-    """`f`, compiled; on a mesh each device gets its part of the arguments `dealt`.
+    """A jitted function; on a mesh each device gets a part of some arguments.
 
-    These have configurations as their first axis, and so has all that comes out.
+    Args:
+      function: to be compiled.
+      mesh: of one axis; None for one device.
+      dealt: positions of arguments whose first axis is that of configurations, which is
+        divided among the devices; the others are copied to all.
+      arguments: how many there are.
+    Returns:
+      The compiled function; all its results have configurations as their first axis.
     """
     if mesh is None:
         return xla.Program(function)
-    # Whatever its user made of it: here arguments lie where they are wanted.
+    # A mesh without the user's axis types, so that arguments are placed here.
     mesh = Mesh(mesh.devices, mesh.axis_names)
     axis = P(mesh.axis_names[0])
     specs = tuple(axis if i in dealt else P() for i in range(arguments))
@@ -59,7 +66,7 @@ def jitted(
 
 @functools.cache
 def program_of(shape: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
-    """The jitted program of `n` calls of the same list on SLOTS sets of CPUs.
+    """The jitted program of up to SLOTS calls of one list, each with its CPUs and limit.
 
     Its last argument is their rules as bits (`rules.word`).
 
@@ -102,7 +109,7 @@ def _played(
         cpus = jax.tree.map(lambda a: a[i], stack)
         start = dataclasses.replace(m, cpus=cpus)
         after, result = played(rules, start, call, limits[i])
-        # Looking at the page tables keeps the compiler from leaving them out.
+        # A result from the page tables keeps the compiler from removing their updates.
         new = (result.events, result.failed, result.error, mapped(after))
         return jax.tree.map(lambda a, x: a.at[i].set(x), out, new)
 
@@ -116,9 +123,16 @@ def _played(
 def played(
     rules: Rules, m: Machine, call: What, limit: Index
 ) -> tuple[Machine, migrate.Result]:
-    """The call on the machine, as part of a loop over configurations.
+    """Make the call, as part of a loop over configurations.
 
-    Inside one XLA finds arguments constant or results unused, which `xla.whole` forbids.
+    In such a loop XLA finds arguments constant or results unused, which `xla.whole` does
+    not allow.
+
+    Args:
+      call: heads, their number, the node and the CPU, as arrays.
+      limit: base pages at which a batch is closed.
+    Returns:
+      The machine after the call, and the result.
     """
     with xla.tricks(on=False):
         return migrate.run(m, *call, limit, rules)

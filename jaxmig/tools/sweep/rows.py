@@ -1,4 +1,4 @@
-"""A configuration, what its call counted and what that costs, as one row of text."""
+"""A configuration with its call's counts and their price, as one row of text."""
 
 import csv
 import io
@@ -26,10 +26,10 @@ RESULTS: Final = (
     *("time_ns_low", "time_ns_high", "stolen_ns", "pages_per_s"),
     *("stall_ns.p50", "stall_ns.p99", "stall_ns.max", "first_folio_ns"),
 )
-# Last: the version of jaxmig and a hash of all that rows depend on.  In every row, so
-# that the file stays plain CSV and files of several sweeps can be put together.
+# The version of jaxmig and a hash of everything that rows depend on.  It is in every row,
+# so that the file stays plain CSV and files of several sweeps can be concatenated.
 STAMP: Final = "sweep"
-# CRC-32 of the other cells, one a line: a row that was damaged since is never kept.
+# CRC-32 of the other cells, with which damaged rows are found.
 CHECK: Final = "crc32"
 COLUMNS: Final = (*AXES, *RESULTS, CHECK, STAMP)
 _WHOLE: Final = re.compile(r"-?[0-9]{1,19}")
@@ -44,7 +44,17 @@ def row(
     running: int,
     stamp: str,
 ) -> Row:
-    """The row; every cell is a whole number or a word, so it has one spelling."""
+    """The row of a configuration.
+
+    Args:
+      tally: the counts of its call.
+      price: of the counts on its machine.
+      pages: base pages of the target.
+      running: CPUs that run the target.
+      stamp: of the sweep.
+    Returns:
+      Cells by column, all whole numbers or words, so that each has one spelling.
+    """
     counts, moved = tally.counts, tally.counts["pgmigrate_success"]
     vmstat: dict[str, int] = {name: counts[name] for name in VMSTAT}
     vmstat["nr_tlb_remote_flush_received"] = tally.ipis
@@ -92,15 +102,15 @@ def heading() -> str:
 
 
 def key(config: Configuration) -> str:
-    """What the line of a configuration begins with."""
+    """The beginning of the line of a configuration."""
     return _line([getattr(config, name) for name in AXES])[:-1] + ","
 
 
 def check(line: str) -> Row:
-    """The row of a line as `text` has written it.
+    """The row of a line that `text` has written.
 
     Raises:
-      ValueError: it is not that any more; says how it is seen.
+      ValueError: the line has changed since; the text says how that shows.
     """
     try:
         cells = next(csv.reader([line], strict=True), [])
