@@ -21,7 +21,7 @@ from jaxmig.engine.chunk import Carry, migrate_window
 from jaxmig.engine.migrate import limit_of
 from jaxmig.engine.windows import open_window
 from jaxmig.linux.batches import cut
-from jaxmig.linux.call import Call, List, no_stats
+from jaxmig.linux.call import CallState, List, no_stats
 from jaxmig.linux.folio import Where
 from jaxmig.linux.phases import flush
 from jaxmig.linux.rules import rules
@@ -44,7 +44,7 @@ def window(
 ) -> Any:
     """The first window of a batched call."""
     r, none = rules("6.3"), jnp.int32(0)
-    k = Call(
+    k = CallState(
         m=m,
         ev=events.none(m.cpus.lazy.shape[0]),
         todo=List(folios, size),

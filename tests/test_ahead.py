@@ -20,7 +20,7 @@ from jaxmig.time import machines
 from jaxmig.tools import ahead, job
 from jaxmig.tools.query import folios_on
 
-CALL = job.MigrationCall(frozenset({0}), frozenset({1}))
+CALL = job.Call(frozenset({0}), frozenset({1}))
 SETTING = targets.Setting(cpus=4, running=(1, 2, 3))
 
 

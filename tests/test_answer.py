@@ -109,7 +109,7 @@ def test_only_what_the_walk_tries_is_a_reason(kernel: str, why: str) -> None:
     may_not = (("zero page", 1), (OFF_LRU, 9), ("memfd_secret area", 2))
     t = dataclasses.replace(targets.resolve("memhog:1m", None), unmovable=may_not)
     both = frozenset({0}), frozenset({1})
-    asked: Any = show.Resolved(t, Any, Any, job.MigrationCall(*both))
+    asked: Any = show.Resolved(t, Any, Any, job.Call(*both))
     o: Any = job.Outcome(record("6.2") | {"kernel": kernel}, Any, 0, 0, None, ())
     assert show._why(asked, o) == why
 

@@ -34,7 +34,7 @@ def lines(target: str, *options: str) -> dict[str, str]:
     profile = machines.load("xeon-2s")
     found = named.target(target, None)
     setting = shape.of(args, profile, found).setting
-    call = job.MigrationCall(frozenset({0}), frozenset({1}))
+    call = job.Call(frozenset({0}), frozenset({1}))
     said = {"migratepages": show.assumed(show.Resolved(found, setting, profile, call))}
     args = parsed("sweep", target, *options)
     said["sweep"] = sweepopts.assumed(sweepopts.sweep_of(args))

@@ -179,7 +179,7 @@ def test_a_process_s_name_comes_through_escaped(tmp_path: Path) -> None:
     target = named.target(str(file), None)
     made = shape.of(args, profile, target).setting
     asked = show.Resolved(
-        target, made, profile, job.MigrationCall(frozenset({0}), frozenset({1}))
+        target, made, profile, job.Call(frozenset({0}), frozenset({1}))
     )
     outcomes = [
         job.Outcome(r, c, requested=1, stayed=0, wrong=None, full=()) for r, c in CALLS

@@ -267,7 +267,7 @@ def test_batch_copy_is_priced_as_a_single_call_is() -> None:
     target = resolve("memhog:8m,thp")
     setting = Setting(cpus=4, running=(1, 2, 3), content=False)
     for row in found:
-        call = job.MigrationCall(OLD, NEW, batch=row["batch"], copy=row["copy"])
+        call = job.Call(OLD, NEW, batch=row["batch"], copy=row["copy"])
         (one,) = job.run(target, setting, known, [row["kernel"]], call)
         assert one.cost.total == row["time_ns.total"], row
     assert len(found) == 8

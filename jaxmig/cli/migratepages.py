@@ -54,7 +54,7 @@ def _call(
     made: shape.NodeShape,
     profile: machines.Profile,
     pages: int,
-) -> job.MigrationCall:
+) -> job.Call:
     """The call that the options describe, of a target of so many base pages."""
     old, new = made.old, made.new
     if (args.caller or args.mode not in (None, "sync")) and len(new) > 1:
@@ -62,9 +62,9 @@ def _call(
     copy = args.copy or "cpu"
     profile.copy_speedups(copy)  # refuses an engine that the machine lacks
     cpu = args.cpu or 0
-    if cpu >= shaped.setting.cpus:
-        raise Usage(f"--cpu {cpu}: the machine has CPUs 0-{shaped.setting.cpus - 1}")
-    return job.MigrationCall(
+    if cpu >= made.setting.cpus:
+        raise Usage(f"--cpu {cpu}: the machine has CPUs 0-{made.setting.cpus - 1}")
+    return job.Call(
         old=old,
         new=new,
         cpu=cpu,

@@ -56,8 +56,8 @@ def _processes(
     if args.running is not None or args.lazy is not None:
         if len(processes) != 1:
             raise Usage(
-                f"{scenario.path}: has {len(processes)} processes, --running and --lazy are "
-                "for one; write them into the file"
+                f"{scenario.path}: has {len(processes)} processes, --running and --lazy "
+                "are for one; write them into the file"
             )
         running = processes[0].running if args.running is None else args.running
         lazy = processes[0].lazy if args.lazy is None else args.lazy

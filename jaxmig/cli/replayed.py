@@ -83,9 +83,10 @@ def describe(trace: Trace) -> str:
     by = "CPUs" if trace.lanes[0].cpu >= 0 else "threads"
     parts = [f"{count(len(trace.pages))} pages of 4 KiB"] if len(trace.pages) else []
     parts += [f"{count(trace.huge)} pages of 2 MiB"] if trace.huge else []
+    lanes = f"{len(trace.lanes)} {by[:-1] if len(trace.lanes) == 1 else by}"
     return (
-        f"{trace.title}, {count(n - trace.stores)} loads and {count(trace.stores)} stores by "
-        f"{len(trace.lanes)} {by[:-1] if len(trace.lanes) == 1 else by} on {' and '.join(parts)}"
+        f"{trace.title}, {count(n - trace.stores)} loads and {count(trace.stores)} "
+        f"stores by {lanes} on {' and '.join(parts)}"
     )
 
 

@@ -23,7 +23,7 @@ class Resolved:
     target: Target
     setting: Setting
     profile: machines.Profile
-    call: job.MigrationCall
+    call: job.Call
 
 
 def show(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig.engine.apply import apply, prepare
 from jaxmig.linux import outcomes as oc, tlb
 from jaxmig.linux.batches import Cut
-from jaxmig.linux.call import Call, Stats
+from jaxmig.linux.call import CallState, Stats
 from jaxmig.linux.flush_requests import Walks, close_batches, walks_of
 from jaxmig.linux.folio import SLEEPS, Where, drains, is_thp
 from jaxmig.linux.mappings import FolioMaps, PageMaps, look, of_folios
@@ -33,7 +33,7 @@ Index = Int32[Array, ""]
 class Carry:
     """What one window hands to the next."""
 
-    call: Call
+    call: CallState
     flushes: CallFlushes
     next: Index  # place on the list of the first folio that is left
     open: Index  # base pages of the batch that goes on

@@ -19,7 +19,7 @@ from jaxmig.engine.windows import (
     migrate_until,
 )
 from jaxmig.linux import tlb
-from jaxmig.linux.call import Call, List, Stats, no_stats
+from jaxmig.linux.call import CallState, List, Stats, no_stats
 from jaxmig.linux.folio import ENOMEM, SLEEPS, Where
 from jaxmig.linux.in_order.progress import NO_LIMIT
 from jaxmig.linux.in_order.run import Stretch, migrate_in_order
@@ -142,7 +142,7 @@ def run(
         return in_order(m, folios, size, node, cpu, limit, rules, log)
     k, at = _begin(m, folios, size, node, cpu, log)
 
-    def at_once(call: Call, at: Where) -> Call:
+    def at_once(call: CallState, at: Where) -> CallState:
         return migrate_lanes(rules, call, at, limit, safe=safe, chunk=chunk)
 
     if rules.batched or not serial_pages.fits(m):
@@ -192,8 +192,8 @@ def _begin(
     node: Index,
     cpu: Index,
     log: int,
-) -> tuple[Call, Where]:
-    k = Call(
+) -> tuple[CallState, Where]:
+    k = CallState(
         m=m,
         ev=events.none(m.cpus.lazy.shape[0], log),
         todo=List(folios, size),
@@ -205,7 +205,7 @@ def _begin(
     return k.note(logs.BEGIN, logs.CALL, size), Where(cpu=cpu, node=node)
 
 
-def result_of(call: Call) -> Result:
+def result_of(call: CallState) -> Result:
     """The result of a call."""
     return answer(call.ev, call.stats, call.remaining, call.error, call.in_order)
 
@@ -367,16 +367,10 @@ def check_poison(kernel: str, m: Machine, engine: bool) -> None:
 def listed(folios: Any) -> tuple[Any, int]:
     """A list of folios padded to one of few lengths, and its length.
 
-<<<<<<< HEAD
     Every call pads its list here, so that few lengths are ever compiled: powers of two
     from BASE_PAGES, then four classes an octave, where padding takes memory.  A batched
-    call costs what its room does: with powers of four one of 5,000 pages took twice
-    as long.
-=======
-    Every call pads its list here, so that few lengths are ever compiled: powers of four
-    for short lists, then powers of two, and for long ones, whose padding takes memory,
-    four lengths an octave.
->>>>>>> ea4542a (Engine: comments and docstrings in the kernel's and JAX's words, with Args and Returns)
+    call costs what its room does: with powers of four one of 5,000 pages took twice as
+    long.
 
     Args:
       folios: int32[folios], head frames, on the host or on a device.

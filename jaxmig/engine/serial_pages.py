@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32, UInt32
 
 from jaxmig.linux import tlb
-from jaxmig.linux.call import Call
+from jaxmig.linux.call import CallState
 from jaxmig.linux.folio import ENOMEM, Where
 from jaxmig.linux.phases import flush
 from jaxmig.linux.rules import Rules
@@ -203,8 +203,8 @@ def one_pass(
 
 
 def migrate_serial_pages(
-    rules: Rules, call: Call, at: Where, passes: int = PASSES
-) -> Call:
+    rules: Rules, call: CallState, at: Where, passes: int = PASSES
+) -> CallState:
     """The whole call on `call.todo`, for machines that `fits()`.
 
     Args:
@@ -257,7 +257,7 @@ def _passes(
     return jax.lax.while_loop(go_on, body, (t, size, jnp.int32(0)))[0]
 
 
-def _finish(rules: Rules, call: Call, state: SerialState, at: Where) -> Call:
+def _finish(rules: Rules, call: CallState, state: SerialState, at: Where) -> CallState:
     """The call after the last pass: counters, TLB generations, statistics."""
     nodes, cpus, reg = call.m.geometry.nodes, call.m.cpus, state.reg
     m = dataclasses.replace(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig.engine.chunk import Carry, migrate_window
 from jaxmig.linux import outcomes as oc, tlb
 from jaxmig.linux.batches import Cut, cut, whole_batches
-from jaxmig.linux.call import Call
+from jaxmig.linux.call import CallState
 from jaxmig.linux.folio import ENOMEM, Where, split_first
 from jaxmig.linux.in_order.run import Stretch, migrate_in_order
 from jaxmig.linux.phases import alloc, flush
@@ -48,14 +48,14 @@ class CallSetup:
 
 def migrate_lanes(
     rules: Rules,
-    call: Call,
+    call: CallState,
     at: Where,
     limit: Index,
     *,
     safe: bool = False,
     chunk: int | None = None,
     passes: int = oc.PASSES,
-) -> Call:
+) -> CallState:
     """The call on `call.todo`, in windows.
 
     Args:
@@ -88,13 +88,13 @@ def migrate_lanes(
 
 def migrate_until(
     rules: Rules,
-    call: Call,
+    call: CallState,
     at: Where,
     limit: Index,
     batch: Index,
     phase: Index,
     safe: bool = False,
-) -> tuple[Call, Machine]:
+) -> tuple[CallState, Machine]:
     """The call up to a phase of one of its batches (up to 6.2: of one of its folios).
 
     Args:
@@ -143,7 +143,7 @@ def open_window(
 
 
 def batch_start(
-    rules: Rules, call: Call, huge: Index, limit: Index, number: Index
+    rules: Rules, call: CallState, huge: Index, limit: Index, number: Index
 ) -> Index:
     """The place on the list where a batch begins.
 
@@ -176,7 +176,7 @@ def batch_start(
     return jax.lax.while_loop(more, next_window, (huge, none, none))[0]
 
 
-def width_of(call: Call, chunk: int) -> int:
+def width_of(call: CallState, chunk: int) -> int:
     """Base pages a window: at most `chunk`, what the list can have, or the machine has."""
     g = call.m.geometry
     most = 1 << g.orders[-1]
@@ -187,7 +187,7 @@ def width_of(call: Call, chunk: int) -> int:
     return min(max(chunk, most), room * most, max(g.frames, most))
 
 
-def _with_room(call: Call, width: int) -> Call:
+def _with_room(call: CallState, width: int) -> CallState:
     """The call, its list padded to the lanes of a window."""
     folios = call.todo.folios
     more = max(width - folios.shape[0], 0)
@@ -195,7 +195,7 @@ def _with_room(call: Call, width: int) -> Call:
     return call.set(todo=dataclasses.replace(call.todo, folios=folios))
 
 
-def hugetlb_first(rules: Rules, call: Call) -> tuple[Call, Index]:
+def hugetlb_first(rules: Rules, call: CallState) -> tuple[CallState, Index]:
     """Sort hugetlb folios to the front of the list, as migrate_hugetlbs() comes first.
 
     Both kinds keep their order.
@@ -224,7 +224,7 @@ def hugetlb_first(rules: Rules, call: Call) -> tuple[Call, Index]:
     return call.set(todo=dataclasses.replace(todo, folios=folios)), count
 
 
-def _any_at_home(call: Call, at: Where) -> Bool[Array, ""]:
+def _any_at_home(call: CallState, at: Where) -> Bool[Array, ""]:
     """Whether a folio of the list lies on the target node already."""
     folios = call.todo.folios
     listed = jnp.arange(folios.shape[0]) < call.todo.size
@@ -443,7 +443,7 @@ def _in_order(setup: CallSetup, carry: Carry) -> Carry:
     return dataclasses.replace(carry, call=k, next=after, flushes=flushes)
 
 
-def _end(setup: CallSetup, carry: Carry) -> Call:
+def _end(setup: CallSetup, carry: Carry) -> CallState:
     """Flush the open batch, count immediate flushes, and bring generations up to date."""
     r, k, cpu = setup.rules, carry.call, setup.at.cpu
     flushes, ev = carry.flushes, k.ev

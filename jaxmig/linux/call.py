@@ -42,7 +42,7 @@ def no_stats() -> Stats:
 
 
 @pytree
-class Call:
+class CallState:
     """Everything a call carries."""
 
     m: Machine
@@ -53,10 +53,10 @@ class Call:
     remaining: Int32[Array, ""]  # folios that will end up on the caller's list
     in_order: Int32[Array, ""]  # folios that were migrated one by one
 
-    def note(self, kind: int, *words: object) -> "Call":
+    def note(self, kind: int, *words: object) -> "CallState":
         """This call with a row more in its log, if it has one."""
         return self.set(ev=self.ev.note(kind, *words))
 
-    def set(self, **changes: object) -> "Call":
+    def set(self, **changes: object) -> "CallState":
         """This call with some fields replaced."""
         return dataclasses.replace(self, **changes)

@@ -316,7 +316,7 @@ def _free(free: Sequence[int | None], nodes: int) -> list[int | None]:
     arguments.whole("free: its length", len(free), 0, nodes)
     return [
         None if n is None else arguments.whole(f"free[{i}]", n, 0)
-        for i, n in enumerate(limits)
+        for i, n in enumerate(free)
     ]
 
 

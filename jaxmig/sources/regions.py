@@ -247,7 +247,7 @@ def _apply(
         # PG_dirty; memory of other kinds is as dirty as its kind.
         if condition.left and condition.region.kind == "file":
             lacking = not condition.region.migrate_folio
-            seen.flags[unique] |= 0 if lacking else frame.DIRTY
+            memory.flags[unique] |= 0 if lacking else frame.DIRTY
             marks[unique] |= cond.UNWRITTEN if lacking else 0
     elif condition.state == "partially_mapped":
         memory.flags[unique] |= frame.SPLIT_QUEUED if condition.left else 0

@@ -234,7 +234,13 @@ def _sources(
 
 
 def _freeze(columns: Columns, sources: Sources) -> Snapshot:
+    c = columns
+    rows = (c.process, c.area, c.vpn, c.pfn, c.flags, c.node, c.order, c.mapcount)
     return Snapshot(
-        sources.base_page, columns.process, columns.area, columns.vpn, columns.pfn, columns.flags, columns.node, columns.order,
-        columns.mapcount, columns.kpageflags, columns.areas, columns.processes, tuple(columns.missing),
-    )  # fmt: skip
+        sources.base_page,
+        *rows,
+        c.kpageflags,
+        c.areas,
+        c.processes,
+        tuple(columns.missing),
+    )

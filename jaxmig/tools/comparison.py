@@ -119,7 +119,7 @@ def compare(
     if (caller or mode not in (None, "sync")) and len(new) > 1:
         raise ValueError(f"to={to!r}: only the system call takes several nodes")
     profile.copy_speedups(copy)  # refuses an engine that the machine lacks
-    call = job.MigrationCall(
+    call = job.Call(
         old=old, new=new, cpu=cpu, batch=batch, copy=copy, privileged=privileged,
         caller=caller, mode=mode,
     )  # fmt: skip

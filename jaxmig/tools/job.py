@@ -32,7 +32,7 @@ STEPS: Final = 3  # ticks for each kernel
 
 
 @dataclasses.dataclass(frozen=True)
-class MigrationCall:
+class Call:
     """The arguments of the migration."""
 
     old: frozenset[int]
@@ -57,7 +57,7 @@ class Outcome:
     stayed: int  # base pages that were on none of the source nodes
     wrong: int | None  # base pages whose contents changed; None: not carried
     full: tuple[int, ...]  # destinations without a free page after failures
-    traced: Traced | None = None  # its rows only with `MigrationCall.logs`
+    traced: Traced | None = None  # its rows only with `Call.logs`
     before: footprint.Footprint | None = None
     after: footprint.Footprint | None = None
 
@@ -69,7 +69,7 @@ class Donating(Session):
         self,
         state: Machine,
         kernel: str,
-        call: MigrationCall,
+        call: Call,
         arch: str,
         ahead: Ahead,
         later: Sequence[str],
@@ -114,7 +114,7 @@ def run(
     setting: Setting,
     profile: Profile,
     kernels: Sequence[str],
-    call: MigrationCall,
+    call: Call,
     tick: Tick = lambda what: None,
 ) -> list[Outcome]:
     """Make the same call on each kernel, each on a fresh machine.
@@ -148,7 +148,7 @@ def _one(
     setting: Setting,
     profile: Profile,
     kernels: Sequence[str],
-    call: MigrationCall,
+    call: Call,
     tick: Tick,
     ahead: Ahead,
 ) -> Outcome:
@@ -207,7 +207,7 @@ def _traced(
     session: Session,
     space: syscalls.Space,
     profile: Profile,
-    call: MigrationCall,
+    call: Call,
     outcome: Outcome,
 ) -> Traced:
     """The record with everything that traces of the call need."""
@@ -233,12 +233,12 @@ def _traced(
     )
 
 
-def _is_syscall(call: MigrationCall) -> bool:
+def _is_syscall(call: Call) -> bool:
     return call.caller is None and call.mode in (None, "sync")
 
 
 def _migrate(
-    session: Session, space: syscalls.Space, call: MigrationCall
+    session: Session, space: syscalls.Space, call: Call
 ) -> tuple[int, dict[str, Any]]:
     """The return value of the call, and the record's fields about a caller."""
     if _is_syscall(call):
@@ -268,4 +268,4 @@ def _arch(profile: Profile, kernel: str) -> Arch:
     return profile.arch
 
 
-__all__ = ["LogTooLong", "MigrationCall", "Outcome", "SleepsForever", "run"]
+__all__ = ["Call", "LogTooLong", "Outcome", "SleepsForever", "run"]

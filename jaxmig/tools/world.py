@@ -88,20 +88,20 @@ def build(
 
 def _map(builder: Builder, spec: RegionSpec, owners: dict[str, Process]) -> Region:
     return builder.mmap(
-        [owners[name] for name in region_spec.processes],
-        region_spec.n_pages,
-        region_spec.node,
-        order=region_spec.folio_order,
-        kind=region_spec.kind,
-        name=region_spec.name,
-        writable=region_spec.writable,
-        mlocked=region_spec.mlocked,
-        migratable=region_spec.migratable,
-        private=region_spec.private,
-        prot_none=region_spec.prot_none,
-        mapped_twice=region_spec.mapped_twice,
-        shared=region_spec.shared,
-        migrate_folio=region_spec.migrate_folio,
+        [owners[name] for name in spec.processes],
+        spec.n_pages,
+        spec.node,
+        order=spec.folio_order,
+        kind=spec.kind,
+        name=spec.name,
+        writable=spec.writable,
+        mlocked=spec.mlocked,
+        migratable=spec.migratable,
+        private=spec.private,
+        prot_none=spec.prot_none,
+        mapped_twice=spec.mapped_twice,
+        shared=spec.shared,
+        migrate_folio=spec.migrate_folio,
     )
 
 

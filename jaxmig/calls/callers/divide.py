@@ -12,7 +12,7 @@ from jaxtyping import Array, Int32
 
 from jaxmig.calls.syscalls.session import Session, SleepsForever
 from jaxmig.engine.migrate import replace
-from jaxmig.linux.call import Call, List, no_stats
+from jaxmig.linux.call import CallState, List, no_stats
 from jaxmig.linux.checks import Stage
 from jaxmig.linux.folio import SLEEPS, SUCCESS, Where
 from jaxmig.linux.in_order import carried as reg
@@ -57,7 +57,7 @@ def program(shape: Rules) -> xla.Program:
         m: Machine, head: Index, cpu: Index, bits: Index
     ) -> tuple[Machine, Events, Index]:
         r, none, yes = as_data(shape, bits), jnp.int32(0), jnp.asarray(True)
-        k = Call(
+        k = CallState(
             m=m,
             ev=events.none(m.cpus.lazy.shape[0]),
             todo=List(head[None], jnp.int32(1)),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jaxmig.linux import tlb
-from jaxmig.linux.call import Call, Stats
+from jaxmig.linux.call import CallState, Stats
 from jaxmig.linux.folio import Where
 from jaxmig.linux.phases.copypage import Copies, no_copies
 from jaxmig.linux.rules import Rules
@@ -151,7 +151,7 @@ class State:
         return self.set(ev=self.ev.note(kind, *words, when=when))
 
 
-def begin(call: Call) -> State:
+def begin(call: CallState) -> State:
     """The state at the beginning of a call on `call.todo`."""
     m, n = call.m, call.todo.folios.shape[0]
     spare = jnp.zeros(LISTS * (n + 1) - n, jnp.int32)
@@ -176,7 +176,7 @@ def begin(call: Call) -> State:
     return state.put({REMAINING: call.remaining, ERROR: call.error})
 
 
-def end(call: Call, state: State, memory: Array | None) -> Call:
+def end(call: CallState, state: State, memory: Array | None) -> CallState:
     """The call after it."""
     m = dataclasses.replace(
         call.m,

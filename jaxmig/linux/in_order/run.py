@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig.linux.call import Call
+from jaxmig.linux.call import CallState
 from jaxmig.linux.folio import Where
 from jaxmig.linux.in_order import carried as reg, passes
 from jaxmig.linux.in_order.carried import UNMAP_FOLIOS, Context
@@ -59,8 +59,8 @@ class Stretch:
 
 
 def migrate_in_order(
-    rules: Rules, call: Call, at: Where, limit: Index, stretch: Stretch
-) -> tuple[Call, Index]:
+    rules: Rules, call: CallState, at: Where, limit: Index, stretch: Stretch
+) -> tuple[CallState, Index]:
     """The call on a stretch of `call.todo`.
 
     Args:

@@ -55,9 +55,9 @@ def thps(snapshot: Snapshot, process: int, percent: int) -> tuple[Snapshot, str]
         made = _split(snapshot, chosen)
     done = "split" if more < 0 else "made"
     have = share(made, process)
-    line = f"{len(chosen):,} THPs {done} in {_names(snapshot, chosen)}" if len(chosen) else (
-        "no THP made or split"
-    )  # fmt: skip
+    line = "no THP made or split"
+    if len(chosen):
+        line = f"{len(chosen):,} THPs {done} in {_names(snapshot, chosen)}"
     line += f": {have} % of the pages are in THPs"
     if have != percent:
         line += f", as near to {percent} % as can be"

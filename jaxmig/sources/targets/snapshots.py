@@ -59,8 +59,8 @@ def _target(text: str, snapshot: Snapshot, row: int, what_if: WhatIf) -> Target:
         missing=snapshot.missing,
         assumed=(*resident.notes(snapshot), *_pins(what_if.pinned)),
         own_sizes=True,
-        thp=resident.whatif.share(snapshot, which),
-        areas=snapshot.named(which),
+        thp=resident.whatif.share(snapshot, row),
+        areas=snapshot.named(row),
         laid_out=snapshot.laid_out,
     )
 

@@ -75,7 +75,8 @@ def _changes(first: Mapping[str, int], second: Mapping[str, int]) -> dict[str, i
     for name in (MOVED, HUGE, SENT, RECEIVED, ROW):
         if change.get(name, 0) < 0:
             raise CalibrationError(
-                f"{name} falls from {first[name]:,} to {second[name]:,}; is the order right?"
+                f"{name} falls from {first[name]:,} to {second[name]:,}; "
+                "is the order right?"
             )
     if not change[MOVED]:
         raise CalibrationError(f"{MOVED} did not grow; is the order right?")
