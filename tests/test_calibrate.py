@@ -26,9 +26,9 @@ from jaxmig.tools.calibrate import (
     from_vmstat,
     names,
     perf,
+    profiled as calibrate_run,
     read,
     report,
-    run as calibrate_run,
     timings,
     together,
 )

@@ -8,13 +8,13 @@ from typing import Any
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig import cli, footprint, report
+from jaxmig import cli, report
 from jaxmig.calls.syscalls import Area, Space
 from jaxmig.calls.syscalls.space import View
 from jaxmig.show import plots
 from jaxmig.show.plots import curves, figures, flame, heat, phases, strips, style
 from jaxmig.show.plots.style import PlotError
-from jaxmig.sources import snapshot, targets
+from jaxmig.sources import footprint, snapshot, targets
 from jaxmig.state.events import COUNTERS
 from jaxmig.time import cost, machines
 from jaxmig.time.machines.terms import PHASES

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from jaxmig import footprint, report
+from jaxmig import report
 from jaxmig.calls import callers, syscalls
 from jaxmig.calls.syscalls import Session, SleepsForever
 from jaxmig.calls.syscalls.session import LogTooLong
@@ -19,6 +19,7 @@ from jaxmig.engine.migrate import Result, executable
 from jaxmig.linux.releases import release
 from jaxmig.linux.rules import Rules, rules
 from jaxmig.report.timed import FIRST_PID, Addresses, Traced, tasks
+from jaxmig.sources import footprint
 from jaxmig.sources.targets import Setting, Target
 from jaxmig.state import contents
 from jaxmig.state.machine import Machine

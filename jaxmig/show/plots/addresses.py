@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from jaxmig.footprint import Footprint
 from jaxmig.show.plots.strips import MOST_KINDS, footprint, strips
 from jaxmig.show.plots.style import GREY, SERIES, figure, rc
+from jaxmig.sources.footprint import Footprint
 from jaxmig.sources.snapshot import Snapshot
 from jaxmig.state.machine import PAGE_BYTES
 

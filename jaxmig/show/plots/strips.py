@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from jaxmig.footprint import CLOSED, MOVES, WHY, Footprint
 from jaxmig.show.plots.style import SERIES
+from jaxmig.sources.footprint import CLOSED, MOVES, WHY, Footprint
 from jaxmig.sources.snapshot import PageFlag as F, Snapshot
 from jaxmig.state.frame import PMD_ORDER
 

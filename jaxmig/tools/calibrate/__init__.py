@@ -20,8 +20,8 @@ from jaxmig.tools.calibrate.combine import combined
 from jaxmig.tools.calibrate.fit import CalibrationError, Fit, Measured, fit, together
 from jaxmig.tools.calibrate.micro import from_micro, read
 from jaxmig.tools.calibrate.perf import calls, from_perf
+from jaxmig.tools.calibrate.profiled import ProfiledRun
 from jaxmig.tools.calibrate.report import is_report
-from jaxmig.tools.calibrate.run import ProfiledRun
 from jaxmig.tools.calibrate.timings import measure
 from jaxmig.tools.calibrate.vmstat import from_vmstat
 

@@ -19,8 +19,8 @@ from jaxmig.time.machines import Profile
 from jaxmig.tools.calibrate import report as reports
 from jaxmig.tools.calibrate.fit import CalibrationError, Measured, Tell
 from jaxmig.tools.calibrate.names import calls_of, group_of, grouped, kinds_of
+from jaxmig.tools.calibrate.profiled import ProfiledRun, apart, batches
 from jaxmig.tools.calibrate.report import Report
-from jaxmig.tools.calibrate.run import ProfiledRun, apart, batches
 
 # Percentages that sum to at least this are of migrate_pages(), but for lines cut off.
 RELATIVE: Final = 90.0

@@ -18,7 +18,7 @@ from jaxmig.state.machine import PMD_PAGES
 from jaxmig.time.machines import Bound, Profile
 from jaxmig.tools.calibrate.fit import CalibrationError, Measured, Tell
 from jaxmig.tools.calibrate.names import CALLS
-from jaxmig.tools.calibrate.run import ProfiledRun, batches, counts, price
+from jaxmig.tools.calibrate.profiled import ProfiledRun, batches, counts, price
 
 MOVED: Final = "pgmigrate_success"
 HUGE: Final = "thp_migration_success"
