@@ -23,6 +23,7 @@ from jaxmig.linux.call import CallState, List, Stats, no_stats
 from jaxmig.linux.folio import ENOMEM, SLEEPS, Where
 from jaxmig.linux.in_order.progress import NO_LIMIT
 from jaxmig.linux.in_order.run import Stretch, migrate_in_order
+from jaxmig.linux.in_order.split import put_back_zeros
 from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, release
 from jaxmig.linux.rules import Rules, as_data, rules, structure, word
 from jaxmig.state import arguments, events, log as logs, xla
@@ -181,7 +182,7 @@ def in_order(
     """
     k, at = _begin(m, folios, size, node, cpu, log)
     k, huge = hugetlb_first(rules, k)
-    k, _ = migrate_in_order(rules, k, at, limit, Stretch(0, huge))
+    k = put_back_zeros(migrate_in_order(rules, k, at, limit, Stretch(0, huge))[0])
     return k.m, result_of(k.set(in_order=size))
 
 

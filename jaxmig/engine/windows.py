@@ -21,6 +21,7 @@ from jaxmig.linux.batches import Cut, cut, whole_batches
 from jaxmig.linux.call import CallState
 from jaxmig.linux.folio import ENOMEM, Where, split_first
 from jaxmig.linux.in_order.run import Stretch, migrate_in_order
+from jaxmig.linux.in_order.split import put_back_zeros
 from jaxmig.linux.phases import alloc, flush
 from jaxmig.linux.plan import conditions_of
 from jaxmig.linux.rules import Rules
@@ -31,6 +32,7 @@ from jaxmig.state.machine import NOWHERE, Machine
 from jaxmig.state.window import Window, expanded, listed
 
 Index = Int32[Array, ""]
+Flag = Bool[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,7 @@ class CallSetup:
     huge: Index  # of these, hugetlb folios, which come first
     safe: bool  # whether no batch can affect another
     passes: int  # the most passes of a serial release
+    aborts: Flag  # whether a folio's -ENOMEM may end all passes of a serial release
 
 
 def migrate_lanes(
@@ -69,7 +72,8 @@ def migrate_lanes(
     Source: migrate_pages() in mm/migrate.c.
     """
     call, huge = hugetlb_first(rules, call)
-    j = CallSetup(rules, at, limit, call.todo.size, huge, safe, passes)
+    aborts = jnp.asarray(False) if safe else _may_abort(rules, call)
+    j = CallSetup(rules, at, limit, call.todo.size, huge, safe, passes, aborts)
     width = width_of(call, chunk or lanes.chunk())
     call = _with_room(call, width)
     none, no = jnp.int32(0), jnp.asarray(False)
@@ -310,7 +314,7 @@ def _easy(
     hard |= _may_trim(r, m, setup.at)
     if not r.batched:
         # -ENOMEM ends all passes of a serial call, so that their order matters throughout.
-        hard |= ~enough | _crowded(setup.at, m, window)
+        hard |= ~enough | setup.aborts | _crowded(setup.at, m, window)
         return whole_batches(batches, hard, there, enough & False), batches
     none = there & False
     hard |= jax.lax.cond(enough, lambda: none, lambda: _short(setup.at, m, window))
@@ -408,6 +412,30 @@ def _may_split(rules: Rules, m: Machine, window: Window) -> Mask:
     return window.there & (split_first(rules, window.flags) | short)
 
 
+def _may_abort(rules: Rules, call: CallState) -> Flag:
+    """Whether a folio for which nothing can be allocated may end a serial call.
+
+    That is one that is not split either: a hugetlb folio, or one with another condition.
+    """
+    m, folios = call.m, call.todo.folios
+    no = jnp.asarray(False)
+    if rules.batched or m.geometry.orders == (0,) or m.conditions is None:
+        return no
+    listed = jnp.arange(folios.shape[0]) < call.todo.size
+    flags = lanes.rows(m.frame, jnp.where(listed, folios, 0))[:, FLAGS]
+    some = listed & (frame.order(flags) > 0) & frame.has(flags, frame.CONDITIONED)
+
+    def unavailable() -> Flag:
+        left, marks = cond.unpack(conditions_of(m, jnp.where(some, folios, NOWHERE)))
+        stays = (frame.kind(flags) == frame.HUGETLB) | rules.nosplit | (marks != 0)
+        for state, trials in enumerate(left):
+            if state != cond.NO_HUGE_DST:
+                stays |= trials > 0
+        return (some & (left[cond.NO_HUGE_DST] > 0) & stays).any()
+
+    return jax.lax.cond(lanes.some(some)[0], unavailable, lambda: no)
+
+
 def _may_stop(rules: Rules, m: Machine, window: Window) -> Mask:
     """As posted: folios that may give -EDEADLOCK, with others of the batch locked."""
     if not rules.crossing_opens_next or m.conditions is None:
@@ -430,10 +458,11 @@ def _in_order(setup: CallSetup, carry: Carry) -> Carry:
     k = carry.call.set(ev=ev, m=flush.catch_up(r, carry.call.m, carry.flushes, cpu))
     flushes = flush.no_flushes(k.m.cpus)
     flushes = dataclasses.replace(flushes, emptied=carry.flushes.emptied)
-    # If memory may end, each pass of a serial call must take all folios that are left.
+    # If -ENOMEM may end the passes of a serial call, each must take all folios left.
     end = setup.size
     if not r.batched:
         whole = _most_left(setup, carry) > carry.call.m.nfree[setup.at.node]
+        whole |= setup.aborts
         end = jnp.where(whole, setup.size, carry.next + 1)
     todo = dataclasses.replace(k.todo, size=end)
     stretch = Stretch(carry.next, setup.huge, once=bool(r.batched), passes=setup.passes)
@@ -455,4 +484,5 @@ def _end(setup: CallSetup, carry: Carry) -> CallState:
     m = flush.catch_up(r, k.m, flushes, cpu)
     if m.conditions is not None:
         m = flush.forget(m, carry.flushed)
-    return k.set(m=m, ev=ev)
+    k = k.set(m=m, ev=ev)
+    return k if setup.safe else put_back_zeros(k)

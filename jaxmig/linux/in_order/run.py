@@ -39,7 +39,6 @@ from jaxmig.linux.in_order.progress import (
 )
 from jaxmig.linux.in_order.results import DONE, FIRST, HUGETLB, SERIAL, Pass
 from jaxmig.linux.in_order.sequence import next_pass
-from jaxmig.linux.in_order.split import put_back_zeros
 from jaxmig.linux.phases.copypage import copy_folios, no_copies
 from jaxmig.linux.rules import Rules
 from jaxmig.state import lanes, log
@@ -94,8 +93,7 @@ def migrate_in_order(
         return (q, x, st), memory
 
     (q, _, st), memory = jax.lax.while_loop(more, then_copy, ((q, x, st), memory))
-    call = reg.end(call, st, memory)
-    return call.set(m=put_back_zeros(call.m, call.error != 0)), q.next
+    return reg.end(call, st, memory), q.next
 
 
 def _passes(context: Context, carried: Carried) -> Carried:

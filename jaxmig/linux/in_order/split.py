@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
+from jaxmig.linux.call import CallState
 from jaxmig.linux.phases.copypage import blank
 from jaxmig.linux.rules import Rules
 from jaxmig.state import frame, pte, xla
 from jaxmig.state.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
-from jaxmig.state.machine import NOWHERE, Geometry, Machine
+from jaxmig.state.machine import NOWHERE, Geometry
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
@@ -113,14 +114,15 @@ def piece_rows(
     return jax.lax.fori_loop(0, pages, piece, rows)
 
 
-def put_back_zeros(m: Machine, given_up: Flag) -> Machine:
-    """Free pieces of zeros that were not tried, if the call ended with an error.
+def put_back_zeros(call: CallState) -> CallState:
+    """Free pieces of zeros that no pass has tried, at the end of a call.
 
-    No entry maps them: they are freed when the caller drops the list's reference.
+    That are those of a call, or of a list of pieces, that -ENOMEM has ended.  No entry
+    maps them: they are freed when the caller drops the list's reference.
     """
-    g = m.geometry
+    m, g = call.m, call.m.geometry
     if g.orders == (0,):
-        return m
+        return call
 
     def put_back(carry: tuple[Rows, Array]) -> tuple[Rows, Array]:
         rows, nfree = carry
@@ -136,9 +138,10 @@ def put_back_zeros(m: Machine, given_up: Flag) -> Machine:
         index = jnp.where(gone, jnp.arange(rows.shape[0]), NOWHERE)
         return rows.at[index].set(blank(1)[0], mode="drop"), nfree + pages
 
-    # Calls that end without an error, nearly all, do not read the table of frames.
-    rows, nfree = xla.when(given_up, put_back, (m.frame, m.nfree))
-    return dataclasses.replace(m, frame=rows, nfree=nfree)
+    # Nearly all calls leave no piece behind, and do not read the table of frames.
+    some = (call.error != 0) | ((call.stats.split > 0) & (call.remaining > 0))
+    rows, nfree = xla.when(some, put_back, (m.frame, m.nfree))
+    return call.set(m=dataclasses.replace(m, frame=rows, nfree=nfree))
 
 
 def pieces_of(geometry: Geometry, head: Index) -> Index:
