@@ -19,7 +19,7 @@ from jaxmig.engine.chunk import Carry, migrate_window
 from jaxmig.linux import outcomes as oc, tlb
 from jaxmig.linux.batches import Cut, cut, whole_batches
 from jaxmig.linux.call import CallState
-from jaxmig.linux.folio import ENOMEM, Where, split_first
+from jaxmig.linux.folio import ENOMEM, Where, split_first, split_for_memory
 from jaxmig.linux.in_order.run import Stretch, migrate_in_order
 from jaxmig.linux.in_order.split import put_back_zeros
 from jaxmig.linux.phases import alloc, flush
@@ -427,7 +427,7 @@ def _may_abort(rules: Rules, call: CallState) -> Flag:
 
     def unavailable() -> Flag:
         left, marks = cond.unpack(conditions_of(m, jnp.where(some, folios, NOWHERE)))
-        stays = (frame.kind(flags) == frame.HUGETLB) | rules.nosplit | (marks != 0)
+        stays = ~split_for_memory(rules, flags) | (marks != 0)
         for state, trials in enumerate(left):
             if state != cond.NO_HUGE_DST:
                 stays |= trials > 0

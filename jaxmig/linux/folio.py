@@ -47,6 +47,15 @@ def drains(rules: Rules, flags: Index, mapped: Flag) -> Flag:
     return jnp.where(rules.drains_mlocked, mlocked, mapped)
 
 
+def split_for_memory(rules: Rules, flags: Index) -> Flag:
+    """Whether a folio is split when nothing of its size can be allocated.
+
+    Source: case -ENOMEM in migrate_pages() and migrate_pages_batch() in mm/migrate.c.
+    """
+    large = (frame.order(flags) > 0) & (frame.kind(flags) != frame.HUGETLB)
+    return large & ~rules.nosplit
+
+
 def split_first(rules: Rules, flags: Index) -> Flag:
     """Whether a folio is split before it is unmapped: since 6.10 if it is on the deferred
     split queue, which has anonymous folios only.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig.linux.folio import ENOMEM, SLEEPS, UNMAPPED, split_first
+from jaxmig.linux.folio import ENOMEM, SLEEPS, UNMAPPED, split_first, split_for_memory
 from jaxmig.linux.in_order import carried as reg
 from jaxmig.linux.in_order.attempt import DIVIDE, MOVE, SKIP, UNDO, UNMAP, look
 from jaxmig.linux.in_order.carried import Context, State
@@ -121,8 +121,7 @@ def _one(
     act = _act(context, pass_, f.flags, turn)
     state, done = step(context, pass_.stage, state, f, act, pass_.op == MOVES)
     rc, unmaps = done.rc, act == UNMAP
-    large = (f.pages > 1) & (f.kind != frame.HUGETLB) & ~context.rules.nosplit
-    asks = unmaps & (rc == ENOMEM) & large
+    asks = unmaps & (rc == ENOMEM) & split_for_memory(context.rules, f.flags)
     asks &= (pass_.op == SERIAL) | (pass_.op == UNMAPS)
     first = (act == DIVIDE) & (turn == FIRST)
     moves_on = unmaps & (rc == UNMAPPED) & pass_.at_once
