@@ -124,9 +124,16 @@ def forget() -> None:
 class Program:
     """A function that jaxmig compiles itself, ahead of time, once a shape."""
 
-    def __init__(self, function: Callable[..., Any], donate: bool = False) -> None:
-        """`donate`: the first argument is given away."""
-        self.function, self.donate = function, donate
+    def __init__(
+        self, function: Callable[..., Any], donate: bool = False, work: int = 1
+    ) -> None:
+        """Nothing is compiled yet.
+
+        Args:
+          donate: whether the first argument is given away.
+          work: how often the function works on the rows of its arguments.
+        """
+        self.function, self.donate, self.work = function, donate, work
 
     def __call__(self, *args: Any) -> Any:
         """The function's value; while JAX traces, it becomes part of the trace."""
@@ -182,10 +189,10 @@ class Program:
 
     def _compile(self, args: tuple[Any, ...]) -> Any:
         # A short list counts as few rows even if the machine's arrays are longer.
-        state, *others = (_longest(x) for x in args)
+        state, *others = (_longest(x) * self.work for x in args)
         worked = max(others, default=state)
         short = max(state, worked) <= SHORT
-        short |= worked <= FEW and _bytes(args[0]) <= FEW_BYTES
+        short |= worked <= FEW and _bytes(args[0]) * self.work <= FEW_BYTES
         try:
             return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:
