@@ -225,7 +225,7 @@ def test_what_cannot_be_swept_together_is_refused() -> None:
     folios = jaxmig.folios_on(m, 0)
     with pytest.raises(ValueError, match="2 machines and 3 batch limits"):
         count_many([m, m], folios, 1, batch=[1, 2, 3])
-    with pytest.raises(ValueError, match="listed twice"):
+    with pytest.raises(ValueError, match="which is listed before"):
         count_many(m, [5, 5], 1)
     b = jaxmig.Builder(nodes=2, cpus=4)
     b.mmap(b.process("a", [1]), 5000)
