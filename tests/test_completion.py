@@ -92,10 +92,17 @@ def quiet(folder: Path, typed: list[str]) -> str:
 
 def in_zsh(folder: Path, lines: list[str]) -> list[set[str]]:
     """zsh completes only at a terminal."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(folder)
-        os.execvp("zsh", ["zsh", "-f", "-i"])
+    terminal, other = pty.openpty()
+    # Not pty.fork(): JAX has threads, and a session makes the terminal the shell's own.
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        cwd=folder,
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        start_new_session=True,
+    )
+    os.close(other)
     found = []
     try:
         (folder / "setup.zsh").write_text(ZSH)
@@ -108,7 +115,8 @@ def in_zsh(folder: Path, lines: list[str]) -> list[set[str]]:
             found.append(set(re.findall(r"^MATCH (.*?)\r$", shown, re.MULTILINE)))
     finally:
         os.close(terminal)
-        os.waitpid(pid, 0)
+        shell.kill()
+        shell.wait()
     return found
 
 

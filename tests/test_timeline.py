@@ -6,7 +6,14 @@ from exact_timeline import Exact, Thread
 from jaxmig.programs.workloads.streams import Streams, fixed
 from jaxmig.time import machines
 from jaxmig.time.access import MM_SHIFT, Shape
-from jaxmig.time.timeline import Run, TimetableError, alike, costs_of, timetable
+from jaxmig.time.timeline import (
+    Run,
+    TimetableError,
+    alike,
+    costs_of,
+    play,
+    timetable,
+)
 
 BLOCK = 256
 CPUS = 3
@@ -126,7 +133,7 @@ def test_random_programs(kernel: str, machine: str, seed: int, monkeypatch) -> N
     nothing; so groups of accesses must agree with one at a time, too.
     """
     # The program of long runs; elsewhere here it is that of short ones.
-    monkeypatch.setattr("jaxmig.timeline.run.SHORT", 0)
+    monkeypatch.setattr(play, "SHORT", 0)
     p = machines.load(machine)
     shape = Shape(CPUS, 24, **SMALL | {"strict": seed == 0})
     how = {"batch": [5, 8, 0][seed], "pause": 700 * seed}
