@@ -61,7 +61,14 @@ def moved_map(
     areas: Sequence[tuple[int, str]],
     title: str,
 ) -> None:
-    """What a target maps before a call and after each kernel's, if asked for."""
+    """Draw what a target maps before the call and after each kernel's.
+
+    Args:
+      path: of the picture; None: none was asked for.
+      outcomes: of the kernels, with their footprints.
+      areas: first page and name of each of the target's areas.
+      title: of the picture.
+    """
     before = outcomes[0].before
     if path and before is not None:
         after = {o.record["kernel"]: o.after for o in outcomes if o.after is not None}

@@ -24,10 +24,17 @@ def left_of(before: View, after: View, folios: Heads) -> Heads:
 
 
 def pieces_left(candidates: Candidates, after: View, moved: int, ascend: bool) -> Heads:
-    """The same in the kernel's order, of a list in whose way is nothing but memory.
+    """What a call left of a list that nothing but memory kept from moving.
 
-    Only pieces stay then, the last of those that are listed; `moved`: base pages that
-    went; `ascend`: how the tails are listed, the head comes behind them.
+    Only pieces of split folios stay then: the last of those that were listed.
+
+    Args:
+      candidates: the folios of the list, as they were before the call.
+      after: the machine's memory after it.
+      moved: base pages that it moved.
+      ascend: whether tails were listed in ascending order; their head comes last.
+    Returns:
+      int32[pieces], head frames in the kernel's order.
     """
     left = int(candidates.size.sum()) - moved
     flags = after.flags(candidates.head)

@@ -25,8 +25,17 @@ def lines_over(
 ) -> Lines | None:
     """A line for each combination of the other axes, or for those that are the same.
 
-    None where there is nothing to draw a line through.  Places on the axis are evenly
-    apart, as the axis was asked for; the scale of the column begins at 0.
+    Places on the axis are evenly apart, as the axis was asked for; the scale of the
+    column begins at 0.
+
+    Args:
+      rows: of a sweep.
+      axis: the configuration's field that varies along a line.
+      column: the number of a row that is drawn.
+      title: of the figure.
+      show: a number of the column as text.
+    Returns:
+      The lines; None if the axis has one value only.
     """
     # A batch limit of 0 is none, and more than all others.
     places = sorted(

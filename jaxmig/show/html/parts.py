@@ -29,7 +29,16 @@ def named(kernels: Sequence[str]) -> str:
 def row(
     values: Sequence[float], longest: float, said: Sequence[str], colors: int = 8
 ) -> tuple[Part, ...]:
-    """A part for each value that is not 0; `longest` is as wide as the figure."""
+    """A bar of parts, one for each value that is not 0.
+
+    Args:
+      values: lengths, in any unit.
+      longest: the length that is as wide as the figure.
+      said: text of each value.
+      colors: colours that the parts take in turn.
+    Returns:
+      Parts with places and widths in per cent of the figure.
+    """
     parts, x = [], 0.0
     for i, (value, text) in enumerate(zip(values, said, strict=True)):
         width = 100 * value / (longest or 1)
