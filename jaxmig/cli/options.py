@@ -308,7 +308,7 @@ def whole(what: str, least: int, most: int) -> Callable[[str], int]:
             value = int(text)
             if least <= value <= most:
                 return value
-        line = f"{text!r}: give a number from {least} to {most} ({what})"
+        line = f"{text!r}: give a whole number from {least} to {most} ({what})"
         raise argparse.ArgumentTypeError(line)
 
     return number

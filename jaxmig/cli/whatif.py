@@ -37,6 +37,7 @@ def target(
     if len(running) < args.threads:
         n = len(running)
         raise Usage(
-            f"--threads {args.threads}: {n} CPUs are free of {cpus}; see --cpus"
+            f"--threads {args.threads}: {n} CPUs are free of {cpus}, as CPU {cpu} "
+            "migrates; see --cpus"
         )
     return dataclasses.replace(made, running=running)
