@@ -36,8 +36,8 @@ def test_what_batching_gives_and_takes() -> None:
     assert answer([OLD, NEW]) == [
         "Linux 6.3 moves 100 pages in 200 us (80 % range 300 us .. 500 us); 6.2 takes "
         "400 us (80 % range 300 us .. 500 us), 2.00 times as long.",
-        "1 flush request and 2 IPIs instead of 100 flush requests and 200 IPIs, on CPUs "
-        "1-2 (1 each).",
+        "1 flush request and 2 IPIs (1 on each of CPUs 1-2) instead of 100 flush requests "
+        "and 200 IPIs.",
         "A page is away for 99 us at the longest, half of them for up to 70 us; with 6.2 "
         "for 4 us.",
     ]
@@ -46,7 +46,8 @@ def test_what_batching_gives_and_takes() -> None:
 def test_one_kernel_and_kernels_that_do_the_same() -> None:
     assert answer([NEW])[0].endswith("500 us).")
     assert (
-        answer([NEW])[1] == "It sends 1 flush request and 2 IPIs, on CPUs 1-2 (1 each)."
+        answer([NEW])[1]
+        == "It sends 1 flush request and 2 IPIs (1 on each of CPUs 1-2)."
     )
     same = answer([NEW, NEW | {"kernel": "6.18"}])
     assert same[0].startswith("Linux 6.18 moves 100 pages")
@@ -60,12 +61,19 @@ def test_one_kernel_and_kernels_that_do_the_same() -> None:
     ("by", "words"),
     [
         ([0, 0], "; no CPU is interrupted."),
-        ([0, 7], ", on CPU 1."),
-        ([0, 7, 9, 0, 8], ", on CPUs 1-2,4 (7 to 9 each)."),
+        ([0, 7], " (on CPU 1)."),
+        ([0, 7, 9, 0, 8], " (7 to 9 on each of CPUs 1-2,4)."),
     ],
 )
 def test_who_is_interrupted(by: list[int], words: str) -> None:
     assert answer([OLD | {"ipis_per_cpu": by}])[1].endswith(words)
+
+
+def test_where_only_the_older_kernel_interrupts_its_cpus_are_named() -> None:
+    quiet = NEW | {"ipis_per_cpu": [0, 0], "vmstat": OLD["vmstat"]}
+    quiet["vmstat"] = quiet["vmstat"] | {"nr_tlb_remote_flush": 0}
+    old = "100 flush requests and 200 IPIs (100 on each of CPUs 1-2)"
+    assert answer([OLD, quiet])[1] == f"0 flush requests and 0 IPIs instead of {old}."
 
 
 def test_times_that_hardly_differ_are_said_to_be_alike() -> None:

@@ -165,8 +165,8 @@ Assumed: here
 
 Linux 6.3 moves 1,024 pages in 2.34 ms (80 % range 1.73 ms .. 3.41 ms); 6.2 takes 4.43 ms \
 (80 % range 3.67 ms .. 5.63 ms), 1.90 times as long.
-2 flush requests and 4 IPIs instead of 1,024 flush requests and 2,048 IPIs, on CPUs 1-2 \
-(2 each).
+2 flush requests and 4 IPIs (2 on each of CPUs 1-2) instead of 1,024 flush requests and \
+2,048 IPIs.
 A page is away for 669 us at the longest, half of them for up to 587 us; \
 with 6.2 for 4.33 us.
 

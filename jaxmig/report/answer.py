@@ -60,11 +60,14 @@ def _took(record: Record) -> str:
 
 def _flushes(before: Record, after: Record) -> str:
     old, new = (_interrupts(r) for r in (before, after))
-    hit = _cpus(after) or _cpus(before)
-    where = f", on {hit}" if hit else "; no CPU is interrupted"
-    if old == new:
-        return f"It sends {new}{where}."
-    return f"{new} instead of {old}{where}."
+    was, hit = (_cpus(r) for r in (before, after))
+    none = "" if hit or was else "; no CPU is interrupted"
+    new += f" ({hit})" if hit else ""
+    if old == new.partition(" (")[0]:
+        return f"It sends {new}{none}."
+    # Where the newer kernel interrupts a CPU, that is told of it alone.
+    old += f" ({was})" if was and not hit else ""
+    return f"{new} instead of {old}{none}."
 
 
 def _interrupts(record: Record) -> str:
@@ -73,16 +76,16 @@ def _interrupts(record: Record) -> str:
 
 
 def _cpus(record: Record) -> str:
-    """The CPUs that are interrupted, and how often each."""
+    """The CPUs that are interrupted, and how often each; empty if none is."""
     by = record["ipis_per_cpu"]
     hit = [cpu for cpu, n in enumerate(by) if n]
     if not hit:
         return ""
     most, least = max(by), min(by[cpu] for cpu in hit)
     each = count(most) if most == least else f"{count(least)} to {count(most)}"
-    several = len(hit) > 1
-    name = f"CPU{'s' * several} {cpu_list(hit)}"
-    return f"{name} ({each} each)" if several else name
+    if len(hit) == 1:
+        return f"on CPU {hit[0]}"
+    return f"{each} on each of CPUs {cpu_list(hit)}"
 
 
 def _stall(before: Record, after: Record) -> str:
