@@ -67,6 +67,26 @@ def test_pieces_of_zeros_that_memory_leaves_behind_are_freed(kernel: str) -> Non
     assert PLAYED["compared"] == before + 1
 
 
+@pytest.mark.parametrize("state", ["pinned", "extra_ref"])
+def test_a_split_sees_references_until_the_attempt_that_ends_them(state: str) -> None:
+    # Ten attempts fail; then no memory, and a split that is not the eleventh.
+    document = {
+        "machine": {"nodes": 3, "cpus": 2, "node_size": "64m", "free": {"1": "0k"}},
+        "process": [{"name": "a", "running": [1]}],
+        "region": [{"name": "r", "size": "16k", "folio": "16k", "kind": "file"}],
+        "condition": [
+            {"region": "r", "pages": [0], "state": state, "until": "attempt:11"}
+        ],
+        "call": [
+            {"syscall": "migrate_pages", "from": "0", "to": to}
+            for to in ("2", "1", "2")
+        ],
+    }
+    before = PLAYED["compared"]
+    assert differences(document, "6.15", arch="x86", content=False) == []
+    assert PLAYED["compared"] == before + 1
+
+
 def some(count: int) -> list[Program]:
     """Programs that the seed picks: all of them would compile for half an hour."""
     return random.Random(SEED).sample(programs(large=False), count)

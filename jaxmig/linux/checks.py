@@ -202,20 +202,19 @@ def _before_walk(
 
 
 def _references(
-    checks: Checks, folio: FolioView, pins: Flag | bool, attempt: bool = True
+    checks: Checks, folio: FolioView, pins: Flag | bool
 ) -> tuple[Checks, Index]:
     """The reference count as this check reads it, and the conditions afterwards.
 
     Extra references that end before the n-th attempt are taken off, and a pin's if
-    `pins`.  `attempt`: the check counts as one.
+    `pins`.
     """
     looked, marks = checks.going, checks.marks
     gone = looked & ~checks.blocks(cond.EXTRA_REF)
     drop = jnp.where(gone, marks >> cond.EXTRA_SHIFT, 0)
     pinned = looked & pins & ((marks & PIN_HELD) != 0)
     unpin = pinned & ~checks.blocks(cond.PINNED)
-    if attempt:
-        checks = checks.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
+    checks = checks.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
     marks = marks - (drop << cond.EXTRA_SHIFT)
     marks = jnp.where(unpin, marks & ~PIN_HELD, marks)
     refs = folio.refs - drop - jnp.where(unpin, pin_refs(folio.flags), 0)
@@ -305,8 +304,8 @@ def check_split(
     t = t.look_at(cond.WRITEBACK, no, FAILED).look_at(cond.NO_MAPPING, no, FAILED)
     buffers = frame.has(flags, frame.PRIVATE)
     t = t.look_at(cond.BUFFERS_LOCKED, no, FAILED, buffers)
-    # can_split_folio() is no attempt to migrate: conditions are not counted down.
-    t, refs = _references(t, folio, True, attempt=False)
-    t = _counted(t, refs, mapped + frame.cache_refs(flags))
+    # can_split_folio() is no attempt to migrate: nothing is counted down, and references
+    # that end before the n-th attempt are there until it comes.
+    t = _counted(t, folio.refs, mapped + frame.cache_refs(flags))
     t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
-    return Checked(t.left, t.marks, refs, t.rc)
+    return Checked(t.left, t.marks, folio.refs, t.rc)
