@@ -415,7 +415,7 @@ def _may_split(rules: Rules, m: Machine, window: Window) -> Mask:
 def _may_abort(rules: Rules, call: CallState) -> Flag:
     """Whether a folio for which nothing can be allocated may end a serial call.
 
-    That is one that is not split either: a hugetlb folio, or one with another condition.
+    It may if the folio cannot be split: hugetlb, or a folio with another condition.
     """
     m, folios = call.m, call.todo.folios
     no = jnp.asarray(False)

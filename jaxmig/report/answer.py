@@ -65,7 +65,7 @@ def _flushes(before: Record, after: Record) -> str:
     new += f" ({hit})" if hit else ""
     if old == new.partition(" (")[0]:
         return f"It sends {new}{none}."
-    # Where the newer kernel interrupts a CPU, that is told of it alone.
+    # The older kernel's CPUs are named only if the newer one interrupts none.
     old += f" ({was})" if was and not hit else ""
     return f"{new} instead of {old}{none}."
 

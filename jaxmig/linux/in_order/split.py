@@ -117,8 +117,8 @@ def piece_rows(
 def put_back_zeros(call: CallState) -> CallState:
     """Free pieces of zeros that no pass has tried, at the end of a call.
 
-    That are those of a call, or of a list of pieces, that -ENOMEM has ended.  No entry
-    maps them: they are freed when the caller drops the list's reference.
+    -ENOMEM may end a call, or the list of pieces, before their turn.  No entry maps them:
+    they are freed when the caller drops the list's reference.
     """
     m, g = call.m, call.m.geometry
     if g.orders == (0,):
