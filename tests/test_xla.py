@@ -1,6 +1,7 @@
 """Compiled programs: what is kept, what is given back, how short ones are compiled."""
 
 import jax.numpy as jnp
+import jaxmig
 import numpy as np
 from jaxmig.state import xla
 
@@ -71,3 +72,20 @@ def test_only_programs_that_work_on_few_rows_are_compiled_quickly(monkeypatch) -
         arrays = (jnp.zeros(n, jnp.int32) for n in (state, worked))
         xla.Program(lambda x, y: x[0] + y)(*arrays)
     assert asked == [True, False, True, False, False]
+
+
+def test_a_short_list_of_large_folios_is_as_many_rows_as_they_have_pages() -> None:
+    pages, asked = xla.FEW * 8, []
+
+    class Spy(xla.Program):
+        def jitted(self, on=True, short=False, gpu=None):
+            asked.append(short)
+            return super().jitted(on, short, gpu)
+
+    for order in (0, 9):
+        b = jaxmig.Builder(nodes=2, cpus=2)
+        b.mmap(b.process("p", running=[1]), pages, order=order)
+        m = b.build(content=False)
+        assert xla._bytes(m) < xla.FEW_BYTES
+        Spy(lambda m, folios: folios + m.frame[0, 0])(m, jnp.zeros(512, jnp.int32))
+    assert asked == [True, False]

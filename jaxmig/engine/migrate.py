@@ -255,7 +255,7 @@ def uncoupled(rules: Rules, m: Machine, size: Any, node: Any) -> bool:
     if tlb.has_strays(rules, m.cpus):
         return False
     g, free = m.geometry, int(np.asarray(m.nfree)[int(node)])
-    most = int(size) << g.orders[-1]
+    most = int(size) * g.largest
     # All folios of the list could be of the largest order, but not more than are in use.
     if most > free and len(g.orders) > 1:
         sizes = np.asarray([1 << o for o in g.orders])

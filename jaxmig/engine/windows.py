@@ -85,7 +85,7 @@ def migrate_lanes(
         # them: which, must not depend on the width of windows, that is on the device.
         apart = ~_any_at_home(call, at)
         c = _windows(j, c, width, jnp.where(apart, j.size, 0))
-        narrow = max(CHUNK, 1 << call.m.geometry.orders[-1])
+        narrow = max(CHUNK, call.m.largest)
         c = _windows(j, c, min(narrow, width), j.size)
     return _end(j, c)
 
@@ -183,7 +183,7 @@ def batch_start(
 def width_of(call: CallState, chunk: int) -> int:
     """Base pages a window: at most `chunk`, what the list can have, or the machine has."""
     g = call.m.geometry
-    most = 1 << g.orders[-1]
+    most = g.largest
     room = call.todo.folios.shape[0]
     if most == 1:
         return min(chunk, room)
@@ -344,16 +344,12 @@ def _crowded(at: Where, m: Machine, window: Window) -> Mask:
     free = m.top[at.node]
     few = jnp.minimum(blocks_in_use(m), window.count) <= free
 
-    none = window.there & False
+    def beyond() -> Mask:
+        pool = alloc.pools(m.geometry, window, window.there)
+        rank, _ = lanes.dealt(pool, jnp.zeros_like(free), 1)
+        return window.there & (rank >= free[pool])
 
-    def beyond(pool: Index, found: Mask) -> Mask:
-        mine = alloc.of_pool(m.geometry, window, window.there, pool)
-        return found | mine & (lanes.running(mine) > free[pool])
-
-    def by_rank() -> Mask:
-        return alloc.each_pool(m.geometry, window, beyond, none)
-
-    return jax.lax.cond(few.all(), lambda: none, by_rank)
+    return jax.lax.cond(few.all(), lambda: window.there & False, beyond)
 
 
 def blocks_in_use(m: Machine) -> Int32[Array, " orders"]:

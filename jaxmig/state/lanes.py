@@ -130,6 +130,38 @@ def _running_on_cpu(ones: Lanes) -> Lanes:
     return xla.whole(sums, jnp.pad(ones, (0, trips * TOGETHER - count)))[:count]
 
 
+def dealt(
+    group: Lanes, first: Int32[Array, " groups"], step: int
+) -> tuple[Lanes, Int32[Array, " groups"]]:
+    """A number for each lane: those of a group count from the group's first number.
+
+    Args:
+      group: int32[lanes], below `groups`; a lane of group `groups` gets any number.
+      first: int32[groups], the number of each group's first lane.
+      step: from one lane of a group to its next.
+    Returns:
+      int32[lanes]; int32[groups], the numbers that would come next.
+    """
+    if first.shape[0] == 1:
+        # Nearly always all lanes, or all but padding: `rank` has a short way for these.
+        mine = group == 0
+        return first[0] + step * rank(mine), first + step * totals(mine)[0]
+
+    def one(n: Array, carry: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
+        numbers, following = carry
+        mine = group == n
+        (count,) = totals(mine)
+
+        def number() -> Lanes:
+            return jnp.where(mine, first[n] + step * (running(mine) - 1), numbers)
+
+        # Of most groups there is no lane.
+        numbers = jax.lax.cond(count > 0, number, lambda: numbers)
+        return numbers, following.at[n].add(step * count)
+
+    return jax.lax.fori_loop(0, first.shape[0], one, (group * 0, first))
+
+
 def padding(count: int) -> Lanes:
     """Padding lanes."""
     return jnp.full(count, NOWHERE, jnp.int32)

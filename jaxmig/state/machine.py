@@ -53,6 +53,11 @@ class Geometry:
         return self.nodes * self.frames_per_node
 
     @property
+    def largest(self) -> int:
+        """Base pages of the largest folio."""
+        return 1 << self.orders[-1]
+
+    @property
     def shares_pmds(self) -> bool:
         """Whether two PMD leaves can map one folio."""
         return self.shared and self.orders[-1] == PMD_ORDER
@@ -115,6 +120,11 @@ class Machine:
     cpus: Cpus
     conditions: Int32[Array, "frames 4"] | None  # see conditions.py
     geometry: Geometry = static()
+
+    @property
+    def largest(self) -> int:
+        """Base pages of the largest folio: what an item of a list may stand for."""
+        return self.geometry.largest
 
     def node_of(self, pfn: Int32[Array, "*lanes"]) -> Int32[Array, "*lanes"]:
         """The node that owns each frame."""

@@ -40,7 +40,7 @@ WHOLE_LOOP: Final = 1 << 17  # bytes that an iteration may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, if the CPU has them
 # A program on few rows takes longer to optimize than to run.
 SHORT: Final = 1 << 16  # rows of all arrays
-FEW: Final = 1 << 14  # rows of the list, if the machine's arrays are longer
+FEW: Final = 1 << 14  # base pages on the list, if the machine's arrays are longer
 FEW_BYTES: Final = 1 << 24  # of the machine's arrays
 # What these passes do to loops takes a third of the compilation, and such a program is
 # no slower without.
@@ -190,7 +190,10 @@ class Program:
     def _compile(self, args: tuple[Any, ...]) -> Any:
         # A short list counts as few rows even if the machine's arrays are longer.
         state, *others = (_longest(x) * self.work for x in args)
+        # An item of the list may be a folio of many pages, but all are the machine's.
         worked = max(others, default=state)
+        pages = worked * getattr(args[0], "largest", 1)
+        worked = max(worked, min(pages, state))
         short = max(state, worked) <= SHORT
         short |= worked <= FEW and _bytes(args[0]) * self.work <= FEW_BYTES
         try:

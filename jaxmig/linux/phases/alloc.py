@@ -9,9 +9,7 @@ Source: alloc_migration_target(), __alloc_pages() with __GFP_THISNODE, mm/migrat
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +25,6 @@ Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 Slots = Int32[Array, " slots"]
 Tops = Int32[Array, "nodes orders"]
-C = TypeVar("C")
 
 
 def pool_of(geometry: Geometry, order: Index) -> Index:
@@ -126,61 +123,52 @@ def take_many(
       The machine; int32[lanes], head frames, NOWHERE where none is wanted.
     Source: alloc_migration_target() in mm/migrate.c.
     """
-    nothing = jnp.full_like(window.head, NOWHERE)
-
-    def take(pool: Index, carry: tuple[Tops, Lanes]) -> tuple[Tops, Lanes]:
-        top, dst = carry
-        mine = of_pool(m.geometry, window, wanted, pool)
-        (count,) = lanes.totals(mine)
-        # Of most orders a window has no folio: their stacks are not read.
-        pop = functools.partial(_pop, m, top, node, pool, mine)
-        found = jax.lax.cond(count > 0, pop, lambda: nothing) if window.large else pop()
-        return top.at[node, pool].add(-count), jnp.minimum(dst, found)
-
-    top, dst = each_pool(m.geometry, window, take, (m.top, nothing))
-    m = dataclasses.replace(m, top=top)
-    (pages,) = lanes.totals(jnp.where(wanted, _counted(window), 0))
-    return reserve(m, node, pages), dst
-
-
-def _pop(m: Machine, tops: Tops, node: Index, pool: Index, mine: Mask) -> Lanes:
-    """Head frames from the top of a stack."""
-    slot = _slot(m.geometry, node, pool, tops[node, pool] - 1 - lanes.rank(mine))
+    g = m.geometry
+    slot, top = _places(
+        g, m.top[node], pools(g, window, wanted), node, -1, window.large
+    )
     frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
-    return jnp.where(mine, frames, NOWHERE)
+    m = dataclasses.replace(m, top=m.top.at[node].set(top))
+    (pages,) = lanes.totals(jnp.where(wanted, _counted(window), 0))
+    return reserve(m, node, pages), jnp.where(wanted, frames, NOWHERE)
 
 
-def each_pool(
-    geometry: Geometry, window: Window, step: Callable[[Index, C], C], start: C
-) -> C:
-    """`step` for every pool that a window's folios may come from, one after another.
-
-    A loop, so that a program does not grow with the number of orders.
-
-    Args:
-      step: (int32 pool, carry) -> carry.
-      start: the carry before the first pool.
-    Returns:
-      The carry after the last one.
-    """
-    if not window.large:
-        return step(jnp.int32(0), start)
-    return jax.lax.fori_loop(0, len(geometry.orders), step, start)
-
-
-def of_pool(geometry: Geometry, window: Window, folios: Mask, pool: Index) -> Mask:
-    """The folios of one pool.
+def pools(geometry: Geometry, window: Window, folios: Mask) -> Lanes:
+    """The number of the pool that serves each folio.
 
     Args:
       folios: bool[lanes], folios of the window.
-      pool: int32, number of an order in `geometry.orders`.
     Returns:
-      bool[lanes].
+      int32[lanes]; the number of pools for lanes that are not in `folios`.
     """
-    if not window.large:
-        return folios
-    order = _of(lambda k: geometry.orders[k], geometry, pool)
-    return folios & (frame.order(window.flags) == order)
+    pool = pool_of(geometry, frame.order(window.flags)) if window.large else 0
+    return jnp.where(folios, pool, len(geometry.orders))
+
+
+def _places(
+    geometry: Geometry,
+    top: Int32[Array, " orders"],
+    pool: Lanes,
+    node: Index,
+    step: int,
+    large: bool,
+) -> tuple[Lanes, Int32[Array, " orders"]]:
+    """Slots that are popped from a node's stacks, or pushed on them, one for each folio.
+
+    Args:
+      top: int32[orders], free blocks of each stack.
+      pool: int32[lanes], the stack of each folio; len(orders): none.
+      step: -1: popped, 1: pushed.
+      large: whether there are others than base pages.
+    Returns:
+      int32[lanes]; int32[orders], free blocks of each stack afterwards.
+    """
+    stacks = len(geometry.orders) if large else 1
+    starts = np.asarray([geometry.stack_start(k) for k in range(stacks)], np.int32)
+    # The topmost block lies below the top.
+    empty = node * geometry.slots_per_node + starts + min(step, 0)
+    slot, following = lanes.dealt(pool, empty + top[:stacks], step)
+    return slot, top.at[:stacks].set(following - empty)
 
 
 def _counted(window: Window) -> Lanes:
@@ -203,39 +191,28 @@ def give_many(m: Machine, window: Window, head: Lanes, freed: Mask) -> Machine:
     """
     g = m.geometry
     home = head // np.int32(g.frames_per_node)
-    counted = _counted(window)
+    counted, pool = _counted(window), pools(g, window, freed)
+
+    def next_node(after: Index) -> Index:
+        return jnp.where(freed & (home > after), home, NOWHERE).min()
 
     def give(
-        node: Index, carry: tuple[Slots, Tops, Array]
-    ) -> tuple[Slots, Tops, Array]:
+        carry: tuple[Index, Slots, Tops, Array],
+    ) -> tuple[Index, Slots, Tops, Array]:
+        node, free, top, nfree = carry
         mine = freed & (home == node)
-        count, pages = lanes.totals(mine, jnp.where(mine, counted, 0))
+        (pages,) = lanes.totals(jnp.where(mine, counted, 0))
+        if len(g.orders) > 1:
+            # Pieces of split folios lie outside the pool of order 0.
+            offset = head - node * g.frames_per_node
+            mine &= offset >= _of(g.pool_start, g, pool)
+            mine &= offset < _of(lambda k: g.pool_start(k + 1), g, pool)
+        here = jnp.where(mine, pool, len(g.orders))
+        slot, above = _places(g, top[node], here, node, 1, window.large)
+        free = lanes.scatter(free, slot, mine, head)
+        nfree = nfree.at[node].add(pages)
+        return next_node(node), free, top.at[node].set(above), nfree
 
-        def push(pool: Index, carry: tuple[Slots, Tops]) -> tuple[Slots, Tops]:
-            return _push(g, carry, node, pool, head, of_pool(g, window, mine, pool))
-
-        every = functools.partial(each_pool, g, window, push)
-        free, top = xla.when(count > 0, every, carry[:2])
-        return free, top, carry[2].at[node].add(pages)
-
-    free, top, nfree = jax.lax.fori_loop(0, g.nodes, give, (m.free, m.top, m.nfree))
+    start = (next_node(jnp.int32(-1)), m.free, m.top, m.nfree)
+    _, free, top, nfree = jax.lax.while_loop(lambda c: c[0] != NOWHERE, give, start)
     return dataclasses.replace(m, free=free, top=top, nfree=nfree)
-
-
-def _push(
-    geometry: Geometry,
-    carry: tuple[Slots, Tops],
-    node: Index,
-    pool: Index,
-    head: Lanes,
-    mine: Mask,
-) -> tuple[Slots, Tops]:
-    free, top = carry
-    # Pieces of split folios lie outside the pool of order 0: see `give`.
-    if len(geometry.orders) > 1:
-        offset = head - node * geometry.frames_per_node
-        mine &= offset >= _of(geometry.pool_start, geometry, pool)
-        mine &= offset < _of(lambda k: geometry.pool_start(k + 1), geometry, pool)
-    slot = _slot(geometry, node, pool, top[node, pool] + lanes.rank(mine))
-    (count,) = lanes.totals(mine)
-    return lanes.scatter(free, slot, mine, head), top.at[node, pool].add(count)
