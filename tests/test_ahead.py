@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -12,13 +12,11 @@ import jaxmig
 import numpy as np
 import pytest
 from jaxmig.engine.migrate import limit_of, listed
-from jaxmig.linux.rules import Rules, rules
 from jaxmig.sources import targets
 from jaxmig.state import contents, xla
 from jaxmig.state.machine import Machine
 from jaxmig.time import machines
-from jaxmig.tools import ahead, job
-from jaxmig.tools.query import folios_on
+from jaxmig.tools import job
 
 CALL = job.Call(frozenset({0}), frozenset({1}))
 SETTING = targets.Setting(cpus=4, running=(1, 2, 3))
@@ -95,31 +93,14 @@ def test_memory_that_is_left_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> N
     assert contents._left == []
 
 
-def test_each_structure_is_begun_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[tuple[bool, bool]] = []
-
-    def compiling(r: Rules, donate: bool, *args: object) -> Callable[[], None]:
-        assert (donate, args) == (True, (1, 2))
-        return lambda: begun.append((r.batched, r.crossing_opens_next))
-
-    monkeypatch.setattr(ahead, "compiling", compiling)
-    mine, *later = (rules(k) for k in ("6.2", "6.3", "6.8", "6.1", "v4"))
-    with ahead.Ahead() as others:
-        others.begin(mine, later, 1, 2)
-        others.begin(mine, later, 1, 2)
-        for r in (mine, *later):
-            others.wait(r)
-        assert begun == [(True, False), (True, True)]
-
-
-def test_a_job_compiles_each_of_its_programs_once() -> None:
+def test_a_job_compiles_one_program_for_all_releases() -> None:
     before = xla.compilations()
     kernels = ("6.2", "6.3", "6.8", "6.1")
     profile = machines.load("xeon-2s")
     target = targets.resolve("memhog:1m")
     together = job.run(target, SETTING, profile, kernels, CALL)
     made = xla.compilations()
-    assert made <= before + 2
+    assert made <= before + 1
     alone = [job.run(target, SETTING, profile, [k], CALL)[0] for k in kernels]
     assert xla.compilations() == made
     for a, b in zip(together, alone, strict=True):
@@ -180,13 +161,3 @@ print(*(sum(e.endswith(x) for e in heard) for x in ("cache_hits", "cache_misses"
     (first_hits, compiled), (hits, misses) = counts
     assert (first_hits, hits, misses) == (0, compiled, 0)
     assert compiled > 0
-
-
-def test_what_fails_ahead_is_told_to_whoever_waits() -> None:
-    state, _ = targets.resolve("memhog:1m").build(SETTING)
-    heads, size = listed(folios_on(state, node=0))
-    wrong = (state, heads[:, None], *(jnp.int32(n) for n in (size, 1, 0)), limit_of(0))
-    with ahead.Ahead() as others:
-        others.begin(rules("6.2"), [rules("6.3")], *wrong)
-        with pytest.raises((TypeError, ValueError)):
-            others.wait(rules("6.3"))

@@ -287,9 +287,7 @@ def test_base_pages_some_shared_or_held(choice: list[Program]) -> None:
 @pytest.mark.parametrize("choice", QUICK)
 def test_base_pages_that_nobody_shares_or_holds(choice: list[Program]) -> None:
     # Memory may be short: then it is not known beforehand that nothing couples them.
-    # A processor works serial calls on such pages one by one, in a loop of their own.
-    loop = choice[0].kernel in ("6.1", "6.2")
-    play(choice, bare, 40, windows=0.0 if loop else 0.4)
+    play(choice, bare, 40, windows=0.4)
 
 
 LARGE = [

@@ -45,7 +45,7 @@ def look_and_plan(
     m: Machine,
     window: Window,
     put_off: Bool[Array, " mms"],
-    passes: int = oc.PASSES,
+    passes: Index | int = oc.PASSES,
 ) -> tuple[PageMaps, FolioMaps, Plan]:
     """Read the page tables for a window, and work out the outcomes of its folios.
 
@@ -67,7 +67,7 @@ def migrate_window(
     window: Window,
     batches: tuple[Cut, Index],
     at: Where,
-    passes: int = oc.PASSES,
+    passes: Index | int = oc.PASSES,
     upto: Index | None = None,
 ) -> Carry:
     """The four phases on the folios of a window, all of its batches at once.
@@ -93,8 +93,7 @@ def migrate_window(
     closed = close_batches(rules, ev, flushes, m, at.cpu, window, known, put_off)
     ev, flushes, asked = closed
     ev, stats = count_window(rules, ev, k.stats, window, (seen, mapped, p, pages))
-    if rules.batched:
-        ev = ev.add(batches=cut.closed)
+    ev = ev.add(batches=jnp.where(rules.batched, cut.closed, 0))
     # XLA must not move the unmap phase's writes before these reads of the page tables.
     pending = asked.pending.astype(jnp.int32)
     read = jnp.int32(0)
@@ -177,7 +176,7 @@ def _of_folios(
     tries = plan.number(oc.TRIES, 0) + plan.number(oc.TRIES, 1)
     looks = plan.number(oc.LOOKS, 0) + plan.number(oc.LOOKS, 1)
     # With batch copying the copy precedes the reference check: a move that fails wastes it.
-    alone = movable | hugetlb | (not rules.batched)
+    alone = movable | hugetlb | ~rules.batched
     wasted = jnp.where(alone, 0, plan.unmaps - plan.moved)
     wasted = jnp.where(rules.offloads, plan.wasted, wasted)
     sums: dict[str, Lanes | Mask] = {

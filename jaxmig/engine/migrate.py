@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, Final
 
 import jax
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jaxmig.engine import serial_pages
 from jaxmig.engine.apply import PHASES
 from jaxmig.engine.windows import (
     can_couple,
@@ -142,20 +140,7 @@ def run(
     if log:
         return in_order(m, folios, size, node, cpu, limit, rules, log)
     k, at = _begin(m, folios, size, node, cpu, log)
-
-    def at_once(call: CallState, at: Where) -> CallState:
-        return migrate_lanes(rules, call, at, limit, safe=safe, chunk=chunk)
-
-    if rules.batched or not serial_pages.fits(m):
-        k = at_once(k, at)
-    else:
-        # On a CPU a loop over pages is one function; elsewhere each operation is a launch.
-        k = jax.lax.platform_dependent(
-            k,
-            at,
-            cpu=lambda k, at: serial_pages.migrate_serial_pages(rules, k, at),
-            default=at_once,
-        )
+    k = migrate_lanes(rules, k, at, limit, safe=safe, chunk=chunk)
     return k.m, result_of(k)
 
 
@@ -318,33 +303,12 @@ def executable(rules: Rules, donate: bool, *args: Any, log: int = 0) -> Executab
     Returns:
       The call as a function of such arguments.
     """
-    return compiling(rules, donate, *args, log=log, like=False)()
-
-
-def compiling(
-    rules: Rules, donate: bool, *args: Any, log: int = 0, like: bool = True
-) -> Callable[[], Executable]:
-    """A function that compiles `executable()`; another thread may call it.
-
-    Args:
-      donate: whether the machine's arrays are given away.
-      args: those of `run` from the machine to the limit, as arrays.
-      log: rows of room for a log; 0: none.
-      like: whether only shapes are kept, so that `args` may be given away meanwhile.
-    Returns:
-      The function, without arguments.
-    """
     state, _, size, node = args[:4]
     safe = not log and uncoupled(rules, state, size, node)
     # The rules go in as data: releases of one structure share the program.
     bits = (word(rules),)
     made = program(structure(rules), donate, safe, log=log)
-    kinds = jax.tree.map(xla.like, args) if like else args
-
-    def compiled() -> Executable:
-        return Executable(made.executable(*kinds, *bits), bits)
-
-    return compiled
+    return Executable(made.executable(*args, *bits), bits)
 
 
 def check_poison(kernel: str, m: Machine, engine: bool) -> None:

@@ -45,7 +45,7 @@ class CallSetup:
     size: Index  # folios on the list
     huge: Index  # of these, hugetlb folios, which come first
     safe: bool  # whether no batch can affect another
-    passes: int  # the most passes of a serial release
+    passes: Index | int  # the most passes of a serial release
     aborts: Flag  # whether a folio's -ENOMEM may end all passes of a serial release
 
 
@@ -57,7 +57,7 @@ def migrate_lanes(
     *,
     safe: bool = False,
     chunk: int | None = None,
-    passes: int = oc.PASSES,
+    passes: Index | int = oc.PASSES,
 ) -> CallState:
     """The call on `call.todo`, in windows.
 
@@ -72,6 +72,7 @@ def migrate_lanes(
     Source: migrate_pages() in mm/migrate.c.
     """
     call, huge = hugetlb_first(rules, call)
+    limit = close_at(rules, limit)
     aborts = jnp.asarray(False) if safe else _may_abort(rules, call)
     j = CallSetup(rules, at, limit, call.todo.size, huge, safe, passes, aborts)
     width = width_of(call, chunk or lanes.chunk())
@@ -88,6 +89,11 @@ def migrate_lanes(
         narrow = max(CHUNK, call.m.largest)
         c = _windows(j, c, min(narrow, width), j.size)
     return _end(j, c)
+
+
+def close_at(rules: Rules, limit: Index) -> Index:
+    """Base pages that close a batch; up to 6.2 every folio is one."""
+    return jnp.where(rules.batched, limit, 1)
 
 
 def migrate_until(
@@ -116,7 +122,7 @@ def migrate_until(
     first, end = (batch_start(rules, call, huge, limit, n) for n in (batch, batch + 1))
     before = call.set(todo=dataclasses.replace(call.todo, size=first))
     # A serial call is in its first pass then.
-    passes = oc.PASSES if rules.batched else 1
+    passes = jnp.where(rules.batched, oc.PASSES, 1)
     before = migrate_lanes(rules, before, at, limit, safe=safe, passes=passes)
     m, width = before.m, width_of(call, call.todo.folios.shape[0])
     w, place = open_window(m, _with_room(call, width).todo.folios, first, end, width)
@@ -158,9 +164,7 @@ def batch_start(
     Returns:
       int32; the end of the list if there is no such batch.
     """
-    size = call.todo.size
-    if not rules.batched:
-        return jnp.minimum(number, size)
+    size, limit = call.todo.size, close_at(rules, limit)
     width = width_of(call, lanes.chunk())
     folios = _with_room(call, width).todo.folios
 
@@ -287,14 +291,10 @@ def _at_once(setup: CallSetup, carry: Carry, window: Window, place: Index) -> Ca
 
 def _cut(setup: CallSetup, window: Window, carry: Carry) -> Cut:
     """The batches of a window; hugetlb folios are in none."""
-    none = jnp.int32(0)
-    if not setup.rules.batched:
-        # A folio is a batch of its own.
-        lane = jnp.arange(window.head.shape[0], dtype=jnp.int32)
-        return Cut(lane, none, none)
     found = cut(setup.rules, window, carry.open, setup.limit)
     if not window.large:
         return found
+    none = jnp.int32(0)
     # A window of hugetlb folios leaves the open batch as it is.
     in_huge = carry.next < setup.huge
     return Cut(
@@ -312,13 +312,11 @@ def _easy(
     enough = _most_left(setup, carry) <= m.nfree[setup.at.node]
     hard = _may_split(r, m, window) | _may_stop(r, m, window)
     hard |= _may_trim(r, m, setup.at)
-    if not r.batched:
-        # -ENOMEM ends all passes of a serial call, so that their order matters throughout.
-        hard |= ~enough | setup.aborts | _crowded(setup.at, m, window)
-        return whole_batches(batches, hard, there, enough & False), batches
+    hard |= _crowded(setup.at, m, window)
     none = there & False
     hard |= jax.lax.cond(enough, lambda: none, lambda: _short(setup.at, m, window))
-    hard |= _crowded(setup.at, m, window)
+    # -ENOMEM ends all passes of a serial call, so that their order matters throughout.
+    hard |= ~r.batched & (~enough | setup.aborts)
     cuts = (~enough | can_couple(r, m)) & (carry.next >= setup.huge)
     cuts &= carry.next + window.count < setup.size
     live = whole_batches(batches, hard, there, cuts)
@@ -415,9 +413,9 @@ def _may_abort(rules: Rules, call: CallState) -> Flag:
     """
     m, folios = call.m, call.todo.folios
     no = jnp.asarray(False)
-    if rules.batched or m.geometry.orders == (0,) or m.conditions is None:
+    if m.geometry.orders == (0,) or m.conditions is None:
         return no
-    listed = jnp.arange(folios.shape[0]) < call.todo.size
+    listed = (jnp.arange(folios.shape[0]) < call.todo.size) & ~rules.batched
     flags = lanes.rows(m.frame, jnp.where(listed, folios, 0))[:, FLAGS]
     some = listed & (frame.order(flags) > 0) & frame.has(flags, frame.CONDITIONED)
 
@@ -455,15 +453,13 @@ def _in_order(setup: CallSetup, carry: Carry) -> Carry:
     flushes = flush.no_flushes(k.m.cpus)
     flushes = dataclasses.replace(flushes, emptied=carry.flushes.emptied)
     # If -ENOMEM may end the passes of a serial call, each must take all folios left.
-    end = setup.size
-    if not r.batched:
-        whole = _most_left(setup, carry) > carry.call.m.nfree[setup.at.node]
-        whole |= setup.aborts
-        end = jnp.where(whole, setup.size, carry.next + 1)
+    whole = _most_left(setup, carry) > carry.call.m.nfree[setup.at.node]
+    whole |= setup.aborts | r.batched
+    end = jnp.where(whole, setup.size, carry.next + 1)
     todo = dataclasses.replace(k.todo, size=end)
-    stretch = Stretch(carry.next, setup.huge, once=bool(r.batched), passes=setup.passes)
+    stretch = Stretch(carry.next, setup.huge, once=True, passes=setup.passes)
     k, after = migrate_in_order(r, k.set(todo=todo), setup.at, setup.limit, stretch)
-    after = after if r.batched else end
+    after = jnp.where(r.batched, after, end)
     k = k.set(todo=carry.call.todo, in_order=k.in_order + after - carry.next)
     return dataclasses.replace(carry, call=k, next=after, flushes=flushes)
 
@@ -472,10 +468,9 @@ def _end(setup: CallSetup, carry: Carry) -> CallState:
     """Flush the open batch, count immediate flushes, and bring generations up to date."""
     r, k, cpu = setup.rules, carry.call, setup.at.cpu
     flushes, ev = carry.flushes, k.ev
-    if r.batched:
-        last = flushes.open[None], (flushes.caught_up > flushes.deferred)[None]
-        ev, flushes = flush.close(r, ev, flushes, k.m.cpus, cpu, *last)
-        ev = ev.add(batches=(carry.open > 0) & (k.error != ENOMEM))
+    last = flushes.open[None], (flushes.caught_up > flushes.deferred)[None]
+    ev, flushes = flush.close(r, ev, flushes, k.m.cpus, cpu, *last)
+    ev = ev.add(batches=(carry.open > 0) & (k.error != ENOMEM))
     ev = flush.count_immediate(r, ev, flushes, k.m.cpus, cpu)
     m = flush.catch_up(r, k.m, flushes, cpu)
     if m.conditions is not None:

@@ -52,11 +52,9 @@ def walks_of(rules: Rules, window: Window, pages: Pages) -> Walks:
         for stage in (0, 1)
     )
     hugetlb = frame.kind(window.page_row[:, FLAGS]) == frame.HUGETLB
-    at_once = hugetlb | (not rules.batched)
+    at_once = (hugetlb & window.large) | ~rules.batched
     if window.large:
         refused, later = (jnp.where(window.is_head, x, 0) for x in (refused, later))
-    else:
-        at_once = jnp.zeros_like(hugetlb) | (not rules.batched)
     return Walks(a, b, refused, later, at_once, hugetlb)
 
 
@@ -103,8 +101,6 @@ def close_batches(
     slots = window.head.shape[0] + 1
     by_page = (seen, walks, pages.batch)
     pending, asked = asked_of(rules, m, window, by_page, slots, put_off)
-    if not rules.batched:
-        return ev, _with_requests(flushes, m, asked, rules), asked
     given = (flushes, cpu, place, put_off)
     times = _times(m, window, p, seen, walks, pages.batch, given)
     ending = (pending, asked, c.closed)
@@ -127,15 +123,11 @@ def asked_of(
       slots: rows of the result: more than there are batches.
       put_off: address spaces whose flushes are deferred.
     Returns:
-      Address spaces that each batch has pending (one row of none in serial releases),
-      and the requests of all batches together.
+      Address spaces that each batch has pending, and the requests of all batches together.
     Source: should_defer_flush(), set_tlb_ubc_flush_pending() in mm/rmap.c.
     """
     seen, walks, batch = known
     one, whole = _immediate(m, window, seen, walks, put_off)
-    if not rules.batched:
-        none = jnp.zeros_like(put_off)
-        return none[None], FlushRequests(none, one, whole)
     defers = (walks.unmaps + walks.refusals > 0) & ~walks.at_once
     pending = _pending(rules, m, window, seen, defers, batch, slots, put_off)
     return pending, FlushRequests(pending.any(axis=0), one, whole)

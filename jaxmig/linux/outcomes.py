@@ -86,7 +86,9 @@ def number(counts: Lanes, what: int, stage: int) -> Lanes:
     return (counts >> (what + stage * STAGE)) & NUMBER
 
 
-def outcomes(rules: Rules, folios: FoundFolios, passes: int = PASSES) -> Outcomes:
+def outcomes(
+    rules: Rules, folios: FoundFolios, passes: Int32[Array, ""] | int = PASSES
+) -> Outcomes:
     """Outcomes of all lanes, SLICE of them at a time.
 
     Args:
@@ -99,30 +101,32 @@ def outcomes(rules: Rules, folios: FoundFolios, passes: int = PASSES) -> Outcome
     # Unless the loop is one function, each of its operations is dispatched separately.
     width = min(SLICE, count) if xla.marks() else count
 
-    # One argument, which XLA can neither fold nor find unused: see `xla.whole`.
-    bits = xla.after(jnp.asarray(word(rules)), folios.flags)
+    # Arguments that XLA can neither fold nor find unused: see `xla.whole`.
+    bits, most = (
+        xla.after(jnp.asarray(number, jnp.int32), folios.flags)
+        for number in (word(rules), passes)
+    )
 
-    def some(i: Array, found: Outcomes, folios: FoundFolios, bits: Array) -> Outcomes:
-        here = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, i * width, width), folios
-        )
-        done = _attempts(from_word(bits), here, passes)
-        return jax.tree.map(
-            lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * width, 0),
-            found,
-            done,
-        )
+    def loop(folios: FoundFolios, bits: Array, most: Array) -> Outcomes:
+        def some(i: Array, found: Outcomes) -> Outcomes:
+            here = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, i * width, width), folios
+            )
+            done = _attempts(from_word(bits), here, most)
+            return jax.tree.map(
+                lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * width, 0),
+                found,
+                done,
+            )
 
-    def loop(folios: FoundFolios, bits: Array) -> Outcomes:
         none = folios.flags * 0
         found = Outcomes(none, none, none, (none,) * cond.WORDS)
-        trips = count // width
-        return jax.lax.fori_loop(0, trips, lambda i, c: some(i, c, folios, bits), found)
+        return jax.lax.fori_loop(0, count // width, some, found)
 
-    return xla.whole(loop, folios, bits)
+    return xla.whole(loop, folios, bits, most)
 
 
-def _attempts(rules: Rules, folios: FoundFolios, passes: int) -> Outcomes:
+def _attempts(rules: Rules, folios: FoundFolios, passes: Int32[Array, ""]) -> Outcomes:
     none = folios.flags * 0
 
     def goes_on(before: _Attempted) -> Array:
@@ -134,7 +138,7 @@ def _attempts(rules: Rules, folios: FoundFolios, passes: int) -> Outcomes:
 
 
 def _attempt(
-    rules: Rules, folios: FoundFolios, passes: int, before: _Attempted
+    rules: Rules, folios: FoundFolios, passes: Int32[Array, ""], before: _Attempted
 ) -> _Attempted:
     """One attempt of every folio that is not done."""
     n, at = before.at & PASS, before.at

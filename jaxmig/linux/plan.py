@@ -120,7 +120,11 @@ def of_pages(window: Window, plan: Plan, batch: Lanes) -> Pages:
 
 
 def plan(
-    rules: Rules, m: Machine, window: Window, maps: Lanes, passes: int = oc.PASSES
+    rules: Rules,
+    m: Machine,
+    window: Window,
+    maps: Lanes,
+    passes: Int32[Array, ""] | int = oc.PASSES,
 ) -> Plan:
     """Outcomes of a window's folios over all stages and passes.
 
@@ -153,7 +157,7 @@ def _odd_ones(
     maps: Lanes,
     odd: Mask,
     plain: tuple[Lanes, Lanes],
-    passes: int,
+    passes: Int32[Array, ""] | int,
 ) -> Plan:
     """The plan, of which the attempts of the folios that are not `odd` are known."""
     count = odd.shape[0]

@@ -158,7 +158,7 @@ def from_word(bits: np.int32 | Int32[Array, ""], defers: Defers | None = None) -
 
 
 # Flags that select which steps a program has; all others can be its data.
-STRUCTURE: Final = ("batched", "crossing_opens_next", "broadcasts")
+STRUCTURE: Final = ("crossing_opens_next", "broadcasts")
 
 
 def as_data(rules: Rules, bits: Int32[Array, ""]) -> Rules:

@@ -231,23 +231,13 @@ def _mappings() -> int:
         return 0
 
 
-def like(value: Any) -> jax.ShapeDtypeStruct:
-    """Shape, dtype and sharding of an argument, from which a program can be compiled."""
-    shape, dtype, where = _kind(value)
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-
 def _kind(value: Any) -> tuple[Any, ...]:
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return value.shape, value.dtype, value.sharding
     where = value.sharding if isinstance(value, jax.Array) else None
     return jnp.shape(value), jnp.result_type(value), where
 
 
 def _bytes(arrays: Any) -> int:
-    # jax.ShapeDtypeStruct has no `nbytes`.
-    leaves = jax.tree.leaves(arrays)
-    return sum(math.prod(jnp.shape(x)) * jnp.result_type(x).itemsize for x in leaves)
+    return sum(x.nbytes for x in jax.tree.leaves(arrays))
 
 
 def _longest(arrays: Any) -> int:

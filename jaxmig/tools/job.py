@@ -26,7 +26,6 @@ from jaxmig.state.machine import Machine
 from jaxmig.time import cost
 from jaxmig.time.machines import Arch, Profile
 from jaxmig.tools import verify
-from jaxmig.tools.ahead import Ahead
 
 Tick = Callable[[str], None]
 STEPS: Final = 3  # ticks for each kernel
@@ -72,25 +71,12 @@ class Donating(Session):
         kernel: str,
         call: Call,
         arch: str,
-        ahead: Ahead,
-        later: Sequence[str],
     ) -> None:
-        """A session for one kernel.
-
-        Args:
-          arch: whose TLB maintenance is played.
-          ahead: compiles programs of later kernels meanwhile.
-          later: kernels that will make the same call.
-        """
+        """A session for one kernel; `arch`: whose TLB maintenance is played."""
         how = {"cpu": call.cpu, "batch": call.batch, "keep_logs": call.logs}
         engine = call.copy.startswith(cost.ENGINE)
         super().__init__(state, kernel, arch=arch, engine=engine, **how)
         self.requested = 0
-        self._ahead, self._later = ahead, later
-
-    def _rules(self, kernel: str, mode: str, reason: str, memalloc: bool) -> Rules:
-        self._how = mode, reason, memalloc
-        return super()._rules(kernel, mode, reason, memalloc)
 
     def _run(
         self, rules: Rules, state: Machine, folios: Heads, node: int, limit: Any
@@ -101,10 +87,7 @@ class Donating(Session):
         # A numpy view of a donated array would keep it alive.
         self.state, self._view = state, None
         args = self._arguments(state, folios, node, limit)
-        later = [self._rules(kernel, *self._how) for kernel in self._later]
         start = time.perf_counter()
-        self._ahead.begin(rules, later, *args)
-        self._ahead.wait(rules)
         program = executable(rules, True, *args)
         self.compile_s += time.perf_counter() - start
         return self._timed(program, args)
@@ -135,11 +118,7 @@ def run(
     for kernel in kernels:
         callers.check(call.caller or "kernel", kernel)
     try:
-        with Ahead() as ahead:
-            return [
-                _one(target, setting, profile, kernels[i:], call, tick, ahead)
-                for i in range(len(kernels))
-            ]
+        return [_one(target, setting, profile, k, call, tick) for k in kernels]
     finally:
         contents.leave(None)
 
@@ -148,15 +127,12 @@ def _one(
     target: Target,
     setting: Setting,
     profile: Profile,
-    kernels: Sequence[str],
+    kernel: str,
     call: Call,
     tick: Tick,
-    ahead: Ahead,
 ) -> Outcome:
-    """The first of `kernels`."""
-    kernel, *later = kernels
     state, space = target.build(setting)
-    s = Donating(state, kernel, call, profile.arch, ahead, later)
+    s = Donating(state, kernel, call, profile.arch)
     del state
     tick(f"{kernel}: built")
     mapped = footprint.of(s.view(), space) if call.footprints else None
@@ -197,7 +173,7 @@ def _one(
         before=mapped,
         after=footprint.of(s.view(), space) if call.footprints else None,
     )
-    if later and not call.logs:
+    if not call.logs:
         contents.leave(s.state.memory)
     outcome.traced = _traced(target, s, space, profile, call, outcome)
     return outcome

@@ -16,9 +16,9 @@ from jaxtyping import Array, Int32
 from jaxmig.engine import migrate
 from jaxmig.engine.chunk import count_window, look_and_plan
 from jaxmig.engine.migrate import Result, uncoupled
-from jaxmig.engine.windows import open_window
+from jaxmig.engine.windows import close_at, open_window
 from jaxmig.linux import outcomes as oc, tlb
-from jaxmig.linux.batches import Cut, cut
+from jaxmig.linux.batches import cut
 from jaxmig.linux.call import Stats, no_stats
 from jaxmig.linux.flush_requests import close_batches
 from jaxmig.linux.folio import SLEEPS
@@ -84,18 +84,18 @@ def count(
     width = min(max(chunk, most), folios.shape[0] * most)
     folios = jnp.pad(folios, (0, max(width - folios.shape[0], 0)))
     put_off = tlb.should_defer(rules, m.cpus, cpu)
+    limit = close_at(rules, limit)
 
     def window(sums: Sums) -> Sums:
         w, place = open_window(m, folios, sums.next, size, width)
-        batches = _cut(rules, w, sums.open, limit)
+        batches = cut(rules, w, sums.open, limit)
         seen, mapped, p = look_and_plan(rules, m, w, put_off)
         pages = of_pages(w, p, batches.batch)
         known = (seen, p, pages, batches, place)
         ev, flushes = sums.ev, sums.flushes
         ev, flushes, _ = close_batches(rules, ev, flushes, m, cpu, w, known, put_off)
         ev, stats = count_window(rules, ev, sums.stats, w, (seen, mapped, p, pages))
-        if rules.batched:
-            ev = ev.add(batches=batches.closed)
+        ev = ev.add(batches=jnp.where(rules.batched, batches.closed, 0))
         (asleep,) = lanes.totals(p.asleep)
         asleep += sums.asleep
         shift = sums.shift + _shift(m, w, seen, pages, node)
@@ -114,22 +114,12 @@ def count(
     )
     c = jax.lax.while_loop(lambda c: c.next < size, window, c)
     ev, flushes = c.ev, c.flushes
-    if rules.batched:
-        last = flushes.open[None], (flushes.caught_up > flushes.deferred)[None]
-        ev, flushes = flush.close(rules, ev, flushes, m.cpus, cpu, *last)
-        ev = ev.add(batches=c.open > 0)
+    last = flushes.open[None], (flushes.caught_up > flushes.deferred)[None]
+    ev, flushes = flush.close(rules, ev, flushes, m.cpus, cpu, *last)
+    ev = ev.add(batches=c.open > 0)
     ev = flush.count_immediate(rules, ev, flushes, m.cpus, cpu)
     error = jnp.where(c.asleep > 0, SLEEPS, 0)
     return migrate.answer(ev, c.stats, c.stats.failed, error), c.shift
-
-
-def _cut(rules: Rules, window: Window, open_pages: Index, limit: Index) -> Cut:
-    """The batches of a window."""
-    if rules.batched:
-        return cut(rules, window, open_pages, limit)
-    # A folio is a batch of its own.
-    none = jnp.int32(0)
-    return Cut(jnp.arange(window.head.shape[0], dtype=jnp.int32), none, none)
 
 
 def _shift(
