@@ -44,6 +44,7 @@ class CallSetup:
     limit: Index  # base pages that close a batch
     size: Index  # folios on the list
     huge: Index  # of these, hugetlb folios, which come first
+    before: Lanes  # base pages of the folios before each place of the list
     safe: bool  # whether no batch can affect another
     passes: Index | int  # the most passes of a serial release
     aborts: Flag  # whether a folio's -ENOMEM may end all passes of a serial release
@@ -74,9 +75,10 @@ def migrate_lanes(
     call, huge = hugetlb_first(rules, call)
     limit = close_at(rules, limit)
     aborts = jnp.asarray(False) if safe else _may_abort(rules, call)
-    j = CallSetup(rules, at, limit, call.todo.size, huge, safe, passes, aborts)
     width = width_of(call, chunk or lanes.chunk())
     call = _with_room(call, width)
+    before = jnp.zeros(1, jnp.int32) if safe else _pages_before(call, at.node)
+    j = CallSetup(rules, at, limit, call.todo.size, huge, before, safe, passes, aborts)
     none, no = jnp.int32(0), jnp.asarray(False)
     c = Carry(call, flush.no_flushes(call.m.cpus), none, none, no)
     if width <= CHUNK:
@@ -337,10 +339,14 @@ def _short(at: Where, m: Machine, window: Window) -> Mask:
 def _crowded(at: Where, m: Machine, window: Window) -> Mask:
     """Folios for which no frame is left until frames of earlier ones are freed.
 
-    That can only happen where folios move within the target node.
+    That can only happen where folios move within the target node: its pools have room for
+    all others.
     """
-    free = m.top[at.node]
-    few = jnp.minimum(blocks_in_use(m), window.count) <= free
+    blocks, free = jnp.asarray(m.geometry.pool_blocks, jnp.int32), m.top[at.node]
+    here = blocks - free
+    elsewhere = (blocks - m.top).sum(axis=0) - here
+    (stay,) = lanes.totals(window.there & (m.node_of(window.head) == at.node))
+    few = elsewhere + jnp.minimum(here, stay) <= free
 
     def beyond() -> Mask:
         pool = alloc.pools(m.geometry, window, window.there)
@@ -350,29 +356,26 @@ def _crowded(at: Where, m: Machine, window: Window) -> Mask:
     return jax.lax.cond(few.all(), lambda: window.there & False, beyond)
 
 
-def blocks_in_use(m: Machine) -> Int32[Array, " orders"]:
-    """Folios in use on all nodes, by order."""
-    g = m.geometry
-    return g.nodes * jnp.asarray(g.pool_blocks, jnp.int32) - m.top.sum(axis=0)
+def _pages_before(call: CallState, node: Index) -> Int32[Array, " places"]:
+    """Base pages that the folios before each place of the list take; see `_most_left`."""
+    m, folios = call.m, call.todo.folios
+    if m.geometry.orders == (0,):
+        return jnp.arange(folios.shape[0] + 1, dtype=jnp.int32)
+
+    def counted() -> Lanes:
+        there = jnp.arange(folios.shape[0]) < call.todo.size
+        flags = lanes.rows(m.frame, jnp.where(there, folios, 0))[:, FLAGS]
+        there &= frame.kind(flags) != frame.HUGETLB
+        return lanes.running(jnp.where(there, jnp.int32(1) << frame.order(flags), 0))
+
+    # Mostly more is free than all nodes have in use: then no row is read.
+    plenty = in_use(m) <= m.nfree[node]
+    return jnp.pad(jax.lax.cond(plenty, lambda: folios * 0, counted), (1, 0))
 
 
 def _most_left(setup: CallSetup, carry: Carry) -> Index:
-    """The most base pages that the rest of the list takes."""
-    m, g, folios = carry.call.m, carry.call.m.geometry, carry.call.todo.folios
-    if g.orders == (0,):
-        return setup.size - carry.next
-
-    def counted() -> Index:
-        index = jnp.arange(folios.shape[0])
-        there = (index >= carry.next) & (index < setup.size)
-        flags = lanes.rows(m.frame, jnp.where(there, folios, 0))[:, FLAGS]
-        there &= frame.kind(flags) != frame.HUGETLB
-        (pages,) = lanes.totals(jnp.where(there, jnp.int32(1) << frame.order(flags), 0))
-        return pages
-
-    # Mostly more is free than all nodes have in use: then no row is read.
-    most = in_use(m)
-    return jax.lax.cond(most <= m.nfree[setup.at.node], lambda: most, counted)
+    """The most base pages that the rest of the list takes; 0 if memory cannot end."""
+    return setup.before[setup.size] - setup.before[carry.next]
 
 
 def in_use(m: Machine) -> Index:
