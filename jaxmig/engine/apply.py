@@ -77,7 +77,7 @@ def prepare(
         pages, unmapped=pages.unmapped & ready, refused=pages.refused & ready
     )
     m, dst = alloc.take_many(m, at.node, window, p.moved)
-    found = Known(window.page_row, seen.words)
+    found = Known(window.page_row, seen.chains)
     step = jnp.where(dst == NOWHERE, NOWHERE, dst - window.head)
     maps, lost, step = window.spread(mapped.maps << 1 | mapped.dirty, p.lost, step)
     stays = (step == NOWHERE) | (window.page == NOWHERE)
@@ -183,9 +183,9 @@ def _follow_drivers(m: Machine, batch: Batch) -> Machine:
     def follow(m: Machine) -> Machine:
         entry = jnp.where(where, batch.known.row[:, RMAP], NOWHERE)
 
-        def point(carry: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+        def point(carry: tuple, i: Index) -> tuple[Machine, Lanes]:
             m, entry = carry
-            old, following = lanes.entry_or(batch.found.words, m, entry)
+            old, following = _entry(batch.found, m, entry, i)
             new = jnp.stack([batch.page, old[:, pte.BITS]], axis=1)
             here = entry != NOWHERE
             m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
@@ -205,9 +205,9 @@ def _zap(m: Machine, known: Known, gone: Mask) -> Machine:
     def zap(m: Machine) -> Machine:
         entry = jnp.where(gone, known.row[:, RMAP], NOWHERE)
 
-        def empty(carry: tuple[Machine, Lanes]) -> tuple[Machine, Lanes]:
+        def empty(carry: tuple, i: Index) -> tuple[Machine, Lanes]:
             m, entry = carry
-            old, following = lanes.entry_or(known.words, m, entry)
+            old, following = _entry(known, m, entry, i)
             nothing = jnp.full_like(entry, NOWHERE)
             new = jnp.stack([nothing, pte.empty(old[:, pte.BITS])], axis=1)
             here = entry != NOWHERE
@@ -217,3 +217,15 @@ def _zap(m: Machine, known: Known, gone: Mask) -> Machine:
         return lanes.along_chains(m.geometry.shared, empty, (m, entry))[0]
 
     return xla.when(lanes.some(gone)[0], zap, m)
+
+
+def _entry(
+    known: Known, m: Machine, entry: Lanes, i: Index
+) -> tuple[Int32[Array, "lanes 2"], Lanes]:
+    """An entry of a driver's page or of a freed one; see `lanes.entry_or`.
+
+    Chains of drivers' pages are no rmap, and are known only where nothing is shared.
+    """
+    if m.geometry.shared:
+        return xla.read(entry, lambda: lanes.entry_of(m, entry))
+    return lanes.entry_or(known.chains, m, entry, i)

@@ -18,7 +18,7 @@ from jaxmig.linux.phases import flush
 from jaxmig.linux.phases.flush import CallFlushes, FlushRequests
 from jaxmig.linux.plan import Pages, Plan
 from jaxmig.linux.rules import Rules
-from jaxmig.state import frame, lanes, pte, xla
+from jaxmig.state import frame, lanes, pte
 from jaxmig.state.events import Events
 from jaxmig.state.frame import FLAGS
 from jaxmig.state.lanes import Lanes, Mask
@@ -203,9 +203,9 @@ def _pending(
         )
         return flat.reshape(slots, mms)
 
-    def step(carry: tuple) -> tuple:
+    def step(carry: tuple, i: Index) -> tuple:
         pending, entry = carry
-        old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
+        old, following = lanes.entry_or(seen.chains, m, entry, i)
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
         counted = tlb.defers_entry(rules, bits) & (entry != NOWHERE) & put_off[mm]
@@ -246,8 +246,8 @@ def _immediate(
         whole = pte.has(bits, pte.HUGE) & ~walks.hugetlb
         return mm, jnp.where(whole, 0, n), jnp.where(whole, n, 0)
 
-    if seen.words is not None:
-        mm, one, whole = sums(seen.words, seen.maps > 0)
+    if not m.geometry.shared:
+        mm, one, whole = sums(seen.chains.words[0], seen.maps > 0)
         if mms == 1:
             found = lanes.totals(one, whole)
             return found[0][None], found[1][None]
@@ -258,9 +258,9 @@ def _immediate(
         # Batched calls mostly flush nothing immediately: then no scatter is run.
         return jax.lax.cond(lanes.some(one + whole)[0], add, lambda: (none, none))
 
-    def step(carry: tuple) -> tuple:
+    def step(carry: tuple, i: Index) -> tuple:
         total, entry = carry
-        old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
+        old, following = lanes.entry_or(seen.chains, m, entry, i)
         mm, one, whole = sums(old, entry != NOWHERE)
         return (total[0].at[mm].add(one), total[1].at[mm].add(whole)), following
 
@@ -305,9 +305,9 @@ def _times(
         return own & ~pmd & put_off[jnp.where(own, mm, 0)], own & pmd
 
     def look() -> tuple[Lanes, Lanes]:
-        def step(carry: tuple) -> tuple:
+        def step(carry: tuple, i: Index) -> tuple:
             (puts, drops), entry = carry
-            old, following = xla.read(entry, lambda: lanes.entry_of(m, entry))
+            old, following = lanes.entry_or(seen.chains, m, entry, i)
             a, b = mine(old, entry)
             return (puts | a, drops | b), following
 

@@ -10,7 +10,7 @@ from jaxmig.linux import tlb
 from jaxmig.linux.rules import Rules
 from jaxmig.state import frame, lanes, pte, xla
 from jaxmig.state.frame import FLAGS, RMAP
-from jaxmig.state.lanes import Lanes, Mask
+from jaxmig.state.lanes import DEPTH, Chains, Lanes, Mask
 from jaxmig.state.machine import NOWHERE, Machine
 from jaxmig.state.pytree import pytree
 from jaxmig.state.window import Window
@@ -27,8 +27,8 @@ class PageMaps:
     later: Lanes  # as `held`, when unmapped again: remapping drops NUMA hints
     pmds: Lanes  # mappings by a PMD leaf, of a folio's first page
     dirty: Mask  # whether one of its entries is
-    # The page's only entry, that of a driver's page included; None if some are shared.
-    words: Int32[Array, "lanes 2"] | None
+    # Where nothing is shared, the entry of a driver's page is among them.
+    chains: Chains
 
 
 def look(
@@ -47,7 +47,7 @@ def look(
     zero = jnp.zeros_like(first)
     hugetlb = frame.kind(row[:, FLAGS]) == frame.HUGETLB
 
-    def step(carry: tuple) -> tuple:
+    def step(carry: tuple, i: Int32[Array, ""]) -> tuple:
         seen, entry = carry
         here = entry != NOWHERE
         # The entry of a driver's page is read, too: `apply._zap` needs its words.
@@ -73,13 +73,33 @@ def look(
             seen.later + later,
             seen.pmds + pmd,
             seen.dirty | (here & pte.has(bits, pte.DIRTY)),
-            None if m.geometry.shared else old,
+            _with(seen.chains, i, old, following),
         )
         return seen, following
 
-    start = (PageMaps(zero, zero, zero, zero, zero, zero, zero > 0, None), first)
+    chains = _no_chains(m.geometry.shared, first)
+    start = (PageMaps(zero, zero, zero, zero, zero, zero, zero > 0, chains), first)
     seen, _ = lanes.along_chains(m.geometry.shared, step, start)
     return seen
+
+
+def _no_chains(shared: bool, first: Lanes) -> Chains:
+    # One more row, for entries that are not kept.
+    depth = DEPTH + 1 if shared else 1
+    none = jnp.zeros((depth, first.shape[0]), jnp.int32)
+    return Chains(jnp.zeros((*none.shape, 2), jnp.int32), none if shared else None)
+
+
+def _with(
+    chains: Chains, i: Int32[Array, ""], words: Int32[Array, "lanes 2"], behind: Lanes
+) -> Chains:
+    """The chains with the entries at place `i`."""
+    if chains.following is None:
+        return Chains(words[None], None)
+    at = jnp.minimum(i, DEPTH)
+    return Chains(
+        xla.put(chains.words, at, words), xla.put(chains.following, at, behind)
+    )
 
 
 def chain(m: Machine, row: Int32[Array, "lanes 4"]) -> Lanes:

@@ -18,9 +18,19 @@ from jaxmig.state.pytree import pytree
 CHUNK: Final = 1 << 14  # base pages a window: their rows stay in a CPU core's cache
 WIDE: Final = 1 << 22  # on a GPU, where a window costs 200 kernel launches
 TOGETHER: Final = 4  # lanes that an iteration of a sum adds
+DEPTH: Final = 2  # entries of a chain that are read once a window
 C = TypeVar("C", bound=tuple[Any, ...])
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
+
+
+@pytree
+class Chains:
+    """Entries that map each page, as they were read last: the first of each chain."""
+
+    words: Int32[Array, "depth lanes 2"]
+    # The entry behind each; None where nothing is mapped twice.
+    following: Int32[Array, "depth lanes"] | None
 
 
 @pytree
@@ -28,8 +38,7 @@ class Known:
     """Rows and entries as this call wrote them last: they need not be read again."""
 
     row: Int32[Array, "lanes 4"]
-    # Of the only entry; None where chains are walked.
-    words: Int32[Array, "lanes 2"] | None
+    chains: Chains
 
 
 def chunk() -> int:
@@ -222,19 +231,47 @@ def entry_of(m: Machine, entry: Lanes) -> tuple[Int32[Array, "lanes 2"], Lanes]:
 
 
 def entry_or(
-    words: Int32[Array, "lanes 2"] | None, m: Machine, entry: Lanes
+    chains: Chains, m: Machine, entry: Lanes, i: Int32[Array, ""]
 ) -> tuple[Int32[Array, "lanes 2"], Lanes]:
-    """entry_of(), without reading the words if they are known."""
-    if words is None:
-        return xla.read(entry, lambda: entry_of(m, entry))
-    return words, jnp.full_like(entry, NOWHERE)
+    """entry_of(), without reading what is known.
+
+    Args:
+      chains: the entries from each chain's first on.
+      entry: int32[lanes], of each lane the entry at place `i` of its chain, or NOWHERE.
+      i: int32.
+    Returns:
+      int32[lanes, 2] words; int32[lanes], the entries behind.
+    """
+    nowhere = jnp.full_like(entry, NOWHERE)
+    if chains.following is None:
+        return chains.words[0], nowhere
+    words, behind = chains.words, chains.following
+
+    def known() -> tuple[Array, Lanes]:
+        at = jnp.minimum(i, DEPTH - 1)
+        return words[at], jnp.where(entry == NOWHERE, nowhere, behind[at])
+
+    return jax.lax.cond(i < DEPTH, known, lambda: entry_of(m, entry))
 
 
-def along_chains(shared: bool, step: Callable[[C], C], start: C) -> C:
+def along_chains(shared: bool, step: Callable[[C, Int32[Array, ""]], C], start: C) -> C:
     """`step` once for every entry of the longest chain, all lanes in lockstep.
 
-    The second item of the carry holds each lane's entry.
+    Args:
+      shared: whether a chain can have more than one entry.
+      step: (carry, int32 place in the chain) -> carry.
+      start: a tuple whose second item is each lane's entry.
+    Returns:
+      The carry after the last entry.
     """
     if not shared:
-        return step(start)
-    return jax.lax.while_loop(lambda c: (c[1] != NOWHERE).any(), step, start)
+        return step(start, jnp.int32(0))
+
+    def one(carry: tuple[Array, C]) -> tuple[Array, C]:
+        i, inner = carry
+        return i + 1, step(inner, i)
+
+    def more(carry: tuple[Array, C]) -> Array:
+        return (carry[1][1] != NOWHERE).any()
+
+    return jax.lax.while_loop(more, one, (jnp.int32(0), start))[1]

@@ -14,6 +14,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int32
 
 from jaxmig.linux.phases.unmap import HeadChanges
 from jaxmig.state import frame, lanes, pte
@@ -52,10 +53,10 @@ def remap(
     flags = row[:, FLAGS]
     anon = frame.is_anon(flags) | frame.has(flags, frame.EXCLUSIVE_MAP)
 
-    def write(carry: tuple[Machine, Lanes, Lanes]) -> tuple[Machine, Lanes, Lanes]:
+    def write(carry: tuple, i: Int32[Array, ""]) -> tuple:
         m, entry, count = carry
         here = entry != NOWHERE
-        old, following = lanes.entry_or(known.words, m, entry)
+        old, following = lanes.entry_or(known.chains, m, entry, i)
         word = pte.from_migration(old[:, pte.BITS], anon, held.dirty)
         new = lanes.columns(page, word)
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))

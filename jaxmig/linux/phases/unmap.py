@@ -56,21 +56,23 @@ def unmap(
     """
     row, (where, refused) = known.row, pages
 
-    def write(carry: tuple) -> tuple:
-        m, entry, words = carry
+    # Computed once, for this phase and the remap phase.
+    chains = dataclasses.replace(
+        known.chains,
+        words=xla.once(window.page, lambda: _migration(known.chains.words)),
+    )
+
+    def write(carry: tuple, i: Int32[Array, ""]) -> tuple:
+        m, entry = carry
+        old, following = lanes.entry_or(chains, m, entry, i)
+        # What is known is the new entry already, what is read is not.
+        new = jnp.where(i < lanes.DEPTH, old, _migration(old))
         here = entry != NOWHERE
-        old, following = lanes.entry_or(known.words, m, entry)
-        bits = old[:, pte.BITS]
-        # Computed once, for this phase and the remap phase.
-        new = xla.once(
-            window.page, lambda: lanes.columns(old[:, pte.PFN], pte.to_migration(bits))
-        )
         m = dataclasses.replace(m, pte=lanes.scatter(m.pte, entry, here, new))
-        return m, following, None if words is None else new
+        return m, following
 
     first = jnp.where(where, row[:, frame.RMAP], NOWHERE)
-    start = (m, first, known.words)
-    m, _, words = lanes.along_chains(m.geometry.shared, write, start)
+    m, _ = lanes.along_chains(m.geometry.shared, write, (m, first))
     new = _rows(window, row, pages, held)
     if seen:
         rows = lanes.scatter(m.frame, window.page, where | refused, new)
@@ -83,7 +85,12 @@ def unmap(
         )
     else:
         rows = m.frame
-    return dataclasses.replace(m, frame=rows), Known(new, words)
+    return dataclasses.replace(m, frame=rows), Known(new, chains)
+
+
+def _migration(words: Int32[Array, "*lanes 2"]) -> Int32[Array, "*lanes 2"]:
+    bits = pte.to_migration(words[..., pte.BITS])
+    return jnp.where(jnp.arange(2) == pte.BITS, bits[..., None], words)
 
 
 def _rows(
