@@ -112,6 +112,11 @@ def posted() -> None:
     same(obstacles(conditions=False), "striped", kernel="v4")
 
 
+def serial() -> None:
+    result = same(obstacles(), "striped", kernel="6.2", cpu=3)
+    assert result.vmstat["nr_tlb_remote_flush"] > 200
+
+
 def back_and_forth() -> None:
     """Entries are then other shards' than their frames; frames come back in order."""
     m = obstacles()
@@ -215,6 +220,7 @@ CASES: dict[str, Callable[[], object]] = {
         three_devices,
         broadcasts,
         posted,
+        serial,
         back_and_forth,
         frames_return_at_the_same_places,
         a_call_ends_after_the_same_chunk,

@@ -21,6 +21,7 @@ from jaxmig.engine.migrate import Result
 from jaxmig.engine.shard import tlbs, window, work
 from jaxmig.engine.shard.deal import Deal
 from jaxmig.engine.shard.sharded import Sharded, ShardPlan, deal_list
+from jaxmig.engine.windows import close_at
 from jaxmig.linux import tlb
 from jaxmig.linux.call import no_stats
 from jaxmig.linux.folio import SLEEPS, Where
@@ -62,9 +63,8 @@ def migrate_pages(
       The machine after the call, on the same devices, and what the call returned and
       counted.
     Raises:
-      ValueError: for a release that migrates one page at a time, for a call that could
-        run out of memory (it needs as many free pages as the list is long), and for
-        what `jaxmig.migrate_pages` refuses.
+      ValueError: for a call that could run out of memory (it needs as many free pages as
+        the list is long), and for what `jaxmig.migrate_pages` refuses.
     Source: migrate_pages() in mm/migrate.c.
     """
     r = rules(kernel, mode, reason, arch, memalloc)
@@ -75,6 +75,7 @@ def migrate_pages(
     heads, n = _folios(state, folios, size)
     node, cpu = arguments.node(state.m, node), arguments.cpu(state.m, cpu)
     limit = int(migrate.limit_of(arguments.whole("batch", batch, 0)))
+    limit = int(close_at(r, limit))
     _check(kernel, r, state, n, node)
     room = max(heads.shape[0], 1)
     program = compiled(r, plan, room, donate)
@@ -117,10 +118,6 @@ def _flags(rows: jax.Array, at: np.ndarray) -> np.ndarray:
 
 
 def _check(kernel: str, rules: Rules, state: Sharded, size: int, node: int) -> None:
-    if not rules.batched:
-        raise ValueError(
-            f"kernel {kernel!r}: migrates one page at a time, on one device"
-        )
     # -EDEADLOCK needs the folios of a batch in order, which shards do not have.
     if rules.crossing_opens_next and state.m.conditions is not None:
         raise ValueError(
@@ -223,7 +220,8 @@ def _run(setup: window.ShardSetup, m: Machine) -> tuple[Machine, Result]:
     ev = flush.count_immediate(r, ev, flushes, m.cpus, cpu)
     m = tlbs.catch_up(r, setup.plan, c.m, cpu, flushes, c.flushed, c.others)
     m = tlbs.unmark(m, c.marked)
-    ev = events.plus(ev, c.mine).add(batches=-(-c.start // setup.limit))
+    batches = jnp.where(r.batched, -(-c.start // setup.limit), 0)
+    ev = events.plus(ev, c.mine).add(batches=batches)
     error = jnp.where(c.asleep, SLEEPS, 0)
     return m, migrate.answer(ev, c.stats, c.remaining, error)
 
