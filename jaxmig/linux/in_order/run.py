@@ -3,7 +3,7 @@
 This form is right for everything: folios of any size, splits that cut a batch's flush in
 two, memory that ends in the middle of a batch, the posted series that moves what it has
 unmapped before it sleeps.  Where none of that can happen, `engine/windows.py` works on
-all batches of a window at once, and `engine/serial_pages.py` is a loop for base pages.
+all batches of a window at once.
 
 A call is a sequence of passes over lists.  Every release and mode goes through the same
 few lines (`sequence.py`), so that one compiled program serves them all:
