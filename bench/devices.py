@@ -22,7 +22,7 @@ from jaxmig.engine import shard
 from jaxmig.engine.migrate import Result, limit_of
 from jaxmig.engine.shard.call import compiled
 from jaxmig.engine.shard.sharded import Sharded, deal_list
-from jaxmig.linux.rules import rules
+from jaxmig.linux.rules import rules, structure, word
 from jaxmig.state import pte
 from jaxmig.state.machine import Machine
 
@@ -42,10 +42,12 @@ def fresh(task: Task, way: str, mesh: Any) -> tuple[Machine, np.ndarray]:
 
 def many(task: Task, s: Sharded, folios: np.ndarray) -> tuple[Sharded, Result, float]:
     """Seconds of a call on all devices, the state already there."""
-    program = compiled(rules(task.kernel), s.plan, folios.shape[0], True)
+    r = rules(task.kernel)
+    program = compiled(structure(r), s.plan, folios.shape[0], True)
     numbers = (jnp.int32(n) for n in (task.pages, 1, 0))
     args = (deal_list(folios, folios.shape[0], s.plan)[0], *numbers)
-    args = jax.block_until_ready((*args, limit_of(task.batch)))
+    args = (*args, limit_of(task.batch), jnp.asarray(word(r)))
+    args = jax.block_until_ready(args)
     start = time.perf_counter()
     m, result = jax.block_until_ready(program(s.m, *args))
     return Sharded(m, s.plan), result, time.perf_counter() - start

@@ -162,8 +162,8 @@ def sharded(what: str, layout: str) -> tuple[xla.Program, tuple[Any, ...]]:
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
     cut = NamedSharding(mesh, P("pages"))
     heads = jax.ShapeDtypeStruct((PAGES,), jnp.int32, sharding=cut)
-    program = shard_call.compiled(rules("6.3"), plan, PAGES, True)
-    return program, (shapes, heads, *[number] * 4)
+    program = shard_call.compiled(structure(rules("6.3")), plan, PAGES, True)
+    return program, (shapes, heads, *[number] * 5)
 
 
 @pytest.mark.parametrize(

@@ -329,13 +329,19 @@ def check_poison(kernel: str, m: Machine, engine: bool) -> None:
         raise ValueError(f"kernel {kernel!r}: a page is poisoned, {problem}")
 
 
+def room_of(folios: int) -> int:
+    """To how many a list of so many folios is padded.
+
+    Few lengths are ever compiled: powers of two from BASE_PAGES, then four classes an
+    octave, where padding takes memory.  A batched call costs what its room does: with
+    powers of four one of 5,000 pages took twice as long.
+    """
+    power = 1 << max(folios - 1, 0).bit_length()
+    return bucket(folios, max(BASE_PAGES, min(power, LONG_LIST)))
+
+
 def listed(folios: Any) -> tuple[Any, int]:
     """A list of folios padded to one of few lengths, and its length.
-
-    Every call pads its list here, so that few lengths are ever compiled: powers of two
-    from BASE_PAGES, then four classes an octave, where padding takes memory.  A batched
-    call costs what its room does: with powers of four one of 5,000 pages took twice as
-    long.
 
     Args:
       folios: int32[folios], head frames, on the host or on a device.
@@ -346,8 +352,7 @@ def listed(folios: Any) -> tuple[Any, int]:
     on_device = isinstance(folios, jax.Array)
     heads = folios if on_device else np.asarray(folios, np.int32).reshape(-1)
     n = heads.shape[0]
-    power = 1 << max(n - 1, 0).bit_length()
-    room = bucket(n, max(BASE_PAGES, min(power, LONG_LIST)))
+    room = room_of(n)
     if on_device:
         heads = heads.astype(jnp.int32)
         return heads if n == room else jnp.pad(heads, (0, room - n)), n

@@ -27,7 +27,7 @@ from jaxmig.linux.call import no_stats
 from jaxmig.linux.folio import SLEEPS, Where
 from jaxmig.linux.phases import flush
 from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION
-from jaxmig.linux.rules import Rules, rules
+from jaxmig.linux.rules import Rules, as_data, rules, structure, word
 from jaxmig.state import arguments, events, xla
 from jaxmig.state.events import Events
 from jaxmig.state.lanes import CHUNK
@@ -77,9 +77,9 @@ def migrate_pages(
     limit = int(migrate.limit_of(arguments.whole("batch", batch, 0)))
     limit = int(close_at(r, limit))
     _check(kernel, r, state, n, node)
-    room = max(heads.shape[0], 1)
-    program = compiled(r, plan, room, donate)
-    numbers = (n, node, cpu, limit)
+    room = migrate.room_of(heads.shape[0])
+    program = compiled(structure(r), plan, room, donate)
+    numbers = (n, node, cpu, limit, int(word(r)))
     where = NamedSharding(plan.mesh, P())
     # Replicated arrays: with several processes a plain int32 would be on one device only.
     put = [
@@ -143,6 +143,7 @@ def compiled(rules: Rules, plan: ShardPlan, room: int, donate: bool) -> xla.Prog
     """The program of a call.
 
     Args:
+      rules: of this structure (`rules.structure`); their bits are the last argument.
       plan: how the machine is cut up.
       room: length of the padded list.
       donate: whether the machine's arrays are given away.
@@ -153,14 +154,16 @@ def compiled(rules: Rules, plan: ShardPlan, room: int, donate: bool) -> xla.Prog
 
 
 def program(rules: Rules, plan: ShardPlan, room: int, chunk: int = CHUNK) -> Any:
-    """The call as a function of machine, list, size, node, CPU and limit; traceable.
+    """The call as a function; traceable.
 
     Args:
+      rules: of this structure (`rules.structure`).
       plan: how the machine is cut up.
       room: length of the padded list.
       chunk: base pages after which frames are freed, as on one device.
     Returns:
-      A function of a Machine of dealt arrays, int32[room] dealt, and four int32.
+      A function of a Machine of dealt arrays, int32[room] dealt, and int32: size, node,
+      CPU, limit, and the rules as bits (`rules.word`).
     """
     # As in `deal_list`, which lays out the list.
     block = min(plan.frames.block, -(-room // plan.shards))
@@ -168,17 +171,23 @@ def program(rules: Rules, plan: ShardPlan, room: int, chunk: int = CHUNK) -> Any
     s = window.sizes(min(chunk, room), plan.shards)
 
     def call(
-        m: Machine, folios: Array, size: Index, node: Index, cpu: Index, limit: Index
+        m: Machine,
+        folios: Array,
+        size: Index,
+        node: Index,
+        cpu: Index,
+        limit: Index,
+        bits: Index,
     ) -> tuple[Machine, Result]:
-        at = Where(cpu=cpu, node=node)
-        return _run(window.ShardSetup(rules, plan, s, folios, d, size, at, limit), m)
+        r, at = as_data(rules, bits), Where(cpu=cpu, node=node)
+        return _run(window.ShardSetup(r, plan, s, folios, d, size, at, limit), m)
 
     def sharded(m: Machine, folios: Array, *numbers: Index) -> tuple[Machine, Result]:
         specs = plan.specs(m)
         return jax.shard_map(
             call,
             mesh=plan.mesh,
-            in_specs=(specs, P(plan.axis), P(), P(), P(), P()),
+            in_specs=(specs, P(plan.axis), *[P()] * len(numbers)),
             out_specs=(specs, P()),
             # JAX cannot infer that results are replicated: they come from psum and loops.
             check_vma=False,
