@@ -22,7 +22,7 @@ from jaxmig.engine import shard
 from jaxmig.engine.migrate import Result, limit_of
 from jaxmig.engine.shard.call import compiled
 from jaxmig.engine.shard.sharded import Sharded, deal_list
-from jaxmig.linux.rules import rules, structure, word
+from jaxmig.linux.rules import rules, word
 from jaxmig.state import pte
 from jaxmig.state.machine import Machine
 
@@ -43,7 +43,7 @@ def fresh(task: Task, way: str, mesh: Any) -> tuple[Machine, np.ndarray]:
 def many(task: Task, s: Sharded, folios: np.ndarray) -> tuple[Sharded, Result, float]:
     """Seconds of a call on all devices, the state already there."""
     r = rules(task.kernel)
-    program = compiled(structure(r), s.plan, folios.shape[0], True)
+    program = compiled(r.defers, s.plan, folios.shape[0], True)
     numbers = (jnp.int32(n) for n in (task.pages, 1, 0))
     args = (deal_list(folios, folios.shape[0], s.plan)[0], *numbers)
     args = (*args, limit_of(task.batch), jnp.asarray(word(r)))

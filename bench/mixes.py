@@ -27,7 +27,7 @@ from engine import jaxmig
 from jax import export
 from jaxmig.engine.migrate import executable, limit_of, listed, program, uncoupled
 from jaxmig.linux.releases import RELEASES, release
-from jaxmig.linux.rules import rules, structure, word
+from jaxmig.linux.rules import rules, word
 from jaxmig.state import frame
 from jaxmig.tools import check
 
@@ -245,7 +245,7 @@ def operations(pages: int) -> list[timing.Row]:
         m = layout.machine(pages)
         args, r = arguments(m, spread(m)), rules("6.3")
         safe = uncoupled(r, m, *args[2:4])
-        jitted = program(structure(r), True, safe).jitted()
+        jitted = program(r.defers, True, safe).jitted()
         text = export.export(jitted, platforms=("cuda",))(*args, word(r)).mlir_module()
         counts = inlined(text)
         rows.append({"CUDA, 6.3": what} | {name: counts[name] for name in COUNTED})

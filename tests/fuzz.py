@@ -26,7 +26,6 @@ from typing import Any
 
 from differential import PLAYED, differences, to_toml
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from jaxmig.linux.rules import STRUCTURE, rules
 from jaxmig.state import xla
 from strategies import Example, Program, examples, programs
 from strategy_calls import caller_programs
@@ -47,9 +46,7 @@ class Task:
     def shape(self) -> tuple[object, ...]:
         """What tells whether two may share compiled programs, then how much alike."""
         p = self.program
-        r = rules(p.kernel, arch=p.arch)
-        structure = [bool(getattr(r, name)) for name in STRUCTURE]
-        return (p.large, *structure, p.caller or "", p.mode)
+        return (p.large, p.caller or "", p.mode)
 
     @property
     def key(self) -> str:

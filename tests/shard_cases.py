@@ -18,7 +18,7 @@ from jaxmig.engine import migrate, shard
 from jaxmig.engine.migrate import limit_of
 from jaxmig.engine.shard import call
 from jaxmig.engine.shard.sharded import DEALT, deal_list
-from jaxmig.linux.rules import rules, structure, word
+from jaxmig.linux.rules import rules, word
 from jaxmig.sources import uniform
 from jaxmig.state import pte
 from jaxmig.tools import sweep
@@ -156,7 +156,7 @@ def in_chunks(
     want = jax.jit(lambda m, f, *a: migrate.run(m, f, *a, r, chunk, True))(
         m, jnp.asarray(folios), *args
     )
-    run = jax.jit(call.program(structure(r), s.plan, room, chunk))
+    run = jax.jit(call.program(r.defers, s.plan, room, chunk))
     args = (deal_list(folios, room, s.plan)[0], *args, jnp.asarray(word(r)))
     got, result = run(s.m, *args)
     got = shard.collect(shard.Sharded(got, s.plan))
@@ -172,7 +172,7 @@ def no_array_travels_or_is_copied() -> None:
     numbers = (jnp.int32(n) for n in (pages, 1, 0))
     folios = deal_list(np.arange(pages, dtype=np.int32), pages, s.plan)[0]
     r = rules("6.3")
-    program = call.compiled(structure(r), s.plan, pages, True)
+    program = call.compiled(r.defers, s.plan, pages, True)
     args = (folios, *numbers, limit_of(512), jnp.asarray(word(r)))
     text = program.executable(s.m, *args).as_text()
     assert "all-gather" not in text

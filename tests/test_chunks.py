@@ -10,7 +10,7 @@ import jaxmig
 import numpy as np
 import pytest
 from jaxmig.engine.migrate import Result, program
-from jaxmig.linux.rules import rules, structure, word
+from jaxmig.linux.rules import rules, word
 from jaxmig.state import frame, xla
 from jaxmig.state.lanes import CHUNK
 from jaxmig.state.machine import Machine
@@ -68,7 +68,7 @@ def test_a_wide_chunk_gives_every_page_the_same_frame(home):
     args = (state, jnp.asarray(old), *numbers, jnp.int32(512))
     r = rules("6.3")
     narrow, wide = (
-        program(structure(r), False, True, chunk)(*args, word(r))
+        program(r.defers, False, True, chunk)(*args, word(r))
         for chunk in (None, 1 << 16)
     )
     for a, b in zip(jax.tree.leaves(narrow), jax.tree.leaves(wide), strict=True):

@@ -19,7 +19,7 @@ from jaxmig.linux import outcomes as oc, plan
 from jaxmig.linux.batches import cut
 from jaxmig.linux.in_order.progress import NO_LIMIT
 from jaxmig.linux.phases import copypage, gpucopy
-from jaxmig.linux.rules import as_data, rules, structure, word
+from jaxmig.linux.rules import from_word, rules, word
 from jaxmig.state import conditions as cond, frame, lanes, xla
 from jaxmig.state.machine import NOWHERE
 from jaxmig.state.window import Window, flat
@@ -227,10 +227,10 @@ def folios(count: int, seed: int) -> oc.FoundFolios:
 @functools.cache
 def decided(kernel: str, passes: int) -> tuple[Any, Any]:
     """Outcomes in whole slices, and of all lanes together."""
-    shape = structure(rules(kernel))
+    defers = rules(kernel).defers
 
     def found(bits: Any, f: oc.FoundFolios) -> oc.Outcomes:
-        return oc.outcomes(as_data(shape, bits), f, passes)
+        return oc.outcomes(from_word(bits, defers), f, passes)
 
     return twins(found)
 

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 from jaxmig.engine import migrate
 from jaxmig.engine.shard import call as shard_call
 from jaxmig.engine.shard.sharded import DEALT, plan_of
-from jaxmig.linux.rules import rules, structure, word
+from jaxmig.linux.rules import rules, word
 from jaxmig.programs.workloads.streams import Streams, fixed
 from jaxmig.state import xla
 from jaxmig.time import machines
@@ -98,14 +98,14 @@ KERNELS = [
 def test_kernels_lower(kernel, what, safe):
     m = machine(what)
     r = rules(kernel)
-    jitted = migrate.program(structure(r), True, safe).jitted()
+    jitted = migrate.program(r.defers, True, safe).jitted()
     check(module(jitted, *call(m), word(r)), donated=len(jax.tree.leaves(m)))
 
 
 def test_calls_in_order_lower():
     """Those that write a log."""
     m, r = machine("large"), rules("6.12")
-    jitted = migrate.program(structure(r), True, log=64).jitted()
+    jitted = migrate.program(r.defers, True, log=64).jitted()
     check(module(jitted, *call(m), word(r)), donated=len(jax.tree.leaves(m)))
 
 
@@ -113,7 +113,7 @@ def test_calls_in_order_lower():
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 def test_calls_that_stop_half_way_lower(kernel, what):
     r = rules(kernel)
-    jitted = migrate.inside(structure(r), what == "base").jitted()
+    jitted = migrate.inside(r.defers, what == "base").jitted()
     args = (*call(machine(what)), jnp.int32(1), jnp.int32(1), word(r))
     check(module(jitted, *args), donated=0)
 
@@ -127,7 +127,7 @@ def test_sweeps_lower(kernel, counts):
     limits, n = jnp.repeat(limit, SLOTS), jnp.int32(SLOTS)
     r = rules(kernel)
     args = (m, heads, size, node, cpu, limits, stack, n, jnp.asarray(word(r)))
-    check(module(program_of(structure(r), counts).jitted(), *args), donated=0)
+    check(module(program_of(r.defers, counts).jitted(), *args), donated=0)
 
 
 @pytest.mark.parametrize("shape", [Shape(4, 64), Shape(4, 64, huge=2, mms=2, words=4)])
@@ -162,7 +162,7 @@ def sharded(what: str, layout: str) -> tuple[xla.Program, tuple[Any, ...]]:
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
     cut = NamedSharding(mesh, P("pages"))
     heads = jax.ShapeDtypeStruct((PAGES,), jnp.int32, sharding=cut)
-    program = shard_call.compiled(structure(rules("6.3")), plan, PAGES, True)
+    program = shard_call.compiled(rules("6.3").defers, plan, PAGES, True)
     return program, (shapes, heads, *[number] * 5)
 
 
@@ -188,7 +188,7 @@ def writes(text: str, rows: int, columns: str) -> int:
 def test_on_gpus_one_kernel_copies_contents(kernel, what, safe):
     """Nothing is gathered and scattered; a window of large folios has a form of its own."""
     m, r = machine(what), rules(kernel)
-    text = for_cuda(migrate.program(structure(r), True, safe), *call(m), word(r))
+    text = for_cuda(migrate.program(r.defers, True, safe), *call(m), word(r))
     check(text, donated=len(jax.tree.leaves(m)))
     assert text.count(f"@{TRITON}(") == (
         2 if what == "large" and PAGES > 1 << 14 else 1
@@ -203,7 +203,7 @@ def test_a_base_page_costs_four_random_writes_on_a_gpu(kernel):
     A third write of entries is gone through only where a process has let a page go.
     """
     m, r = machine("base"), rules(kernel)
-    text = for_cuda(migrate.program(structure(r), True, True), *call(m), word(r))
+    text = for_cuda(migrate.program(r.defers, True, True), *call(m), word(r))
     assert writes(text, m.geometry.frames, "4xi32") == 2
     assert writes(text, m.pte.shape[0], "2xi32") == 2 + 1
 
@@ -232,7 +232,7 @@ def asked(jaxpr: Any, platform: str) -> int:
 def test_few_conditionals_of_a_window_make_a_gpu_wait_for_the_host(kernel):
     """Walls in front of what is written, and what is rare."""
     m, r = machine("base"), rules(kernel)
-    jitted = migrate.program(structure(r), True, True).jitted(gpu=True)
+    jitted = migrate.program(r.defers, True, True).jitted(gpu=True)
     jaxpr = jitted.trace(*call(m), word(r)).jaxpr.jaxpr
     assert asked(jaxpr, "cuda") == 8
 

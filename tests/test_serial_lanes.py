@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jaxmig.engine import migrate
 from jaxmig.engine.migrate import Result
-from jaxmig.linux.rules import as_data, rules, structure, word
+from jaxmig.linux.rules import from_word, rules, word
 from jaxmig.state import frame, pte, xla
 from jaxmig.state.machine import NOWHERE, Machine
 from test_invariants_engine import warm
@@ -48,10 +48,10 @@ def machine(here: int = 0, held: bool = False) -> tuple[Machine, np.ndarray]:
 @functools.cache
 def played(form: str, arch: str, tricks: bool = True) -> Any:
     """The call in one form; its last argument is its rules."""
-    shape = structure(rules("6.2", arch=arch))
+    defers = rules("6.2", arch=arch).defers
 
     def call(m: Any, folios: Any, size: Any, node: Any, cpu: Any, bits: Any) -> Any:
-        r, limit = as_data(shape, bits), migrate.limit_of(0)
+        r, limit = from_word(bits, defers), migrate.limit_of(0)
         if form == "in order":
             return migrate.in_order(m, folios, size, node, cpu, limit, r)
         return migrate.run(m, folios, size, node, cpu, limit, r)

@@ -22,8 +22,8 @@ from jaxmig.linux.folio import ENOMEM, SLEEPS, Where
 from jaxmig.linux.in_order.progress import NO_LIMIT
 from jaxmig.linux.in_order.run import Stretch, migrate_in_order
 from jaxmig.linux.in_order.split import put_back_zeros
-from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, release
-from jaxmig.linux.rules import Rules, as_data, rules, structure, word
+from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, Defers, release
+from jaxmig.linux.rules import Rules, from_word, rules, word
 from jaxmig.state import arguments, events, log as logs, xla
 from jaxmig.state.buckets import BASE_PAGES, LONG_LIST, bucket
 from jaxmig.state.events import Events
@@ -254,7 +254,7 @@ def uncoupled(rules: Rules, m: Machine, size: Any, node: Any) -> bool:
 
 @functools.cache
 def program(
-    shape: Rules,
+    defers: Defers | None,
     donate: bool,
     safe: bool = False,
     chunk: int | None = None,
@@ -263,7 +263,7 @@ def program(
     """The program of a call, whose last argument is its rules as bits (`rules.word`).
 
     Args:
-      shape: rules of this structure (`rules.structure`).
+      defers: the user's own rule of a release (`Release.defers`), or None.
       donate: whether the machine's arrays are given away.
       safe, chunk, log: as for `run`.
     Returns:
@@ -271,7 +271,7 @@ def program(
     """
 
     def call(*args: Any) -> tuple[Machine, Result]:
-        r = as_data(shape, args[-1])
+        r = from_word(args[-1], defers)
         return run(*args[:-1], rules=r, chunk=chunk, safe=safe, log=log)
 
     return xla.Program(call, donate)
@@ -305,9 +305,9 @@ def executable(rules: Rules, donate: bool, *args: Any, log: int = 0) -> Executab
     """
     state, _, size, node = args[:4]
     safe = not log and uncoupled(rules, state, size, node)
-    # The rules go in as data: releases of one structure share the program.
+    # The rules go in as data: all releases share the program.
     bits = (word(rules),)
-    made = program(structure(rules), donate, safe, log=log)
+    made = program(rules.defers, donate, safe, log=log)
     return Executable(made.executable(*args, *bits), bits)
 
 
@@ -410,7 +410,7 @@ def migrate_pages(
     if stop is not None:
         numbers = (jnp.asarray(x, jnp.int32) for x in _stop(stop, log))
         safe = uncoupled(r, state, *known)
-        return inside(structure(r), safe)(*args, *numbers, word(r))
+        return inside(r.defers, safe)(*args, *numbers, word(r))
     if _traced(args):
         # Inside the user's own jit or vmap: part of that program.
         safe = uncoupled(r, state, *known)
@@ -461,7 +461,7 @@ def _stop(stop: Any, log: int) -> tuple[Any, int]:
 
 
 @functools.cache
-def inside(shape: Rules, safe: bool) -> xla.Program:
+def inside(defers: Defers | None, safe: bool) -> xla.Program:
     """The program of a call that stops in a batch after a phase.
 
     Its last arguments are the numbers of both and the rules as bits.
@@ -479,7 +479,7 @@ def inside(shape: Rules, safe: bool) -> xla.Program:
         bits: Index,
     ) -> tuple[Machine, Result]:
         k, at = _begin(m, folios, size, node, cpu, 0)
-        r = as_data(shape, bits)
+        r = from_word(bits, defers)
         k, m = migrate_until(r, k, at, limit, batch, phase, safe)
         return m, result_of(k)
 

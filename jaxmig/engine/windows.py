@@ -385,11 +385,10 @@ def in_use(m: Machine) -> Index:
     return g.frames - (m.top * sizes).sum(dtype=jnp.int32)
 
 
-def can_couple(rules: Rules, m: Machine) -> bool:
+def can_couple(rules: Rules, m: Machine) -> Flag:
     """Whether conditions on this machine may make a batch go folio by folio."""
-    splits = len(m.geometry.orders) > 1 and m.conditions is not None
-    stops = rules.crossing_opens_next and m.conditions is not None
-    return bool(splits or stops)
+    splits = len(m.geometry.orders) > 1
+    return (rules.crossing_opens_next | splits) & (m.conditions is not None)
 
 
 def _may_split(rules: Rules, m: Machine, window: Window) -> Mask:
@@ -435,9 +434,10 @@ def _may_abort(rules: Rules, call: CallState) -> Flag:
 
 def _may_stop(rules: Rules, m: Machine, window: Window) -> Mask:
     """As posted: folios that may give -EDEADLOCK, with others of the batch locked."""
-    if not rules.crossing_opens_next or m.conditions is None:
+    if m.conditions is None:
         return window.head < 0
-    return window.there & frame.has(window.flags, frame.CONDITIONED) & rules.may_sleep
+    held = window.there & frame.has(window.flags, frame.CONDITIONED)
+    return held & rules.may_sleep & rules.crossing_opens_next
 
 
 def _may_trim(rules: Rules, m: Machine, at: Where) -> Bool[Array, ""]:

@@ -76,26 +76,24 @@ def _in_turn(
     """Folio after folio, in one compiled function."""
 
     def turns(
-        pages: Lanes, open_pages: Index, limit: Index
+        pages: Lanes, open_pages: Index, limit: Index, posted: Index
     ) -> tuple[Lanes, Index, Index]:
         def one(i: Array, carry: tuple[Lanes, Array, Array]) -> tuple[Array, ...]:
             batch, number, held = carry
             size = jax.lax.dynamic_slice(pages, (i,), (1,))[0]
-            if rules.crossing_opens_next:
-                # A batch stays open, even if full, until the next folio.
-                ends = (held > 0) & (size > 0) & (size > limit - held)
-                number, held = number + ends, jnp.where(ends, 0, held)
-                batch = xla.put(batch, i, number)
-                return batch, number, held + size
+            # As posted, a batch stays open, even if full, until the next folio.
+            ends = (posted > 0) & (held > 0) & (size > 0) & (size > limit - held)
+            number, held = number + ends, jnp.where(ends, 0, held) + size
             batch = xla.put(batch, i, number)
-            held += size
-            ends = held >= limit
+            ends = (posted == 0) & (held >= limit)
             return batch, number + ends, jnp.where(ends, 0, held)
 
         start = (pages * 0, jnp.int32(0), open_pages)
         return jax.lax.fori_loop(0, pages.shape[0], one, start)
 
-    return xla.whole(turns, pages, open_pages, limit)
+    # XLA must not fold it: see `xla.whole`.
+    posted = xla.after(jnp.asarray(rules.crossing_opens_next, jnp.int32), pages)
+    return xla.whole(turns, pages, open_pages, limit, posted)
 
 
 def _by_jumps(
@@ -111,23 +109,23 @@ def _by_jumps(
     upto = lanes.running(pages)
     total = upto[-1]
 
+    # As posted, the folio that would exceed the limit opens the next batch.
+    posted = jnp.asarray(rules.crossing_opens_next, jnp.int32)
+
     def first_beyond(start: Lanes) -> Lanes:
         """The first folio of the next batch, if one begins after `start` base pages."""
         room = jnp.minimum(limit, total + 1)
-        if rules.crossing_opens_next:
-            found = jnp.searchsorted(upto, start + room, side="right")
-            alone = jnp.searchsorted(upto, start, side="right") + 1
-            return jnp.maximum(found, alone).astype(jnp.int32)
-        return (jnp.searchsorted(upto, start + room, side="left") + 1).astype(jnp.int32)
+        found = jnp.searchsorted(upto, start + room + posted).astype(jnp.int32)
+        return found + 1 - posted
 
+    # A folio larger than the limit is a batch of its own.
+    own = jnp.searchsorted(upto, upto - pages + 1).astype(jnp.int32)
+    after = first_beyond(upto - pages)
+    after = jnp.where(posted > 0, jnp.maximum(after, own + 1), after)
     # One more place, behind the last folio, points to itself.
-    after = jnp.append(first_beyond(upto - pages), count)
-    after = jnp.minimum(after, count)
-    if rules.crossing_opens_next:
-        begun = jnp.searchsorted(upto, limit - open_pages, side="right")
-        begun = jnp.maximum(begun, window.skipped)
-    else:
-        begun = jnp.searchsorted(upto, limit - open_pages, side="left") + 1
+    after = jnp.minimum(jnp.append(after, count), count)
+    begun = jnp.searchsorted(upto, limit - open_pages + posted) + 1 - posted
+    begun = jnp.where(posted > 0, jnp.maximum(begun, window.skipped), begun)
     some = open_pages > 0
     # The first batch that begins here: at the first folio, unless one was open.
     first = jnp.where(some, jnp.minimum(begun, count), window.skipped).astype(jnp.int32)
@@ -149,7 +147,7 @@ def _by_jumps(
     last = batch.max()
     (held,) = lanes.totals(jnp.where(batch == last, pages, 0))
     held += jnp.where((last == 0) & some, open_pages, 0)
-    full = ~jnp.asarray(rules.crossing_opens_next) & (held >= limit)
+    full = (posted == 0) & (held >= limit)
     return batch, last + full, jnp.where(full, 0, held)
 
 

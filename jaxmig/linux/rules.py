@@ -155,20 +155,3 @@ def from_word(bits: np.int32 | Int32[Array, ""], defers: Defers | None = None) -
     """The rules of a word, with a `defers` of the user's own, for which no bit stands."""
     flags = (((bits >> i) & 1) == 1 for i in range(len(FLAGS)))
     return Rules(*flags, defers=defers)
-
-
-# Flags that select which steps a program has; all others can be its data.
-STRUCTURE: Final = ("crossing_opens_next", "broadcasts")
-
-
-def as_data(rules: Rules, bits: Int32[Array, ""]) -> Rules:
-    """The rules of a word; flags of the structure are constants, those of `rules`."""
-    known = {name: getattr(rules, name) for name in STRUCTURE}
-    return dataclasses.replace(from_word(bits, rules.defers), **known)
-
-
-def structure(rules: Rules) -> Rules:
-    """The rules that stand for all of the same structure: their other flags are off."""
-    flags = {name: np.bool_(False) for name in FLAGS}
-    known = {name: getattr(rules, name) for name in STRUCTURE}
-    return Rules(**{**flags, **known}, defers=rules.defers)

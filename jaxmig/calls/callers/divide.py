@@ -19,7 +19,8 @@ from jaxmig.linux.in_order import carried as reg
 from jaxmig.linux.in_order.attempt import DIVIDE, look
 from jaxmig.linux.in_order.carried import Context
 from jaxmig.linux.in_order.step import step
-from jaxmig.linux.rules import Rules, as_data
+from jaxmig.linux.releases import Defers
+from jaxmig.linux.rules import from_word
 from jaxmig.state import events, frame, xla
 from jaxmig.state.events import Events
 from jaxmig.state.machine import Machine
@@ -50,13 +51,13 @@ def _hold(session: Session, head: int, refs: int) -> None:
 
 
 @functools.cache
-def program(shape: Rules) -> xla.Program:
+def program(defers: Defers | None) -> xla.Program:
     """The program that splits a folio."""
 
     def split(
         m: Machine, head: Index, cpu: Index, bits: Index
     ) -> tuple[Machine, Events, Index]:
-        r, none, yes = as_data(shape, bits), jnp.int32(0), jnp.asarray(True)
+        r, none, yes = from_word(bits, defers), jnp.int32(0), jnp.asarray(True)
         k = CallState(
             m=m,
             ev=events.none(m.cpus.lazy.shape[0]),

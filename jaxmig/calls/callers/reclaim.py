@@ -22,7 +22,8 @@ from jaxmig.linux.in_order import entry as entries
 from jaxmig.linux.in_order.rmap import RmapState, walked_pages
 from jaxmig.linux.phases import alloc
 from jaxmig.linux.phases.copypage import free_folio
-from jaxmig.linux.rules import Rules, as_data
+from jaxmig.linux.releases import Defers
+from jaxmig.linux.rules import Rules, from_word
 from jaxmig.state import conditions as cond, events, frame, xla
 from jaxmig.state.events import Events
 from jaxmig.state.frame import FLAGS, MAPCOUNT, REFCOUNT, RMAP
@@ -87,7 +88,7 @@ def _flushes(kernel: str, gone: Mask, on_list: np.ndarray) -> Mask:
 
 
 @functools.cache
-def program(shape: Rules) -> xla.Program:
+def program(defers: Defers | None) -> xla.Program:
     """The program that drops folios one after the other."""
 
     def drop(
@@ -99,7 +100,7 @@ def program(shape: Rules) -> xla.Program:
         cpu: Index,
         bits: Index,
     ) -> tuple[Machine, Events, None]:
-        r = as_data(shape, bits)
+        r = from_word(bits, defers)
 
         def one(i: Index, state: State) -> State:
             m, cached, ev = _drop(r, *state, heads[i], frees[i], cpu)

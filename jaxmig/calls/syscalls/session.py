@@ -26,7 +26,7 @@ from jaxmig.engine.migrate import (
 )
 from jaxmig.host.refused import Refused
 from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, Release, release
-from jaxmig.linux.rules import Rules, rules, structure, word
+from jaxmig.linux.rules import Rules, rules, word
 from jaxmig.state import arguments, conditions as cond, frame, log, xla
 from jaxmig.state.events import COUNTERS, Events
 from jaxmig.state.machine import Machine
@@ -213,13 +213,13 @@ class Session:
         """Continue from another state."""
         self.state, self._view = state, None
 
-    def work(self, program: Callable[[Rules], xla.Program], *args: Any) -> Any:
+    def work(self, program: Callable[[Any], xla.Program], *args: Any) -> Any:
         """Run another compiled program than migrate_pages() on the state.
 
         Its events are added to the call's counts; the log does not show them.
 
         Args:
-          program: makes the program for rules of one structure.  It takes the state,
+          program: makes the program for a release's own `defers`.  It takes the state,
             `args`, the CPU and the rules as bits, and returns a state, events and a
             result.
         Returns:
@@ -229,7 +229,7 @@ class Session:
         numbers = (jnp.int32(self.cpu), jnp.asarray(word(r)))
         call = (self.state, *args, *numbers)
         start = time.perf_counter()
-        compiled = program(structure(r)).executable(*call)
+        compiled = program(r.defers).executable(*call)
         self.compile_s += time.perf_counter() - start
         jax.block_until_ready(call)
         start = time.perf_counter()

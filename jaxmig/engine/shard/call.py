@@ -26,8 +26,8 @@ from jaxmig.linux import tlb
 from jaxmig.linux.call import no_stats
 from jaxmig.linux.folio import SLEEPS, Where
 from jaxmig.linux.phases import flush
-from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION
-from jaxmig.linux.rules import Rules, as_data, rules, structure, word
+from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, Defers
+from jaxmig.linux.rules import Rules, from_word, rules, word
 from jaxmig.state import arguments, events, xla
 from jaxmig.state.events import Events
 from jaxmig.state.lanes import CHUNK
@@ -74,11 +74,11 @@ def migrate_pages(
     plan = state.plan
     heads, n = _folios(state, folios, size)
     node, cpu = arguments.node(state.m, node), arguments.cpu(state.m, cpu)
-    limit = int(migrate.limit_of(arguments.whole("batch", batch, 0)))
+    limit = migrate.limit_of(arguments.whole("batch", batch, 0))
     limit = int(close_at(r, limit))
     _check(kernel, r, state, n, node)
     room = migrate.room_of(heads.shape[0])
-    program = compiled(structure(r), plan, room, donate)
+    program = compiled(r.defers, plan, room, donate)
     numbers = (n, node, cpu, limit, int(word(r)))
     where = NamedSharding(plan.mesh, P())
     # Replicated arrays: with several processes a plain int32 would be on one device only.
@@ -139,25 +139,29 @@ def _check(kernel: str, rules: Rules, state: Sharded, size: int, node: int) -> N
 
 
 @functools.cache
-def compiled(rules: Rules, plan: ShardPlan, room: int, donate: bool) -> xla.Program:
+def compiled(
+    defers: Defers | None, plan: ShardPlan, room: int, donate: bool
+) -> xla.Program:
     """The program of a call.
 
     Args:
-      rules: of this structure (`rules.structure`); their bits are the last argument.
+      defers: the user's own rule of a release, or None.
       plan: how the machine is cut up.
       room: length of the padded list.
       donate: whether the machine's arrays are given away.
     Returns:
       The program, compiled when it is first called.
     """
-    return xla.Program(program(rules, plan, room), donate)
+    return xla.Program(program(defers, plan, room), donate)
 
 
-def program(rules: Rules, plan: ShardPlan, room: int, chunk: int = CHUNK) -> Any:
+def program(
+    defers: Defers | None, plan: ShardPlan, room: int, chunk: int = CHUNK
+) -> Any:
     """The call as a function; traceable.
 
     Args:
-      rules: of this structure (`rules.structure`).
+      defers: the user's own rule of a release, or None.
       plan: how the machine is cut up.
       room: length of the padded list.
       chunk: base pages after which frames are freed, as on one device.
@@ -179,7 +183,7 @@ def program(rules: Rules, plan: ShardPlan, room: int, chunk: int = CHUNK) -> Any
         limit: Index,
         bits: Index,
     ) -> tuple[Machine, Result]:
-        r, at = as_data(rules, bits), Where(cpu=cpu, node=node)
+        r, at = from_word(bits, defers), Where(cpu=cpu, node=node)
         return _run(window.ShardSetup(r, plan, s, folios, d, size, at, limit), m)
 
     def sharded(m: Machine, folios: Array, *numbers: Index) -> tuple[Machine, Result]:

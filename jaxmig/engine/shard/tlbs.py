@@ -43,10 +43,9 @@ def some_drop_pages(
     Returns:
       Whether there is one.
     """
-    if rules.broadcasts:
-        return flushed.any()
     runs = cpus.mm[None] == jnp.arange(flushed.shape[0])[:, None]
-    return (flushed[:, None] & runs & ~cpus.lazy & ~emptied).any()
+    reached = (runs & ~cpus.lazy & ~emptied) | rules.broadcasts
+    return (flushed[:, None] & reached).any()
 
 
 def catch_up(

@@ -81,10 +81,9 @@ def close(
     Source: try_to_unmap_flush() in mm/rmap.c, arch_tlbbatch_flush() in
     arch/x86/mm/tlb.c.
     """
-    if rules.broadcasts:
-        # arm64 has sent its TLBIs at the unmap: this only waits for their end.
-        rounds = pending.any(axis=1).sum(dtype=jnp.int32)
-        return ev.add(flushes_batch=rounds), flushes
+    # arm64 has sent its TLBIs at the unmap: this only waits for their end.
+    (waits,) = lanes.totals(pending.any(axis=1) & rules.broadcasts)
+    ev, pending = ev.add(flushes_batch=waits), pending & ~rules.broadcasts
     if cpus.mask.shape[0] == 1:
         some = pending[:, 0]
         n, up_to_date = lanes.totals(some, some & current)
@@ -174,9 +173,11 @@ def count_immediate(
       Events with requests, IPIs and local flushes.
     Source: flush_tlb_mm_range(), flush_tlb_func() in arch/x86/mm/tlb.c.
     """
-    one, whole = flushes.one, flushes.whole
-    if rules.broadcasts:
-        return ev.add(flushes_immediate=(one + whole).sum())
+    one, whole = (
+        jnp.where(rules.broadcasts, 0, n) for n in (flushes.one, flushes.whole)
+    )
+    sent = jnp.where(rules.broadcasts, flushes.one + flushes.whole, 0)
+    ev = ev.add(flushes_immediate=sent.sum())
     myself = jnp.arange(cpus.mask.shape[1]) == cpu
     rest = cpus.mask & ~myself
     loaded = cpus.mm[None] == jnp.arange(one.shape[0])[:, None]
@@ -237,11 +238,8 @@ def drop(rules: Rules, m: Machine, asked: FlushRequests, emptied: Array) -> Mach
       The machine with its TLBs changed.
     Source: flush_tlb_func() in arch/x86/mm/tlb.c.
     """
-    c = m.cpus
     moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
-    if rules.broadcasts:
-        return _drop_stale(m, jnp.ones_like(c.lazy), moved.any())
-    full, single = _flushing(rules, c, asked, moved)
+    full, single = _flushing(rules, m.cpus, asked, moved)
     m = tlb.drop_all_sizes(m, full & ~emptied)
     return _drop_stale(m, single & ~emptied, moved.any())
 
@@ -249,20 +247,18 @@ def drop(rules: Rules, m: Machine, asked: FlushRequests, emptied: Array) -> Mach
 def _flushing(
     rules: Rules, cpus: Cpus, asked: FlushRequests, moved: Bool[Array, " mms"]
 ) -> tuple[Bool[Array, " cpus"], Bool[Array, " cpus"]]:
-    """CPUs that flush everything, and those that flush single pages."""
+    """CPUs that flush everything, and those that flush single pages: on arm64 all."""
     reached = _reached(rules, cpus, moved)
     batch = (cpus.mask & asked.pending[:, None]).any(axis=0)
     batch |= asked.pending.any() & rules.invlpgb
     whole = _reached(rules, cpus, asked.whole > 0)
-    full = reached & (batch | whole | _behind(cpus))
-    return full, reached & ~full
+    full = reached & (batch | whole | _behind(cpus)) & ~rules.broadcasts
+    return full, (reached & ~full) | rules.broadcasts
 
 
 def emptied(rules: Rules, cpus: Cpus, asked: FlushRequests) -> Bool[Array, " cpus"]:
     """CPUs that flush everything in `drop`."""
     moved = asked.pending | (asked.one > 0) | (asked.whole > 0)
-    if rules.broadcasts:
-        return jnp.zeros_like(cpus.lazy)
     return _flushing(rules, cpus, asked, moved)[0]
 
 
@@ -277,10 +273,9 @@ def catch_up(rules: Rules, m: Machine, flushes: CallFlushes, cpu: Index) -> Mach
     Source: inc_mm_tlb_gen(), flush_tlb_func() in arch/x86/mm/tlb.c.
     """
     c = m.cpus
-    if rules.broadcasts:
-        return m
     mms = c.mask.shape[0]
     moved = (flushes.rounds > 0) | (flushes.one > 0) | (flushes.whole > 0)
+    moved &= ~rules.broadcasts
     myself = jnp.arange(c.lazy.shape[0]) == cpu
     loaded = jnp.clip(c.mm, 0, mms - 1)
     reached = _reached(rules, c, moved)

@@ -19,7 +19,7 @@ from jaxmig.calls.syscalls.space import Heads, Space
 from jaxmig.engine.migrate import limit_of, listed
 from jaxmig.linux.folio import ENOMEM, SLEEPS
 from jaxmig.linux.releases import release
-from jaxmig.linux.rules import Rules, rules, structure, word
+from jaxmig.linux.rules import Rules, rules, word
 from jaxmig.state.machine import Cpus, Machine
 from jaxmig.time.cost import ENGINE
 from jaxmig.tools.sweep.axes import Configuration
@@ -138,7 +138,7 @@ class CallRunner:
             lambda *a: jnp.asarray(np.stack([*a, *a[:1] * spare])), *masks
         )
         some = jnp.asarray([*limits, *limits[:1] * spare], jnp.int32)
-        program = program_of(structure(rules), counts, self.mesh)
+        program = program_of(rules.defers, counts, self.mesh)
         rest = (some, stack, jnp.int32(n), jnp.asarray(word(rules)))
         out = program(m, jnp.asarray(room), *numbers, *rest)
         rows = jax.tree.map(np.asarray, out)

@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmig.engine.migrate import Result, limit_of
-from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION
-from jaxmig.linux.rules import Rules, as_data, rules, structure, word
+from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, Defers
+from jaxmig.linux.rules import from_word, rules, word
 from jaxmig.state import arguments
 from jaxmig.state.machine import Machine
 from jaxmig.tools.sweep.counts import What, count, countable
@@ -78,7 +78,7 @@ def count_many(
     several = _distinct(machines) if "nfree" in differ else machines[:1]
     counts = all(countable(r, m, heads.size, node) for m in several)
     width = min(at_once, n) * (mesh.size if mesh else 1)
-    program = compiled(structure(r), counts, differ, mesh)
+    program = compiled(r.defers, counts, differ, mesh)
     numbers = (jnp.int32(x) for x in (heads.size, node, cpu))
     rest = (jnp.asarray(heads if heads.size else np.zeros(1, np.int32)), *numbers)
     bits, found = jnp.asarray(word(r)), []
@@ -157,12 +157,12 @@ def _chunks(
 
 @functools.cache
 def compiled(
-    shape: Rules, counts: bool, differ: tuple[str, ...], mesh: Mesh | None
+    defers: Defers | None, counts: bool, differ: tuple[str, ...], mesh: Mesh | None
 ) -> Any:
     """The jitted sweep of one chunk of configurations.
 
     Args:
-      shape: rules of this structure (`rules.structure`).
+      defers: the user's own rule of a release, or None.
       counts: whether the calls are `countable()`.
       differ: fields of the machine that are stacked.
       mesh: devices that share the configurations.
@@ -174,7 +174,7 @@ def compiled(
     def many(
         m: Machine, some: dict[str, Any], limits: Any, call: What, bits: Any
     ) -> Result:
-        r = as_data(shape, bits)
+        r = from_word(bits, defers)
 
         def one(given: tuple[dict[str, Any], Any]) -> Result:
             some, limit = given

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jaxtyping import Array, Int32
 
 from jaxmig.engine import migrate
-from jaxmig.linux.rules import Rules, as_data
+from jaxmig.linux.releases import Defers
+from jaxmig.linux.rules import Rules, from_word
 from jaxmig.state import events, pte, xla
 from jaxmig.state.events import Events
 from jaxmig.state.machine import PMD_PAGES, Cpus, Machine
@@ -68,13 +69,13 @@ def jitted(
 
 
 @functools.cache
-def program_of(shape: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
+def program_of(defers: Defers | None, counts: bool, mesh: Mesh | None = None) -> Any:
     """The jitted program of up to SLOTS calls of one list, each with its CPUs and limit.
 
     Its last argument is their rules as bits (`rules.word`).
 
     Args:
-      shape: rules of this structure (`rules.structure`).
+      defers: the user's own rule of a release, or None.
       counts: whether the calls are `countable()`.
       mesh: devices that share the sets.
     """
@@ -83,7 +84,7 @@ def program_of(shape: Rules, counts: bool, mesh: Mesh | None = None) -> Any:
         m: Machine, heads: Any, size: Any, node: Any, cpu: Any, limits: Any,
         stack: Cpus, n: Any, bits: Any,
     ) -> Found:  # fmt: skip
-        r, call = as_data(shape, bits), (heads, size, node, cpu)
+        r, call = from_word(bits, defers), (heads, size, node, cpu)
         if counts:
             return _counted(r, m, call, limits, stack)
         slots = limits.shape[0]
