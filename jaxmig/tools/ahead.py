@@ -21,7 +21,7 @@ def warm_up(
     """Compile `jaxmig.migrate_pages()` for machines and lists of these classes.
 
     Sizes are rounded up to one of four steps per octave, and sizes with the same step
-    share programs; so do all merged releases.
+    share programs; so do all releases, modes and architectures.
 
     Args:
       state, folios, node, mode, donate: as for `jaxmig.migrate_pages()`; nothing is
