@@ -21,6 +21,7 @@ MAX_INT: Final = 2**31 - 1
 MAX_CPUS: Final = 8192
 MAX_NODES: Final = 1024
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
+_PERCENT: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,4})?")
 _NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 _LONGEST: Final = 10**18  # ns: 31 years
 _MOST_ORDER: Final = 8  # of --folio: the next order is a THP
@@ -179,7 +180,7 @@ def add_what_if(parser: Parser, thp: bool = True) -> None:
             "--thp",
             type=whole("percent", 0, 100),
             metavar="PERCENT",
-            help="of the pages in THPs, promoted or split (as it is)",
+            help="so many of the pages in THPs, promoted or split (as it is)",
         )
     group.add_argument(
         "--folio",
@@ -189,10 +190,10 @@ def add_what_if(parser: Parser, thp: bool = True) -> None:
     )
     group.add_argument(
         "--pinned",
-        type=whole("percent", 0, 100),
+        type=percent,
         default=0,
         metavar="PERCENT",
-        help="of the folios are pinned, evenly spread (none)",
+        help="so many of the folios pinned, evenly spread, like 5 or 0.01 (none)",
     )
     group.add_argument(
         "--place",
@@ -204,7 +205,7 @@ def add_what_if(parser: Parser, thp: bool = True) -> None:
         "--threads",
         type=whole("threads", 1, MAX_CPUS),
         metavar="N",
-        help="it runs on so many CPUs: where it ran, then the lowest others",
+        help="spread it over so many CPUs: those it ran on, then the lowest free ones",
     )
 
 
@@ -298,6 +299,14 @@ def free(text: str) -> dict[int, int]:
             raise argparse.ArgumentTypeError(line)
         found[int(node)] = pages(size)
     return found
+
+
+def percent(text: str) -> float:
+    """A percentage with up to four decimals."""
+    if not (_PERCENT.fullmatch(text) and float(text) <= 100):
+        line = f"{text!r}: give a percentage from 0 to 100, like 5 or 0.01"
+        raise argparse.ArgumentTypeError(line)
+    return float(text)
 
 
 def whole(what: str, least: int, most: int) -> Callable[[str], int]:

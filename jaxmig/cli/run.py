@@ -199,11 +199,13 @@ def _assumed(args: argparse.Namespace, played: Played) -> str:
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
+    asked = {c.privileged for c in calls if c.syscall != "kernel"}
     return report.assumed_line(
         played.profile,
         running={c for process in s.processes for c in process.running},
         lazy={c for process in s.processes for c in process.lazy},
         cpu=calls[0].cpu if calls else 0,
+        privileged=asked.pop() if len(asked) == 1 else None,
         cpus=s.machine.cpus,
         nodes=s.machine.nodes,
         batch=s.machine.max_batch,

@@ -74,6 +74,7 @@ def assumed(sweep: Sweep, found_out: Sequence[str] = ()) -> str:
     return report.assumed_line(
         next(iter(sweep.profiles.values())),
         running=memory.running(memory.cpus),
+        ran="" if memory.everywhere or memory.given else memory.target.ran,
         cpus=memory.cpus,
         nodes=memory.nodes,
         batch=None if "batch" in varied else g.batch[0],
