@@ -21,6 +21,10 @@ MAX_INT: Final = 2**31 - 1
 MAX_CPUS: Final = 8192
 MAX_NODES: Final = 1024
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
+COPY: Final = (
+    "cpu, or N of an engine that Linux does not have: threads:N (kernel threads), dma:N "
+    "(DMA channels) (cpu)"
+)
 _PERCENT: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,4})?")
 _NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 _LONGEST: Final = 10**18  # ns: 31 years
@@ -49,15 +53,15 @@ def add_target(parser: Parser) -> None:
     )
 
 
-def add_machine(parser: Parser) -> None:
-    """Add the kernels and the hardware."""
+def add_machine(parser: Parser, usual: str = "both: 6.2 and 6.3") -> None:
+    """Add the kernels, of which `usual` are the default, and the hardware."""
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--kernel",
         type=kernels,
         metavar="LIST",
-        help=f"both (6.2 and 6.3, the default), latest, a range such as 6.1-7.3, or any of "
-        f"{' '.join(RELEASES)}",
+        help=f"both, latest, a range such as 6.1-7.3, or any of {' '.join(RELEASES)} "
+        f"({usual})",
     )
     group.add_argument(
         "--machine",
@@ -113,7 +117,7 @@ def add_call(parser: Parser) -> None:
         default=None,
         help="carry and check the 4 KiB of every page (yes)",
     )
-    group.add_argument("--copy", metavar="ENGINE", help="cpu, threads:N or dma:N (cpu)")
+    group.add_argument("--copy", metavar="ENGINE", help=COPY)
     group.add_argument(
         "--mode",
         choices=MODES,

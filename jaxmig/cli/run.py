@@ -176,7 +176,10 @@ def _table(args: argparse.Namespace, played: Played) -> str:
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
-    parts = [_assumed(args, played), f"Scenario: {played.path}"]
+    parts = [_assumed(args, played)]
+    if rates := played.profile.copy_assumed(s.machine.copy):
+        parts.append(f"Assumed: {rates}.")
+    parts.append(f"Scenario: {played.path}")
     for i, title in enumerate(_titles(played)):
         drawn = report.compare(
             played.records[i :: len(calls)],

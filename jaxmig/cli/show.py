@@ -161,7 +161,8 @@ def _remarks(asked: Resolved, outcomes: list[job.Outcome]) -> list[str]:
     for why, pages in target.unmovable:
         lines.append(f"May not move: {_pages(pages)}: {why}.")
     lines += [f"Not known: {line}." for line in target.missing]
-    lines += [f"Assumed: {line}." for line in target.assumed]
+    rates = asked.profile.copy_assumed(asked.call.copy)
+    lines += [f"Assumed: {line}." for line in (*target.assumed, rates) if line]
     if cpu in asked.setting.running:
         lines.append(f"CPU {cpu} migrates and runs the target: no IPI goes to it.")
     return [printable(line) for line in lines]
