@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from jaxmig.report import (
     table,
     to_csv,
     to_json,
+    together,
     tree_dict,
     tree_text,
     wants_color,
@@ -263,6 +265,17 @@ def test_assumptions_in_one_line():
     line = assumed_line(XEON, running=[1], ran="found", privileged=False)
     assert "target on CPUs 1 (found), lazy on none; CPU 0 migrates, without CAP" in line
     assert "CPU 0 migrates; " in assumed_line(XEON, running=[1], privileged=None)
+
+
+def test_calls_of_one_kind_are_summed():
+    assert together(["a", "a", "b"], [made("6.2"), made("6.3"), made("6.3")]) == []
+    records = [made("6.3"), made("6.3"), made("6.3"), made("6.2")]
+    (text,) = together(["a", "a", "b", "a"], records)
+    head, _, row = text.splitlines()
+    assert head.split("  ")[0] == "calls together"
+    assert re.split("  +", row) == [
+        *("2 x a", "6.3", "2,048", "0", "4", "8", "4.68 ms", "669 us")
+    ]
 
 
 def test_interrupts_that_differ_from_cpu_to_cpu_have_a_row():

@@ -194,6 +194,10 @@ def _table(args: argparse.Namespace, played: Played) -> str:
         if args.tree:
             some = ((t.record, t.cost) for t in played.traced[i :: len(calls)])
             parts.append("\n" + report.trees_text(some))
+    width = report.terminal_width(sys.stdout)
+    kinds = [f"{c.syscall}, process {c.process}" for c in calls] * len(s.kernels)
+    added = report.together(kinds, played.records, args.table, width)
+    parts += ["\n" + text for text in added]
     return "\n".join(parts)
 
 

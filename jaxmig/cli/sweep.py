@@ -238,7 +238,7 @@ def _shown(
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
         leave=False,
-        bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left",
+        bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}",
     )
     with contextlib.closing(bar), redrawn(bar):
         for some in play(sweep, indices):
