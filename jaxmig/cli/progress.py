@@ -10,7 +10,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from jaxmig.host import busy
 
-BAR: Final = "{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left{postfix}"
+TIMES: Final = "|{bar}| {elapsed}, {remaining} left{postfix}"
+BAR: Final = "{desc}: {percentage:3.0f} %" + TIMES
 REDRAWN_S: Final = 1.0
 COMPILING_S: Final = 3.0  # of a compilation, after which it is said
 

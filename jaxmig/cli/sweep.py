@@ -21,7 +21,7 @@ from jaxmig.cli import (
     sweeptable,
 )
 from jaxmig.cli.errors import Failure, Usage, say
-from jaxmig.cli.progress import redrawn
+from jaxmig.cli.progress import TIMES, redrawn
 from jaxmig.cli.room import check_room
 from jaxmig.report import units
 from jaxmig.tools.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
@@ -238,7 +238,7 @@ def _shown(
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
         leave=False,
-        bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}",
+        bar_format="{desc}: {n_fmt}/{total_fmt} " + TIMES,
     )
     with contextlib.closing(bar), redrawn(bar):
         for some in play(sweep, indices):
