@@ -115,9 +115,9 @@ def advise(
     drawn = functools.partial(_choice, player, column, budget_ns)
     return Advice(
         best=best,
-        own=own and drawn(own),
+        own=drawn(own) if own else None,
         sure=_sure(player, sweep.grid, rows, own, drawn),
-        linux=linux and drawn(linux),
+        linux=drawn(linux) if linux else None,
         engine=drawn(best) if best and best is not own else None,
         rows=tuple(_table(rows, column, budget_ns)),
         tried=len(rows),

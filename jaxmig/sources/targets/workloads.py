@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def _written(
 
 def _both(old: WhatIf, new: WhatIf) -> WhatIf:
     """The changes of `new`, and those of `old` that it leaves alone."""
-    asked = dataclasses.asdict(new)
+    asked: dict[str, Any] = dataclasses.asdict(new)
     given = {name: value for name, value in asked.items() if value not in (None, 0)}
     if new.thp is not None:
         given["thp"] = new.thp
