@@ -169,8 +169,8 @@ def test_a_held_page_is_said_to_cost_what_the_two_calls_differ_in() -> None:
         "vmstat": counts, "time_ns": {"total": 9000}, "ipis_per_cpu": [0, 60]
     }  # fmt: skip
     free = {
-        "vmstat": {"nr_tlb_remote_flush": 2}, "time_ns": {"total": 1000},
-        "ipis_per_cpu": [0, 64],
+        "vmstat": {"pgmigrate_fail": 0, "nr_tlb_remote_flush": 2},
+        "time_ns": {"total": 1000}, "ipis_per_cpu": [0, 64],
     }  # fmt: skip
     assert pins._said(record, free) == (
         "; each takes 2 us longer than a page that moves, with 7 more flush requests and "

@@ -39,13 +39,18 @@ def held_cost(
     kernels = [r["kernel"] for r in failing]
     free = job.run(plain, setting, asked.profile, kernels, call, tick)
     pairs = zip(failing, free, strict=True)
-    return {r["kernel"]: _said(r, o.record) for r, o in pairs}
+    return {r["kernel"]: _said(r, o.record) for r, o in pairs if _more(r, o.record)}
+
+
+def _more(held: Record, free: Record) -> int:
+    """How many pages more failed."""
+    failed, before = (r["vmstat"]["pgmigrate_fail"] for r in (held, free))
+    return max(int(failed - before), 0)
 
 
 def _said(held: Record, free: Record) -> str:
-    failed = held["vmstat"]["pgmigrate_fail"]
     more = [
-        (of(held) - of(free)) / failed
+        (of(held) - of(free)) / _more(held, free)
         for of in (
             lambda r: r["time_ns"]["total"],
             lambda r: r["vmstat"]["nr_tlb_remote_flush"],

@@ -75,7 +75,7 @@ def assumed(sweep: Sweep, found_out: Sequence[str] = ()) -> str:
     return report.assumed_line(
         next(iter(sweep.profiles.values())),
         running=memory.running(memory.cpus),
-        ran="" if memory.everywhere or memory.given else memory.target.ran,
+        ran=memory.target.ran if memory.given is None and not memory.everywhere else "",
         cpus=memory.cpus,
         nodes=memory.nodes,
         batch=None if "batch" in varied else g.batch[0],

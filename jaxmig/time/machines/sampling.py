@@ -107,7 +107,7 @@ def ranges(
     return Ranges(weights, keys)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # some 6 MB each
 def places(
     profile: Profile, copy: str, policy: Policy, arch: Arch, seed: int = 0
 ) -> dict[str, Float64[np.ndarray, "counters machines"]]:
@@ -120,13 +120,12 @@ def places(
     Raises:
       ProfileError: as `terms`.
     """
-    drawn = Drawn(profile, _arrays(profile, _keys(profile), seed))
+    keys = _keys(profile)
+    drawn, made = Drawn(profile, _arrays(profile, keys, seed)), SAMPLES + 2 * len(keys)
     found: dict[str, Float64[np.ndarray, "counters machines"]] = {}
     for term in build(drawn, copy, policy, arch):
         at = found.setdefault(term.place, np.zeros((len(ROWS), SAMPLES)))
-        at[ROWS.index(term.counter)] += np.broadcast_to(
-            term.ns, SAMPLES + 2 * len(_keys(profile))
-        )[:SAMPLES]
+        at[ROWS.index(term.counter)] += np.broadcast_to(term.ns, made)[:SAMPLES]
     return found
 
 
