@@ -21,9 +21,10 @@ MAX_INT: Final = 2**31 - 1
 MAX_CPUS: Final = 8192
 MAX_NODES: Final = 1024
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
+KERNELS: Final = "both (6.2 and 6.3, the default), latest"
 COPY: Final = (
-    "cpu, or N of an engine that Linux does not have: threads:N (kernel threads), dma:N "
-    "(DMA channels) (cpu)"
+    "the CPU, or N kernel threads or DMA channels, which Linux does not use: cpu, "
+    "threads:N or dma:N (cpu)"
 )
 _PERCENT: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,4})?")
 _NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
@@ -53,15 +54,14 @@ def add_target(parser: Parser) -> None:
     )
 
 
-def add_machine(parser: Parser, usual: str = "both: 6.2 and 6.3") -> None:
-    """Add the kernels, of which `usual` are the default, and the hardware."""
+def add_machine(parser: Parser, words: str = KERNELS) -> None:
+    """Add the kernels, which `words` name with their default, and the hardware."""
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--kernel",
         type=kernels,
         metavar="LIST",
-        help=f"both, latest, a range such as 6.1-7.3, or any of {' '.join(RELEASES)} "
-        f"({usual})",
+        help=f"{words}, a range such as 6.1-7.3, or any of {' '.join(RELEASES)}",
     )
     group.add_argument(
         "--machine",

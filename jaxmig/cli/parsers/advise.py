@@ -30,7 +30,7 @@ def fill(parser: Parser) -> None:
     ):
         text = f"for {who}, like 200us or 1.5ms"
         one.add_argument(f"--{name}", type=options.duration, metavar="TIME", help=text)
-    options.add_machine(parser, f"latest: {LATEST}")
+    options.add_machine(parser, f"latest ({LATEST}, the default), both (6.2 and 6.3)")
     parser.add_argument(
         "--engines",
         action="store_true",
