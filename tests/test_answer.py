@@ -38,8 +38,8 @@ def test_what_batching_gives_and_takes() -> None:
         "400 us (80 % range 300 us .. 500 us), 2.00 times as long.",
         "1 flush request and 2 IPIs (1 on each of CPUs 1-2) instead of 100 flush requests "
         "and 200 IPIs.",
-        "A page is away for 99 us at the longest, half of them for up to 70 us; with 6.2 "
-        "for 4 us.",
+        "A thread that touches a moving page waits up to 99 us (half of the pages: up to "
+        "70 us); with 6.2 up to 4 us.",
     ]
 
 
@@ -97,9 +97,15 @@ def test_what_failed_and_why() -> None:
         lines[-1]
         == "In 6.2 and 6.3, 3 pages failed and the call ends with ENOMEM: full."
     )
-    assert not any("away" in line for line in lines)
+    assert not any("waits" in line for line in lines)
     none = full | {"time_ns": {"total": 0}}
     assert answer([none])[0] == "Linux 6.2 has no page to move."
+    stay = [record(kernel, shared_stay=n) for kernel, n in (("6.2", 5), ("6.3", 1))]
+    assert answer([stay[0], *stay])[3:] == [
+        "In 6.2 and 6.2, 5 pages stay: they are mapped more than once, and the caller is "
+        "not root.",
+        "In 6.3, 1 page stays: it is mapped more than once, and the caller is not root.",
+    ]
     left = record("6.2", ret=2)
     assert answer([left])[-1] == "In 6.2, 2 could not be moved."
     assert len(answer([OLD])) == 3

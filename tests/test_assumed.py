@@ -35,7 +35,11 @@ def lines(target: str, *options: str) -> dict[str, str]:
     found = named.target(target, None)
     setting = shape.of(args, profile, found).setting
     call = job.Call(frozenset({0}), frozenset({1}))
-    said = {"migratepages": show.assumed(show.Resolved(found, setting, profile, call))}
+    said = {
+        "migratepages": show.assumed(
+            show.Resolved(found, setting, profile, call, args.running is None)
+        )
+    }
     args = parsed("sweep", target, *options)
     said["sweep"] = sweepopts.assumed(sweepopts.sweep_of(args))
     args = parsed("advise", target, "--p99", "1ms", *options)

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import jaxmig
+import numpy as np
 import pytest
 from jaxmig import cli, report
 from jaxmig.cli import app, completion, progress as bars
+from jaxmig.host import busy
 from jaxmig.report.records import VMSTAT
+from jaxmig.state import xla
 from processes import LIMIT_S, until
 
 ROOT = Path(__file__).parent.parent
@@ -314,6 +317,20 @@ def test_bars_show_the_time_left_on_a_terminal_only(
         assert bool(text) == shown
         assert ("job: first:  25 %" in text) == shown
         assert (" left" in text) == shown
+
+
+def test_a_bar_says_that_a_program_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bars, "REDRAWN_S", 0.02)
+    monkeypatch.setattr(bars, "COMPILING_S", 0.0)
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with bars.progress(2, "job"):
+        with busy.compiling():
+            assert until(lambda: "compiling" in stream.getvalue())
+        assert busy.compiling_s() == 0
+    assert xla.Program(lambda x: busy.compiling_s() + 0 * x)(np.zeros(3))[0] > 0
 
 
 def test_tables_fit_the_terminal_and_bold_follows_no_color() -> None:

@@ -31,7 +31,8 @@ def changed(**fields: Any) -> dict[str, Any]:
 def test_nothing_changed_whatever_this_computer_took() -> None:
     lines, rows = diff.differences(DOCUMENT, changed(wall_s=9.0))
     assert (lines, rows) == ([], [])
-    assert diff.answer(lines, rows) == "No count and no modelled time differs."
+    same = diff.answer(DOCUMENT, changed(wall_s=9.0))
+    assert same == ["No count and no modelled time differs."]
 
 
 def test_counts_come_first_and_causes_before_them() -> None:
@@ -42,17 +43,61 @@ def test_counts_come_first_and_causes_before_them() -> None:
     after["target"]["assumed"] = ["THPs made"]
     lines, rows = diff.differences(DOCUMENT, after)
     assert lines == [
-        "target.assumed: nothing -> THPs made",
+        "now assumed: THPs made",
         "running: CPUs 1-2 -> CPUs 1-3",
     ]
     assert rows == [
-        ("6.3", "errno", "nothing", "ENOMEM", ""),
+        ("6.3", "error", "nothing", "ENOMEM", ""),
         ("6.3", "IPIs of the CPU with most", "4", "6", "+50.0 %"),
-        ("6.3", "time_ns.total", "1 us", "1.5 us", "+50.0 %"),
-        ("6.3", "time_ns.flush", "100 ns", "0 ns", "-100.0 %"),
+        ("6.3", "modelled time", "1 us", "1.5 us", "+50.0 %"),
+        ("6.3", "modelled time, flush", "100 ns", "0 ns", "-100.0 %"),
     ]
-    assert diff.answer(lines, rows) == "2 counts and 2 times differ in 6.3."
-    assert "though the same was asked" in diff.answer([], rows)
+    assert diff.answer(DOCUMENT, after) == [
+        "6.3: 1.5 us instead of 1 us (+50.0 %), pages moved: 100 as before, "
+        "error: ENOMEM instead of nothing."
+    ]
+    assert diff.answer(DOCUMENT, changed(ret=1))[-1] == "The same was asked for."
+
+
+def test_stalls_pages_and_nodes_are_named_as_in_the_table() -> None:
+    before = changed(nodes_after={"0": 1, "1": 9}, time_ns_range=[900, 1100])
+    after = changed(
+        nodes_after={"0": 86, "1": 9}, stall_ns={"max": 40}, time_ns_range=[800, 1100],
+        vmstat={"pgmigrate_success": 15, "pgmigrate_fail": 85, "nr_tlb_remote_flush": 4},
+        time_ns_median=7,
+    )  # fmt: skip
+    assert diff.answer(before, after)[0] == (
+        "6.3: 1 us as before, a page waits up to 40 ns instead of 50 ns, "
+        "pages moved: 15 instead of 100, pages failed: 85 instead of nothing."
+    )
+    assert [row[1:] for row in diff.differences(before, after)[1]] == [
+        ("pages moved", "100", "15", "-85.0 %"),
+        ("pages on node 0 afterwards", "1", "86", "+85"),
+        ("pages failed", "nothing", "85", ""),
+        ("modelled time, 80 % range", "900 ns .. 1.1 us", "800 ns .. 1.1 us", ""),
+        ("longest stall of a page", "50 ns", "40 ns", "-20.0 %"),
+    ]
+
+
+def test_of_assumptions_only_what_differs_is_said() -> None:
+    a, b = changed(), changed(ret=1)
+    a["target"]["assumed"] = ["mappings of others", "old"]
+    b["target"]["assumed"] = ["new", "mappings of others"]
+    b["target"]["unmovable"] = [{"why": "vDSO", "pages": 1}]
+    assert diff.differences(a, b)[0] == [
+        "no longer assumed: old",
+        "now assumed: new",
+        "now unmovable: vDSO: 1",
+    ]
+
+
+def test_many_calls_are_said_in_a_few_sentences() -> None:
+    a, b = changed(), changed()
+    a["calls"] = [RECORD] * 6
+    b["calls"] = [RECORD | {"ret": 1}] * 6
+    said = diff.answer(a, b)
+    assert said[0].startswith("6.3, call 1: ")
+    assert said[-2:] == ["2 more are in the table.", "The same was asked for."]
 
 
 def test_kernels_of_one_alone_are_named_and_calls_are_paired_in_order() -> None:
@@ -61,7 +106,7 @@ def test_kernels_of_one_alone_are_named_and_calls_are_paired_in_order() -> None:
     two["calls"].append(RECORD | {"kernel": "6.18"})
     again = copy.deepcopy(two)
     again["calls"][1]["ret"] = 4
-    assert diff.differences(two, again)[1] == [("6.3", "ret", "3", "4", "+33.3 %")]
+    assert diff.differences(two, again)[1] == [("6.3", "result", "3", "4", "+33.3 %")]
     assert "Only in the second: 6.3, 6.18." in diff.differences(DOCUMENT, two)[0]
 
 
@@ -96,8 +141,9 @@ def test_the_command_prints_what_changed(
         file.write_text(json.dumps(d))
     assert cli.main(["diff", *map(str, files)]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("1 counts and 0 times differ in 6.3, though")
-    assert out[-1].split() == ["6.3", "ret", "0", "5", "new"]
+    assert out[0].startswith("6.3: 1 us as before, pages moved: 100 as before.")
+    assert out[1] == "The same was asked for."
+    assert out[-1].split() == ["6.3", "result", "0", "5", "new"]
 
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {

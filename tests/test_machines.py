@@ -1,5 +1,6 @@
 """Machine profiles: the numbers, who says them, and what a bad file is told."""
 
+import dataclasses
 import subprocess
 import sys
 import tomllib
@@ -321,3 +322,30 @@ def test_profiles_load_from_a_zipped_wheel(tmp_path):
     where, found = done.stdout.splitlines()
     assert ".whl" in where
     assert found.split() == MACHINES
+
+
+@pytest.mark.parametrize(
+    ("copy", "words"),
+    [
+        (
+            "dma:16",
+            "pages, at the rate published for 16; 2 MiB folios at the rate publ",
+        ),
+        (
+            "dma:4",
+            "pages, between the rates published for 1 and 16; 2 MiB folios at the rate",
+        ),
+        (
+            "dma:64",
+            "pages, at the rate published for 16, the most; 2 MiB folios at the rate",
+        ),
+        ("threads:3", "between the rates published for 2 and 4; 2 MiB folios between"),
+    ],
+)
+def test_what_an_engine_is_priced_by_is_said(copy: str, words: str) -> None:
+    xeon = load("xeon-2s")
+    assert words in xeon.copy_assumed(copy)
+    assert xeon.copy_assumed("cpu") == ""
+    bare = dataclasses.replace(xeon.engines["dma"], huge=None)
+    some = dataclasses.replace(xeon, engines={"dma": bare})
+    assert "2 MiB folios at the CPU's rate, as none" in some.copy_assumed("dma:1")

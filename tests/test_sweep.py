@@ -19,6 +19,7 @@ import pytest
 from jaxmig import __version__, cli
 from jaxmig.calls import syscalls
 from jaxmig.calls.syscalls import Session
+from jaxmig.cli import sweeptable
 from jaxmig.engine.migrate import Result
 from jaxmig.linux.rules import rules
 from jaxmig.report.window import AwayTimes, away, quantile
@@ -545,3 +546,43 @@ def test_windows_do_not_show_in_the_rows() -> None:
     at_once = [r for some in play(s, s.indices) for r in some]
     one_by_one = [r for i in s.indices for some in play(s, [i]) for r in some]
     assert json.dumps(at_once) == json.dumps(one_by_one)
+
+
+def priced(total: int, **cells: Any) -> rows.Row:
+    one = dict(zip(AXES, (0, "6.3", "sync", 4, 512, "xeon-2s", "cpu"), strict=True))
+    times = {
+        "time_ns.total": total,
+        "time_ns_low": total - 9,
+        "time_ns_high": total + 9,
+    }
+    return one | times | {
+        "vmstat.pgmigrate_success": 5, "stall_ns.max": 7, "pages_per_s": 10**9 // total,
+    } | cells  # fmt: skip
+
+
+def test_few_rows_are_shown_beside_the_cpu_and_many_by_the_fastest() -> None:
+    made = [priced(100), priced(80, copy="dma:4"), priced(150, copy="dma:1")]
+    made += [r | {"cpus": 8, "time_ns.total": 2 * r["time_ns.total"]} for r in made]
+    lines = sweeptable.text(made, ["cpus", "copy"], None).splitlines()
+    assert lines[0].split()[-2:] == ["against", "cpu"]
+    against = [line.split("ns")[-1].split() for line in lines[2:]]
+    assert against == [["-"], ["-20.0", "%"], ["+50.0", "%"]] * 2
+    assert len(lines) == 2 + len(made)
+    many = [priced(1000 - i, batch=i + 1) for i in range(sweeptable.MOST + 1)]
+    text = sweeptable.text(many, ["batch"], None)
+    assert text.splitlines()[4].split()[0] == "21"
+    assert text.endswith(f"\n{len(many) - sweeptable.BEST} more rows.")
+    assert "against the first" in text
+    assert "pages moved" not in text
+    few = [priced(9), priced(9, **{"vmstat.pgmigrate_success": 4})]
+    assert "pages moved" in sweeptable.text(few, ["batch"], None)
+
+
+def test_ranges_that_overlap_are_said() -> None:
+    best, near, far = priced(100), priced(110), priced(200)
+    assert sweeptable.overlapping([best, far], best) == ""
+    one = sweeptable.overlapping([best, near, far], best)
+    assert one.startswith("Its 80 % range overlaps that of another; all have the same")
+    other = near | {"machine": "zen3-2s"}
+    two = sweeptable.overlapping([best, near, other], best)
+    assert two == "Its 80 % range overlaps those of 2 others."

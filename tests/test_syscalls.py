@@ -8,6 +8,7 @@ from jaxmig.calls import callers
 from jaxmig.calls.syscalls import Area, Session, Space, pages_by_node, parse_nodes
 from jaxmig.calls.syscalls.lookup import lookup
 from jaxmig.calls.syscalls.nodes import MAX_NUMNODES, get_nodes, node_remap, plan
+from jaxmig.calls.syscalls.scan import MOVE, MOVE_ALL, QueuePages
 from jaxmig.calls.syscalls.space import View
 from jaxmig.linux.releases import release
 from jaxmig.sources.scenario import ScenarioError, loads
@@ -142,6 +143,35 @@ def test_an_absent_huge_page_maps_nothing() -> None:
     absent = '[[condition]]\nregion = "huge"\npages = [5]\nstate = "untouched"\n'
     m, layout = build(loads(ONE + absent))
     assert pages_by_node(View.of(m), layout.spaces["app"], 2) == [16 + 512, 0]
+
+
+@pytest.mark.parametrize("kernel", ["6.2", "6.18"])
+@pytest.mark.parametrize(("flags", "stay"), [(MOVE, 6 + 512), (MOVE_ALL, 0)])
+def test_pages_left_to_those_who_share_them_are_counted(
+    kernel: str, flags: int, stay: int
+) -> None:
+    text = ONE.replace("[[region]]", '[[region]]\nprocess = "app"')
+    text += """
+[[process]]
+name = "child"
+running = [3]
+[[region]]
+process = ["app", "child"]
+name = "shared"
+size = "24k"
+[[region]]
+process = ["app", "child"]
+name = "shared THP"
+size = "2m"
+folio = "2m"
+"""
+    m, layout = build(loads(text))
+    queue = QueuePages(View.of(m), release(kernel), flags)
+    for a in layout.spaces["app"].areas:
+        queue.add_area(a, 0, a.pages, frozenset({0}))
+    assert queue.shared == stay
+    folios = 16 + 2 + (6 + 1) * (not stay)
+    assert len(queue.heads) == folios
 
 
 def test_free_memory_is_what_regions_leave() -> None:

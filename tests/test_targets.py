@@ -180,7 +180,7 @@ def test_mappings_by_others_keep_the_counts_right() -> None:
     assert sorted(rows[:, frame.MAPCOUNT])[-3:] == [1, 1, 3]
     assert sorted(rows[:, frame.REFCOUNT])[-3:] == [1, 1, 3]
     assert pages_by_node(View.of(m), space, 2) == [3, 0]
-    assert "2 mappings" in resident.notes(s)[0]
+    assert "2 more mappings of these" in resident.notes(s)[0]
     others = np.asarray(m.pte)[:, pte.BITS] >> pte.MM_SHIFT == 1
     assert others.sum() == 2
 

@@ -2,11 +2,12 @@
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxmig.cli import app, shape, sweepopts, whatif
+from jaxmig.cli import app, options, pins, shape, sweepopts, whatif
 from jaxmig.sources import resident, snapshot
 from jaxmig.sources.procfs.columns import PageFlag as F
 from jaxmig.sources.targets import (
@@ -134,7 +135,7 @@ def test_folios_of_other_sizes(order: int) -> None:
     assert folios(w)[order] == (BLOCK + 6) >> order
 
 
-@pytest.mark.parametrize("percent", [1, 10, 50, 100])
+@pytest.mark.parametrize("percent", [0.25, 1, 10, 50, 100])
 def test_pins_are_spread_over_the_folios(percent: int) -> None:
     for t in (
         of_snapshot("a.npz", process(blocks=1, rest=488)),
@@ -142,12 +143,39 @@ def test_pins_are_spread_over_the_folios(percent: int) -> None:
     ):
         n = folios(t)[0]
         made = t.what_if(WhatIf(pinned=percent))
-        assert held(made) == n * percent // 100
+        assert held(made) == math.floor(n * percent / 100)
         assert made.assumed[-1] == f"{percent} % of the folios are pinned"
         # Kept when sizes change afterwards, as along an axis of a sweep.
         both = made.what_if(WhatIf(thp=51))
-        assert held(both) == sum(folios(both).values()) * percent // 100
-    assert held(t) == 0
+        if percent >= 1:  # of fewer folios it may be less than one
+            assert held(both) == sum(folios(both).values()) * percent // 100
+        assert held(t) == 0
+        with pytest.raises(
+            TargetError, match=r"less than one of 1,000 folios; give 0\.1"
+        ):
+            held(t.what_if(WhatIf(pinned=0.0999)))
+
+
+@pytest.mark.parametrize("text", ["-1", "100.1", "1e1", "0.00001", "", "5%", "nan"])
+def test_a_percentage_that_is_none_is_told_the_right_ones(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="0 to 100, like 5"):
+        options.percent(text)
+    assert [options.percent(x) for x in ("0", "0.012", "100")] == [0, 0.012, 100]
+
+
+def test_a_held_page_is_said_to_cost_what_the_two_calls_differ_in() -> None:
+    counts = {"pgmigrate_fail": 4, "nr_tlb_remote_flush": 30}
+    record = {
+        "vmstat": counts, "time_ns": {"total": 9000}, "ipis_per_cpu": [0, 60]
+    }  # fmt: skip
+    free = {
+        "vmstat": {"pgmigrate_fail": 0, "nr_tlb_remote_flush": 2},
+        "time_ns": {"total": 1000}, "ipis_per_cpu": [0, 64],
+    }  # fmt: skip
+    assert pins._said(record, free) == (
+        "; each takes 2 us longer than a page that moves, with 7 more flush requests and "
+        "1 fewer IPIs"
+    )
 
 
 def test_pages_elsewhere_need_that_node() -> None:
@@ -190,7 +218,9 @@ def test_commands_take_them_for_any_target(command: tuple[str, ...]) -> None:
 def test_threads_are_where_it_ran_and_then_the_lowest_others() -> None:
     args = parsed("migratepages", "memhog:1m", "0", "1", "--threads", "3")
     assert whatif.target(args, resolve("memhog:1m"), 8).running == (1, 2, 5)
-    with pytest.raises(whatif.Usage, match="3: 2 CPUs are free of 3"):
+    with pytest.raises(
+        whatif.Usage, match="0 of 3 migrates, 2 are left; use --threads 2 or"
+    ):
         whatif.target(args, resolve("memhog:1m"), 3)
 
 

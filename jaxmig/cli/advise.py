@@ -1,7 +1,9 @@
 """`jaxmig advise`: the fastest migration within a stall budget."""
 
 import argparse
+import dataclasses
 import sys
+from typing import Any
 
 from jaxmig import __version__, report
 from jaxmig.calls.syscalls import SleepsForever
@@ -10,10 +12,11 @@ from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
 from jaxmig.host.terminal import printable
+from jaxmig.linux.releases import LATEST
 from jaxmig.linux.rules import MODES
 from jaxmig.report import units
 from jaxmig.time import machines
-from jaxmig.tools.advise import Advice, advise, engines
+from jaxmig.tools.advise import SURE, Advice, Choice, advise, engines
 from jaxmig.tools.sweep import Grid, Row, Sweep
 from jaxmig.tools.sweep.memory import Memory
 
@@ -33,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
         raise Failure("the call would wait for ever for a page in use") from None
     if args.json:
         doc = {"jaxmig": __version__, "advice": found.best, "rows": list(found.rows)}
+        doc |= {
+            name: _choice(getattr(found, name)) for name in ("own", "sure", "linux")
+        }
         output.write(args.json, report.to_json(doc) + "\n")
     if args.csv:
         output.write(args.csv, report.to_csv(found.rows))
@@ -72,7 +78,7 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     memory = Memory(target, n, min(old), cpus, False, given=args.running)
     # sync first: of equally fast modes, the system call's is advised.
     grid = Grid(
-        (target.thp,), args.kernel or ("6.2", "6.3"), MODES[::-1], (cpus,), (0,),
+        (target.thp,), args.kernel or (LATEST,), MODES[::-1], (cpus,), (0,),
         (profile.name,), engines(profile) if args.engines else ("cpu",),
     )  # fmt: skip
     return Sweep(memory, old, new, grid, {profile.name: profile})
@@ -82,8 +88,9 @@ def _show(args: argparse.Namespace, sweep: Sweep, found: Advice) -> None:
     t = sweep.memory.target
     print(sweepopts.assumed(sweep, ("batch",)))
     print(printable(f"Target: {t.name}: {t.description}"))
-    for line in t.assumed:
-        print(printable(f"Assumed: {line}."))
+    copies = [c.row["copy"] for c in (found.own, found.engine) if c is not None]
+    for line in sweepopts.remarks(sweep, copies):
+        print(line)
     print()
     for line in _answer(found):
         print(line)
@@ -121,23 +128,44 @@ def _answer(found: Advice) -> list[str]:
     budget = (
         f"{found.stall.partition('.')[2]} stall of {units.duration(found.budget_ns)}"
     )
-    best, linux = found.best, found.linux
-    if best is None:
+    own, linux, engine = found.own, found.linux, found.engine
+    if own is None:
         return [f"Nothing stays within a {budget}."]
-    # Mainline Linux copies on the CPU that migrates; copy engines need another kernel.
-    mine = next((r for r in found.rows if r["copy"] == "cpu"), best)
-    own = mine if mine[found.stall] <= found.budget_ns else best
-    lines = [f"Within a {budget}: {_chosen(own)}: {_said(own, found.stall)}."]
-    if linux is not None and linux["batch"] != own["batch"]:
-        copy = "" if linux["copy"] == own["copy"] else f", copy {linux['copy']}"
-        said = _said(linux, found.stall)
-        lines.append(f"With Linux's limit of {linux['batch']}{copy}: {said}.")
-    if best is not own:
-        said = _said(best, found.stall)
+    lines = [f"Within a {budget}: {_chosen(own.row)}: {_said(own, found.stall)}."]
+    lines += _risk(own, found.sure, found.stall)
+    if linux is not None and linux.row["batch"] != own.row["batch"]:
+        over = " over the budget" if linux.row[found.stall] > found.budget_ns else ""
+        said = (
+            f"{_said(linux, found.stall)}:{over}" if over else _said(linux, found.stall)
+        )
+        lines.append(f"With Linux's limit of {linux.row['batch']}: {said}.")
+    if linux is not None:
         lines.append(
-            f"With an engine that Linux does not have: {_chosen(best)}: {said}."
+            "The limit is a constant of Linux (NR_MAX_BATCHED_MIGRATION): another one "
+            "needs a kernel built with it."
+        )
+    if engine is not None:
+        said = _said(engine, found.stall)
+        lines.append(
+            f"With an engine that Linux does not have: {_chosen(engine.row)}: {said}."
         )
     return lines
+
+
+def _risk(own: Choice, sure: Choice | None, column: str) -> list[str]:
+    """On how many machines the budget breaks, and the limit with which it rarely does."""
+    often = round(100 * own.over)
+    if own.over <= SURE:
+        return []
+    line = f"On {often} of 100 machines with costs within their ranges that is too long"
+    if sure is None:
+        return [f"{line}; no limit keeps the budget on 90."]
+    limit, said = sure.row["batch"], _said(sure, column)
+    return [f"{line}; batch limit {limit} keeps the budget on 90: {said}."]
+
+
+def _choice(choice: Choice | None) -> dict[str, Any] | None:
+    return None if choice is None else dataclasses.asdict(choice)
 
 
 def _chosen(row: Row) -> str:
@@ -145,8 +173,11 @@ def _chosen(row: Row) -> str:
     return f"{limit}mode {row['mode']}, copy {row['copy']}, kernel {row['kernel']}"
 
 
-def _said(row: Row, column: str) -> str:
-    return f"{units.rate(row['pages_per_s'])} pages/s, {units.duration(row[column])}"
+def _said(choice: Choice, column: str) -> str:
+    row = choice.row
+    rate, stall = units.rate(row["pages_per_s"]), units.duration(row[column])
+    ends = units.span(choice.low, choice.high, units.duration)
+    return f"{rate} pages/s, {stall} (80 % range {ends})"
 
 
 def _cells(row: Row) -> list[str]:

@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "run": "play scenario files: a machine, its pages, and the calls that move them",
     "snapshot": "save the page table of live processes, read from /proc",
     "sweep": "migrate a target in many configurations, a row of results each",
-    "advise": "find the batch limit, mode and copy engine for a stall budget",
+    "advise": "find the batch limit and mode that are fastest within a stall budget",
     "calibrate": "make a machine profile from measurements of your own",
     "pmbench": "pmbench 0.9 on the modelled machine, its report, with pages migrating",
     "replay": "play a recorded trace of addresses, with its memory migrating",

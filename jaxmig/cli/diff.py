@@ -22,11 +22,11 @@ def run(args: argparse.Namespace) -> int:
             raise Failure(f"{name}: {error}; write it again with --json") from None
     try:
         lines, rows = diff.differences(*documents)
+        said = diff.answer(*documents)
     except ValueError as error:
         raise Failure(f"{args.before}, {args.after}: {error}") from None
-    print(printable(diff.answer(lines, rows)))
-    for line in lines:
-        print(printable(f"  {line}"))
+    for line in [*said, *(f"  {line}" for line in lines)]:
+        print(printable(line))
     if rows:
         cells = [[printable(cell) for cell in row] for row in rows]
         width = report.terminal_width(sys.stdout)

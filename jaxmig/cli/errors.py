@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from jaxmig.host.refused import Refused, WrongUse
@@ -21,6 +21,8 @@ class Parser(argparse.ArgumentParser):
     """A parser whose help opens with an example and whose complaints are one line."""
 
     example = ""
+    # By an option of other commands, what this command has instead.
+    instead: Mapping[str, str] = {}
 
     def format_help(self) -> str:
         """The example, then argparse's help."""
@@ -54,7 +56,9 @@ class Parser(argparse.ArgumentParser):
             name = text.partition("=")[0]
             # argparse accepts the beginning of an option's name for the option.
             if name.startswith("--") and not any(o.startswith(name) for o in known):
-                self.error(f"{name}: no such option{did_you_mean(name, known)}")
+                other = self.instead.get(name)
+                near = f": {other}" if other else did_you_mean(name, known)
+                self.error(f"{name}: no such option{near}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse a value that is not among an argument's choices."""

@@ -1,6 +1,7 @@
 """`jaxmig migratepages`: one target from nodes to nodes, serial and batched."""
 
 import argparse
+import dataclasses
 from typing import Any
 
 from jaxmig.cli import (
@@ -14,6 +15,7 @@ from jaxmig.cli import (
     whatif,
 )
 from jaxmig.cli.errors import Failure, Usage, say
+from jaxmig.cli.pins import held_cost
 from jaxmig.cli.progress import progress
 from jaxmig.cli.show import Resolved, show
 from jaxmig.linux.releases import BOTH, NR_MAX_BATCHED_MIGRATION
@@ -32,15 +34,22 @@ def run(args: argparse.Namespace) -> int:
     found = named.target(args.target, args.pid)
     target = whatif.target(args, found, args.cpus or profile.cpus, args.cpu or 0)
     made = shape.of(args, profile, target)
-    asked = Resolved(
-        target, made.setting, profile, _call(args, made, profile, target.pages)
-    )
+    call = _call(args, made, profile, target.pages)
+    asked = Resolved(target, made.setting, profile, call, args.running is None)
     kernels = args.kernel or BOTH
+    plain = None
+    if args.pinned:
+        free = argparse.Namespace(**vars(args) | {"pinned": 0})
+        plain = whatif.target(free, found, args.cpus or profile.cpus, args.cpu or 0)
+    steps = job.STEPS * len(kernels) * (1 if plain is None else 2)
     try:
-        with progress(job.STEPS * len(kernels), args.target) as tick:
+        with progress(steps, args.target) as tick:
             outcomes = job.run(
                 target, asked.setting, profile, kernels, asked.call, tick
             )
+            if plain is not None:
+                held = held_cost(plain, asked, outcomes, tick)
+                asked = dataclasses.replace(asked, held=held)
     except job.SleepsForever:
         raise Failure("the call would wait for ever for a page in use") from None
     except job.LogTooLong as error:

@@ -21,6 +21,12 @@ MAX_INT: Final = 2**31 - 1
 MAX_CPUS: Final = 8192
 MAX_NODES: Final = 1024
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|ms|s)")
+KERNELS: Final = "both (6.2 and 6.3, the default), latest"
+COPY: Final = (
+    "the CPU, or N kernel threads or DMA channels, which Linux does not use: cpu, "
+    "threads:N or dma:N (cpu)"
+)
+_PERCENT: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,4})?")
 _NS: Final = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 _LONGEST: Final = 10**18  # ns: 31 years
 _MOST_ORDER: Final = 8  # of --folio: the next order is a THP
@@ -48,15 +54,14 @@ def add_target(parser: Parser) -> None:
     )
 
 
-def add_machine(parser: Parser) -> None:
-    """Add the kernels and the hardware."""
+def add_machine(parser: Parser, words: str = KERNELS) -> None:
+    """Add the kernels, which `words` name with their default, and the hardware."""
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--kernel",
         type=kernels,
         metavar="LIST",
-        help=f"both (6.2 and 6.3, the default), latest, a range such as 6.1-7.3, or any of "
-        f"{' '.join(RELEASES)}",
+        help=f"{words}, a range such as 6.1-7.3, or any of {' '.join(RELEASES)}",
     )
     group.add_argument(
         "--machine",
@@ -112,7 +117,7 @@ def add_call(parser: Parser) -> None:
         default=None,
         help="carry and check the 4 KiB of every page (yes)",
     )
-    group.add_argument("--copy", metavar="ENGINE", help="cpu, threads:N or dma:N (cpu)")
+    group.add_argument("--copy", metavar="ENGINE", help=COPY)
     group.add_argument(
         "--mode",
         choices=MODES,
@@ -179,7 +184,7 @@ def add_what_if(parser: Parser, thp: bool = True) -> None:
             "--thp",
             type=whole("percent", 0, 100),
             metavar="PERCENT",
-            help="of the pages in THPs, promoted or split (as it is)",
+            help="so many of the pages in THPs, promoted or split (as it is)",
         )
     group.add_argument(
         "--folio",
@@ -189,10 +194,10 @@ def add_what_if(parser: Parser, thp: bool = True) -> None:
     )
     group.add_argument(
         "--pinned",
-        type=whole("percent", 0, 100),
+        type=percent,
         default=0,
         metavar="PERCENT",
-        help="of the folios are pinned, evenly spread (none)",
+        help="so many of the folios pinned, evenly spread, like 5 or 0.01 (none)",
     )
     group.add_argument(
         "--place",
@@ -204,7 +209,7 @@ def add_what_if(parser: Parser, thp: bool = True) -> None:
         "--threads",
         type=whole("threads", 1, MAX_CPUS),
         metavar="N",
-        help="it runs on so many CPUs: where it ran, then the lowest others",
+        help="spread it over so many CPUs: those it ran on, then the lowest free ones",
     )
 
 
@@ -298,6 +303,14 @@ def free(text: str) -> dict[int, int]:
             raise argparse.ArgumentTypeError(line)
         found[int(node)] = pages(size)
     return found
+
+
+def percent(text: str) -> float:
+    """A percentage with up to four decimals."""
+    if not (_PERCENT.fullmatch(text) and float(text) <= 100):
+        line = f"{text!r}: give a percentage from 0 to 100, like 5 or 0.01"
+        raise argparse.ArgumentTypeError(line)
+    return float(text)
 
 
 def whole(what: str, least: int, most: int) -> Callable[[str], int]:

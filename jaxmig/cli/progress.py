@@ -8,8 +8,12 @@ from typing import Any, Final
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-BAR: Final = "{desc}: {percentage:3.0f} %|{bar}| {elapsed}, {remaining} left"
+from jaxmig.host import busy
+
+TIMES: Final = "|{bar}| {elapsed}, {remaining} left{postfix}"
+BAR: Final = "{desc}: {percentage:3.0f} %" + TIMES
 REDRAWN_S: Final = 1.0
+COMPILING_S: Final = 3.0  # of a compilation, after which it is said
 
 
 @contextlib.contextmanager
@@ -64,11 +68,13 @@ def amount(total: int, title: str) -> Iterator[Callable[[int], None]]:
 
 @contextlib.contextmanager
 def redrawn(bar: Any) -> Iterator[None]:
-    """Draw the bar every second, also during long calls of compiled code."""
+    """Draw the bar every second, also during long calls and compilations."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(REDRAWN_S):
+            late = busy.compiling_s() > COMPILING_S
+            bar.set_postfix_str("compiling" if late else "", refresh=False)
             bar.refresh()
 
     thread = threading.Thread(target=watch, daemon=True)

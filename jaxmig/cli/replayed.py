@@ -58,6 +58,8 @@ def show(
         return
     gap = f"{runs[0].gap_ns} ns between two accesses of a thread"
     print(f"{assumed(args, trace, profile)}; {gap}")
+    if rates := profile.copy_assumed(args.copy):
+        print(f"Assumed: {rates}.")
     print(printable(f"Trace: {trace.path}: {describe(trace)}") + "\n")
     width = report.terminal_width(sys.stdout)
     print(report.table(HEADERS, [_cells(r) for r in rows], args.table, width))

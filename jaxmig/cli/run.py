@@ -176,7 +176,10 @@ def _table(args: argparse.Namespace, played: Played) -> str:
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
-    parts = [_assumed(args, played), f"Scenario: {played.path}"]
+    parts = [_assumed(args, played)]
+    if rates := played.profile.copy_assumed(s.machine.copy):
+        parts.append(f"Assumed: {rates}.")
+    parts.append(f"Scenario: {played.path}")
     for i, title in enumerate(_titles(played)):
         drawn = report.compare(
             played.records[i :: len(calls)],
@@ -191,6 +194,10 @@ def _table(args: argparse.Namespace, played: Played) -> str:
         if args.tree:
             some = ((t.record, t.cost) for t in played.traced[i :: len(calls)])
             parts.append("\n" + report.trees_text(some))
+    width = report.terminal_width(sys.stdout)
+    kinds = [f"{c.syscall}, process {c.process}" for c in calls] * len(s.kernels)
+    added = report.together(kinds, played.records, args.table, width)
+    parts += ["\n" + text for text in added]
     return "\n".join(parts)
 
 
@@ -199,11 +206,13 @@ def _assumed(args: argparse.Namespace, played: Played) -> str:
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
+    asked = {c.privileged for c in calls if c.syscall != "kernel"}
     return report.assumed_line(
         played.profile,
         running={c for process in s.processes for c in process.running},
         lazy={c for process in s.processes for c in process.lazy},
         cpu=calls[0].cpu if calls else 0,
+        privileged=asked.pop() if len(asked) == 1 else None,
         cpus=s.machine.cpus,
         nodes=s.machine.nodes,
         batch=s.machine.max_batch,

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from jaxmig import __version__, report
@@ -24,6 +25,9 @@ class Resolved:
     setting: Setting
     profile: machines.Profile
     call: job.Call
+    guessed: bool = False  # its CPUs are the target's own, as no option gives them
+    # By kernel, what pinned pages cost.
+    held: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def show(
@@ -68,13 +72,14 @@ def _why(asked: Resolved, outcome: job.Outcome) -> str:
     reasons = (
         [f"node {', '.join(map(str, outcome.full))} is full"] if outcome.full else []
     )
-    reasons += [line for line in asked.target.assumed if line.endswith("are pinned")]
-    if release(outcome.record["kernel"]).counts_unisolated:
+    kernel = outcome.record["kernel"]
+    for line in asked.target.assumed:
+        if line.endswith("are pinned"):
+            reasons.append(line + asked.held.get(kernel, ""))
+    if release(kernel).counts_unisolated:
         # Of what may not move, the walk tries to isolate these, and counts them.
         tried = [x for x in asked.target.unmovable if x[0].startswith(OFF_LRU)]
         reasons += [f"{_pages(n)}: {why}" for why, n in tried]
-    if not asked.call.privileged:
-        reasons.append("without CAP_SYS_NICE pages mapped more than once stay")
     return "; ".join(reasons)
 
 
@@ -113,6 +118,8 @@ def assumed(asked: Resolved) -> str:
         running=s.running,
         lazy=s.lazy,
         cpu=call.cpu,
+        ran=target.ran if asked.guessed else "",
+        privileged=None if call.caller else call.privileged,
         cpus=s.cpus,
         nodes=s.nodes,
         batch=call.batch,
@@ -154,7 +161,8 @@ def _remarks(asked: Resolved, outcomes: list[job.Outcome]) -> list[str]:
     for why, pages in target.unmovable:
         lines.append(f"May not move: {_pages(pages)}: {why}.")
     lines += [f"Not known: {line}." for line in target.missing]
-    lines += [f"Assumed: {line}." for line in target.assumed]
+    rates = asked.profile.copy_assumed(asked.call.copy)
+    lines += [f"Assumed: {line}." for line in (*target.assumed, rates) if line]
     if cpu in asked.setting.running:
         lines.append(f"CPU {cpu} migrates and runs the target: no IPI goes to it.")
     return [printable(line) for line in lines]

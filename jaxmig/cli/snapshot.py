@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     print(printable(f"{args.output}: {describe(taken)}"))
     for why, pages in taken.unmovable():
         print(f"may not move: {some(pages, 'page')}: {printable(why)}")
-    for line in taken.missing:
+    for line in (*taken.missing, snapshot.PINS):
         print(f"not known: {printable(line)}")
     return 0
 

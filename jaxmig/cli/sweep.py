@@ -11,11 +11,18 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from jaxmig import report
 from jaxmig.calls.syscalls import SleepsForever
-from jaxmig.cli import gather, htmlreport, output, pictures, runtime, sweepopts
+from jaxmig.cli import (
+    gather,
+    htmlreport,
+    output,
+    pictures,
+    runtime,
+    sweepopts,
+    sweeptable,
+)
 from jaxmig.cli.errors import Failure, Usage, say
-from jaxmig.cli.progress import redrawn
+from jaxmig.cli.progress import TIMES, redrawn
 from jaxmig.cli.room import check_room
-from jaxmig.host.terminal import printable
 from jaxmig.report import units
 from jaxmig.tools.sweep import Journal, JournalError, Row, Sweep, journal, play, rows
 
@@ -35,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     check_room(t.name, t.pages, memory.nodes, False, 2, t.foreign)
     # Standard output may have the rows, and then nothing else.
     print(sweepopts.assumed(sweep), file=sys.stderr)
-    for line in t.assumed:
-        print(printable(f"Assumed: {line}."), file=sys.stderr)
+    for line in sweepopts.remarks(sweep, args.copy):
+        print(line, file=sys.stderr)
     try:
         if path is None:
             return _print(args, sweep)
@@ -106,7 +113,11 @@ def _fill(args: argparse.Namespace, sweep: Sweep, path: Path) -> int:
         return 0
     made = journal.read(table) if len(sweep.indices) <= MOST_READ else []
     if made:
-        say(_fastest(sweep, made))
+        print("\n".join(_fastest(sweep, made)))
+        if len(made) > 1:
+            width = report.terminal_width(sys.stdout)
+            print(f"\n{sweeptable.text(made, _varied(sweep), width)}\n")
+        sys.stdout.flush()  # before what stderr says
     if args.plot or args.report:
         _draw(args, sweep, made or journal.read(table))
     if path != table:
@@ -138,25 +149,30 @@ def _draw(args: argparse.Namespace, sweep: Sweep, made: Sequence[Row]) -> None:
     figures = (*(one for one in drawn if one), table)
     t = sweep.memory.target
     about = (sweepopts.assumed(sweep), f"Target: {t.name}: {t.description}")
-    section = html.Section("Answer", (_fastest(sweep, made),), figures)
+    section = html.Section("Answer", tuple(_fastest(sweep, made)), figures)
     htmlreport.write(
         args, f"{t.name} in {units.some(len(made), 'configuration')}", [section], about
     )
 
 
-def _fastest(sweep: Sweep, made: Sequence[Row]) -> str:
-    """The best row in a sentence, by what varies."""
+def _varied(sweep: Sweep) -> list[str]:
+    return [name for name, values in sweep.grid.axes.items() if len(values) > 1]
+
+
+def _fastest(sweep: Sweep, made: Sequence[Row]) -> list[str]:
+    """The best row in a sentence, by what varies, and how sure that is."""
     best = max(made, key=lambda r: r["pages_per_s"])
-    several = [name for name, values in sweep.grid.axes.items() if len(values) > 1]
-    axes = ", ".join(f"{name} {best[name]}" for name in several or sweep.grid.axes)
+    named = _varied(sweep) or sweep.grid.axes
+    axes = ", ".join(f"{name} {best[name]}" for name in named)
     rate, stall = units.rate(best["pages_per_s"]), units.duration(best["stall_ns.p99"])
     which = "The only configuration"
     if len(made) > 1:
         which = f"Of {len(made):,} configurations the fastest"
-    return (
+    said = (
         f"{which} moves {rate} pages/s: {axes}; "
         f"99 of 100 pages are away for at most {stall}."
     )
+    return [line for line in (said, sweeptable.overlapping(made, best)) if line]
 
 
 def _append(args: argparse.Namespace, sweep: Sweep, table: Path) -> bool:
@@ -222,7 +238,7 @@ def _shown(
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
         leave=False,
-        bar_format="{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left",
+        bar_format="{desc}: {n_fmt}/{total_fmt} " + TIMES,
     )
     with contextlib.closing(bar), redrawn(bar):
         for some in play(sweep, indices):

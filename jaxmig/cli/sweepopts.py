@@ -8,6 +8,7 @@ from jaxmig import report
 from jaxmig.cli import named, whatif
 from jaxmig.cli.errors import Usage, say
 from jaxmig.host import nodes
+from jaxmig.host.terminal import printable
 from jaxmig.sources.targets import file_of
 from jaxmig.time import machines
 from jaxmig.tools.sweep import Grid, Sweep
@@ -74,6 +75,7 @@ def assumed(sweep: Sweep, found_out: Sequence[str] = ()) -> str:
     return report.assumed_line(
         next(iter(sweep.profiles.values())),
         running=memory.running(memory.cpus),
+        ran=memory.target.ran if memory.given is None and not memory.everywhere else "",
         cpus=memory.cpus,
         nodes=memory.nodes,
         batch=None if "batch" in varied else g.batch[0],
@@ -81,6 +83,21 @@ def assumed(sweep: Sweep, found_out: Sequence[str] = ()) -> str:
         content=False,
         varied=varied,
     )
+
+
+def remarks(sweep: Sweep, copies: Sequence[str]) -> list[str]:
+    """Lines about what is not known of the target, and what was assumed.
+
+    Args:
+      sweep: of the target.
+      copies: the engines whose rates are explained.
+    """
+    t = sweep.memory.target
+    lines = [f"Not known: {line}." for line in t.missing]
+    lines += [f"Assumed: {line}." for line in t.assumed]
+    rates = [p.copy_assumed(c) for p in sweep.profiles.values() for c in copies]
+    lines += [f"Assumed: {line}." for line in rates if line]
+    return [printable(line) for line in lines]
 
 
 def digest(target: str) -> str:

@@ -37,7 +37,7 @@ def target(
     if len(running) < args.threads:
         n = len(running)
         raise Usage(
-            f"--threads {args.threads}: {n} CPUs are free of {cpus}, as CPU {cpu} "
-            "migrates; see --cpus"
+            f"--threads {args.threads}: CPU {cpu} of {cpus} migrates, {n} are left; "
+            f"use --threads {n} or --cpus {args.threads + 1}"
         )
-    return dataclasses.replace(made, running=running)
+    return dataclasses.replace(made, running=running, ran="")

@@ -18,6 +18,7 @@ from jaxmig.report.records import (
     to_json,
 )
 from jaxmig.report.stretches import stretches
+from jaxmig.report.sums import together
 from jaxmig.report.tables import FORMATS, bold, table, terminal_width, wants_color
 from jaxmig.report.tree import (
     Node,
@@ -54,6 +55,7 @@ __all__ = [
     "timed",
     "to_csv",
     "to_json",
+    "together",
     "tracefs",
     "tree_dict",
     "tree_rows",

@@ -1,10 +1,10 @@
 """The answer above the table: pages moved, time taken, interrupts, stalls and failures.
 
-Two to four sentences compare the first record with the last, which are of the oldest and
+Two to five sentences compare the first record with the last, which are of the oldest and
 the newest kernel chosen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from jaxmig.report.units import count, cpu_list, duration, some, span
@@ -25,7 +25,8 @@ def answer(
     """
     before, after = records[0], records[-1]
     lines = [_time(before, after), _flushes(before, after), _stall(before, after)]
-    lines += _failures(records, why or {})
+    for say in (_failed, _stay):
+        lines += _alike(records, why or {}, say)
     return [line for line in lines if line]
 
 
@@ -92,30 +93,46 @@ def _stall(before: Record, after: Record) -> str:
     if not _moved(after) or "stall_ns" not in after:
         return ""
     s, old = after["stall_ns"], before["stall_ns"]
-    line = f"A page is away for {duration(s['max'])} at the longest"
+    line = f"A thread that touches a moving page waits up to {duration(s['max'])}"
     if s["p50"] != s["max"]:
-        line += f", half of them for up to {duration(s['p50'])}"
+        line += f" (half of the pages: up to {duration(s['p50'])})"
     if _moved(before) and old["max"] != s["max"]:
-        line += f"; with {before['kernel']} for {duration(old['max'])}"
+        line += f"; with {before['kernel']} up to {duration(old['max'])}"
     return f"{line}."
 
 
-def _failures(records: Sequence[Record], why: Mapping[str, str]) -> list[str]:
-    """A line for the kernels in which as many pages failed, in the same way."""
+def _failed(record: Record, why: Mapping[str, str]) -> str:
+    """How many pages failed, and why."""
+    failed, left = record["vmstat"]["pgmigrate_fail"], max(int(record["ret"]), 0)
+    if not (failed or left or record["errno"]):
+        return ""
+    said = f"{_pages(failed)} failed"
+    if not failed and left:
+        said = f"{count(left)} could not be moved"
+    if record["errno"]:
+        said += f" and the call ends with {record['errno']}"
+    reason = why.get(record["kernel"], "")
+    return said + (f": {reason}" if reason else "")
+
+
+def _stay(record: Record, _: Mapping[str, str]) -> str:
+    """How many pages the caller was not allowed to move."""
+    n = record.get("shared_stay", 0)
+    them = "it is" if n == 1 else "they are"
+    said = f"{_pages(n)} stay{'s' * (n == 1)}: {them} mapped more than once"
+    return f"{said}, and the caller is not root" if n else ""
+
+
+def _alike(
+    records: Sequence[Record],
+    why: Mapping[str, str],
+    say: Callable[[Record, Mapping[str, str]], str],
+) -> list[str]:
+    """A line for the kernels of which the same is said."""
     alike: dict[str, list[str]] = {}
     for r in records:
-        failed, left = r["vmstat"]["pgmigrate_fail"], max(int(r["ret"]), 0)
-        if not (failed or left or r["errno"]):
-            continue
-        said = f"{_pages(failed)} failed"
-        if not failed and left:
-            said = f"{count(left)} could not be moved"
-        if r["errno"]:
-            said += f" and the call ends with {r['errno']}"
-        reason = why.get(r["kernel"], "")
-        alike.setdefault(said + (f": {reason}" if reason else ""), []).append(
-            r["kernel"]
-        )
+        alike.setdefault(say(r, why), []).append(r["kernel"])
+    alike.pop("", None)
     return [f"In {_and(names, len(records))}, {said}." for said, names in alike.items()]
 
 

@@ -22,7 +22,7 @@ from jaxmig.time.machines import Profile
 Record = Mapping[str, Any]
 # Rows that explain others, shown only in detail.
 _DETAIL = (
-    *("modelled pages/s, ", "this computer: compile"),
+    "modelled pages/s, ",
     *(f"modelled time, {phase}" for phase in ("alloc", "unmap", "flush", "copy")),
     *(f"modelled time, {phase}" for phase in ("remap", "other")),
 )
@@ -35,6 +35,8 @@ def assumed_line(
     running: Iterable[int],
     lazy: Iterable[int] = (),
     cpu: int = 0,
+    ran: str = "",
+    privileged: bool | None = True,
     cpus: int | None = None,
     nodes: int | None = None,
     batch: int | None = 512,
@@ -47,6 +49,8 @@ def assumed_line(
     Args:
       running, lazy: CPU numbers of the target.
       cpu: the CPU that migrates.
+      ran: why these CPUs are taken for the target's, if nobody chose them.
+      privileged: whether the caller is root; None: the kernel, or callers of both kinds.
       cpus, nodes: how many; None for the profile's.
       batch: base pages at which a batch is closed; 0 for no limit, None if varied.
       copy: the copy engine; None if varied.
@@ -57,11 +61,13 @@ def assumed_line(
     """
     n, absent = profile.origins("cost."), ", ".join(profile.absent)
     limit = f"{batch} pages" if batch else "none"
+    who = {True: ", as root", False: ", without CAP_SYS_NICE", None: ""}[privileged]
+    why = f" ({ran})" if ran else ""
     parts = [
         f"Assumed: {profile.name} ({profile.arch}, {nodes or profile.nodes} nodes, "
         f"{cpus or profile.cpus} CPUs)",
-        f"target on CPUs {cpu_list(running)}, lazy on {cpu_list(lazy)}",
-        f"CPU {cpu} migrates",
+        f"target on CPUs {cpu_list(running)}{why}, lazy on {cpu_list(lazy)}",
+        f"CPU {cpu} migrates{who}",
         f"batch limit {limit}" if batch is not None else "",
         f"copy {copy}" if copy is not None else "",
         f"contents {'carried' if content else 'not carried'}",
@@ -133,9 +139,9 @@ def _rows(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]
         *_caller_rows(records),
         ("flush requests", vm("nr_tlb_remote_flush")),
         ("IPIs", lambda r: count(_ipis(r))),
+        *_uneven(records),
         ("IPI reduction", lambda r: _against(r, first)),
         ("modelled time", phase("total")),
-        ("modelled time, median", _median),
         ("modelled time, 80 % range", _time_range),
         *((f"modelled time, {key}", phase(key)) for key in _PHASES),
         ("longest stall of a page", _longest),
@@ -168,6 +174,18 @@ def _caller_rows(
     return found
 
 
+def _uneven(records: Sequence[Record]) -> list[tuple[str, Callable[[Record], str]]]:
+    """A row with the fewest and the most IPIs of a CPU, where they differ."""
+    if all(len({n for n in r["ipis_per_cpu"] if n}) < 2 for r in records):
+        return []
+    return [("IPIs of one CPU", lambda r: _ends([n for n in r["ipis_per_cpu"] if n]))]
+
+
+def _ends(counts: Sequence[int]) -> str:
+    low, high = min(counts, default=0), max(counts, default=0)
+    return count(high) if low == high else f"{count(low)} to {count(high)}"
+
+
 def _ipis(record: Record) -> int:
     return int(sum(record["ipis_per_cpu"]))
 
@@ -188,10 +206,6 @@ def _pages_per_s(record: Record, ns: float | None = None) -> float:
 
 def _longest(record: Record) -> str:
     return duration(record["stall_ns"]["max"]) if "stall_ns" in record else "-"
-
-
-def _median(record: Record) -> str:
-    return duration(record["time_ns_median"]) if "time_ns_median" in record else "-"
 
 
 def _time_range(record: Record) -> str:

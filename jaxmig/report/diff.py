@@ -4,11 +4,11 @@ Both are documents of `--json`.  Records are paired by kernel and by their posit
 those of that kernel.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from jaxmig.report.records import flatten
-from jaxmig.report.units import count, cpu_list, duration
+from jaxmig.report.units import count, cpu_list, duration, span
 
 Document = Mapping[str, Any]
 Row = tuple[str, str, str, str, str]
@@ -17,7 +17,31 @@ _TABLES: Final = ("vmstat", "time_ns", "nodes_after", "stall_ns")
 _COUNTED: Final = (".vmstat", ".time_ns", ".nodes_after")
 _MOST: Final = 2**63  # of a count, and of ns
 # Of this computer, or said by others.
-_LEFT_OUT: Final = ("wall_s", "compile_s", "time_ns_causes", "status")
+_LEFT_OUT: Final = ("wall_s", "compile_s", "time_ns_causes", "time_ns_median", "status")
+MOST_SAID: Final = 4  # sentences
+NAMES: Final = {
+    "ret": "result",
+    "errno": "error",
+    "vmstat.pgmigrate_success": "pages moved",
+    "vmstat.pgmigrate_fail": "pages failed",
+    "vmstat.thp_migration_success": "THPs moved",
+    "vmstat.thp_migration_fail": "THPs failed",
+    "vmstat.thp_migration_split": "THPs split",
+    "vmstat.nr_tlb_remote_flush": "flush requests",
+    "vmstat.nr_tlb_remote_flush_received": "IPIs",
+    "vmstat.nr_tlb_local_flush_all": "flushes of its own TLB",
+    "vmstat.nr_tlb_local_flush_one": "flushes of one page of its own TLB",
+    "allocs": "folios allocated",
+    "requested": "folios on the lists",
+    "shared_stay": "pages that stay, mapped more than once",
+    "copies_wasted": "folios copied for nothing",
+    "time_ns.total": "modelled time",
+    "time_ns_range": "modelled time, 80 % range",
+    "stall_ns.max": "longest stall of a page",
+    "stall_ns.p99": "stall of 99 of 100 pages",
+    "stall_ns.p50": "stall of half of the pages",
+    "stolen_ns": "taken from other CPUs",
+}
 
 
 def check(document: Document) -> None:
@@ -109,15 +133,34 @@ def _reasons(before: Document, after: Document) -> Iterator[str]:
         a, b = flatten(old), flatten(new)
         for key in dict.fromkeys((*a, *b)):
             if a.get(key) != b.get(key):
-                name = key.removeprefix("machine.")
-                yield f"{name}: {_said(a.get(key))} -> {_said(b.get(key))}"
+                name = key.removeprefix("machine.").removeprefix("target.")
+                yield from _reason(name, a.get(key), b.get(key))
+
+
+def _reason(name: str, old: Any, new: Any) -> Iterator[str]:
+    """How a setting differs; of lists of words what only one of them has."""
+    if any(isinstance(x, list) and not _counts(x) for x in (old, new)):
+        was, now = ([_item(x) for x in some or ()] for some in (old, new))
+        for word, some, other in (("no longer", was, now), ("now", now, was)):
+            if only := [x for x in some if x not in other]:
+                yield f"{word} {name}: {'; '.join(only)}"
+    else:
+        yield f"{name}: {_said(old)} -> {_said(new)}"
+
+
+def _counts(value: list[Any]) -> bool:
+    return bool(value) and all(isinstance(x, int) for x in value)
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, dict):
+        return ": ".join(map(str, value.values()))
+    return str(value)
 
 
 def _said(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(x, int) for x in value):
-        return f"CPUs {cpu_list(value)}" if value else "none"
     if isinstance(value, list):
-        return "; ".join(map(str, value)) or "none"
+        return f"CPUs {cpu_list(value)}" if value else "none"
     return "nothing" if value is None else str(value)
 
 
@@ -126,7 +169,19 @@ def _rows(kernel: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[R
     names = [n for n in dict.fromkeys((*a, *b)) if a.get(n) != b.get(n)]
     timed = [n for n in names if n.startswith(("time_ns", "stall_ns", "stolen_ns"))]
     counts = [n for n in names if n not in timed]
-    return [(kernel, n, *_change(n, a.get(n), b.get(n))) for n in (*counts, *timed)]
+    return [
+        (kernel, _named(n), *_change(n, a.get(n), b.get(n))) for n in (*counts, *timed)
+    ]
+
+
+def _named(field: str) -> str:
+    """A field as the table of `migratepages` names it."""
+    head, _, last = field.partition(".")
+    if head == "nodes_after":
+        return f"pages on node {last} afterwards"
+    if head == "time_ns" and field not in NAMES:
+        return f"modelled time, {last}"
+    return NAMES.get(field, field)
 
 
 def _counted(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,9 +190,9 @@ def _counted(record: Mapping[str, Any]) -> dict[str, Any]:
     by = flat.pop("ipis_per_cpu", None)
     if isinstance(by, list) and by:
         flat["IPIs of the CPU with most"] = max(by)
-    ends = flat.pop("time_ns_range", None)
+    ends = flat.get("time_ns_range")
     if isinstance(ends, list) and len(ends) == 2:
-        flat["time_ns, low end"], flat["time_ns, high end"] = ends
+        flat["time_ns_range"] = span(ends[0], ends[1], duration)
     return flat
 
 
@@ -152,15 +207,49 @@ def _change(name: str, old: Any, new: Any) -> tuple[str, str, str]:
     ]
     if not all(numbers):
         return said[0], said[1], ""
+    if name.startswith("nodes_after"):
+        return said[0], said[1], f"{new - old:+,}"
+    if abs(new) >= 10 * abs(old) > 0:
+        return said[0], said[1], f"{new / old:.3g} times"
     return said[0], said[1], f"{100 * (new - old) / old:+.1f} %" if old else "new"
 
 
-def answer(lines: Sequence[str], rows: Sequence[Row]) -> str:
-    """The differences in one sentence."""
+def answer(before: Document, after: Document) -> list[str]:
+    """What changed in time, stalls and pages, a sentence a call.
+
+    Raises:
+      ValueError: as `differences`.
+    """
+    lines, rows = differences(before, after)
     if not rows:
-        return "No count and no modelled time differs."
-    kernels = list(dict.fromkeys(r[0] for r in rows))
-    times = sum(r[1].startswith(("time_ns", "stall_ns", "stolen_ns")) for r in rows)
-    counts = len(rows) - times
-    said = f"{counts} counts and {times} times differ in {', '.join(kernels)}"
-    return f"{said}." if lines else f"{said}, though the same was asked for."
+        return ["No count and no modelled time differs."]
+    old, new = (_records(d) for d in (before, after))
+    shared = [key for key in old if key in new]
+    several = any(i for _, i in shared)
+    said = []
+    for kernel, i in shared:
+        parts = _sentence(old[kernel, i], new[kernel, i])
+        name = f"{kernel}, call {i + 1}" if several else kernel
+        said.append(f"{name}: {', '.join(parts)}.")
+    if len(said) > MOST_SAID:
+        said[MOST_SAID:] = [f"{len(said) - MOST_SAID} more are in the table."]
+    return said if lines else [*said, "The same was asked for."]
+
+
+def _sentence(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    a, b = flatten(dict(old)), flatten(dict(new))
+    for field, what in (
+        ("time_ns.total", ""),
+        ("stall_ns.max", "a page waits up to "),
+        ("vmstat.pgmigrate_success", "pages moved: "),
+        ("vmstat.pgmigrate_fail", "pages failed: "),
+        ("errno", "error: "),
+    ):
+        if a.get(field) == b.get(field):
+            known = a.get(field) and not field.startswith(("stall", "errno"))
+            if known:
+                yield f"{what}{_change(field, a[field], b[field])[1]} as before"
+            continue
+        was, now, change = _change(field, a.get(field), b.get(field))
+        percent = f" ({change})" if change.endswith("%") and not what else ""
+        yield f"{what}{now} instead of {was}{percent}"

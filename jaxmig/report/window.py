@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
+from jaxtyping import Int64
 
 UNMAP: Final = (
     "alloc",
@@ -25,6 +26,7 @@ UNMAP: Final = (
 )  # places of machines/terms.py
 FLUSH: Final = ("flush", "engine")  # once for each batch, of which every folio waits
 MOVE: Final = ("copy", "switch", "cached", "drain", "remap")
+GROUPS: Final = (UNMAP, FLUSH, MOVE)
 POINTS: Final = 4096  # the most folios of a batch that are computed
 
 
@@ -70,6 +72,31 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Aw
         quantile(times, weights, 0.99),
         round(times.max()),
         round(call + unmap * min(limit, folios) + flush + move),
+    )
+
+
+def on_each(
+    places: Mapping[str, np.ndarray], point: str, folios: int, batches: int, limit: int
+) -> Int64[np.ndarray, " machines"]:
+    """`away` on many machines: the p50, p99 or most of each.
+
+    Args:
+      places: modelled ns of the whole call by place, an element for each machine.
+      point: an attribute of `AwayTimes`.
+      folios, batches, limit: as for `away`.
+    """
+    # Only the sums of these groups count.
+    groups = [(n[0], np.asarray(sum(places.get(p, 0) for p in n))) for n in GROUPS]
+    machines = next(iter(places.values())).size
+    columns = [(name, np.broadcast_to(ns, machines)) for name, ns in groups]
+    return np.asarray(
+        [
+            getattr(
+                away({n: ns[k] for n, ns in columns}, folios, batches, limit), point
+            )
+            for k in range(machines)
+        ],
+        np.int64,
     )
 
 

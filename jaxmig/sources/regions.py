@@ -5,11 +5,13 @@ them; no Python loop goes over pages.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 
+from jaxmig.host.naming import TargetError
 from jaxmig.sources.assemble import Entries, Folios
 from jaxmig.state import conditions as cond, frame, pte
 from jaxmig.state.machine import PMD_PAGES
@@ -24,6 +26,7 @@ KINDS: Final = {
     "movable_ops": frame.MOVABLE_OPS,
     "hugetlb": frame.HUGETLB,
 }
+PARTS: Final = 1_000_000  # of a whole: a ten-thousandth of a percent each
 PIN_REFS: Final = 1024  # GUP_PIN_COUNTING_BIAS
 MARK_STATES: Final = {
     "young": cond.YOUNG,
@@ -217,10 +220,20 @@ def _join(columns: list[list[np.ndarray]]) -> Entries:
     return Entries(folio.astype(np.int64), page.astype(np.int32), bits.astype(np.int32))
 
 
-def spread(items: np.ndarray, percent: int) -> np.ndarray:
-    """A share of the elements of `items`, evenly spread and rounded down."""
-    i = np.arange(len(items))
-    chosen: np.ndarray = items[(i + 1) * percent // 100 > i * percent // 100]
+def spread(items: np.ndarray, percent: float) -> np.ndarray:
+    """A share of the elements of `items`, evenly spread and rounded down.
+
+    Raises:
+      TargetError: a share above 0 of less than one element.
+    """
+    i, parts = np.arange(len(items), dtype=np.int64), round(percent * PARTS / 100)
+    chosen: np.ndarray = items[(i + 1) * parts // PARTS > i * parts // PARTS]
+    if percent and len(items) and not len(chosen):
+        least = math.ceil(PARTS / len(items)) * 100 / PARTS
+        raise TargetError(
+            f"{percent:g} % is less than one of {len(items):,} folios; "
+            f"give {least:g} or more"
+        )
     return chosen
 
 

@@ -34,6 +34,7 @@ from jaxmig.sources.procfs.process import Processes
 
 __all__ = [
     "FORMAT_VERSION",
+    "PINS",
     "AreaKind",
     "PageFlag",
     "Snapshot",
@@ -45,6 +46,10 @@ __all__ = [
 
 FORMAT_VERSION = 1
 OFF_LRU = "not on the LRU (kpageflags)"
+PINS = (
+    "pins and other references that no mapping explains: no file of /proc shows them; "
+    "only those of --pinned are taken to be there"
+)
 MAGIC = "jaxmig_snapshot"  # name of the array that holds the version
 
 

@@ -33,6 +33,8 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Int32
 
+from jaxmig.host import busy
+
 T = TypeVar("T")
 # Versions of jaxlib with which the suite has passed with marks and options on ("tricks").
 TESTED: Final = ("0.10.2",)
@@ -151,7 +153,8 @@ class Program:
                 _kept[key] = found
                 return found[0]
         had = _mappings()
-        compiled = self._compile(args)
+        with busy.compiling():
+            compiled = self._compile(args)
         taken = max(_mappings() - had, 0)
         with _lock:
             _made["programs"] += 1

@@ -126,6 +126,8 @@ def compare(
     assumed = report.assumed_line(
         profile, running=setting.running, lazy=setting.lazy, cpu=cpu, cpus=setting.cpus,
         nodes=setting.nodes, batch=batch, copy=copy, content=content,
+        privileged=None if caller else privileged,
+        ran="" if running is not None else found.ran,
     )  # fmt: skip
     return Comparison(assumed, job.run(found, setting, profile, expand(names), call))
 

@@ -222,7 +222,8 @@ def _migrate(
         ret = syscalls.migrate_pages(
             session, space, call.old, call.new, privileged=call.privileged
         )
-        return ret, {}
+        stay = {} if call.privileged else {"shared_stay": session.shared_stay}
+        return ret, stay
     caller = call.caller or "kernel"
     node = min(call.new)
     done = callers.call(session, space, call.old, node, caller=caller, mode=call.mode)

@@ -215,7 +215,9 @@ def _make(
     """The return value of the call, and fields that only its record has."""
     match spec.syscall:
         case "migrate_pages":
-            return _migrate_pages(session, space, spec), {}
+            ret = _migrate_pages(session, space, spec)
+            stay = {} if spec.privileged else {"shared_stay": session.shared_stay}
+            return ret, stay
         case "move_pages":
             ret, status = _move_pages(scenario, session, space, spec)
             return ret, {"status": status}

@@ -91,6 +91,7 @@ def migrate_to_node(
         if a.migratable:
             queue.add_area(a, 0, a.pages, frozenset({source}))
     session.refuse(queue.refused)
+    session.shared_stay += queue.shared
     ret = session.migrate(queue.heads, target)
     # Before 6.7 a folio that could not be isolated was no failure.
     counted = queue.failed if session.release.counts_unisolated else 0

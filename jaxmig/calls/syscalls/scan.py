@@ -124,6 +124,7 @@ class QueuePages:
     taken: list[Found] = dataclasses.field(default_factory=list)
     failed: int = 0
     refused: list[Heads] = dataclasses.field(default_factory=list)
+    shared: int = 0  # base pages that stay, as others map them and MOVE_ALL is not set
     large: int = -1  # the large folio that was met last, qp->large
 
     @property
@@ -160,6 +161,9 @@ class QueuePages:
         """
         folios = found.take(found.once())
         free, wanted = self.isolates(folios.head, again), self.wants(folios)
+        if not wanted.all():
+            left = found.by_pte[np.isin(found.head, folios.head[~wanted])]
+            self.shared += int(np.where(left, 1, PMD_PAGES).sum())
         if again:
             # The large folio met last is skipped without a failure.  Any large folio
             # met since would have replaced it, so it can only be the first.

@@ -60,6 +60,7 @@ class Session:
       ipis: shootdown interrupts that each CPU took.
       compile_s: seconds of compilation on this computer.
       wall_s: seconds that this computer worked on the lists, compilation excluded.
+      shared_stay: base pages that migrate_pages(2) left to those who share them.
       logs: of the lists migrated so far; None unless `keep_logs`.
     """
 
@@ -99,6 +100,7 @@ class Session:
         self.counts = dict.fromkeys(COUNTERS, 0)
         self.ipis = [0] * cpus
         self.compile_s = self.wall_s = 0.0
+        self.shared_stay = 0
         self.logs: list[log.Written] | None = [] if keep_logs else None
         self._view: View | None = None
 

@@ -3,6 +3,7 @@
 from jaxmig.cli import options
 from jaxmig.cli.errors import Parser
 from jaxmig.host.terminal import FORMATS
+from jaxmig.linux.releases import LATEST
 
 EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
   jaxmig advise app.npz 0 1 --p99 1ms --machine zen3-2s --kernel 6.18
@@ -13,6 +14,11 @@ EXAMPLES = """  jaxmig advise memhog:64m --p99 200us
 def fill(parser: Parser) -> None:
     """The options of the command."""
     parser.example = EXAMPLES
+    parser.instead = {
+        "--copy": "see --engines",
+        "--batch": "advise looks for the limit",
+        "--mode": "advise tries every mode",
+    }
     options.add_target(parser)
     options.add_what_if(parser)
     group = parser.add_argument_group("budget, how long a page may be away")
@@ -24,11 +30,12 @@ def fill(parser: Parser) -> None:
     ):
         text = f"for {who}, like 200us or 1.5ms"
         one.add_argument(f"--{name}", type=options.duration, metavar="TIME", help=text)
-    options.add_machine(parser)
+    options.add_machine(parser, f"latest ({LATEST}, the default), both (6.2 and 6.3)")
     parser.add_argument(
         "--engines",
         action="store_true",
-        help="also copy engines that are not in Linux: threads and DMA channels",
+        help="also copy engines that Linux does not have: threads:N (kernel threads) and "
+        "dma:N (DMA channels), every published N",
     )
     group = parser.add_argument_group("output")
     group.add_argument(

@@ -69,7 +69,7 @@ def _add_axes(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--copy", type=_once, default=("cpu",), metavar="LIST",
-        help="copy engines: cpu, threads:N, dma:N (cpu)",
+        help=f"engines: {options.COPY}",
     )  # fmt: skip
     group.add_argument(
         "--mode", type=_modes, default=("sync",), metavar="LIST",

@@ -177,8 +177,8 @@ def _mark_pages(
     columns.flags |= found
     if chosen:
         columns.missing.append(
-            f"dirty and accessed bits: smaps counts them per area; {chosen} of them "
-            "were placed on pages of their area by choice"
+            f"dirty and accessed bits: smaps counts them per area; which pages of its "
+            f"area have them was chosen by jaxmig for {chosen:,} of them"
         )
     of_area = np.log2(np.maximum(columns.areas.page_size // base_page, 1)).astype(
         np.int8

@@ -109,7 +109,7 @@ def notes(snapshot: Snapshot) -> tuple[str, ...]:
         )
     if others := foreign_count(snapshot, place):
         said.append(
-            f"{others:,} mappings of these pages by processes "
-            "outside the snapshot, which are taken to run on no CPU"
+            f"{others:,} more mappings of these pages by processes outside the "
+            "snapshot, which run on no CPU: each is walked, none costs an IPI"
         )
     return tuple(said)

@@ -23,7 +23,7 @@ CLOSED_KINDS: Final = (AreaKind.DAX, AreaKind.SECRET)
 
 
 def build(
-    snapshot: Snapshot, process: int, setting: "Setting", pinned: int = 0
+    snapshot: Snapshot, process: int, setting: "Setting", pinned: float = 0
 ) -> tuple[Machine, Space]:
     """The machine of all processes of a snapshot.
 
@@ -215,7 +215,7 @@ def _pinned(
     process: int,
     place: RowPlaces,
     folios: Folios,
-    percent: int,
+    percent: float,
     left: np.ndarray | None,
     marks: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxmig.host.naming import TargetError
 from jaxmig.host.terminal import printable
 from jaxmig.sources import resident
-from jaxmig.sources.snapshot import PageFlag, Snapshot, SnapshotError
+from jaxmig.sources.snapshot import PINS, PageFlag, Snapshot, SnapshotError
 from jaxmig.sources.targets.target import Target, WhatIf
 from jaxmig.state.frame import PMD_ORDER
 from jaxmig.state.machine import PAGE_BYTES
@@ -49,6 +49,7 @@ def _target(text: str, snapshot: Snapshot, row: int, what_if: WhatIf) -> Target:
         description=f"PID {number} ({comm}), {pages:,} pages resident (Rss)",
         pages=len(snapshot),
         running=tuple(snapshot.processes.running(row)),
+        ran="where its threads last ran; see --running",
         build=lambda setting: resident.build(snapshot, row, setting, what_if.pinned),
         changed=lambda more: _changed(text, snapshot, row, what_if, more),
         nodes=int(snapshot.node.max()) + 1,
@@ -56,7 +57,7 @@ def _target(text: str, snapshot: Snapshot, row: int, what_if: WhatIf) -> Target:
         foreign=int(np.maximum(snapshot.mapcount, 1).astype(np.int64).sum())
         - len(snapshot),
         unmovable=tuple(only.unmovable()),
-        missing=snapshot.missing,
+        missing=(*snapshot.missing, PINS),
         assumed=(*resident.notes(snapshot), *_pins(what_if.pinned)),
         own_sizes=True,
         thp=resident.whatif.share(snapshot, row),
@@ -83,8 +84,8 @@ def _changed(
     return dataclasses.replace(made, assumed=(*said, *made.assumed))
 
 
-def _pins(percent: int) -> tuple[str, ...]:
-    return (f"{percent} % of the folios are pinned",) if percent else ()
+def _pins(percent: float) -> tuple[str, ...]:
+    return (f"{percent:g} % of the folios are pinned",) if percent else ()
 
 
 def _choose(text: str, snapshot: Snapshot, pid: int | None) -> int:

@@ -35,7 +35,7 @@ class WhatIf:
 
     thp: int | None = None  # percent of its pages in THPs
     folio: int | None = None  # order of its other private anonymous folios
-    pinned: int = 0  # percent of its folios that are pinned
+    pinned: float = 0  # percent of its folios that are pinned
     place: int | None = None  # the node where all of its pages are
 
 
@@ -48,6 +48,7 @@ class Target:
     pages: int  # base pages of all processes that are built
     running: tuple[int, ...]  # CPUs, as the target itself numbers them
     build: Callable[[Setting], tuple[Machine, Space]]
+    ran: str = ""  # where these CPUs are from, if they were found and not chosen
     nodes: int = 1  # how many its pages need
     by_node: dict[int, int] = dataclasses.field(default_factory=dict)  # base pages
     # Makes the target with other sizes, pins or node; None if it cannot be changed.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -83,10 +83,12 @@ def _written(
         for size, folio in parts:
             if size:
                 regions.append(b.mmap(process, size, node, order=folio))
-        if what_if.pinned:
-            for r in regions:
-                held = spread(np.arange(r.folios), what_if.pinned) << r.order
-                b.condition(r, "pinned", held.tolist())
+        held = spread(np.arange(sum(r.folios for r in regions)), what_if.pinned)
+        first = 0
+        for r in regions if len(held) else ():
+            mine = held[(held >= first) & (held < first + r.folios)] - first
+            b.condition(r, "pinned", (mine << r.order).tolist())
+            first += r.folios
         m = b.build(content=setting.content, seed=setting.seed)
         return m, Space([_area(r, m.geometry.ptes) for r in regions])
 
@@ -96,7 +98,7 @@ def _written(
         (pages - large - middle, "4 KiB"),
     )
     folios = " and ".join(f"{n:,} pages of {size}" for n, size in kinds if n)
-    said = (f"{what_if.pinned} % of the folios are pinned",) if what_if.pinned else ()
+    said = (f"{what_if.pinned:g} % of the folios are pinned",) if what_if.pinned else ()
     return Target(
         text,
         f"{what}: {folios}",
@@ -113,7 +115,7 @@ def _written(
 
 def _both(old: WhatIf, new: WhatIf) -> WhatIf:
     """The changes of `new`, and those of `old` that it leaves alone."""
-    asked = dataclasses.asdict(new)
+    asked: dict[str, Any] = dataclasses.asdict(new)
     given = {name: value for name, value in asked.items() if value not in (None, 0)}
     if new.thp is not None:
         given["thp"] = new.thp

@@ -102,6 +102,16 @@ class RateTable:
         part = math.log2(workers / counts[i - 1]) / span
         return gains[i - 1] + part * (gains[i] - gains[i - 1])
 
+    def whose(self, workers: int) -> str:
+        """Which published rates the speed-up of so many workers is from."""
+        counts = [n for n, _ in self.rates]
+        if workers in counts:
+            return f"at the rate published for {workers}"
+        if workers > counts[-1]:
+            return f"at the rate published for {counts[-1]}, the most"
+        i = bisect_right(counts, workers)
+        return f"between the rates published for {counts[i - 1]} and {counts[i]}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
@@ -210,6 +220,24 @@ class Profile:
                 raise ProfileError(f"{self.name}: {key}: {value}: give a number >= 0")
             numbers[key] = Number(value, numbers[key].unit, source)
         return dataclasses.replace(self, numbers=MappingProxyType(numbers))
+
+    def copy_assumed(self, copy: str) -> str:
+        """What is assumed about the speed of a copy engine, in words; "" for the CPU.
+
+        Args:
+          copy: as for `copy_speedups`, which it has passed.
+        """
+        if copy == "cpu":
+            return ""
+        name, _, workers = copy.partition(":")
+        engine, parts = self.engines[name], []
+        for what, table in (
+            ("folios below 2 MiB as 4 KiB pages,", engine.small),
+            ("2 MiB folios", engine.huge),
+        ):
+            none = "at the CPU's rate, as none is published"
+            parts.append(f"{what} {table.whose(int(workers)) if table else none}")
+        return f"{copy} copies {'; '.join(parts)} (jaxmig machines {self.name})"
 
     def copy_speedups(self, copy: str) -> tuple[float, float]:
         """How many times faster than the CPU `copy` copies (4 KiB, 2 MiB) folios.

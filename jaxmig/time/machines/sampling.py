@@ -107,6 +107,28 @@ def ranges(
     return Ranges(weights, keys)
 
 
+@lru_cache(maxsize=8)  # some 6 MB each
+def places(
+    profile: Profile, copy: str, policy: Policy, arch: Arch, seed: int = 0
+) -> dict[str, Float64[np.ndarray, "counters machines"]]:
+    """The cost of each counter on the drawn machines, by place in the code.
+
+    Args:
+      copy, policy, arch, seed: as for `ranges`, which draws the same machines.
+    Returns:
+      ns, a row for each of `ROWS`.
+    Raises:
+      ProfileError: as `terms`.
+    """
+    keys = _keys(profile)
+    drawn, made = Drawn(profile, _arrays(profile, keys, seed)), SAMPLES + 2 * len(keys)
+    found: dict[str, Float64[np.ndarray, "counters machines"]] = {}
+    for term in build(drawn, copy, policy, arch):
+        at = found.setdefault(term.place, np.zeros((len(ROWS), SAMPLES)))
+        at[ROWS.index(term.counter)] += np.broadcast_to(term.ns, made)[:SAMPLES]
+    return found
+
+
 def _keys(profile: Profile) -> tuple[str, ...]:
     numbers = profile.numbers.items()
     return tuple(k for k, n in numbers if k.startswith("cost.") and n.low is not None)

@@ -39,10 +39,10 @@ def _intel(rates: Sequence[Row], ipis: Sequence[Row]) -> list[Cells]:
         r for r in rates if r.extra["setsize_mib"] == rates[0].extra["setsize_mib"]
     ]
     first, last = by_cpus[0], by_cpus[-1]
-    curve = ", ".join(
-        f"{r.predicted_change or 0:+.1f} % with {r.extra['cpus']}"
-        for r in (first, last)
-    )
+    low, high = (f"{r.predicted_change or 0:+.1f} %" for r in (first, last))
+    cpus = first.extra["cpus"]
+    curve = f"{low} ({cpus} running CPU{'s' * (cpus > 1)}) to {high}"
+    curve += f" ({last.extra['cpus']})"
     left = [
         (f"{r.extra['setsize_mib']} MiB", f"{_left(r):.2f} %")
         for r in (ipis[-2], ipis[-1])
@@ -51,10 +51,10 @@ def _intel(rates: Sequence[Row], ipis: Sequence[Row]) -> list[Cells]:
         (
             "pages/s, pmbench on a 2-socket Intel server, batched (v4) against serial",
             f"{published.COVER.rate_change:+.1f} %",
-            f"{curve}, as published with {crossing(by_cpus)} running CPUs",
+            f"{curve}; {crossing(by_cpus)} would give the published gain",
         ),
         (
-            "of the TLB shootdown interrupts remain there",
+            "TLB shootdown interrupts left, same server",
             f"{100 + published.COVER.ipi_change:.1f} %",
             _each(left),
         ),
@@ -71,7 +71,7 @@ def crossing(rates: Sequence[Row]) -> str:
     for (a, low), (b, high) in itertools.pairwise(points):
         if low <= want <= high:
             return f"{a + (b - a) * (want - low) / (high - low):.1f}"
-    return "no tried number of"
+    return "no number"
 
 
 def _left(row: Row) -> float:

@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, Final, cast
 
+import numpy as np
+from jaxtyping import Int64
+
 from jaxmig import __version__
 from jaxmig.linux.releases import release
+from jaxmig.report import window
 from jaxmig.time import machines
 from jaxmig.time.cost import channels, folios_a_batch
-from jaxmig.time.machines import Arch, Profile
-from jaxmig.time.machines.terms import Policy
+from jaxmig.time.machines import Arch, Profile, sampling
+from jaxmig.time.machines.terms import Policy, derived
 from jaxmig.tools.sweep import rows
 from jaxmig.tools.sweep.axes import Configuration, Grid
 from jaxmig.tools.sweep.engine import CallRunner, CallTally, SweptCall, run_of
@@ -142,6 +146,32 @@ class Player:
         order = sorted(range(len(wanted)), key=lambda i: astuple(self._run(wanted[i])))
         made = {i: self._row(wanted[i]) for i in order}
         return [made[i] for i in range(len(wanted))]
+
+    def stalls(self, config: Configuration, point: str) -> Int64[np.ndarray, " drawn"]:
+        """The stall of a point that was played, on each machine drawn for the ranges.
+
+        Args:
+          config: the point.
+          point: p50, p99 or most.
+        Returns:
+          ns, as `report.window.away` has them.
+        """
+        counts, row = self.tallies[self._run(config)].counts, release(config.kernel)
+        profile = self.s.profiles[config.machine]
+        copy = channels(config.copy, folios_a_batch(counts), row.offloads)
+        policy: Policy = "batched" if row.batched else "serial"
+        arch = cast(Arch, self._run(config).arch)
+        every = derived(counts, profile)
+        vector = np.asarray([every[name] for name in sampling.ROWS], np.float64)
+        weights = sampling.places(profile, copy, policy, arch)
+        folios, moved = counts["folios_moved"], counts["pgmigrate_success"]
+        return window.on_each(
+            {place: vector @ w for place, w in weights.items()},
+            point,
+            folios,
+            counts["batches"],
+            window.folios_a_batch(config.batch, folios, moved),
+        )
 
     def _run(self, config: Configuration) -> SweptCall:
         return run_of(config, self.s.profiles[config.machine].arch)
