@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 from jaxmig import __version__, cli
 from jaxmig.calls import syscalls
-from jaxmig.calls.syscalls import Session
+from jaxmig.calls.syscalls import Area, Session, Space
 from jaxmig.cli import app, gather
 from jaxmig.engine.migrate import Result
 from jaxmig.linux.rules import rules
 from jaxmig.report.window import AwayTimes, away, quantile
 from jaxmig.sources.targets import Setting, resolve
 from jaxmig.state.events import COUNTERS
+from jaxmig.state.machine import PAGE_BYTES
 from jaxmig.time import cost, machines
 from jaxmig.tools import job
 from jaxmig.tools.sweep import (
@@ -145,11 +146,31 @@ def test_counts_are_those_of_single_calls(kernel: str, thp: int) -> None:
         assert tally.mapped == (0, 1536)
 
 
-def test_several_lists_go_through_the_system_call() -> None:
-    where = Memory(resolve("memhog:1m"), 3, 0, 4, everywhere=True)
-    one = SweptCall(0, "6.3", "sync", "x86", 4, 100, engine=False)
-    (tally,) = CallRunner(where, frozenset({0}), frozenset({1, 2})).tallies([one])
-    assert tally.counts["pgmigrate_success"] == 256 == sum(tally.mapped[1:])
+def on_two_nodes(setting: Setting) -> tuple[jaxmig.Machine, Space]:
+    b = jaxmig.Builder(setting.nodes, setting.cpus)
+    process = b.process("a", setting.running)
+    areas = [b.mmap(process, pages, node) for node, pages in ((0, 100), (1, 50))]
+    m = b.build(content=False)
+    where = [Area(r.start // PAGE_BYTES, r.pages, r.first_pte[0]) for r in areas]
+    return m, Space(where)
+
+
+@pytest.mark.parametrize("batch", [64, 0])
+def test_several_lists_go_through_the_system_call(batch: int) -> None:
+    """Pages on two nodes are two lists, of which the second depends on the first."""
+    target = dataclasses.replace(resolve("memhog:600k"), build=on_two_nodes)
+    where = Memory(target, 4, 0, 4, everywhere=True)
+    one = SweptCall(0, "6.3", "sync", "x86", 4, batch, engine=False)
+    old, new = frozenset({0, 1}), frozenset({2, 3})
+    tallies = CallRunner(where, old, new).tallies([one, one])
+    state, space = where.build(0)
+    s = Session(state, "6.3", batch=batch)
+    assert syscalls.migrate_pages(s, space, old, new) == 0
+    for tally in tallies:
+        assert (tally.ret, tally.errno, tally.mapped) == (0, None, (0, 0, 100, 50))
+        assert tally.counts == s.counts
+        assert tally.counts["batches"] == (3 if batch else 2)
+        assert (tally.ipis, tally.ipis_most) == (sum(s.ipis), max(s.ipis))
 
 
 def alike(n: int) -> list[jaxmig.Machine]:
