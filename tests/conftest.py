@@ -16,8 +16,8 @@ MOST_MAPPINGS: Final = 25_000
 # Modules that compile little or nothing: `pytest -m quick` is for people who change a line.
 QUICK: Final = (
     *("at_once", "bounded", "calibrate", "cost", "journal_rows", "layers", "machines"),
-    *("nodes", "procfs_formats", "report", "rules_once", "scenario_parse", "snapshot"),
-    *("snapshot_fields", "trace_files", "trace_kinds"),
+    *("nodes", "override", "procfs_formats", "report", "room", "rules_once"),
+    *("scenario_parse", "snapshot", "snapshot_fields", "trace_files", "trace_kinds"),
 )
 
 # How long an example takes depends on who else uses the processor.

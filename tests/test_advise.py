@@ -1,7 +1,10 @@
 """Advice against trying everything, and what the command says."""
 
+import csv
+import html
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,6 +167,27 @@ def test_json_has_the_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert doc["sure"]["row"]["batch"] < doc["advice"]["batch"]
 
 
+def test_files_have_the_answer_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Linux's limit beside the advised one, and an engine that Linux lacks."""
+    table, page = tmp_path / "x.csv", tmp_path / "x.html"
+    files = ("--csv", str(table), "--report", str(page))
+    assert cli.main([*SMALL, "--p99", "20us", "--engines", *files]) == 0
+    out = capsys.readouterr().out
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["stall_ns.p99"]) <= 20_000
+    said = [
+        line
+        for line in out.splitlines()
+        if line.startswith(("Within a p99 ", "With Linux's ", "With an engine "))
+    ]
+    assert len(said) == 3
+    assert f"copy {rows[0]['copy']}" in said[2]
+    assert all(line in html.unescape(page.read_text()) for line in said)
+
+
 def test_a_budget_that_nobody_meets(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*SMALL, "--p99", "10ns"]) == 1
     out, err = capsys.readouterr()
@@ -173,7 +197,15 @@ def test_a_budget_that_nobody_meets(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [(), ("--p99", "soon"), ("--p99", "0us"), ("--p99", "1us", "--max", "2us")],
+    [
+        (),
+        ("--p99", "soon"),
+        ("--p99", "0us"),
+        ("--p99", "1us", "--max", "2us"),
+        ("0", "0,1", "--p99", "1us"),
+        ("--lazy", "3", "--p99", "1us"),
+        ("--cpus", "4", "--running", "4", "--p99", "1us"),
+    ],
 )
 def test_wrong_usage(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["advise", "memhog:1m", *args]) == 2

@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import html
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -312,6 +314,54 @@ def test_run_goes_on_after_a_bad_file(
     assert first["scenario"] == str(bad)
     assert "colour" in first["error"]
     assert [c["kernel"] for c in second["calls"]] == ["6.3", "6.3"]
+
+
+def test_run_writes_all_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], scenario: str, tmp_path: Path
+) -> None:
+    """Of two files, rows, panels and sections name theirs; each call has its tree."""
+    other, bad = tmp_path / "other.toml", tmp_path / "bad.toml"
+    other.write_text(SCENARIO.replace("[1, 2, 3]", "[2]"))
+    bad.write_text("colour = 1\n")
+    table, plot, page = (tmp_path / f"x.{kind}" for kind in ("csv", "svg", "html"))
+    words = ("--kernel", "6.3", "--tree", "--csv", str(table))
+    words += ("--plot", str(plot), "--report", str(page))
+    ran = Ran(capsys, "run", scenario, str(bad), str(other), *words)
+    assert ran.code == 1
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    received = "vmstat.nr_tlb_remote_flush_received"
+    assert [(r["scenario"], r[received]) for r in rows] == [
+        *[(scenario, "3")] * 2, *[(str(other), "1")] * 2
+    ]  # fmt: skip
+    assert len(re.findall(r"migrate_pages_batch$", ran.out, re.M)) == 4
+    for path in (scenario, str(other)):
+        for i, call in enumerate(("migrate_pages", "kernel"), 1):
+            title = f"{path}: Call {i}: {call}, process victim"
+            assert title in page.read_text()
+            assert title in plot.read_text()
+    error = ran.err.strip().partition(": ")[2]
+    assert error in html.unescape(page.read_text())
+
+
+def test_an_engine_that_no_machine_has_is_an_error_of_each_file(
+    capsys: pytest.CaptureFixture[str], scenario: str
+) -> None:
+    ran = Ran(capsys, "run", scenario, "--copy", "warp:3")
+    assert (ran.code, ran.out) == (1, "")
+    assert re.fullmatch(rf"jaxmig run: {scenario}: .*warp:3.*\n", ran.err)
+
+
+def test_a_run_without_a_call_has_no_picture(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(SCENARIO.partition("[[call]]")[0])
+    words = ("--kernel", "6.3", "--plot", str(tmp_path / "x.svg"))
+    ran = Ran(capsys, "run", str(path), *words)
+    assert ran.code == 1
+    assert "x.svg: no call was played, so there is nothing to draw" in ran.err
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_run_options_replace_what_the_file_says(

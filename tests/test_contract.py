@@ -427,28 +427,3 @@ def test_the_benchmark_prints_one_line_and_fails_on_a_mismatch() -> None:
     assert made["pages_per_s"] == 300 / made["wall_s"]
     assert done.returncode == 1
     assert done.stderr.endswith("throughput: a page holds something else\n")
-
-
-@pytest.mark.slow
-def test_reproduce_writes_its_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "rows.json"
-    assert cli.main(["reproduce", "--json", str(file)]) == 0
-    out = capsys.readouterr().out
-    rows = json.loads(file.read_text())["rows"]
-    ids = {r["id"] for r in rows}
-    for name in (
-        *("intel-pmbench-ipis", "intel-pmbench-rate", "arm64-memhog"),
-        *("arm64-bw_mem", "garg-move_pages", "ziyan-move_pages"),
-    ):
-        assert name in ids
-        assert name in out
-    rates = [r for r in rows if r["id"] == "intel-pmbench-rate"]
-    assert len({r["cpus"] for r in rates}) == len(rates) > 1
-    for r in rows:
-        before, after = r["published_before"], r["published_after"]
-        if before is None or after is None:
-            continue
-        change = 100 * (r["predicted_after"] / r["predicted_before"] - 1)
-        assert r["predicted_change_percent"] == pytest.approx(change, abs=0.1)

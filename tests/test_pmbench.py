@@ -2,8 +2,6 @@
 
 import math
 import re
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,7 +21,9 @@ from jaxmig.programs.workloads import (
 from jaxmig.programs.workloads.lcg import Lcg
 from jaxmig.programs.workloads.patterns import PATTERNS
 from jaxmig.programs.workloads.pmbench import Options, run, thread
+from jaxmig.report import units
 from jaxmig.show import plots
+from jaxmig.sources.builder import FIRST_ADDRESS
 from jaxmig.time import machines
 
 MASK = (1 << 64) - 1
@@ -407,24 +407,141 @@ def test_trace(tmp_path) -> None:
     assert r.totals.folios == 4
 
 
-@pytest.mark.slow
-def test_command(tmp_path) -> None:
-    """The command prints a report a kernel, and says what it cannot do."""
-    go = [sys.executable, "-m", "jaxmig", "pmbench"]
-    args = ["-s", "2", "-j", "2", "1", "--migrate", "0:1", "--modelled", "2"]
-    done = subprocess.run([*go, *args], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Access latency histogram") == 2
-    assert "TLB shootdown interrupts" in done.stdout
-    file = tmp_path / "report.xml"
-    args = ["-s", "1", "-y", "3-4", "1", "--modelled", "1", "-f", str(file)]
-    done = subprocess.run([*go, *args], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "thread ids = 1 2" in done.stdout
-    assert ElementTree.parse(file).getroot().findtext(".//jobs") == "2"
-    bad = subprocess.run([*go, "0"], capture_output=True, text=True)
-    assert bad.returncode == 1
-    assert "duration must be positive integer" in bad.stderr
+# The program of `small`, so that it is compiled already.
+COMMAND = ("pmbench", "-s", "4", "1", "--modelled", "4")
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXMIG_NO_CACHE", "1")
+
+
+def test_the_command_prints_a_report_a_kernel(small, tmp_path, capsys) -> None:
+    """The numbers of the runs, a file of each kernel, and the migrations together."""
+    p, results = small
+    file = tmp_path / "r.xml"
+    args = ("-j", "3", "--migrate", "0:1", "-f", str(file))
+    assert main([*COMMAND, *args]) == 0
+    out, said = capsys.readouterr()
+    assert said == "jaxmig pmbench: 4 ms of 1 s are modelled; see --modelled\n"
+    assert out.count("Access latency histogram") == out.count("All threads joined") == 2
+    migrations = out.partition("- Migration -")[2]
+    for kernel, r in results.items():
+        s = stalls.of_result(r, round(p["access.walk"]))
+        line = (
+            f"kernel {kernel}: {units.count(r.totals.folios)} pages, .* pages/s; "
+            f"{units.count(int(r.totals.ipis.sum()))} TLB shootdown interrupts\n"
+            f"  waits {units.count(s.waits)}: .*; {100 * s.share:.1f} % of the threads'"
+        )
+        assert re.search(line, migrations)
+        root = ElementTree.parse(tmp_path / f"r-{kernel}.xml").getroot()
+        samples = [int(x.text) for x in root.iter("details_samples")]
+        assert samples == r.totals.accesses[:3].tolist()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_command_without_a_migration(tmp_path, capsys) -> None:
+    """A set of three CPUs, cold and quiet; what changes nothing is said."""
+    file = tmp_path / "r.xml"
+    args = ("-y", "3-5", "-c", "-q", "-z", "-h", "9", "-f", str(file))
+    assert main([*COMMAND, *args]) == 0
+    out, said = capsys.readouterr()
+    assert "thread ids = 1 2 3" in out
+    assert "threads joined" not in out
+    assert "Migration" not in out
+    assert re.findall(r": (--\w+) changes nothing that is modelled\n", said) == [
+        "--threshold", "--wrneedsrd"
+    ]  # fmt: skip
+    params = ElementTree.parse(file).getroot().find("report/signature/params")
+    found = [params.findtext(name) for name in ("jobs", "cold", "quiet", "pattern")]
+    assert found == ["3", "1", "1", "uniform"]
+
+
+def test_limits_are_a_row_and_a_point_each(small, tmp_path, capsys) -> None:
+    file = tmp_path / "x.svg"
+    args = ("-j", "3", "--migrate", "0:1", "--limits", "512", "--plot", str(file))
+    assert main([*COMMAND, *args]) == 0
+    p, results = small
+    point = stalls.point(512, results["6.3"], round(p["access.walk"]))
+    assert capsys.readouterr().out == stalls.trade_off([point]) + "\n"
+    assert "pmbench -s 4 -j 3 -p uniform, 6.3 on xeon-2s" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("0", 1, "invalid parameter: duration must be positive integer"),
+        ("-m 1 -s 2 1", 1, "invalid parameter combination: mapsize < setsize"),
+        ("-p odd 1", 1, "pattern name unrecognized. Use linear, .*, zipf"),
+        ("-a x 1", 1, "access name unrecognized. Use touch, histo"),
+        ("-t perfc 1", 1, "timestamp name unrecognized. Use rdtsc, rdtscp"),
+        ("-r 101 1", 1, "read/write ratio out of bounds, must be from 0-100."),
+        ("-o 1024 1", 1, "page offset out of bounds, must be from 0-1023."),
+        ("-d 999999999 1", 1, "--delay 999999999: at most 100,000,000 cycles"),
+        ("-p pareto -e 0 1", 1, "--shape 0.0: give more than 0 and at most"),
+        ("-p zipf -e -5 1", 1, "--shape -5.0: give more than 0 and at most"),
+        ("-p pareto -e nan 1", 1, "--shape nan: give more than 0 and at most"),
+        ("-p normal -e inf 1", 1, "--shape inf: give at least -.* and at most"),
+        ("-p linear -e 1e300 1", 1, r"--shape 1e\+300: give at least -.* and at most"),
+        ("-j 0 1", 1, "invalid parameter combination: jobs less than zero"),
+        ("-j 2 -y 3 1", 1, "jobs parameter shouldn't be specified"),
+        ("-y 99 1", 1, "affinityset argument syntax error. '99' names no CPUs"),
+        ("-y 1,20 1", 1, "affinityset: a map is bound .*; name CPUs of one node"),
+        ("-y 1 -y 20 1 --migrate 0:1", 1, "affinityset: .*; name CPUs of one node"),
+        ("-y 20 1 --migrate 0:1", 1, "--migrate 0:1: the CPUs .* are on node 1, and"),
+        ("-y 3 --trace x 1", 2, "--trace says what each CPU does; leave out -y"),
+        ("1 --migrate 0:2", 2, "--migrate 0:2: write 0:1 or 1:0"),
+        ("1 --plot x.svg", 2, "--plot draws what --limits finds; give both"),
+        ("1 --limits 8", 2, "--limits needs a migration: --migrate 0:1"),
+        ("1 --limits 8 --migrate 0:1 -f x", 2, "--limits prints a table, .* leave out"),
+        ("1 --limits 8,x --migrate 0:1", 2, "--limits: .*'x'"),
+        (f"1 --migrate 0:1 --limits {'8,' * 1000}8", 2, "--limits: 1,001 of them"),
+    ],
+)
+def test_what_pmbench_refuses(words: str, code: int, said: str, capsys) -> None:
+    """In the original's words where it refuses the same."""
+    assert main(["pmbench", *words.split()]) == code
+    assert re.match(f"jaxmig pmbench: {said}", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_memhog_tells_what_its_thread_lost(capsys) -> None:
+    """Each kernel's migration, as the program itself counts it."""
+    args = ["memhog", "-r4", "4m", "membind", "0", "--migrate", "0:1"]
+    assert main(args) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[:4] == ["."] * 4
+    assert len(out) == 4 + 2 * 2
+    p = machines.load("xeon-2s")
+    for kernel, first, second in zip(("6.2", "6.3"), out[4::2], out[5::2], strict=True):
+        h = memhog.run(4 << 20, 4, p, kernel)
+        ipis = units.count(int(h.totals.ipis.sum()))
+        assert first.startswith(
+            f"kernel {kernel}: 1,024 pages in {units.duration(h.trip_ns)}, "
+        )
+        assert first.endswith(f"; {ipis} TLB shootdown interrupts")
+        assert f" {units.duration(h.ran_ns)} after the first pass; waited " in second
+    for words, code, said in (
+        ("1m --migrate 1:1", 2, "--migrate 1:1: write 0:1 or 1:0"),
+        ("1m membind --migrate 0:1", 2, "membind: name its nodes, 0 or 1"),
+    ):
+        assert main(["memhog", *words.split()]) == code
+        assert said in capsys.readouterr().err
+
+
+def test_migspeed_command(capsys) -> None:
+    """Serial and batched, a line of the tool's for each."""
+    assert main(["migspeed", "-v", "-p", "512", "1", "0"]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^kernel (\S+), 512 pages from 1 to 0$", out, re.M) == [
+        "6.2",
+        "6.3",
+    ]
+    p = machines.load("xeon-2s")
+    for policy in ("serial", "batched"):
+        ns = migspeed.call_ns(p, 0, 512, "cpu", policy)
+        assert "\n".join(migspeed.lines(512, ns, 1, 0, FIRST_ADDRESS)) in out
+    assert main(["migspeed", "1", "1"]) == 2
+    assert "1 1: nothing to migrate; name two nodes" in capsys.readouterr().err
 
 
 def test_memory_begins_on_the_node_that_it_leaves_first() -> None:

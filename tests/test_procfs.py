@@ -69,6 +69,28 @@ def count(snapshot: Snapshot, flag: F) -> int:
     return int(np.count_nonzero(snapshot.has(flag)))
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (PermissionError(13, "x"), errors.PermissionDenied, "permission denied; .+"),
+        (FileNotFoundError(2, "x"), errors.ProcError, "this kernel has no such file"),
+        (ProcessLookupError(3, "x"), errors.ProcessVanished, "the process ended .+"),
+        (OSError(5, "x"), errors.ProcError, "cannot be read: Input/output error"),
+        (OSError("odd"), errors.ProcError, "cannot be read: odd"),
+    ],
+)
+def test_what_a_file_of_proc_refuses_is_said(
+    tmp_path: Path, error: OSError, kind: type[Exception], said: str
+) -> None:
+    path = tmp_path / "smaps"
+    with pytest.raises(kind, match=f"^{path}: {said}$"), errors.reading(path):
+        raise error
+    # Without its folder in /proc the process itself is gone.
+    gone = tmp_path / "7/smaps"
+    with pytest.raises(errors.ProcessVanished), errors.reading(gone):
+        raise FileNotFoundError(2, "x")
+
+
 @linux
 @pytest.mark.parametrize("hide", [False, True])
 def test_live_page_count_is_rss(child: int, hide: bool) -> None:

@@ -231,6 +231,55 @@ NOT_AREAS = (
 )
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fff000-1002000 rw-p 0 08:01 0 x", "begins before the area above it ends"),
+        ("0-1000 rw-p 0 08:01 0 x", "begins before the area above it ends"),
+        ("7fc1c0abe000-7fcfcfc1c0ac0000 r--p 0 0:0 0", "ends beyond all addresses"),
+        ("1001000-8000000000000000 r--p 0 0:0 0", "ends beyond all addresses"),
+        ("1001000-1002001 rw-p 0 08:01 0 x", "does not begin and end with a page"),
+        ("1001800-1002000 rw-p 0 08:01 0 x", "does not begin and end with a page"),
+        ("Size: 8 kB", "its addresses are 4 kB apart"),
+        ("Size: 4", "its addresses are 4 kB apart"),
+    ],
+)
+def test_an_area_that_no_process_has_is_named_by_its_line(line: str, said: str) -> None:
+    """As long ones, such areas would be read for hours."""
+    with pytest.raises(errors.ProcError, match=f"^smaps:2: {said}.*: {line!r}$"):
+        maps.parse_areas(f"1000000-1001000 rw-p 0 08:01 0 \n{line}\n", "smaps")
+
+
+def test_areas_that_linux_has_are_taken() -> None:
+    """Neighbours, the highest user page, and [vsyscall] in the kernel's half."""
+    text = (
+        "1000-2000 rw-p 0 0:0 0\nSize: 4 kB\n2000-4000 rw-p 0 0:0 0\nSize: 8 kB\n"
+        f"{(1 << 57) - 4096:x}-{1 << 57:x} rw-p 0 0:0 0\n"
+        "ffffffffff600000-ffffffffff601000 --xp 0 0:0 0 [vsyscall]\n"
+    )
+    assert [a.kilobytes.get("Size") for a in maps.parse_areas(text)] == [
+        4,
+        8,
+        None,
+        None,
+    ]
+
+
+def test_where_pagemap_ends_an_area_is_read_no_further(tmp_path: Path) -> None:
+    """A saved pagemap ends with its last page; the area may be of petabytes."""
+    long = Area(16, (1 << 45) - 16, {1: PRESENT | EXCLUSIVE | 5}, counts={"Rss": 1})
+    root = invent(tmp_path, 5, [long])
+    assert len(take(5, root=root, page_size=4096)) == 1
+
+
+def test_a_garbled_smaps_is_not_taken_for_an_unreadable_one(tmp_path: Path) -> None:
+    root = invent(tmp_path, 5, [Area(16, 2, {1: PRESENT | EXCLUSIVE | 5})])
+    smaps = root / "5/smaps"
+    smaps.write_text(smaps.read_text() + "words\n")
+    with pytest.raises(errors.ProcError, match=r"smaps:4: not a line of maps or smaps"):
+        take(5, root=root, page_size=4096)
+
+
 @pytest.mark.parametrize("line", NOT_AREAS)
 def test_what_linux_never_wrote_is_named_by_its_line(line: str) -> None:
     with pytest.raises(errors.ProcError, match="maps:2: not a line of maps or smaps"):

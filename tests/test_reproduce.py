@@ -1,9 +1,16 @@
 """Published figures: every row's contract, and what arm64's flushes alone explain."""
 
 import dataclasses
+import importlib
+import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jaxmig import cli
+from jaxmig.time import machines
+from jaxmig.time.timeline import Timetable, play
 from jaxmig.tools.reproduce import Row, distinct, figures, headline, rows, summary
 from jaxmig.tools.reproduce.arm64 import arm64
 from jaxmig.tools.reproduce.calls import garg, garg_few, garg_later, ziyan
@@ -163,3 +170,97 @@ def test_intel_rows() -> None:
     for r in made:
         if r["id"].startswith("intel-pmbench-ipis"):
             assert r["predicted_remaining_percent"] <= 0.9
+
+
+class Awake:
+    """pmbench's run as the formula has it: no CPU sleeps, each flush interrupts all."""
+
+    def __init__(
+        self, shape: Any, costs: Any, streams: Any, table: Timetable, **how: Any
+    ) -> None:
+        trips, nodes, threads = how["trips"], how["nodes"], how["threads"]
+        self.block, self.cpus = streams.block, threads
+        assert len(nodes) == shape.cpus >= threads
+        profile = machines.load("xeon-2s")
+        names = ("alloc", "bookkeeping", "walk", "remap", "switch", "copy_4k")
+        each = sum(profile[f"cost.{name}"] for name in names)
+        each += profile["cost.defer"] * (table.batches > 0)
+        flushes = trips * (table.batches or table.folios)
+        flush = profile["cost.flush_first"] + profile["cost.flush_next"] * (threads - 1)
+        self.totals = play.none(shape.cpus)
+        self.totals.ipis[:threads] = self.totals.flushes = flushes
+        self.totals.trips_ns = round(trips * table.folios * each + flushes * flush)
+
+    def go(self) -> play.Totals:
+        return self.totals
+
+
+@pytest.fixture
+def _awake(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The package has a function of this name.
+    module = importlib.import_module("jaxmig.tools.reproduce.intel")
+    monkeypatch.setattr(module, "Run", Awake)
+    monkeypatch.setenv("JAXMIG_NO_CACHE", "1")
+
+
+@pytest.mark.usefixtures("_awake")
+def test_where_no_cpu_sleeps_the_formula_is_right() -> None:
+    made = list(rows())
+    found = [r.record() for r in made if r.id.startswith("intel")]
+    rates, ipis = found[::2], found[1::2]
+    assert [r["cpus"] for r in rates] == [1, 2, 4, 8, 16, 19, 31, 16]
+    assert [r["setsize_mib"] for r in rates] == [*[128] * 7, 2048]
+    for r in rates:
+        assert r["formula_difference_percent"] == pytest.approx(0, abs=1e-4)
+        assert r["formula_explanation"] == ""
+    for r in ipis:
+        assert r["predicted_before"] == r["cpus"]
+        assert r["predicted_remaining_percent"] == r["ideal_remaining_percent"]
+    rate, left = headline(made)[:2]
+    crossed = [
+        (low["cpus"], high["cpus"])
+        for low, high in itertools.pairwise(rates[:7])
+        if low["predicted_change_percent"] < 291.7 < high["predicted_change_percent"]
+    ]
+    ((low, high),) = crossed
+    assert low < float(rate[2].split("published with ")[1].split()[0]) < high
+    assert left[2] == "0.20 % (128 MiB, 2048 MiB)"
+
+
+@pytest.mark.usefixtures("_awake")
+def test_the_command_writes_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As JSON, as tables, and as a page; with every number's source."""
+    file, page = tmp_path / "rows.json", tmp_path / "x.html"
+    words = ["reproduce", "--json", str(file), "--report", str(page)]
+    assert cli.main([*words, "--inputs"]) == 0
+    out = capsys.readouterr().out
+    made = json.loads(file.read_text())
+    ids = {r["id"] for r in made["rows"]}
+    text = page.read_text()
+    for name in (
+        *("intel-pmbench-ipis", "intel-pmbench-rate", "arm64-memhog"),
+        *("arm64-bw_mem", "garg-move_pages", "ziyan-move_pages"),
+    ):
+        assert name in ids
+        assert name in out
+        assert name in text
+    assert made["summary"] in out
+    assert out.count("of the interrupts remain 0.20 %") == 8
+    for title in ("likely causes", "sources", "inputs"):
+        assert f"\n{title}:\n" in out
+    assert "xeon-2s cost.flush_first = " in out
+    rates = [r for r in made["rows"] if r["id"] == "intel-pmbench-rate"]
+    assert len({r["cpus"] for r in rates}) == len(rates) > 1
+    changed = 0
+    for r in made["rows"]:
+        before, after = r["published_before"], r["published_after"]
+        if before is None or after is None:
+            continue
+        change = 100 * (r["predicted_after"] / r["predicted_before"] - 1)
+        assert r["predicted_change_percent"] == pytest.approx(change, abs=0.1)
+        changed += 1
+    assert changed > 10
+    assert cli.main(["reproduce", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == made["rows"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jaxmig.engine import shard
 from jaxmig.engine.shard.deal import Deal, block_of
+from jaxmig.engine.shard.sharded import deal_list
 from jaxmig.engine.shard.window import sizes
 from jaxmig.state.machine import NOWHERE
 from processes import HERE, LIMIT_S, environment, held_port, together
@@ -79,6 +80,24 @@ def test_what_is_not_sharded_is_refused() -> None:
 def machine_with_few_frames() -> jaxmig.Machine:
     m = machine()
     return m.__class__(**(vars(m) | {"top": m.top.at[1, 0].set(999)}))
+
+
+@pytest.mark.parametrize("layout", ["striped", "nodes"])
+def test_what_is_dealt_out_is_collected_again(layout: str) -> None:
+    m, mesh = machine(), jax.make_mesh((1,), ("pages",))
+    again = shard.collect(shard.deal(m, mesh, layout))
+    before, after = jax.tree.leaves(m), jax.tree.leaves(again)
+    assert len(before) == len(after) > 10
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_short_list_is_dealt_out_in_order() -> None:
+    plan = shard.deal(machine(), jax.make_mesh((1,), ("pages",))).plan
+    heads = np.arange(5, 12, dtype=np.int32)
+    dealt, d = deal_list(heads, 16, plan)
+    np.testing.assert_array_equal(d.whole(np.asarray(dealt))[:7], heads)
+    assert d.shards * d.room >= 16
 
 
 def test_arranged_frames_are_the_same_frames() -> None:

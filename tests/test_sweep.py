@@ -5,9 +5,11 @@ import dataclasses
 import itertools
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ import numpy as np
 import pytest
 from jaxmig import __version__, cli
 from jaxmig.calls import syscalls
-from jaxmig.calls.syscalls import Session
-from jaxmig.cli import sweeptable
+from jaxmig.calls.syscalls import Area, Session, Space
+from jaxmig.cli import app, gather, sweeptable
 from jaxmig.engine.migrate import Result
 from jaxmig.linux.rules import rules
 from jaxmig.report.window import AwayTimes, away, quantile
 from jaxmig.sources.targets import Setting, resolve
 from jaxmig.state.events import COUNTERS
+from jaxmig.state.machine import PAGE_BYTES
 from jaxmig.time import cost, machines
 from jaxmig.tools import job
 from jaxmig.tools.sweep import (
@@ -143,11 +146,31 @@ def test_counts_are_those_of_single_calls(kernel: str, thp: int) -> None:
         assert tally.mapped == (0, 1536)
 
 
-def test_several_lists_go_through_the_system_call() -> None:
-    where = Memory(resolve("memhog:1m"), 3, 0, 4, everywhere=True)
-    one = SweptCall(0, "6.3", "sync", "x86", 4, 100, engine=False)
-    (tally,) = CallRunner(where, frozenset({0}), frozenset({1, 2})).tallies([one])
-    assert tally.counts["pgmigrate_success"] == 256 == sum(tally.mapped[1:])
+def on_two_nodes(setting: Setting) -> tuple[jaxmig.Machine, Space]:
+    b = jaxmig.Builder(setting.nodes, setting.cpus)
+    process = b.process("a", setting.running)
+    areas = [b.mmap(process, pages, node) for node, pages in ((0, 100), (1, 50))]
+    m = b.build(content=False)
+    where = [Area(r.start // PAGE_BYTES, r.pages, r.first_pte[0]) for r in areas]
+    return m, Space(where)
+
+
+@pytest.mark.parametrize("batch", [64, 0])
+def test_several_lists_go_through_the_system_call(batch: int) -> None:
+    """Pages on two nodes are two lists, of which the second depends on the first."""
+    target = dataclasses.replace(resolve("memhog:600k"), build=on_two_nodes)
+    where = Memory(target, 4, 0, 4, everywhere=True)
+    one = SweptCall(0, "6.3", "sync", "x86", 4, batch, engine=False)
+    old, new = frozenset({0, 1}), frozenset({2, 3})
+    tallies = CallRunner(where, old, new).tallies([one, one])
+    state, space = where.build(0)
+    s = Session(state, "6.3", batch=batch)
+    assert syscalls.migrate_pages(s, space, old, new) == 0
+    for tally in tallies:
+        assert (tally.ret, tally.errno, tally.mapped) == (0, None, (0, 0, 100, 50))
+        assert tally.counts == s.counts
+        assert tally.counts["batches"] == (3 if batch else 2)
+        assert (tally.ipis, tally.ipis_most) == (sum(s.ipis), max(s.ipis))
 
 
 def alike(n: int) -> list[jaxmig.Machine]:
@@ -457,6 +480,96 @@ def test_processes_make_the_same_file(whole: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        ("head", 2, "--coordinator 'head': write HOST:PORT, process 0's"),
+        (":80", 2, "--coordinator ':80': write HOST:PORT, process 0's"),
+        ("head:http", 2, "--coordinator 'head:http': write HOST:PORT, process 0's"),
+        ("head:80", 1, "--coordinator head:80: nobody answers"),
+    ],
+)
+def test_processes_that_do_not_find_each_other(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    code: int,
+    said: str,
+) -> None:
+    def initialize(*_: object) -> None:
+        raise RuntimeError("nobody answers\nand much more about that")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    some = ("--processes", "2", "--coordinator", where)
+    assert run(*SMALL, "-o", tmp_path / "x.csv", *some) == code
+    assert capsys.readouterr().err.startswith(f"jaxmig sweep: {said}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_come_to_process_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of different lengths, from processes that are threads here."""
+    texts = [b"one,2\n", b"", b"a longer part\n" * 9]
+    meet, shared = threading.Barrier(3), [np.zeros(0)] * 3
+    mine = threading.local()
+
+    def allgather(array: Any) -> np.ndarray:
+        shared[mine.number] = np.asarray(array)
+        meet.wait()
+        made = np.stack(shared)
+        meet.wait()
+        return made
+
+    monkeypatch.setattr(gather.multihost_utils, "process_allgather", allgather)
+
+    def process(number: int) -> None:
+        mine.number = number
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        parts = [folder / f"part{i}" for i in range(3)]
+        parts[number].write_bytes(texts[number])
+        gather.exchange(parts, number)
+
+    threads = [threading.Thread(target=process, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = [sorted(p.name for p in (tmp_path / str(i)).iterdir()) for i in range(3)]
+    assert found == [["part0", "part1", "part2"], ["part1"], ["part2"]]
+    assert [(tmp_path / f"0/part{i}").read_bytes() for i in range(3)] == texts
+
+
+def test_process_0_merges_what_came(
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[bytes] = []
+
+    def exchange(parts: list[Path], process: int) -> None:
+        if process:
+            sent.append(parts[1].read_bytes())
+        else:
+            parts[1].write_bytes(sent[0])
+
+    monkeypatch.setattr(gather, "join", lambda *_: None)
+    monkeypatch.setattr(gather, "exchange", exchange)
+    for i in (1, 0):
+        (tmp_path / str(i)).mkdir()
+        some = ("--processes", 2, "--process-id", i, "--coordinator", "head:80")
+        assert run(*SMALL, "-o", tmp_path / f"{i}/x.csv", *some) == 0
+        if i:
+            assert "part 1 of 2 is done" in capsys.readouterr().err
+    assert (tmp_path / "0/x.csv").read_bytes() == whole.read_bytes()
+    assert not (tmp_path / "1/x.csv").exists()
+    assert run(*SMALL, "-o", tmp_path / "0/x.csv", *some) == 1
+    assert "exists, though parts are to be merged" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_processes_without_a_common_directory(whole: Path, tmp_path: Path) -> None:
     with held_port() as port:
@@ -497,10 +610,50 @@ def test_standard_output_is_the_file(
     assert capsys.readouterr().out == whole.read_text()
 
 
+def test_the_fastest_row_is_said_drawn_and_reported(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a file, and beside rows on standard output."""
+    best = max(journal.read(whole), key=lambda r: r["pages_per_s"])
+    axes = ", ".join(f"{name} {best[name]}" for name in ("kernel", "cpus", "batch"))
+    plot, page = tmp_path / "x.svg", tmp_path / "x.html"
+    both = ("--plot", plot, "--report", page)
+    for to in (("-o", tmp_path / "x.csv"), ()):
+        assert run(*SMALL, *to, *both) == 0
+        out, said = capsys.readouterr()
+        assert (tmp_path / "x.csv").read_bytes() == whole.read_bytes()
+        assert out == ("" if to else whole.read_text())
+        sentence = rf"Of 30 configurations the fastest moves .* pages/s: {axes}; 99 of"
+        assert re.search(sentence, said) or not to
+        assert re.search(sentence, page.read_text())
+        for title in ("Modelled pages/s", "Modelled time", "Stall of 99 of 100 pages"):
+            assert title in page.read_text()
+        assert "memhog:1m: 1m written by memhog: 256 pages" in plot.read_text()
+        plot.unlink()
+        page.unlink()
+
+
+def test_lists_of_names() -> None:
+    words = "sweep memhog:1m --copy cpu,dma:2,cpu --mode async,sync --machine"
+    parse = app.parser("sweep").parse_args
+    made = parse([*words.split(), "all", "--running", "1-3"])
+    assert made.copy == ("cpu", "dma:2")
+    assert made.mode == ("async", "sync")
+    assert made.machine == tuple(machines.names())
+    assert made.running == (1, 2, 3)
+    made = parse([*words.split(), "zen3-2s,xeon-2s,zen3-2s", "--running", "all"])
+    assert made.machine == ("zen3-2s", "xeon-2s")
+    assert made.running == "all"
+
+
 @pytest.mark.parametrize(
     "args",
     [
         ("memhog:1m", "--batch", "x"),
+        ("memhog:1m", "--mode", "sync,later"),
+        ("memhog:1m", "0", "0,1", "--mode", "async"),
+        ("memhog:1m", "0", "!0-1"),
+        ("memhog:1m", "--cpus", "4", "--running", "1,4"),
         ("memhog:1m", "--thp", "101"),
         ("memhog:1m", "--kernel", "7.9"),
         ("memhog:1m", "--machine", "cray"),

@@ -36,15 +36,9 @@ class Streams:
         self.block, self._draws = block, draws
         self._ops = np.zeros((cpus, block, 2), np.int32)
         self._first = True
-        self.stores: np.ndarray | None = None  # of each folio, if they are counted
-
-    def count_stores(self, folios: int) -> None:
-        """Start to count stores, with which each folio's contents can be compared."""
-        self.stores = np.zeros(folios, np.int64)
 
     def next(self, used: np.ndarray) -> np.ndarray:
         """int32[cpus, block, 2] after `used[cpus]` accesses of the last block."""
-        self._book(used)
         for i, draw in enumerate(self._draws):
             n = self.block if self._first else int(used[i])
             if n == 0:
@@ -56,17 +50,6 @@ class Streams:
             self._ops[i, self.block - n :, 1] = (word << 1) | store
         self._first = False
         return self._ops
-
-    def _book(self, used: np.ndarray) -> None:
-        if self.stores is None:
-            return
-        for i, n in enumerate(used.tolist()):
-            ops = self._ops[i, :n]
-            np.add.at(self.stores, ops[(ops[:, 1] & 1) == 1, 0], 1)
-
-    def settle(self, used: np.ndarray) -> None:
-        """Count the stores of the last block, after which `next` is not called."""
-        self._book(used)
 
 
 def fixed(ops: np.ndarray) -> Draw:

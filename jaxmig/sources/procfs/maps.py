@@ -31,6 +31,9 @@ HEADER = re.compile(
 DETAIL = re.compile(r"([A-Za-z_]+): *(.*?)( kB)?")
 KILOBYTES = re.compile(r"[0-9]{1,15}")
 MOUNT = re.compile(r"[0-9]+ [0-9]+ ([0-9]{1,9}):([0-9]{1,9}) ")
+LEAST_PAGE = 4096  # bytes
+USER_TOP = 1 << 57  # bytes: with five levels of page tables no user address is higher
+KERNEL_HALF = 1 << 63  # [vsyscall] lies there
 # Shared memory on the kernel's internal mount, which no mount table lists.
 SHMEM_NAMES = ("/dev/zero", "/memfd:", "/SYSV", "/dev/shm/", "[anon_shmem:")
 PERMS = ((3, "r", Perm.READ), (4, "w", Perm.WRITE), (5, "x", Perm.EXEC))
@@ -82,17 +85,44 @@ def parse_areas(text: str, source: str = "maps") -> list[RawArea]:
     """Areas of a maps or smaps file, in address order.
 
     Raises:
-      ProcError: a line belongs to neither; the text has `source` and the line.
+      ProcError: a line belongs to neither, or no process can have such an area; the text
+        has `source` and the line.
+    Source: "addresses never go backwards", Documentation/filesystems/proc.rst.
     """
     areas: list[RawArea] = []
     # Names of files may contain other line separators, at which splitlines() cuts.
     for number, line in enumerate(text.split("\n"), 1):
         header = HEADER.fullmatch(line)
         if header and int(header[1], 16) < int(header[2], 16):
-            areas.append(_area(header))
-        elif line and not (areas and _detail(areas[-1], line)):
-            raise ProcError(f"{source}:{number}: not a line of maps or smaps: {line!r}")
+            area = _area(header)
+            doubt = _doubt(area, areas[-1].end if areas else 0)
+            areas.append(area)
+        else:
+            known = not line or (areas and _detail(areas[-1], line))
+            doubt = _size_doubt(areas[-1], line) if areas else ""
+            doubt = doubt if known else "not a line of maps or smaps"
+        if doubt:
+            raise ProcError(f"{source}:{number}: {doubt}: {line!r}")
     return areas
+
+
+def _doubt(area: RawArea, before: int) -> str:
+    """Why Linux has no such area after one that ends at `before`; "" if it may have."""
+    if area.start < before:
+        return "begins before the area above it ends"
+    if area.end > USER_TOP and area.start < KERNEL_HALF:
+        return "ends beyond all addresses that a process can have"
+    if (area.start | area.end) % LEAST_PAGE:
+        return "does not begin and end with a page"
+    return ""
+
+
+def _size_doubt(area: RawArea, line: str) -> str:
+    """Why a detail is not that area's; its size is in its first line, too."""
+    apart = (area.end - area.start) >> 10
+    if line.startswith("Size:") and area.kilobytes.get("Size") != apart:
+        return f"its addresses are {apart} kB apart"
+    return ""
 
 
 def _area(header: re.Match[str]) -> RawArea:
@@ -125,13 +155,15 @@ def read_areas(process: Path) -> tuple[list[RawArea], bool]:
     If smaps is readable it is the only file read: areas may change between two reads.
 
     Raises:
-      PermissionDenied, ProcessVanished, ProcError: maps cannot be read.
+      PermissionDenied, ProcessVanished, ProcError: maps cannot be read, or a line of
+        either file is none of Linux's.
     """
     areas = parse_areas(read_text(process / "maps"), str(process / "maps"))
     try:
-        detailed = parse_areas(read_text(process / "smaps"), str(process / "smaps"))
+        text = read_text(process / "smaps")
     except ProcError:
         return areas, False
+    detailed = parse_areas(text, str(process / "smaps"))
     return (detailed, True) if detailed else (areas, False)
 
 

@@ -59,6 +59,11 @@ def bit(words: U64, position: int) -> U64:
 
 def pread_words(fd: int, first: int, count: int) -> U64:
     """`count` words from word `first` on; words beyond the file's end are 0."""
+    return _read(fd, first, count)[0]
+
+
+def _read(fd: int, first: int, count: int) -> tuple[U64, bool]:
+    """As `pread_words`, and whether the file ended."""
     words = np.zeros(count, "<u8")
     view = words.data.cast("B")
     done = 0
@@ -67,7 +72,7 @@ def pread_words(fd: int, first: int, count: int) -> U64:
         if got == 0:
             break
         done += got
-    return words.astype(np.uint64, copy=False)
+    return words.astype(np.uint64, copy=False), done < len(view)
 
 
 def scan(fd: int, start: int, end: int, page: int) -> tuple[I64, U8] | None:
@@ -140,10 +145,12 @@ def read_area(fd: int, start: int, end: int, page: int) -> Populated:
     vpns, words = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     for first, stop in spans.tolist():
         for at in range(first, stop, CHUNK):
-            chunk = pread_words(fd, at, min(CHUNK, stop - at))
+            chunk, ended = _read(fd, at, min(CHUNK, stop - at))
             here = np.flatnonzero(chunk >> np.uint64(PRESENT))
             vpns.append(here + at)
             words.append(chunk[here])
+            if ended:  # nothing is mapped beyond
+                break
     vpn = np.concatenate(vpns)
     category = _categories(vpn, found)
     return Populated(vpn, np.concatenate(words), category, found is not None)

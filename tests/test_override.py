@@ -1,0 +1,96 @@
+"""Options of `run` in place of what the scenario file says, or one line why not."""
+
+from pathlib import Path
+
+import pytest
+from jaxmig.cli import app
+from jaxmig.cli.errors import Usage
+from jaxmig.cli.override import overridden
+from jaxmig.sources import scenario
+from jaxmig.sources.scenario import Scenario
+
+FILE = """
+kernel = "6.2"
+[machine]
+nodes = 3
+cpus = 4
+node_size = ["8m", "4m", "2m"]
+free = { 1 = "1m" }
+[[process]]
+name = "app"
+running = [1, 2]
+lazy = [3]
+[[region]]
+process = "app"
+name = "heap"
+size = "64k"
+[[call]]
+syscall = "migrate_pages"
+process = "app"
+from = "0"
+to = "1"
+[[call]]
+syscall = "kernel"
+process = "app"
+from = "0"
+to = "1"
+"""
+OTHER = '[[process]]\nname = "other"\n'
+
+
+def changed(folder: Path, words: str, more: str = "") -> Scenario:
+    path = folder / "a.toml"
+    path.write_text(FILE + more)
+    read = scenario.load(str(path))
+    return overridden(read, app.parser("run").parse_args(["run", "x", *words.split()]))
+
+
+def test_without_options_the_file_stands(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    assert changed(tmp_path, "") == scenario.load(str(path))
+
+
+def test_options_replace_what_the_file_says(tmp_path: Path) -> None:
+    words = "--kernel 6.3,6.18 --machine zen3-2s --cpus 8 --batch 0 --copy threads:2"
+    words += " --running 5-7 --lazy 1 --cpu 4 --mode async --caller compaction"
+    made = changed(tmp_path, words)
+    machine, (process,), calls = made.machine, made.processes, made.calls
+    assert made.kernels == ("6.3", "6.18")
+    assert (machine.profile, machine.cpus) == ("zen3-2s", 8)
+    assert (machine.max_batch, machine.copy) == (0, "threads:2")
+    assert (process.running, process.lazy) == ((5, 6, 7), (1,))
+    assert [call.cpu for call in calls] == [4, 4]
+    # A system call has its own mode and lists.
+    assert [(c.mode, c.caller) for c in calls[1:]] == [("async", "compaction")]
+    assert calls[0].caller != "compaction"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "sizes"), [(2, (8, 4)), (3, (8, 4, 2)), (5, (8, 4, 2, 2, 2))]
+)
+def test_more_nodes_are_as_large_as_the_last(
+    tmp_path: Path, nodes: int, sizes: tuple[int, ...]
+) -> None:
+    machine = changed(tmp_path, f"--nodes {nodes}").machine
+    assert machine.nodes == nodes
+    assert machine.node_size == tuple(n << 20 for n in sizes)
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "said"),
+    [
+        ("--nodes 1", "", "uses node 1; --nodes 1 is too few"),
+        ("--cpus 2", "", "CPU 2 holds a process, of 2; see --cpus"),
+        ("--cpu 4", "", "CPU 4 migrates, of 4; see --cpus"),
+        ("--running 4", "", "CPU 4 holds a process, of 4; see --cpus"),
+        ("--lazy 2", "", "CPU 2 is both running and lazy; choose one"),
+        ("--running 0,3", "", "CPU 3 is both running and lazy; choose one"),
+        ("--lazy 0", OTHER, "has 2 processes, --running and --lazy are for one; .*"),
+        ("--running 0", OTHER, "has 2 processes, --running and --lazy are for one; .*"),
+    ],
+)
+def test_what_does_not_fit_the_file_is_refused(
+    tmp_path: Path, words: str, more: str, said: str
+) -> None:
+    with pytest.raises(Usage, match=rf"^\S+a\.toml: {said}$"):
+        changed(tmp_path, words, more)
