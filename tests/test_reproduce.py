@@ -223,7 +223,7 @@ def test_where_no_cpu_sleeps_the_formula_is_right() -> None:
         if low["predicted_change_percent"] < 291.7 < high["predicted_change_percent"]
     ]
     ((low, high),) = crossed
-    assert low < float(rate[2].split("published with ")[1].split()[0]) < high
+    assert low < float(rate[2].split("; ")[1].split()[0]) < high
     assert left[2] == "0.20 % (128 MiB, 2048 MiB)"
 
 
