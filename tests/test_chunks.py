@@ -16,7 +16,7 @@ from jaxmig.state.lanes import CHUNK
 from jaxmig.state.machine import Machine
 
 # Around the limits of batches, of windows and of the classes that lists are padded to.
-LENGTHS = [1, 511, 512, 513, *range(65535, 65542), 99991, 131071]
+LENGTHS = [1, 511, 512, 513, *range(65535, 65542), 99991, 131069]
 MOST = 1 << 17
 LIMIT = 512
 
