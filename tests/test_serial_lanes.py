@@ -62,7 +62,8 @@ def played(form: str, arch: str, tricks: bool = True) -> Any:
             k = migrate_lanes(r, k, at, limit)
         return k.m, migrate.result_of(k)
 
-    return xla.Program(call).jitted(tricks)
+    # As a call on few rows is.
+    return xla.Program(call).jitted(tricks, short=True)
 
 
 Played = tuple[Machine, Result]
