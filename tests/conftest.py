@@ -13,6 +13,8 @@ from hypothesis import settings
 from jaxmig.state import xla
 
 MOST_MAPPINGS: Final = 25_000
+# Tracing allocates without end and leaves little to collect: a quarter of its time.
+gc.set_threshold(20_000, 10, 10)
 # Modules that compile little or nothing: `pytest -m quick` is for people who change a line.
 QUICK: Final = (
     *("at_once", "bounded", "calibrate", "cost", "journal_rows", "layers", "machines"),

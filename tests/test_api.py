@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig.state import events
+from jaxmig.state import events, xla
 from jaxmig.state.buckets import bucket
 
 
@@ -29,7 +29,10 @@ def test_a_call_is_pure_and_the_same_under_jit(kernel: str) -> None:
     folios = jnp.asarray(jaxmig.folios_on(state, 0))
     eager, result = jaxmig.migrate_pages(state, folios, 1, kernel=kernel)
     assert all((a == b).all() for a, b in zip(before, leaves(state), strict=True))
-    jitted = jax.jit(lambda s, f: jaxmig.migrate_pages(s, f, 1, kernel=kernel))
+    jitted = jax.jit(
+        lambda s, f: jaxmig.migrate_pages(s, f, 1, kernel=kernel),
+        compiler_options=xla.quick(),
+    )
     traced, again = jitted(state, folios)
     assert all(
         (a == b).all() for a, b in zip(leaves(eager), leaves(traced), strict=True)
@@ -48,6 +51,8 @@ def test_machines_batch_limits_and_cpus_map_under_vmap() -> None:
         return after.nfree, result
 
     batches, cpus = jnp.asarray([1, 8, 0]), jnp.asarray([0, 0, 1])
+    # A part of the caller's program: outside of jit each operation would be compiled.
+    assert len(jax.make_jaxpr(jax.vmap(count))(batches, cpus).eqns) < 20
     nfree, results = jax.vmap(count)(batches, cpus)
     for i, (batch, cpu) in enumerate([(1, 0), (8, 0), (0, 1)]):
         _, one = jaxmig.migrate_pages(

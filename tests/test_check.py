@@ -249,4 +249,5 @@ def test_every_bit_has_a_sentence_and_is_broken_above() -> None:
 def test_a_mask_a_machine_under_vmap(whole: Machine) -> None:
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), whole, memory(whole))
     masks = jax.vmap(check.violations, in_axes=(0, None))(both, check.ledger(whole))
+    assert len(jax.make_jaxpr(check.violations)(whole).eqns) == 1
     assert np.asarray(masks).tolist() == [0, check.MEMORY]

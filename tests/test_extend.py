@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
+from invariants import VIOLATIONS
 from jaxmig.engine import migrate
 from jaxmig.linux.rules import rules
 from jaxmig.sources import targets
@@ -16,7 +17,6 @@ from jaxmig.state import xla
 from jaxmig.time import machines
 from jaxmig.time.timeline import timetable
 from jaxmig.tools import custom
-from jaxmig.tools.check import violations
 
 LOG = 4096  # rows; a call with a log is worked one folio at a time
 
@@ -49,7 +49,7 @@ def test_a_rule_for_deferring_decides_for_each_process(
 ) -> None:
     state, folios = machine(running)
     after, result = jaxmig.migrate_pages(state, folios, 1, kernel=mine, batch=16)
-    assert int(violations(after)) == 0
+    assert int(VIOLATIONS(after)) == 0
     assert result.vmstat["nr_tlb_remote_flush"] == requests
     assert sum(result.events.ipis_per_cpu()) == requests * len(running)
 
@@ -71,12 +71,10 @@ def test_a_rule_decides_with_a_log_too(mine: str, running: tuple[int, ...]) -> N
     jaxmig.migrate_pages(state, folios, 1, kernel="6.12", batch=16, log=LOG)
     plain = jaxmig.migrate_pages(state, folios, 1, **how)
     logged = jaxmig.migrate_pages(state, folios, 1, **how, log=LOG)
-    program = migrate.executable(
-        rules(mine), False, state, folios, *map(jnp.int32, (40, 1, 0, 16)), log=LOG
-    )
-    again = program(state, folios, *map(jnp.int32, (40, 1, 0, 16)))
+    args = (state, migrate.listed(folios)[0], *map(jnp.int32, (40, 1, 0, 16)))
+    again = migrate.executable(rules(mine), False, *args, log=LOG)(*args)
     for after, result in (plain, logged, again):
-        assert int(violations(after)) == 0
+        assert int(VIOLATIONS(after)) == 0
         decided(result, len(running) > 2)
         assert result.vmstat == plain[1].vmstat
 
@@ -85,7 +83,7 @@ def test_a_rule_decides_with_a_log_too(mine: str, running: tuple[int, ...]) -> N
 def test_a_rule_decides_where_memory_ends(mine: str, running: tuple[int, ...]) -> None:
     state, folios = machine(running, free=24)
     after, result = jaxmig.migrate_pages(state, folios, 1, kernel=mine, batch=16)
-    assert int(violations(after)) == 0
+    assert int(VIOLATIONS(after)) == 0
     assert result.errno == "ENOMEM"
     assert result.vmstat["pgmigrate_success"] == 24
     decided(result, len(running) > 2)
@@ -105,7 +103,7 @@ def test_a_rule_decides_for_each_process_of_a_jitted_call(mine: str) -> None:
     )
     direct = jaxmig.migrate_pages(state, folios, 1, kernel=mine)
     for after, result in (call(state), direct):
-        assert int(violations(after)) == 0
+        assert int(VIOLATIONS(after)) == 0
         n = result.events.counts()
         assert n["pgmigrate_success"] == 2 * (64 + 1024)
         assert (n["ptes_cleared"], n["ptes_deferred"]) == (128, 64)

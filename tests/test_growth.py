@@ -21,6 +21,8 @@ from jaxmig.sources import uniform
 from jaxmig.state import xla
 
 KERNELS = ["6.2", "6.3"]
+# More than a chunk, so that both policies loop, and larger than any TLB.
+LONG = 5 << 14
 SHORT = {"int32": "s32", "uint32": "u32", "bool": "pred"}
 
 
@@ -77,19 +79,16 @@ def copied(text: str, m: jaxmig.Machine, pages: int) -> list[str]:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("content", [True, False], ids=["contents", "metadata"])
 def test_no_array_of_the_state_is_copied(kernel, content):
-    # More than a chunk, so that both policies loop, and larger than any TLB.
-    pages = 5 << 16
-    args = uniform_call(pages, content=content)
+    args = uniform_call(LONG, content=content)
     text = migrate.executable(rules(kernel), True, *args).as_text()
-    assert copied(text, args[0], pages) == []
+    assert copied(text, args[0], LONG) == []
 
 
 @pytest.mark.parametrize("call", [shared_call, conditions_call])
 def test_no_array_is_copied_with_shared_pages_or_conditions(call):
-    pages = 5 << 16
-    args = call(pages)
+    args = call(LONG)
     text = migrate.executable(rules("6.3"), True, *args).as_text()
-    assert copied(text, args[0], pages) == []
+    assert copied(text, args[0], LONG) == []
 
 
 @functools.cache
@@ -134,7 +133,7 @@ def test_releases_of_a_kind_share_a_program():
 @pytest.mark.parametrize("call", [uniform_call, shared_call, conditions_call])
 def test_memory_beyond_the_state_does_not_grow_with_it(call):
     used = []
-    for pages in (1 << 16, 1 << 18):
+    for pages in (LONG, 1 << 18):
         args = call(pages)
         program = migrate.executable(rules("6.3"), True, *args)
         used.append(program.compiled.memory_analysis().temp_size_in_bytes)
@@ -151,7 +150,7 @@ def test_a_page_has_less_than_96_bytes():
 
 
 def test_contents_are_copied_by_one_compiled_function():
-    args = uniform_call(1 << 15, content=True)
+    args = uniform_call(LONG, content=True)
     text = migrate.executable(rules("6.3"), True, *args).as_text()
     memory = re.escape(f"u32[{args[0].memory.shape[0]},1024]")
     assert re.search(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)

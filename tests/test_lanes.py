@@ -43,17 +43,23 @@ def equal(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(x, y, err_msg=str(path))
 
 
+@jax.jit
+def ranks_and_sums(mask: Any, numbers: Any) -> tuple[Any, ...]:
+    """All of them, compiled once a size."""
+    totals = lanes.totals(mask, numbers)
+    return lanes.running(mask), lanes.rank(mask), totals, lanes.some(mask)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_ranks_and_sums(size: int, share: float) -> None:
     mask = np.random.default_rng(size).random(size) < share
-    assert (lanes.running(jnp.asarray(mask)) == np.cumsum(mask)).all()
-    rank = np.asarray(lanes.rank(jnp.asarray(mask)))
-    assert (rank[mask] == np.arange(mask.sum())).all()
     numbers = np.arange(size, dtype=np.int32)
-    found = lanes.totals(jnp.asarray(mask), jnp.asarray(numbers))
-    assert [int(n) for n in found] == [mask.sum(), numbers.sum()]
-    assert [bool(b) for b in lanes.some(jnp.asarray(mask))] == [mask.any()]
+    running, rank, totals, some = ranks_and_sums(jnp.asarray(mask), numbers)
+    assert (running == np.cumsum(mask)).all()
+    assert (np.asarray(rank)[mask] == np.arange(mask.sum())).all()
+    assert [int(n) for n in totals] == [mask.sum(), numbers.sum()]
+    assert [bool(b) for b in some] == [mask.any()]
 
 
 @pytest.mark.parametrize("size", LENGTHS)
@@ -224,10 +230,14 @@ def folios(count: int, seed: int) -> oc.FoundFolios:
     return oc.FoundFolios(*columns, words)
 
 
-@functools.cache
 def decided(kernel: str, passes: int) -> tuple[Any, Any]:
     """Outcomes in whole slices, and of all lanes together."""
-    defers = rules(kernel).defers
+    return decided_by(rules(kernel).defers, passes)
+
+
+@functools.cache
+def decided_by(defers: Any, passes: int) -> tuple[Any, Any]:
+    """The same for all releases."""
 
     def found(bits: Any, f: oc.FoundFolios) -> oc.Outcomes:
         return oc.outcomes(from_word(bits, defers), f, passes)

@@ -1,5 +1,6 @@
 """Every kernel lowers for other accelerators, without callbacks and 64-bit numbers."""
 
+import functools
 import re
 from typing import Any
 
@@ -53,10 +54,9 @@ def module(jitted: Any, *args: Any) -> str:
     return export.export(jitted, platforms=ACCELERATORS)(*args).mlir_module()
 
 
-def for_cuda(program: xla.Program, *args: Any) -> str:
+def for_cuda(jitted: Any, *args: Any) -> str:
     """The program for a GPU on which Triton's kernels run, as text."""
     checks = [export.DisabledSafetyCheck.custom_call(TRITON)]
-    jitted = program.jitted(gpu=True)
     exported = export.export(jitted, platforms=("cuda",), disabled_checks=checks)
     return exported(*args).mlir_module()
 
@@ -78,8 +78,22 @@ def call(m: jaxmig.Machine) -> tuple[Any, ...]:
     return m, jnp.zeros(PAGES, jnp.int32), *numbers, migrate.limit_of(512)
 
 
-# Windows alone where it is known that nothing couples two batches; a serial call on base
-# pages without conditions has a loop of its own on CPUs.
+@functools.cache
+def on_gpu(kernel: str, what: str, safe: bool) -> tuple[Any, tuple[Any, ...]]:
+    """A call with Triton's kernels, which is traced once, and its arguments."""
+    r = rules(kernel)
+    jitted = migrate.program(r.defers, True, safe).jitted(gpu=True)
+    return jitted, (*call(machine(what)), word(r))
+
+
+@functools.cache
+def text_on_gpu(kernel: str, what: str, safe: bool) -> str:
+    """Its text."""
+    jitted, args = on_gpu(kernel, what, safe)
+    return for_cuda(jitted, *args)
+
+
+# Windows alone where it is known that nothing couples two batches.
 KERNELS = [
     pytest.param("6.2", "base", True, id="serial"),
     pytest.param("6.2", "conditions", False, id="serial conditions, and in order"),
@@ -187,8 +201,7 @@ def writes(text: str, rows: int, columns: str) -> int:
 @pytest.mark.parametrize(("kernel", "what", "safe"), KERNELS)
 def test_on_gpus_one_kernel_copies_contents(kernel, what, safe):
     """Nothing is gathered and scattered; a window of large folios has a form of its own."""
-    m, r = machine(what), rules(kernel)
-    text = for_cuda(migrate.program(r.defers, True, safe), *call(m), word(r))
+    m, text = on_gpu(kernel, what, safe)[1][0], text_on_gpu(kernel, what, safe)
     check(text, donated=len(jax.tree.leaves(m)))
     assert text.count(f"@{TRITON}(") == (
         2 if what == "large" and PAGES > 1 << 14 else 1
@@ -202,8 +215,7 @@ def test_a_base_page_costs_four_random_writes_on_a_gpu(kernel):
 
     A third write of entries is gone through only where a process has let a page go.
     """
-    m, r = machine("base"), rules(kernel)
-    text = for_cuda(migrate.program(r.defers, True, True), *call(m), word(r))
+    m, text = machine("base"), text_on_gpu(kernel, "base", True)
     assert writes(text, m.geometry.frames, "4xi32") == 2
     assert writes(text, m.pte.shape[0], "2xi32") == 2 + 1
 
@@ -231,15 +243,14 @@ def asked(jaxpr: Any, platform: str) -> int:
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 def test_few_conditionals_of_a_window_make_a_gpu_wait_for_the_host(kernel):
     """Walls in front of what is written, and what is rare."""
-    m, r = machine("base"), rules(kernel)
-    jitted = migrate.program(r.defers, True, True).jitted(gpu=True)
-    jaxpr = jitted.trace(*call(m), word(r)).jaxpr.jaxpr
+    jitted, args = on_gpu(kernel, "base", True)
+    jaxpr = jitted.trace(*args).jaxpr.jaxpr
     assert asked(jaxpr, "cuda") == 8
 
 
 def test_contents_that_stay_on_a_shard_go_by_the_same_kernel():
     program, args = sharded("base", "striped")
-    text = for_cuda(program, *args)
+    text = for_cuda(program.jitted(gpu=True), *args)
     assert text.count(f"@{TRITON}(") == 1
 
 
@@ -250,6 +261,6 @@ def test_many_machines_at_once_and_programs_of_others_have_no_kernel_of_ours():
     program = xla.Program(
         jax.vmap(lambda *args: migrate.run(*args, rules=r, safe=True))
     )
-    assert TRITON not in for_cuda(program, *many)
+    assert TRITON not in for_cuda(program.jitted(gpu=True), *many)
     theirs = jax.jit(lambda *args: migrate.run(*args, rules=r, safe=True))
     assert TRITON not in export.export(theirs, platforms=("cuda",))(*args).mlir_module()

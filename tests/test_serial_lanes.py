@@ -56,7 +56,8 @@ def played(form: str, arch: str, tricks: bool = True) -> Any:
             return migrate.in_order(m, folios, size, node, cpu, limit, r)
         return migrate.run(m, folios, size, node, cpu, limit, r)
 
-    return xla.Program(call).jitted(tricks)
+    # As a call on few rows is.
+    return xla.Program(call).jitted(tricks, short=True)
 
 
 Played = tuple[Machine, Result]

@@ -18,6 +18,7 @@ from jaxmig.sources.snapshot import Snapshot
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads a live /proc")
 SHARED, OWN = 96, 64  # pages that both map, and pages of each alone
+TRIES = 8
 PAIR = f"""
 import mmap, os, sys
 shared = mmap.mmap(-1, {SHARED} * 4096)
@@ -43,13 +44,26 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[int], 
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        file = tmp_path_factory.mktemp("all") / "all.npz"
-        assert cli.main(["snapshot", "--all", "-o", str(file)]) == 0
-        yield pids, file
+        yield pids, still(tmp_path_factory.mktemp("all"))
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         held.communicate()
+
+
+def migrated_by_linux() -> list[str]:
+    """How many pages the kernel has migrated, by compaction say."""
+    return re.findall(r"^pgmigrate_success .*", Path("/proc/vmstat").read_text(), re.M)
+
+
+def still(directory: Path) -> Path:
+    """A snapshot of the machine during which Linux has moved no page of it."""
+    for i in range(TRIES):
+        before, file = migrated_by_linux(), directory / f"all{i}.npz"
+        assert cli.main(["snapshot", "--all", "-o", str(file)]) == 0
+        if migrated_by_linux() == before:
+            break
+    return file
 
 
 def rows_of(s: Snapshot, pid: int) -> slice:
@@ -146,7 +160,7 @@ def test_a_wrong_choice_is_one_line(
     capsys: pytest.CaptureFixture[str], pair: tuple[list[int], Path]
 ) -> None:
     pids, file = pair
-    with pytest.raises(targets.TargetError, match=r"all\.npz:PID or with --pid"):
+    with pytest.raises(targets.TargetError, match=r"all\d\.npz:PID or with --pid"):
         targets.resolve(str(file))
     with pytest.raises(targets.TargetError, match="leave out --pid"):
         targets.resolve(f"{file}:{pids[0]}", pids[1])

@@ -206,6 +206,9 @@ def compare(e: Example, document: Document, at: Where, tally: Tally) -> None:
         tally.empty += 1
         return
     state = warm(state)
+    # Only the host asks whether a page is poisoned: one program for both.
+    geometry = dataclasses.replace(state.geometry, poisoned=False)
+    state = dataclasses.replace(state, geometry=geometry)
     p = e.program
     how = {
         "kernel": p.kernel,

@@ -4,6 +4,7 @@ JAXMIG_NO_CACHE=1 keeps nothing; JAX_COMPILATION_CACHE_DIR, JAX's own variable, 
 another folder.  A folder that another user owns or may write to is not used.
 """
 
+import gc
 import hashlib
 import logging
 import os
@@ -26,6 +27,8 @@ def prepare() -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     logging.getLogger("jax").setLevel(logging.ERROR)
     xla.compile_loops_whole()
+    # Tracing allocates without end, and leaves little that only the collector finds.
+    gc.set_threshold(20_000, 10, 10)
     # Arrays with a numpy view cannot be donated; that only costs memory.
     warnings.filterwarnings("ignore", "Some donated buffers were not usable")
     if os.environ.get("JAXMIG_NO_CACHE"):

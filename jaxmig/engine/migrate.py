@@ -414,8 +414,19 @@ def migrate_pages(
     if _traced(args):
         # Inside the user's own jit or vmap: part of that program.
         safe = uncoupled(r, state, *known)
-        return run(*args, rules=r, safe=safe, log=log)
+        return _part(r, safe, log, xla.marks(), xla.kernels())(*args)
     return executable(r, donate, *args, log=log)(*args)
+
+
+@functools.cache
+def _part(rules: Rules, safe: bool, log: int, *tricks: bool) -> Callable[..., Any]:
+    """`run` as one part of the user's program.
+
+    A `jax.vmap` outside of `jax.jit` then compiles one program, not one an operation, and
+    a program that calls it twice is traced once.  JAX would go on using what it traced
+    with other `tricks`.
+    """
+    return jax.jit(functools.partial(run, rules=rules, safe=safe, log=log))
 
 
 def checked(

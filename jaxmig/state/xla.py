@@ -45,10 +45,12 @@ SHORT: Final = 1 << 16  # rows of all arrays
 FEW: Final = 1 << 14  # base pages on the list, if the machine's arrays are longer
 FEW_BYTES: Final = 1 << 24  # of the machine's arrays
 # What these passes do to loops takes a third of the compilation, and such a program is
-# no slower without.
+# no slower without.  Dealt among threads in pieces, each of which repeats what all of them
+# share, it takes longer and more mappings.
 QUICK_OPTIONS: Final = {
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
 }
 ALIGNED: Final = 64  # bytes

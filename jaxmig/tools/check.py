@@ -1,6 +1,6 @@
 """The invariants of a machine between two calls, as a bit mask and as sentences.
 
-violations(m)  --> int32: one bit for each invariant that is broken; works under jit
+violations(m)  --> int32: one bit for each invariant that is broken; jitted
 explain(mask)  --> the sentences of those bits, on the host
 
 Two of them compare with an earlier state: a `Ledger` has the pages of every node, free or
@@ -62,6 +62,7 @@ class Ledger:
     unexplained: Int32[Array, ""]  # references that no condition stands for
 
 
+@jax.jit
 def ledger(m: Machine) -> Ledger:
     """The ledger of a machine, to be compared with later."""
     g, flags = m.geometry, m.frame[:, FLAGS]
@@ -71,6 +72,7 @@ def ledger(m: Machine) -> Ledger:
     return Ledger(m.nfree + by_node, jnp.where(_heads(m), _surplus(m), 0).sum())
 
 
+@jax.jit
 def violations(m: Machine, before: Ledger | None = None) -> Int32[Array, ""]:
     """Bits of the invariants that do not hold.
 
