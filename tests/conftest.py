@@ -17,7 +17,7 @@ MOST_MAPPINGS: Final = 25_000
 QUICK: Final = (
     *("at_once", "bounded", "calibrate", "cost", "journal_rows", "layers", "machines"),
     *("nodes", "procfs_formats", "report", "rules_once", "scenario_parse", "snapshot"),
-    *("snapshot_fields", "trace_files", "trace_kinds"),
+    *("snapshot_fields", "trace_files", "trace_kinds", "versions"),
 )
 
 # How long an example takes depends on who else uses the processor.

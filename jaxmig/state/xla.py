@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Int32
 
 T = TypeVar("T")
 # Versions of jaxlib with which the suite has passed with marks and options on ("tricks").
-TESTED: Final = ("0.10.2",)
+TESTED: Final = ("0.10.2", "0.11.2", "0.12.0.1")
 WHOLE_LOOP: Final = 1 << 17  # bytes that an iteration may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, if the CPU has them
 # A program on few rows takes longer to optimize than to run.
@@ -46,7 +46,6 @@ FEW_BYTES: Final = 1 << 24  # of the machine's arrays
 # no slower without.
 QUICK_OPTIONS: Final = {
     "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
 }
 ALIGNED: Final = 64  # bytes

@@ -1,0 +1,79 @@
+"""The table of versions: what .ci/versions keeps, renews and complains of."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jaxmig.state import xla
+
+ROOT = Path(__file__).parent.parent
+versions = SimpleNamespace(**runpy.run_path(str(ROOT / ".ci/versions")))
+NAMES = list(versions.RATIOS)
+
+
+def row(jax: str, tricks: str = "on", python: str = "3.12", **cells: str) -> Any:
+    """A whole row; its ratios are one unless told otherwise."""
+    row = dict.fromkeys(NAMES, "1.00") | {"load": "0", "tests": "9 passed"}
+    return row | {"Python": python, "jax": jax, "tricks": tricks} | cells
+
+
+def test_the_page_has_the_versions_whose_tricks_are_tested() -> None:
+    rows = versions.rows_of(versions.PAGE.read_text("utf-8"))
+    for tricks in ("on", "off"):
+        named = {r["jax"] for r in rows if r["tricks"] == tricks}
+        assert named & set(xla.TESTED) == (set(xla.TESTED) if tricks == "on" else set())
+    assert {r["Python"] for r in rows} == set(versions.PYTHONS)
+    # The page is what the script would write.
+    assert versions.table(rows) in versions.PAGE.read_text("utf-8")
+
+
+def test_a_run_renews_only_its_own_cells() -> None:
+    old = [row("0.10.2"), row("0.12.0.1", tests="7 passed")]
+    new = {"Python": "3.12", "jax": "0.12.0.1", NAMES[1]: "1.20"}
+    made = versions.merged(old, new)
+    assert made == [old[0], old[1] | {NAMES[1]: "1.20"}]
+    # Versions that are new come in order, 0.6 before 0.10; what was not tried is a dash.
+    made = versions.merged(
+        made, {"Python": "3.11", "jax": "0.6.0", "tests": "1 failed"}
+    )
+    assert [r["jax"] for r in made] == ["0.6.0", "0.10.2", "0.12.0.1"]
+    assert [made[0][name] for name in NAMES] == ["-"] * len(NAMES)
+    made = versions.merged(made, row("0.10.2", python="3.11"))
+    assert [r["Python"] for r in made] == ["3.11", "3.11", "3.12", "3.12"]
+
+
+def test_ratios_are_marked_where_they_do_not_hold() -> None:
+    slow = {NAMES[0]: "1.31", NAMES[1]: "1.30", NAMES[2]: "fails"}
+    rows = [row("0.6.0", "off", **slow), row("0.10.2"), row("0.12.0.1", **slow)]
+    said = [[r[name] for name in NAMES] for r in versions.marked(rows)]
+    assert said[0] == ["1.31 (off)", "1.30", "fails", "1.00"]
+    assert said[1] == ["1.00"] * len(NAMES)
+    assert said[2] == ["1.31 (slow)", "1.30", "fails", "1.00"]
+    assert versions.rows_of(f"before\n\n{versions.table(rows)}\nafter\n") == rows
+
+
+@pytest.mark.parametrize(
+    ("cells", "bad"),
+    [
+        ({}, False),
+        ({"tests": "-"}, False),
+        ({"tests": "9 passed, 2 skipped"}, False),
+        ({"tests": "1 failed, 9 passed"}, True),
+        ({"tests": "9 passed, 1 error"}, True),
+        ({"tests": "no Python 3.12 here"}, True),
+        ({NAMES[0]: "2.00 (off)"}, False),
+        ({NAMES[0]: "2.00 (slow)"}, True),
+        ({NAMES[0]: "fails"}, True),
+    ],
+)
+def test_what_does_not_hold_ends_with_1(cells: dict[str, str], bad: bool) -> None:
+    assert versions.bad(row("0.10.2", **cells)) is bad
+
+
+def test_the_last_line_of_pytest_becomes_a_cell() -> None:
+    text = "FAILED x\n===== 1 failed, 8 passed, 2 skipped in 61.20s (0:01:01) =====\n"
+    assert versions.last(text) == "1 failed, 8 passed, 2 skipped"
+    assert versions.last("") == "nothing said"
+    assert "|" not in versions.last("a | b")
