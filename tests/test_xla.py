@@ -1,6 +1,8 @@
 """Compiled programs: what is kept, what is given back, how short ones are compiled."""
 
+import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jaxmig.state import xla
 
@@ -71,3 +73,13 @@ def test_only_programs_that_work_on_few_rows_are_compiled_quickly(monkeypatch) -
         arrays = (jnp.zeros(n, jnp.int32) for n in (state, worked))
         xla.Program(lambda x, y: x[0] + y)(*arrays)
     assert asked == [True, False, True, False, False]
+
+
+def test_this_jaxlib_has_every_option_that_is_asked_for() -> None:
+    """XLA refuses a whole program for one option that it does not have."""
+    known = xla.known() and jax.default_backend() == "cpu"
+    assert bool(xla.quick()) == known
+    asked = xla.CPU_OPTIONS | xla.quick()
+    assert len(asked) == 1 + known * (2 + len(xla.TESTED.get(jaxlib.__version__, {})))
+    twice = jax.jit(lambda x: x + x, compiler_options=asked)
+    assert int(twice(jnp.int32(21))) == 42

@@ -34,8 +34,14 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Int32
 
 T = TypeVar("T")
-# Versions of jaxlib with which the suite has passed with marks and options on ("tricks").
-TESTED: Final = ("0.10.2", "0.11.2", "0.12.0.1")
+# Versions of jaxlib with which the engine's tests have passed with marks and options on
+# ("tricks"), each with the quick options that the others lack: from 0.11 on XLA:CPU has no
+# emitters but those that fuse.
+TESTED: Final[dict[str, dict[str, Any]]] = {
+    "0.10.2": {"xla_cpu_use_fusion_emitters": False},
+    "0.11.2": {},
+    "0.12.0.1": {},
+}
 WHOLE_LOOP: Final = 1 << 17  # bytes that an iteration may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, if the CPU has them
 # A program on few rows takes longer to optimize than to run.
@@ -44,7 +50,7 @@ FEW: Final = 1 << 14  # rows of the list, if the machine's arrays are longer
 FEW_BYTES: Final = 1 << 24  # of the machine's arrays
 # What these passes do to loops takes a third of the compilation, and such a program is
 # no slower without.
-QUICK_OPTIONS: Final = {
+QUICK_OPTIONS: Final[dict[str, Any]] = {
     "xla_backend_optimization_level": 0,
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
 }
@@ -204,7 +210,7 @@ class Program:
 def quick() -> dict[str, Any]:
     """Options of `jax.jit` for what runs for less time than its compilation takes."""
     here = known() and jax.default_backend() == "cpu"
-    return dict(QUICK_OPTIONS) if here else {}
+    return QUICK_OPTIONS | TESTED[jaxlib.__version__] if here else {}
 
 
 def _make_room(mappings: int) -> None:
