@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -24,9 +24,9 @@ CALL = job.Call(frozenset({0}), frozenset({1}))
 SETTING = targets.Setting(cpus=4, running=(1, 2, 3))
 
 
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the backend compiles meanwhile, helpers of JAX's own too."""
+@pytest.fixture(scope="module")
+def listening() -> list[str]:
+    """What the backend compiles; jax 0.6 cannot end that."""
     heard: list[str] = []
 
     def listen(event: str, seconds: float, **_: object) -> None:
@@ -34,8 +34,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             heard.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    yield heard
-    jax.monitoring.unregister_event_duration_listener(listen)
+    return heard
+
+
+@pytest.fixture
+def compiled(listening: list[str]) -> list[str]:
+    """What the backend compiles meanwhile, helpers of JAX's own too."""
+    listening.clear()
+    return listening
 
 
 @pytest.mark.parametrize("offset", [0, 4, 16])

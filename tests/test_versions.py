@@ -1,10 +1,13 @@
 """The table of versions: what .ci/versions keeps, renews and complains of."""
 
+import ast
+import importlib
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import pytest
 from jaxmig.state import xla
 
@@ -77,3 +80,54 @@ def test_the_last_line_of_pytest_becomes_a_cell() -> None:
     assert versions.last(text) == "1 failed, 8 passed, 2 skipped"
     assert versions.last("") == "nothing said"
     assert "|" not in versions.last("a | b")
+
+
+# Used only where it is there.
+GUARDED = {"jax.shard_map"}
+
+
+def missing(source: str) -> tuple[int, set[str]]:
+    """How many names of JAX a file uses, and those that this JAX does not have."""
+    used = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("jax."):
+            used |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if (
+                name.startswith(("jax.", "jnp."))
+                and name.replace(".", "").isidentifier()
+            ):
+                used.add(name.replace("jnp.", "jax.numpy.", 1))
+    return len(used), {name for name in used if not there(name)} - GUARDED
+
+
+def there(name: str) -> bool:
+    """Whether a dotted name leads somewhere: through modules, then attributes."""
+    found: Any = jax
+    for part in name.split(".")[1:]:
+        if not hasattr(found, part):
+            try:
+                found = importlib.import_module(f"{found.__name__}.{part}")
+            except (ImportError, AttributeError):
+                return False
+        else:
+            found = getattr(found, part)
+    return True
+
+
+def test_this_jax_has_every_name_that_is_used() -> None:
+    counted = 0
+    for path in [
+        p for d in ("jaxmig", "bench", "tests") for p in (ROOT / d).rglob("*.py")
+    ]:
+        names, gone = missing(path.read_text("utf-8"))
+        assert not gone, path
+        counted += names
+    assert counted > 700
+    text = (
+        "import jax\nfrom jax.extend.core import Nothing\njax.lax.gone(jnp.ones(3))\n"
+    )
+    gone = {"jax.extend.core.Nothing", "jax.lax.gone"}
+    assert missing(text) == (4, gone)  # jax.lax, too
+    assert there("jax.numpy.ones")

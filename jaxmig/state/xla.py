@@ -319,6 +319,21 @@ def _marked(result: Array) -> Array:
     return marked
 
 
+def shard_map(
+    function: Callable[..., T], mesh: Any, in_specs: Any, out_specs: Any
+) -> Callable[..., T]:
+    """`jax.shard_map` without its check that results are replicated where it is said so.
+
+    JAX cannot infer it where they come from loops.  jax 0.6.0 has the function under
+    jax.experimental, and another name for the check.
+    """
+    specs = {"mesh": mesh, "in_specs": in_specs, "out_specs": out_specs}
+    if hasattr(jax, "shard_map"):
+        return jax.shard_map(function, **specs, check_vma=False)
+    older = importlib.import_module("jax.experimental.shard_map")
+    return older.shard_map(function, **specs, check_rep=False)
+
+
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
     """`reads()` inside a conditional; `witness` is any index it uses, never negative."""
     shapes = jax.eval_shape(reads)
