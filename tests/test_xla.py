@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxmig.state import xla
 
 
@@ -83,3 +84,17 @@ def test_this_jaxlib_has_every_option_that_is_asked_for() -> None:
     assert len(asked) == 1 + known * (2 + len(xla.TESTED.get(jaxlib.__version__, {})))
     twice = jax.jit(lambda x: x + x, compiler_options=asked)
     assert int(twice(jnp.int32(21))) == 42
+
+
+def test_a_function_runs_on_the_devices_of_a_mesh() -> None:
+    """Under whatever name this JAX has it; a loop hides that the sum is replicated."""
+    mesh = Mesh(jax.devices()[:1], ("pages",))
+
+    def add(part: jax.Array) -> jax.Array:
+        def step(_: int, total: jax.Array) -> jax.Array:
+            return total + jax.lax.psum(part.sum(), "pages")
+
+        return jax.lax.fori_loop(0, 3, step, jnp.int32(0))
+
+    added = xla.shard_map(add, mesh, P("pages"), P())
+    assert int(jax.jit(added)(jnp.arange(8))) == 3 * 28
