@@ -88,18 +88,26 @@ GUARDED = {"jax.shard_map"}
 
 def missing(source: str) -> tuple[int, set[str]]:
     """How many names of JAX a file uses, and those that this JAX does not have."""
-    used = set()
-    for node in ast.walk(ast.parse(source)):
+    # What each name at the start of a dotted one stands for.
+    means, used = {"jax": "jax", "jnp": "jax.numpy"}, set()
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("jax."):
-            used |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Attribute):
-            name = ast.unparse(node)
-            if (
-                name.startswith(("jax.", "jnp."))
-                and name.replace(".", "").isidentifier()
-            ):
-                used.add(name.replace("jnp.", "jax.numpy.", 1))
+            names = {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+            means |= names
+            used |= set(names.values())
+    for node in ast.walk(tree):
+        first, *rest = ast.unparse(node).split(".") if _dotted(node) else [""]
+        if first in means:
+            used.add(".".join([means[first], *rest]))
     return len(used), {name for name in used if not there(name)} - GUARDED
+
+
+def _dotted(node: ast.AST) -> bool:
+    """Whether it is a.b.c and nothing else."""
+    if isinstance(node, ast.Attribute):
+        return isinstance(node.value, ast.Name) or _dotted(node.value)
+    return False
 
 
 def there(name: str) -> bool:
@@ -125,9 +133,16 @@ def test_this_jax_has_every_name_that_is_used() -> None:
         assert not gone, path
         counted += names
     assert counted > 700
-    text = (
-        "import jax\nfrom jax.extend.core import Nothing\njax.lax.gone(jnp.ones(3))\n"
-    )
-    gone = {"jax.extend.core.Nothing", "jax.lax.gone"}
-    assert missing(text) == (4, gone)  # jax.lax, too
+    text = """
+import jax
+from jax.experimental import pallas as pl
+from jax.extend.core import Nothing
+pl.nowhere(jax.lax.gone(jnp.ones(3)))
+"""
+    gone = {
+        "jax.extend.core.Nothing",
+        "jax.experimental.pallas.nowhere",
+        "jax.lax.gone",
+    }
+    assert missing(text) == (6, gone)  # with pallas, jax.lax and jax.numpy.ones
     assert there("jax.numpy.ones")
