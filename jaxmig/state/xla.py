@@ -55,6 +55,11 @@ QUICK_OPTIONS: Final[dict[str, Any]] = {
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
 }
 ALIGNED: Final = 64  # bytes
+# jaxlib 0.6.0 runs a program that it reads back from JAX's compilation cache wrongly: pages
+# are not copied.  Those up to 0.9 have not been tried.
+CAN_KEEP: Final = tuple(map(int, jaxlib.__version__.split(".")[:2])) >= (0, 10)
+if not CAN_KEEP:
+    jax.config.update("jax_enable_compilation_cache", False)
 _OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
 # jax 0.6 can only mark all that is traced inside, which is too much.
 _CAN_MARK: Final = "x" in inspect.signature(set_xla_metadata).parameters
