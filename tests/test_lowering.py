@@ -212,9 +212,16 @@ def test_a_base_page_costs_four_random_writes_on_a_gpu(kernel):
 def asked(jaxpr: Any, platform: str) -> int:
     """Conditionals of a program on a platform, those inside others left out."""
     total = 0
+    # jax 0.6 has an operation for the index of a platform, and a switch on it.
+    chosen: dict[int, Any] = {}
     for eqn in jaxpr.eqns:
         branches = eqn.params.get("branches", ())
-        if of := eqn.params.get("branches_platforms"):
+        before = next((chosen[id(v)] for v in eqn.invars if id(v) in chosen), None)
+        if eqn.primitive.name == "platform_index":
+            chosen[id(eqn.outvars[0])] = (*eqn.params["platforms"], None)
+        elif eqn.primitive.name == "clamp" and before:
+            chosen[id(eqn.outvars[0])] = before
+        elif of := eqn.params.get("branches_platforms") or (branches and before):
             # Chosen while the program is compiled.
             mine = [
                 b for b, p in zip(branches, of, strict=True) if platform in (p or ())
