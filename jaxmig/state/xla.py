@@ -34,7 +34,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Int32
 
 T = TypeVar("T")
-# Versions of jaxlib with which the engine's tests have passed with marks and options on
+# Versions of jaxlib whose twin tests (tests/test_lanes.py) pass with marks and options on
 # ("tricks"), each with the quick options that the others lack: from 0.11 on XLA:CPU has no
 # emitters but those that fuse.
 TESTED: Final[dict[str, dict[str, Any]]] = {
