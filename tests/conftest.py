@@ -20,6 +20,7 @@ QUICK: Final = (
     *("at_once", "bounded", "calibrate", "cost", "journal_rows", "layers", "machines"),
     *("nodes", "override", "procfs_formats", "report", "room", "rules_once"),
     *("scenario_parse", "snapshot", "snapshot_fields", "trace_files", "trace_kinds"),
+    "versions",
 )
 
 # How long an example takes depends on who else uses the processor.

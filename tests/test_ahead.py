@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -22,9 +21,9 @@ CALL = job.Call(frozenset({0}), frozenset({1}))
 SETTING = targets.Setting(cpus=4, running=(1, 2, 3))
 
 
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the backend compiles meanwhile, helpers of JAX's own too."""
+@pytest.fixture(scope="module")
+def listening() -> list[str]:
+    """What the backend compiles; jax 0.6 cannot end that."""
     heard: list[str] = []
 
     def listen(event: str, seconds: float, **_: object) -> None:
@@ -32,8 +31,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             heard.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    yield heard
-    jax.monitoring.unregister_event_duration_listener(listen)
+    return heard
+
+
+@pytest.fixture
+def compiled(listening: list[str]) -> list[str]:
+    """What the backend compiles meanwhile, helpers of JAX's own too."""
+    listening.clear()
+    return listening
 
 
 @pytest.mark.parametrize("offset", [0, 4, 16])
@@ -158,6 +163,9 @@ print(*(sum(e.endswith(x) for e in heard) for x in ("cache_hits", "cache_misses"
         )
         assert done.returncode == 0, done.stderr
         counts.append([int(n) for n in done.stdout.split()])
+    if not xla.CAN_KEEP:
+        assert counts == [[0, 0], [0, 0]]
+        return
     (first_hits, compiled), (hits, misses) = counts
     assert (first_hits, hits, misses) == (0, compiled, 0)
     assert compiled > 0

@@ -414,7 +414,7 @@ def test_only_our_own_programs_are_marked_and_only_for_cpus() -> None:
 
 
 def test_an_unknown_jaxlib_gets_no_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(xla, "TESTED", ())
+    monkeypatch.setattr(xla, "TESTED", {})
     assert not xla.known()
     assert "small_call" not in text_of(True, "cpu")
     x = jnp.arange(8)

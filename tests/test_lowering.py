@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jaxmig
 import numpy as np
 import pytest
 from jax import export
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec as P
 from jaxmig.engine import migrate
 from jaxmig.engine.shard import call as shard_call
@@ -223,9 +224,16 @@ def test_a_base_page_costs_four_random_writes_on_a_gpu(kernel):
 def asked(jaxpr: Any, platform: str) -> int:
     """Conditionals of a program on a platform, those inside others left out."""
     total = 0
+    # jax 0.6 has an operation for the index of a platform, and a switch on it.
+    chosen: dict[int, Any] = {}
     for eqn in jaxpr.eqns:
         branches = eqn.params.get("branches", ())
-        if of := eqn.params.get("branches_platforms"):
+        before = next((chosen[id(v)] for v in eqn.invars if id(v) in chosen), None)
+        if eqn.primitive.name == "platform_index":
+            chosen[id(eqn.outvars[0])] = (*eqn.params["platforms"], None)
+        elif eqn.primitive.name == "clamp" and before:
+            chosen[id(eqn.outvars[0])] = before
+        elif of := eqn.params.get("branches_platforms") or (branches and before):
             # Chosen while the program is compiled.
             mine = [
                 b for b, p in zip(branches, of, strict=True) if platform in (p or ())
@@ -234,10 +242,16 @@ def asked(jaxpr: Any, platform: str) -> int:
         elif eqn.primitive.name == "cond":
             total += 1
         else:
-            total += sum(
-                asked(inner, platform) for inner in jaxprs_in_params(eqn.params)
-            )
+            total += sum(asked(inner, platform) for inner in within(eqn.params))
     return total
+
+
+def within(params: dict[str, Any]) -> Iterator[Any]:
+    """The programs that an operation has as parameters."""
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, ClosedJaxpr | Jaxpr):
+                yield getattr(one, "jaxpr", one)
 
 
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])

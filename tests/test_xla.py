@@ -1,8 +1,11 @@
 """Compiled programs: what is kept, what is given back, how short ones are compiled."""
 
+import jax
 import jax.numpy as jnp
+import jaxlib
 import jaxmig
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
 from jaxmig.state import xla
 
 
@@ -89,3 +92,34 @@ def test_a_short_list_of_large_folios_is_as_many_rows_as_they_have_pages() -> No
         assert xla._bytes(m) < xla.FEW_BYTES
         Spy(lambda m, folios: folios + m.frame[0, 0])(m, jnp.zeros(512, jnp.int32))
     assert asked == [True, False]
+
+
+def test_this_jaxlib_has_every_option_that_is_asked_for() -> None:
+    """XLA refuses a whole program for one option that it does not have."""
+    known = xla.known() and jax.default_backend() == "cpu"
+    assert bool(xla.quick()) == known
+    asked = xla.CPU_OPTIONS | xla.quick()
+    assert len(asked) == 1 + known * (3 + len(xla.TESTED.get(jaxlib.__version__, {})))
+    twice = jax.jit(lambda x: x + x, compiler_options=asked)
+    assert int(twice(jnp.int32(21))) == 42
+
+
+def test_a_function_runs_on_the_devices_of_a_mesh() -> None:
+    """Under whatever name this JAX has it; a loop hides that the sum is replicated."""
+    mesh = Mesh(jax.devices()[:1], ("pages",))
+
+    def add(part: jax.Array) -> jax.Array:
+        def step(_: int, total: jax.Array) -> jax.Array:
+            return total + jax.lax.psum(part.sum(), "pages")
+
+        return jax.lax.fori_loop(0, 3, step, jnp.int32(0))
+
+    added = xla.shard_map(add, mesh, P("pages"), P())
+    assert int(jax.jit(added)(jnp.arange(8))) == 3 * 28
+
+
+def test_programs_are_kept_only_where_they_come_back_as_they_were() -> None:
+    """test_lanes compares copies by a program that is read back where it is kept."""
+    assert xla.CAN_KEEP or not jax.config.jax_enable_compilation_cache
+    tested = jaxlib.__version__ in xla.TESTED
+    assert xla.CAN_KEEP or not tested

@@ -36,8 +36,14 @@ from jaxtyping import Array, Bool, Int32
 from jaxmig.host import busy
 
 T = TypeVar("T")
-# Versions of jaxlib with which the suite has passed with marks and options on ("tricks").
-TESTED: Final = ("0.10.2",)
+# Versions of jaxlib whose twin tests (tests/test_lanes.py) pass with marks and options on
+# ("tricks"), each with the quick options that the others lack: from 0.11 on XLA:CPU has no
+# emitters but those that fuse.
+TESTED: Final[dict[str, dict[str, Any]]] = {
+    "0.10.2": {"xla_cpu_use_fusion_emitters": False},
+    "0.11.2": {},
+    "0.12.0.1": {},
+}
 WHOLE_LOOP: Final = 1 << 17  # bytes that an iteration may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, if the CPU has them
 # A program on few rows takes longer to optimize than to run.
@@ -47,13 +53,18 @@ FEW_BYTES: Final = 1 << 24  # of the machine's arrays
 # What these passes do to loops takes a third of the compilation, and such a program is
 # no slower without.  Dealt among threads in pieces, each of which repeats what all of them
 # share, it takes longer and more mappings.
-QUICK_OPTIONS: Final = {
+QUICK_OPTIONS: Final[dict[str, Any]] = {
     "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops",
 }
 ALIGNED: Final = 64  # bytes
+# jaxlib 0.6.0 runs a program that it reads back from JAX's compilation cache wrongly: pages
+# are not copied.  Those up to 0.9 have not been tried.  JAX asks once a process whether to
+# use it: the one setting that is changed on import.
+CAN_KEEP: Final = tuple(map(int, jaxlib.__version__.split(".")[:2])) >= (0, 10)
+if not CAN_KEEP:
+    jax.config.update("jax_enable_compilation_cache", False)
 _OPTION: Final = "xla_cpu_small_while_loop_byte_threshold"
 # jax 0.6 can only mark all that is traced inside, which is too much.
 _CAN_MARK: Final = "x" in inspect.signature(set_xla_metadata).parameters
@@ -213,7 +224,7 @@ class Program:
 def quick() -> dict[str, Any]:
     """Options of `jax.jit` for what runs for less time than its compilation takes."""
     here = known() and jax.default_backend() == "cpu"
-    return dict(QUICK_OPTIONS) if here else {}
+    return QUICK_OPTIONS | TESTED[jaxlib.__version__] if here else {}
 
 
 def _make_room(mappings: int) -> None:
@@ -310,6 +321,21 @@ def _marked(result: Array) -> Array:
         result, xla_cpu_small_call="true", inlineable="false"
     )
     return marked
+
+
+def shard_map(
+    function: Callable[..., T], mesh: Any, in_specs: Any, out_specs: Any
+) -> Callable[..., T]:
+    """`jax.shard_map` without its check that results are replicated where it is said so.
+
+    JAX cannot infer it where they come from loops.  jax 0.6.0 has the function under
+    jax.experimental, and another name for the check.
+    """
+    specs = {"mesh": mesh, "in_specs": in_specs, "out_specs": out_specs}
+    if hasattr(jax, "shard_map"):
+        return jax.shard_map(function, **specs, check_vma=False)
+    older = importlib.import_module("jax.experimental.shard_map")
+    return older.shard_map(function, **specs, check_rep=False)
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:

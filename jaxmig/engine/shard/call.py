@@ -1,6 +1,6 @@
 """migrate_pages() on the devices of a mesh: the same state and the same counts as on one.
 
-The call is one program for all devices (`jax.shard_map`).  What one device does to all
+The call is one program for all devices (`xla.shard_map`).  What one device does to all
 pages of a chunk, each shard does to those whose frames it keeps; in between, shards
 exchange the outcome of each place on the list, so that batches end, and frames are
 allocated and freed, in the list's order (`work.py`).
@@ -188,14 +188,8 @@ def program(
 
     def sharded(m: Machine, folios: Array, *numbers: Index) -> tuple[Machine, Result]:
         specs = plan.specs(m)
-        return jax.shard_map(
-            call,
-            mesh=plan.mesh,
-            in_specs=(specs, P(plan.axis), *[P()] * len(numbers)),
-            out_specs=(specs, P()),
-            # JAX cannot infer that results are replicated: they come from psum and loops.
-            check_vma=False,
-        )(m, folios, *numbers)
+        given = specs, P(plan.axis), *[P()] * len(numbers)
+        return xla.shard_map(call, plan.mesh, given, (specs, P()))(m, folios, *numbers)
 
     return sharded
 

@@ -17,6 +17,9 @@ from jaxtyping import Array
 from jaxmig.state.lanes import Lanes
 from jaxmig.state.machine import WORDS
 
+# Triton's options; jax 0.6 has them under the second name.
+NAMES: Final = ("CompilerParams", "TritonCompilerParams")
+OPTIONS: Final[Any] = next(getattr(triton, n) for n in NAMES if hasattr(triton, n))
 WARPS: Final = 2  # of a program: 1 to 8 were equally fast
 
 
@@ -41,7 +44,7 @@ def copy_pages(memory: Array, src: Lanes, dst: Lanes, interpret: bool = False) -
         out_specs=whole,
         out_shape=jax.ShapeDtypeStruct(memory.shape, memory.dtype),
         input_output_aliases={2: 0},
-        compiler_params=None if interpret else triton.CompilerParams(num_warps=WARPS),
+        compiler_params=None if interpret else OPTIONS(num_warps=WARPS),
         interpret=interpret,
         name="folio_copy",
     )

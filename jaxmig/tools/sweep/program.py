@@ -62,10 +62,7 @@ def jitted(
     mesh = Mesh(mesh.devices, mesh.axis_names)
     axis = P(mesh.axis_names[0])
     specs = tuple(axis if i in dealt else P() for i in range(arguments))
-    each = jax.shard_map(
-        function, mesh=mesh, in_specs=specs, out_specs=axis, check_vma=False
-    )
-    return xla.Program(each, work=WORK)
+    return xla.Program(xla.shard_map(function, mesh, specs, axis), work=WORK)
 
 
 @functools.cache
