@@ -9,6 +9,7 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -748,7 +749,7 @@ def test_ranges_hold_their_value_after_rounding() -> None:
 # --- timings -------------------------------------------------------------------------
 
 
-def guest() -> dict[str, object]:
+def guest() -> dict[str, Any]:
     return read((GUEST / "idle.json").read_text())
 
 
@@ -1161,3 +1162,21 @@ def test_counters_that_linux_does_not_show(monkeypatch: pytest.MonkeyPatch) -> N
     assert timings.interrupts() is None
     monkeypatch.setattr(Path, "read_text", lambda self: " TLB:  3  4  shootdowns\n")
     assert timings.interrupts() == 7
+
+
+def test_a_row_without_one_of_its_fields_is_used_or_refused() -> None:
+    """Each field of each kind of row; nothing but CalibrationError may come of it."""
+    doc = guest()
+    rounds = [r for key, r in doc.items() if key.startswith("micro")]
+    rows = [row for r in rounds for some in r.values() for row in some]
+    rows += doc["target_and_futex"]
+    kinds = {(row["what"], name): row for row in rows for name in row}
+    refused = 0
+    for (_, name), row in kinds.items():
+        value = row.pop(name)
+        try:
+            from_micro(read(json.dumps(doc)), "x", XEON)
+        except CalibrationError:
+            refused += 1
+        row[name] = value
+    assert len(kinds) > refused > 20

@@ -33,6 +33,10 @@ OTHER_NODE: Final = "micro_other_node"
 PROTECT: Final = "mprotect_rw_to_r"
 IN_ORDER: Final = "copy4k_sequential_cold"
 FROM_CACHE: Final = "copy4k_from_cache"
+WARM: Final = "copy4k_warm"
+ALONE_COLD: Final = "copy4k_random_cold"
+FAULT: Final = "fault_anon_zero_page_read"
+WALK: Final = "page_walk"
 LOSS: Final = "target_loss"
 TRIP: Final = "futex_round_trip"
 LONGEST_NS: Final = 10**12  # of a timing
@@ -41,9 +45,7 @@ COUNTS: Final = ("n", "pages")
 FIELDS: Final = {
     PROTECT: ("n", "min_ns", "median_ns"),
     IN_ORDER: ("median_ns",),
-    FROM_CACHE: ("median_ns",),
-    "fault_anon_zero_page_read": ("median_ns",),
-    "page_walk": ("median_ns",),
+    **dict.fromkeys((FROM_CACHE, WARM, ALONE_COLD, FAULT, WALK), ("median_ns",)),
     TRIP: ("min_ns", "median_ns", "p90_ns"),
     LOSS: (
         "pages",
@@ -274,8 +276,8 @@ def _copies(rounds: Rounds, source: str) -> list[Measured]:
     if not cached:
         # Rows from before: both ends in the innermost cache, which is the least.
         held = "copies within the cache"
-        cached, most = _batches(rounds, "copy4k_warm")
-    alone = _paired(rounds, "copy4k_random_cold", IN_ORDER)
+        cached, most = _batches(rounds, WARM)
+    alone = _paired(rounds, ALONE_COLD, IN_ORDER)
     return [
         *spread("cost.copy_4k", page, words, ends),
         *spread("cost.copy_2m", huge, f"{words}, 512 of 4 KiB", outer),
@@ -287,8 +289,8 @@ def _copies(rounds: Rounds, source: str) -> list[Measured]:
 def _access(rounds: Rounds, doc: Mapping[str, Any], source: str) -> list[Measured]:
     made = []
     for key, what, words in (
-        ("access.fault", "fault_anon_zero_page_read", "a read fault of the zero page"),
-        ("access.walk", "page_walk", "a load from another page, less from a next line"),
+        ("access.fault", FAULT, "a read fault of the zero page"),
+        ("access.walk", WALK, "a load from another page, less from a next line"),
     ):
         found, ends = _batches(rounds, what)
         made += spread(key, found, f"{source}: {words}", ends)
