@@ -119,13 +119,16 @@ def test_no_draft_is_left(tmp_path: Path, name: str, number: signal.Signals) -> 
     for _ in range(MOST):
         if name == "sweep" and outputs(folder, name) == whole:
             (folder / "x.csv").unlink()
+        before = said.stat().st_size
         process = start(COMMANDS[name], folder, said)
         time.sleep(r.uniform(0.1, 0.95) * took)
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(process.pid, number)
         code = ended(process)
-        assert code in (0, *ENDS[number])
-        hits += code != 0
+        # A fork that has not come to the command yet: Python ends it, and nothing is said.
+        early = code == 1 and number == signal.SIGINT and said.stat().st_size == before
+        assert code in (0, *ENDS[number]) or early
+        hits += code != 0 and not early
         # A killed one cannot clean up; the next start does.
         assert number == signal.SIGKILL or drafts(folder) == []
         there = outputs(folder, name)
