@@ -344,6 +344,19 @@ def test_run_writes_all_that_is_asked_for(
     assert error in html.unescape(page.read_text())
 
 
+def test_a_page_of_a_scenario_assumes_what_the_table_does(
+    capsys: pytest.CaptureFixture[str], scenario: str, tmp_path: Path
+) -> None:
+    page = tmp_path / "x.html"
+    words = ("--kernel", "6.3", "--copy", "dma:4", "--report", str(page))
+    ran = Ran(capsys, "run", scenario, *words)
+    assert (ran.code, ran.err) == (0, "")
+    said = [line for line in ran.out.splitlines() if line.startswith("Assumed: ")]
+    assert len(said) == 2
+    assert "between the rates published" in said[1]
+    assert all(line in html.unescape(page.read_text()) for line in said)
+
+
 def test_an_engine_that_no_machine_has_is_an_error_of_each_file(
     capsys: pytest.CaptureFixture[str], scenario: str
 ) -> None:

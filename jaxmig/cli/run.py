@@ -122,7 +122,7 @@ def _report(args: argparse.Namespace, played: Sequence[Played]) -> None:
     for p in played:
         if p.scenario is None:
             continue
-        assumed[_assumed(args, p)] = None
+        assumed |= dict.fromkeys(_assumed(args, p))
         for i, title in enumerate(_titles(p)):
             n = len(p.scenario.calls)
             records, traced = p.records[i::n], p.traced[i::n]
@@ -176,10 +176,7 @@ def _table(args: argparse.Namespace, played: Played) -> str:
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
-    parts = [_assumed(args, played)]
-    if rates := played.profile.copy_assumed(s.machine.copy):
-        parts.append(f"Assumed: {rates}.")
-    parts.append(f"Scenario: {played.path}")
+    parts = [*_assumed(args, played), f"Scenario: {played.path}"]
     for i, title in enumerate(_titles(played)):
         drawn = report.compare(
             played.records[i :: len(calls)],
@@ -201,13 +198,13 @@ def _table(args: argparse.Namespace, played: Played) -> str:
     return "\n".join(parts)
 
 
-def _assumed(args: argparse.Namespace, played: Played) -> str:
-    """The machine that a file's calls were played on, and its state, in one line."""
+def _assumed(args: argparse.Namespace, played: Played) -> list[str]:
+    """The machine that a file's calls were played on, its state, and rates of engines."""
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
     asked = {c.privileged for c in calls if c.syscall != "kernel"}
-    return report.assumed_line(
+    line = report.assumed_line(
         played.profile,
         running={c for process in s.processes for c in process.running},
         lazy={c for process in s.processes for c in process.lazy},
@@ -219,3 +216,5 @@ def _assumed(args: argparse.Namespace, played: Played) -> str:
         copy=s.machine.copy,
         content=args.content is not False,
     )
+    rates = played.profile.copy_assumed(s.machine.copy)
+    return [line, *([f"Assumed: {rates}."] if rates else [])]
