@@ -90,7 +90,7 @@ def _eligible(src: Folio) -> bool:
 
     Reading: this look at the references is no attempt.
     """
-    return not (src.movable_ops or src.has("extra_ref") or src.has("pinned"))
+    return not (src.movable_ops or src.held("extra_ref") or src.held("pinned"))
 
 
 def unmap_phase(b: Batch) -> None:

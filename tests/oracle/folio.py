@@ -194,12 +194,16 @@ class Folio:
         return extra + pins * (1 if self.order else PIN_BIAS)
 
     def has(self, state: str) -> bool:
-        """Whether a state holds now, where looking is no attempt."""
+        """What a look that is no attempt finds: what the next attempt would find."""
+        return state in self.states and self.states[state].standing()
+
+    def held(self, state: str) -> bool:
+        """The same of references: they are there until the attempt that ends them."""
         return state in self.states and self.states[state].active()
 
     def maybe_pinned(self) -> bool:
         """folio_maybe_dma_pinned(): small pages know pins only by their number."""
-        return self.has("pinned") or (not self.order and self.refcount >= PIN_BIAS)
+        return self.held("pinned") or (not self.order and self.refcount >= PIN_BIAS)
 
     def test(self, state: str) -> bool:
         """Linux looks at a state: count the test, say whether it holds."""

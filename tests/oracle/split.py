@@ -54,7 +54,7 @@ def _refused(folio: Folio, taken: bool) -> int:
         return EBUSY
     # can_split_folio() sees references before anything is unmapped.  Reading: that
     # look is not an attempt.
-    if taken or folio.has("extra_ref") or folio.has("pinned"):
+    if taken or folio.held("extra_ref") or folio.held("pinned"):
         return EAGAIN
     # The walk skips such a stack, so references of the mappings remain.
     if folio.anon and folio.test("temp_stack"):
