@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -56,6 +57,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     names = list(modules)
     chance.shuffle(names)
     items[:] = [item for name in names for item in modules[name]]
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals mean what they do in a terminal; nohup and scripts have some ignored.
+
+    Programs that a test starts inherit that.
+    """
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    old = {number: signal.signal(number, usual[number]) for number in usual}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

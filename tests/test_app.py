@@ -97,6 +97,7 @@ def test_a_fault_of_the_program_keeps_its_trace(
         cli.main(["machines"])
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [

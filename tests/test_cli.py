@@ -445,6 +445,7 @@ xla.Program._compile = compile
 """
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(
     "module", ["jaxmig.cli.app", "jax", "jax.numpy", "jaxmig.tools.job"]
 )
@@ -460,6 +461,7 @@ def test_nothing_to_move_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing moved" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_is_one_line_and_130() -> None:
     # Far more is left than the first compilation: every release is played.
     args = (*SMALL, "--kernel", "all")

@@ -297,6 +297,7 @@ def test_names_that_are_no_files(tmp_path: Path) -> None:
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(("number", "code"), ENDS)
 def test_a_signal_leaves_no_draft(tmp_path: Path, number: int, code: int) -> None:
     """The draft is there from the start on; the command waits for its input."""

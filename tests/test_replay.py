@@ -254,6 +254,7 @@ def test_standard_input_is_converted(
     np.testing.assert_array_equal(np.concatenate(list(traces.blocks(out))), expected)
 
 
+@pytest.mark.usefixtures("heeded")
 def test_an_interrupt_leaves_no_half_file(tmp_path: Path) -> None:
     """A conversion that waits for more input ends at once, and its draft is gone."""
     out = tmp_path / "out.npz"

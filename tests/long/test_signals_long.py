@@ -66,8 +66,6 @@ def start(words: str, folder: Path, said: Path) -> BaseProcess:
 
 def command(words: list[str], folder: Path, said: Path) -> None:
     """`jaxmig` in its own process."""
-    # Behind nohup or `&` Ctrl-C is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(out, stream)
@@ -100,6 +98,7 @@ def drafts(folder: Path) -> list[str]:
     return [p.name for p in folder.glob(".jaxmig-*")]
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("number", ENDS)
 def test_no_draft_is_left(tmp_path: Path, name: str, number: signal.Signals) -> None:
