@@ -438,9 +438,9 @@ sys.meta_path.insert(0, Finder())
 ON_COMPILATION = """
 from jaxmig.state import xla
 real = xla.Program._compile
-def compile(self, args):
+def compile(self, *args):
     tell()
-    return real(self, args)
+    return real(self, *args)
 xla.Program._compile = compile
 """
 

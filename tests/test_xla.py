@@ -6,6 +6,8 @@ import jaxlib
 import jaxmig
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
+from jaxmig.engine import migrate
+from jaxmig.linux.rules import rules
 from jaxmig.state import xla
 
 
@@ -77,21 +79,22 @@ def test_only_programs_that_work_on_few_rows_are_compiled_quickly(monkeypatch) -
     assert asked == [True, False, True, False, False]
 
 
-def test_a_short_list_of_large_folios_is_as_many_rows_as_they_have_pages() -> None:
-    pages, asked = xla.FEW * 8, []
-
-    class Spy(xla.Program):
-        def jitted(self, on=True, short=False, gpu=None):
-            asked.append(short)
-            return super().jitted(on, short, gpu)
-
+def test_a_list_is_as_many_rows_as_its_folios_have_pages(monkeypatch) -> None:
+    """Whatever it is padded to."""
+    asked = []
+    monkeypatch.setattr(xla, "_kept", {})
+    monkeypatch.setattr(
+        xla.Program, "_compile", lambda self, args, few: asked.append(few)
+    )
     for order in (0, 9):
         b = jaxmig.Builder(nodes=2, cpus=2)
-        b.mmap(b.process("p", running=[1]), pages, order=order)
+        b.mmap(b.process("p", running=[1]), xla.FEW * 2, order=order)
         m = b.build(content=False)
-        assert xla._bytes(m) < xla.FEW_BYTES
-        Spy(lambda m, folios: folios + m.frame[0, 0])(m, jnp.zeros(512, jnp.int32))
-    assert asked == [True, False]
+        heads = jaxmig.folios_on(m, 0)
+        for more in (0, 1):
+            listed = heads[: (xla.FEW >> order) + more]
+            migrate.executable(rules("6.3"), False, *migrate.checked(m, listed, 1)[0])
+    assert asked == [True, False] * 2
 
 
 def test_this_jaxlib_has_every_option_that_is_asked_for() -> None:

@@ -309,7 +309,9 @@ def executable(rules: Rules, donate: bool, *args: Any, log: int = 0) -> Executab
     # The rules go in as data: all releases share the program.
     bits = (word(rules),)
     made = program(rules.defers, donate, safe, log=log)
-    return Executable(made.executable(*args, *bits), bits)
+    # A folio of the list may have many pages.
+    few = int(size) * state.geometry.largest <= xla.FEW
+    return Executable(made.executable(*args, *bits, few=few), bits)
 
 
 def check_poison(kernel: str, m: Machine, engine: bool) -> None:

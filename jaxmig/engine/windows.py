@@ -88,7 +88,7 @@ def migrate_lanes(
         # them: which, must not depend on the width of windows, that is on the device.
         apart = ~_any_at_home(call, at)
         c = _windows(j, c, width, jnp.where(apart, j.size, 0))
-        narrow = max(CHUNK, call.m.largest)
+        narrow = max(CHUNK, call.m.geometry.largest)
         c = _windows(j, c, min(narrow, width), j.size)
     return _end(j, c)
 

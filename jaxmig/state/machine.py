@@ -121,11 +121,6 @@ class Machine:
     conditions: Int32[Array, "frames 4"] | None  # see conditions.py
     geometry: Geometry = static()
 
-    @property
-    def largest(self) -> int:
-        """Base pages of the largest folio: what an item of a list may stand for."""
-        return self.geometry.largest
-
     def node_of(self, pfn: Int32[Array, "*lanes"]) -> Int32[Array, "*lanes"]:
         """The node that owns each frame."""
         return pfn // np.int32(self.geometry.frames_per_node)

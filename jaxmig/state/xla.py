@@ -48,7 +48,7 @@ WHOLE_LOOP: Final = 1 << 17  # bytes that an iteration may touch
 CPU_OPTIONS: Final = {"xla_cpu_prefer_vector_width": 512}  # bits, if the CPU has them
 # A program on few rows takes longer to optimize than to run.
 SHORT: Final = 1 << 16  # rows of all arrays
-FEW: Final = 1 << 14  # base pages on the list, if the machine's arrays are longer
+FEW: Final = 1 << 14  # base pages that a call works on, if the arrays are longer
 FEW_BYTES: Final = 1 << 24  # of the machine's arrays
 # What these passes do to loops takes a third of the compilation, and such a program is
 # no slower without.  Dealt among threads in pieces, each of which repeats what all of them
@@ -156,10 +156,15 @@ class Program:
             return self.function(*args)
         return self.executable(*args)(*args)
 
-    def executable(self, *args: Any) -> Any:
-        """The compiled function for arguments like these, compiled if it is new."""
+    def executable(self, *args: Any, few: bool | None = None) -> Any:
+        """The compiled function for arguments like these, compiled if it is new.
+
+        Args:
+          few: whether a call works on few rows of its first argument, FEW at most; None:
+            if its other arguments have no more.
+        """
         kinds = tuple(map(_kind, jax.tree.leaves(args)))
-        key = self, (jax.tree.structure(args), kinds)
+        key = self, (jax.tree.structure(args), kinds, few)
         with _lock:
             found = _kept.pop(key, None)
             if found is not None:
@@ -167,7 +172,7 @@ class Program:
                 return found[0]
         had = _mappings()
         with busy.compiling():
-            compiled = self._compile(args)
+            compiled = self._compile(args, few)
         taken = max(_mappings() - had, 0)
         with _lock:
             _made["programs"] += 1
@@ -203,15 +208,12 @@ class Program:
             compiler_options=options,
         )
 
-    def _compile(self, args: tuple[Any, ...]) -> Any:
-        # A short list counts as few rows even if the machine's arrays are longer.
+    def _compile(self, args: tuple[Any, ...], few: bool | None) -> Any:
         state, *others = (_longest(x) * self.work for x in args)
-        # An item of the list may be a folio of many pages, but all are the machine's.
         worked = max(others, default=state)
-        pages = worked * getattr(args[0], "largest", 1)
-        worked = max(worked, min(pages, state))
+        few = worked <= FEW if few is None else few
         short = max(state, worked) <= SHORT
-        short |= worked <= FEW and _bytes(args[0]) * self.work <= FEW_BYTES
+        short |= few and _bytes(args[0]) * self.work <= FEW_BYTES
         try:
             return self.jitted(short=short).lower(*args).compile()
         except jax.errors.JaxRuntimeError as error:

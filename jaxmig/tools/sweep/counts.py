@@ -80,7 +80,7 @@ def count(
       The result; int32[nodes], the change of base pages mapped.
     """
     folios, size, node, cpu = call
-    most = m.largest
+    most = m.geometry.largest
     width = min(max(chunk, most), folios.shape[0] * most)
     folios = jnp.pad(folios, (0, max(width - folios.shape[0], 0)))
     put_off = tlb.should_defer(rules, m.cpus, cpu)
