@@ -58,8 +58,7 @@ class Example:
 
 def programs(large: bool, kernels: tuple[str, ...] = tuple(RELEASES)) -> list[Program]:
     """Everything that may be compiled for one shape."""
-    found = [Program(k, large, mode) for k in kernels for mode in ("sync", "async")]
-    found += [Program(k, large, "sync_light") for k in ("6.2", "v4", "6.3", "6.18")]
+    found = [Program(k, large, "any") for k in kernels]
     found += [Program(k, large, arch="arm64") for k in ("6.2", "v4", "6.3", "6.6")]
     found += [Program("6.18", large, arch="x86-invlpgb")]
     if large:

@@ -13,8 +13,6 @@ Document = dict[str, Any]
 Draw = Any
 NODES, CPUS = 3, 4
 OWNERS = ("a", "b", "c", "d")
-SYNC_CALLERS = (None, "memory_offline", "cma", "soft_offline")
-ASYNC_CALLERS = (None, "compaction", "demotion", "damon")
 # Every caller, and the modes in which it may be asked; the first is its own.
 CALLERS = {
     "compaction": ("sync_light", "async", "sync"),
@@ -41,7 +39,7 @@ class Program:
 
     kernel: str
     large: bool = False
-    mode: str = "sync"
+    mode: str = "sync"  # "any": each call has its own
     arch: str = "x86"
     caller: str | None = None  # one that has rules of its own
 
@@ -74,7 +72,7 @@ def pages_of(region: Document) -> int:
 
 @st.composite
 def calls(draw: Draw, program: Program, regions: list[Document]) -> list[Document]:
-    outside = program.mode == "sync" and program.caller is None
+    outside = program.mode in ("sync", "any") and program.caller is None
     kinds = ["kernel"]
     if outside:
         kinds += ["migrate_pages", "move_pages", "mbind"]
@@ -119,16 +117,15 @@ def _unusual(draw: Draw, name: str) -> Document:
 
 @st.composite
 def _kernel(draw: Draw, program: Program) -> Document:
-    callers = SYNC_CALLERS if program.mode == "sync" else ASYNC_CALLERS
-    if program.mode == "sync_light":
-        callers = (None, "compaction")
-    elif program.mode == "async" and not program.large:
-        callers += ("numa_balancing",)  # large folios need a program of their own
-    callers = tuple(c for c in callers if has_caller(program.kernel, c))
-    caller = program.caller or draw(st.sampled_from(callers))
-    call: Document = {"mode": program.mode}
+    mode = program.mode
+    if mode == "any":
+        mode = draw(st.sampled_from(("sync", "async", "sync_light")))
+    callers = [c for c, modes in CALLERS.items() if mode in modes]
+    here = [None, *(c for c in callers if has_caller(program.kernel, c))]
+    caller = program.caller or draw(st.sampled_from(here))
+    call: Document = {"mode": mode}
     if caller == "compaction":
-        call |= draw(_wanted(program.mode))
+        call |= draw(_wanted(mode))
     return call | ({"caller": caller} if caller else {})
 
 

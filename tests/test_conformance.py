@@ -7,7 +7,6 @@ which can also go on after an interrupt.
 from __future__ import annotations
 
 import os
-import random
 
 import fuzz
 import pytest
@@ -18,10 +17,7 @@ from strategies import Example, Program, examples, programs
 ROUND = 1000  # examples a seed: what hypothesis remembers of them grows
 FUZZ = int(os.environ.get("JAXMIG_EXAMPLES", "0"))
 SEED = int(os.environ.get("JAXMIG_SEED", "0"))
-# Each release has programs of its own for base pages, so few are played by default;
-# where folios are large one program serves every release, mode and architecture.
-QUICK_SMALL = [Program(k) for k in ("6.2", "6.3", "6.18")]
-LARGE = programs(large=True)
+SMALL, LARGE = programs(large=False), programs(large=True)
 
 
 def play(choice: list[Program], count: int, first: int = SEED) -> None:
@@ -45,7 +41,7 @@ def play(choice: list[Program], count: int, first: int = SEED) -> None:
 
 
 def test_base_pages() -> None:
-    play(QUICK_SMALL, 150)
+    play(SMALL, 150)
 
 
 def test_large_folios() -> None:
@@ -87,14 +83,9 @@ def test_a_split_sees_references_until_the_attempt_that_ends_them(state: str) ->
     assert PLAYED["compared"] == before + 1
 
 
-def some(count: int) -> list[Program]:
-    """Programs that the seed picks: all of them would compile for half an hour."""
-    return random.Random(SEED).sample(programs(large=False), count)
-
-
 @pytest.mark.slow
-def test_base_pages_on_some_programs() -> None:
-    play(some(count=5), 1000, SEED + 1)
+def test_base_pages_on_all_programs() -> None:
+    play(SMALL, 1000, SEED + 1)
 
 
 @pytest.mark.slow
