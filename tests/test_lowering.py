@@ -80,17 +80,22 @@ def call(m: jaxmig.Machine) -> tuple[Any, ...]:
 
 
 @functools.cache
-def on_gpu(kernel: str, what: str, safe: bool) -> tuple[Any, tuple[Any, ...]]:
-    """A call with Triton's kernels, which is traced once, and its arguments."""
-    r = rules(kernel)
-    jitted = migrate.program(r.defers, True, safe).jitted(gpu=True)
-    return jitted, (*call(machine(what)), word(r))
+def text_of(program: xla.Program, what: str, *numbers: int) -> str:
+    """A program for both accelerators; it is the same for all releases, which are data."""
+    args = (*call(machine(what)), *map(jnp.int32, numbers), word(rules("6.3")))
+    return module(program.jitted(), *args)
 
 
 @functools.cache
-def text_on_gpu(kernel: str, what: str, safe: bool) -> str:
+def on_gpu(program: xla.Program, what: str) -> tuple[Any, tuple[Any, ...]]:
+    """A call with Triton's kernels, which is traced once, and its arguments."""
+    return program.jitted(gpu=True), (*call(machine(what)), word(rules("6.3")))
+
+
+@functools.cache
+def text_on_gpu(program: xla.Program, what: str) -> str:
     """Its text."""
-    jitted, args = on_gpu(kernel, what, safe)
+    jitted, args = on_gpu(program, what)
     return for_cuda(jitted, *args)
 
 
@@ -111,38 +116,37 @@ KERNELS = [
 
 @pytest.mark.parametrize(("kernel", "what", "safe"), KERNELS)
 def test_kernels_lower(kernel, what, safe):
-    m = machine(what)
-    r = rules(kernel)
-    jitted = migrate.program(r.defers, True, safe).jitted()
-    check(module(jitted, *call(m), word(r)), donated=len(jax.tree.leaves(m)))
+    text = text_of(migrate.program(rules(kernel).defers, True, safe), what)
+    check(text, donated=len(jax.tree.leaves(machine(what))))
 
 
 def test_calls_in_order_lower():
     """Those that write a log."""
-    m, r = machine("large"), rules("6.12")
-    jitted = migrate.program(r.defers, True, log=64).jitted()
-    check(module(jitted, *call(m), word(r)), donated=len(jax.tree.leaves(m)))
+    text = text_of(migrate.program(rules("6.12").defers, True, log=64), "large")
+    check(text, donated=len(jax.tree.leaves(machine("large"))))
 
 
 @pytest.mark.parametrize("what", ["base", "large"])
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 def test_calls_that_stop_half_way_lower(kernel, what):
-    r = rules(kernel)
-    jitted = migrate.inside(r.defers, what == "base").jitted()
-    args = (*call(machine(what)), jnp.int32(1), jnp.int32(1), word(r))
-    check(module(jitted, *args), donated=0)
+    program = migrate.inside(rules(kernel).defers, what == "base")
+    check(text_of(program, what, 1, 1), donated=0)
 
 
 @pytest.mark.parametrize("counts", [True, False])
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 def test_sweeps_lower(kernel, counts):
     """All at once and one after the other."""
+    check(text_of_sweep(program_of(rules(kernel).defers, counts)), donated=0)
+
+
+@functools.cache
+def text_of_sweep(program: xla.Program) -> str:
     m, heads, size, node, cpu, limit = call(machine("conditions"))
     stack = jax.tree.map(lambda x: jnp.stack([x] * SLOTS), m.cpus)
     limits, n = jnp.repeat(limit, SLOTS), jnp.int32(SLOTS)
-    r = rules(kernel)
-    args = (m, heads, size, node, cpu, limits, stack, n, jnp.asarray(word(r)))
-    check(module(program_of(r.defers, counts).jitted(), *args), donated=0)
+    bits = jnp.asarray(word(rules("6.3")))
+    return module(program.jitted(), m, heads, size, node, cpu, limits, stack, n, bits)
 
 
 @pytest.mark.parametrize("shape", [Shape(4, 64), Shape(4, 64, huge=2, mms=2, words=4)])
@@ -202,7 +206,8 @@ def writes(text: str, rows: int, columns: str) -> int:
 @pytest.mark.parametrize(("kernel", "what", "safe"), KERNELS)
 def test_on_gpus_one_kernel_copies_contents(kernel, what, safe):
     """Nothing is gathered and scattered; a window of large folios has a form of its own."""
-    m, text = on_gpu(kernel, what, safe)[1][0], text_on_gpu(kernel, what, safe)
+    program = migrate.program(rules(kernel).defers, True, safe)
+    m, text = on_gpu(program, what)[1][0], text_on_gpu(program, what)
     check(text, donated=len(jax.tree.leaves(m)))
     assert text.count(f"@{TRITON}(") == (
         2 if what == "large" and PAGES > 1 << 14 else 1
@@ -216,7 +221,8 @@ def test_a_base_page_costs_four_random_writes_on_a_gpu(kernel):
 
     A third write of entries is gone through only where a process has let a page go.
     """
-    m, text = machine("base"), text_on_gpu(kernel, "base", True)
+    program = migrate.program(rules(kernel).defers, True, True)
+    m, text = machine("base"), text_on_gpu(program, "base")
     assert writes(text, m.geometry.frames, "4xi32") == 2
     assert writes(text, m.pte.shape[0], "2xi32") == 2 + 1
 
@@ -257,7 +263,8 @@ def within(params: dict[str, Any]) -> Iterator[Any]:
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 def test_few_conditionals_of_a_window_make_a_gpu_wait_for_the_host(kernel):
     """Walls in front of what is written, and what is rare."""
-    jitted, args = on_gpu(kernel, "base", True)
+    program = migrate.program(rules(kernel).defers, True, True)
+    jitted, args = on_gpu(program, "base")
     jaxpr = jitted.trace(*args).jaxpr.jaxpr
     assert asked(jaxpr, "cuda") == 8
 

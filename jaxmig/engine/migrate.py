@@ -241,16 +241,22 @@ def uncoupled(rules: Rules, m: Machine, size: Any, node: Any) -> bool:
     if tlb.has_strays(rules, m.cpus):
         return False
     g, free = m.geometry, int(np.asarray(m.nfree)[int(node)])
-    most = int(size) * g.largest
-    # All folios of the list could be of the largest order, but not more than are in use.
-    if most > free and len(g.orders) > 1:
-        sizes = np.asarray([1 << o for o in g.orders])
-        most = g.frames - int((np.asarray(m.top) * sizes).sum())
     # Folios that move within the target node take frames before theirs are freed.
     top = np.asarray(m.top)
     in_use = g.nodes * np.asarray(g.pool_blocks) - top.sum(axis=0)
     few = np.minimum(in_use, int(size)) <= top[int(node)]
-    return bool(most <= free and few.all())
+    return bool(most_pages(m, size) <= free and few.all())
+
+
+def most_pages(m: Machine, size: Any) -> int:
+    """Base pages that so many folios have at most: all could be of the largest order.
+
+    But not more than are in use.
+    """
+    g = m.geometry
+    sizes = np.asarray([1 << o for o in g.orders])
+    in_use = g.frames - int((np.asarray(m.top) * sizes).sum())
+    return min(int(size) * g.largest, in_use)
 
 
 @functools.cache
@@ -309,8 +315,7 @@ def executable(rules: Rules, donate: bool, *args: Any, log: int = 0) -> Executab
     # The rules go in as data: all releases share the program.
     bits = (word(rules),)
     made = program(rules.defers, donate, safe, log=log)
-    # A folio of the list may have many pages.
-    few = int(size) * state.geometry.largest <= xla.FEW
+    few = most_pages(state, size) <= xla.FEW
     return Executable(made.executable(*args, *bits, few=few), bits)
 
 
