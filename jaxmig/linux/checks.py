@@ -10,7 +10,7 @@ mm/huge_memory.c.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
@@ -35,6 +35,24 @@ from jaxmig.state.pytree import pytree
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
+PASSES: Final = 10  # over a list; ASYNC callers, hugetlb and the posted series too
+ASYNC_PASSES: Final = 3  # of a batch that is tried asynchronously first
+SYNC_PASSES: Final = PASSES - ASYNC_PASSES  # over each folio that it leaves
+UNFORCED: Final = 3  # passes that never sleep
+
+
+def most_passes(rules: Rules, first: Flag, alone: Flag) -> Index:
+    """How many passes a stage has at most.
+
+    Args:
+      first: whether a batch is tried asynchronously.
+      alone: whether one folio is that a batch has left.
+    Returns:
+      int32.
+    Source: migrate_pages_sync(), migrate_pages_batch() in mm/migrate.c.
+    """
+    most = jnp.where(first & rules.two_stages, ASYNC_PASSES, PASSES)
+    return jnp.where(alone, SYNC_PASSES, most)
 
 
 @pytree

@@ -23,15 +23,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux import checks
+from jaxmig.linux.checks import PASSES, UNFORCED
 from jaxmig.linux.folio import EAGAIN, ENOMEM, FAILED, SLEEPS, SUCCESS, UNMAPPED
 from jaxmig.linux.rules import Rules, from_word, word
 from jaxmig.state import conditions as cond, frame, xla
 from jaxmig.state.pytree import pytree
 
-ASYNC_PASSES: Final = 3
-SYNC_PASSES: Final = 7
-PASSES: Final = 10
-UNFORCED: Final = 3  # passes that never sleep
 ENOUGH: Final = 1 << 30  # base pages free: batches that may get -ENOMEM come not here
 SLICE: Final = 256  # lanes of one loop
 
@@ -163,9 +160,7 @@ def _attempt(
         same &= a == b
     once = u.tried << TRIES | u.refuses << REFUSALS | (u.rc == UNMAPPED) << UNMAPS
     once = jnp.where(moving, 1 << LOOKS, once)
-    most = jnp.where(second, SYNC_PASSES, PASSES)
-    most = jnp.where(early & rules.two_stages, ASYNC_PASSES, most)
-    most = jnp.minimum(most, passes)
+    most = jnp.minimum(checks.most_passes(rules, early, second), passes)
     # An attempt that changed nothing has the same rc in every pass with the same `force`.
     early_pass = unforced & ~(moving & ~at_once)
     alike = jnp.where(early_pass, jnp.minimum(UNFORCED, most), most)

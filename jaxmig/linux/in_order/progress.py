@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from jaxmig.linux.checks import Stage
+from jaxmig.linux.checks import UNFORCED, Stage, most_passes
 from jaxmig.linux.folio import pages_of
 from jaxmig.linux.in_order.carried import FROM, Context, State
 from jaxmig.linux.in_order.passes import Place
@@ -20,10 +20,6 @@ from jaxmig.state import xla
 from jaxmig.state.frame import FLAGS
 from jaxmig.state.pytree import pytree, static
 
-PASSES: Final = 10  # of all forms; ASYNC callers, hugetlb, the posted series
-ASYNC_PASSES: Final = 3
-SYNC_PASSES: Final = PASSES - ASYNC_PASSES
-UNFORCED: Final = 3  # passes that never sleep
 NO_LIMIT: Final = 2**31 - 1
 # Stages: a batch with TTU_BATCH_FLUSH; one folio in migrate_pages_sync(); a batch of the
 # posted series, which may sleep; unmap and move in one (up to 6.2, hugetlb).
@@ -83,8 +79,7 @@ def stage(rules: Rules, progress: CallProgress) -> Stage:
 
 def most(rules: Rules, from_list: FromList, progress: CallProgress) -> Index:
     """How many passes there are at most."""
-    n = jnp.where((progress.stage == ASYNC) & rules.two_stages, ASYNC_PASSES, PASSES)
-    n = jnp.where(progress.stage == SYNC, SYNC_PASSES, n)
+    n = most_passes(rules, progress.stage == ASYNC, progress.stage == SYNC)
     return jnp.where(progress.op == SERIAL, from_list.passes, n)
 
 

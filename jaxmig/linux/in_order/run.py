@@ -26,11 +26,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux.call import CallState
+from jaxmig.linux.checks import PASSES
 from jaxmig.linux.folio import Where
 from jaxmig.linux.in_order import carried as reg, passes
 from jaxmig.linux.in_order.carried import UNMAP_FOLIOS, Context
 from jaxmig.linux.in_order.progress import (
-    PASSES,
     WHOLE,
     CallProgress,
     Carried,
