@@ -1,5 +1,6 @@
 """Every kernel lowers for other accelerators, without callbacks and 64-bit numbers."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
@@ -59,7 +60,28 @@ def for_cuda(jitted: Any, *args: Any) -> str:
     """The program for a GPU on which Triton's kernels run, as text."""
     checks = [export.DisabledSafetyCheck.custom_call(TRITON)]
     exported = export.export(jitted, platforms=("cuda",), disabled_checks=checks)
-    return exported(*args).mlir_module()
+    with a_gpu():
+        return exported(*args).mlir_module()
+
+
+def a_gpu() -> contextlib.AbstractContextManager[object]:
+    """One that is not here: since 0.11 JAX asks which it is, to lower Triton's kernels."""
+    if jax.__version_info__ < (0, 11):
+        return contextlib.nullcontext()
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    mesh = AbstractMesh((1,), ("gpu",), abstract_device=device)
+    return jax.sharding.use_abstract_mesh(mesh)
+
+
+@functools.cache
+def chooses() -> bool:
+    """Whether a program for one platform has its branches alone; jax 0.6 writes all."""
+
+    def doubled(x: jax.Array) -> jax.Array:
+        cpu, default = (lambda x: x * x), (lambda x: x + x)
+        return jax.lax.platform_dependent(x, cpu=cpu, default=default)
+
+    return "multiply" not in for_cuda(jax.jit(doubled), jnp.int32(21))
 
 
 def check(text: str, donated: int) -> None:
@@ -212,7 +234,7 @@ def test_on_gpus_one_kernel_copies_contents(kernel, what, safe):
     assert text.count(f"@{TRITON}(") == (
         2 if what == "large" and PAGES > 1 << 14 else 1
     )
-    assert writes(text, m.geometry.frames, "1024xui32") == 0
+    assert writes(text, m.geometry.frames, "1024xui32") == 0 or not chooses()
 
 
 @pytest.mark.parametrize("kernel", ["6.2", "6.3"])
