@@ -56,21 +56,24 @@ def module(jitted: Any, *args: Any) -> str:
     return export.export(jitted, platforms=ACCELERATORS)(*args).mlir_module()
 
 
-def for_cuda(jitted: Any, *args: Any) -> str:
+def gpus(count: int, axis: str) -> AbstractMesh:
+    """GPUs that are not here: since 0.11 JAX asks which, to lower Triton's kernels."""
+    if jax.__version_info__ < (0, 11):
+        return AbstractMesh((count,), (axis,))
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    kinds = (jax.sharding.AxisType.Auto,)
+    return AbstractMesh((count,), (axis,), axis_types=kinds, abstract_device=device)
+
+
+def for_cuda(jitted: Any, *args: Any, mesh: AbstractMesh | None = None) -> str:
     """The program for a GPU on which Triton's kernels run, as text."""
     checks = [export.DisabledSafetyCheck.custom_call(TRITON)]
     exported = export.export(jitted, platforms=("cuda",), disabled_checks=checks)
-    with a_gpu():
+    here = contextlib.nullcontext()
+    if jax.__version_info__ >= (0, 11):
+        here = jax.sharding.use_abstract_mesh(mesh or gpus(1, "gpu"))
+    with here:
         return exported(*args).mlir_module()
-
-
-def a_gpu() -> contextlib.AbstractContextManager[object]:
-    """One that is not here: since 0.11 JAX asks which it is, to lower Triton's kernels."""
-    if jax.__version_info__ < (0, 11):
-        return contextlib.nullcontext()
-    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
-    mesh = AbstractMesh((1,), ("gpu",), abstract_device=device)
-    return jax.sharding.use_abstract_mesh(mesh)
 
 
 @functools.cache
@@ -188,7 +191,7 @@ def test_accesses_and_timelines_lower(shape):
 def sharded(what: str, layout: str) -> tuple[xla.Program, tuple[Any, ...]]:
     """A call for four accelerators, none of which is here, and its arguments' shapes."""
     m = machine(what)
-    mesh = AbstractMesh((4,), ("pages",))
+    mesh = gpus(4, "pages")
     plan = plan_of(m, mesh, layout)
 
     def shape(path: Any, x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -293,7 +296,7 @@ def test_few_conditionals_of_a_window_make_a_gpu_wait_for_the_host(kernel):
 
 def test_contents_that_stay_on_a_shard_go_by_the_same_kernel():
     program, args = sharded("base", "striped")
-    text = for_cuda(program.jitted(gpu=True), *args)
+    text = for_cuda(program.jitted(gpu=True), *args, mesh=gpus(4, "pages"))
     assert text.count(f"@{TRITON}(") == 1
 
 
