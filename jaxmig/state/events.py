@@ -90,7 +90,7 @@ class Events:
         unknown = counts.keys() - _INDEX.keys()
         if unknown:
             raise TypeError(f"no such counter: {', '.join(sorted(unknown))}")
-        index = np.arange(len(COUNTERS))
+        index = jnp.arange(len(COUNTERS))
         more = jnp.zeros(len(COUNTERS), jnp.uint32)
         # Selects by index fuse with the sum; a stack would be one more pass.
         for name, count in counts.items():
@@ -108,7 +108,7 @@ class Events:
         n = parts.astype(jnp.uint32)
         half, upper = (x.sum(dtype=jnp.uint32) for x in (n & 0xFFFF, n >> 16))
         ev = self.add(**{name: half}).add(**{name: upper << 16})
-        here = np.arange(len(COUNTERS)) == _INDEX[name]
+        here = jnp.arange(len(COUNTERS)) == _INDEX[name]
         high = ev.high + jnp.where(here, upper >> 16, np.uint32(0))
         return dataclasses.replace(ev, high=high)
 

@@ -9,10 +9,9 @@ written back under their real numbers.
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from jaxmig.linux.tlb import empty_tlb
 from jaxmig.state import frame, lanes, pte
 from jaxmig.state.lanes import Lanes, Mask
-from jaxmig.state.machine import BLANK, NOWHERE, Cpus, Geometry, Machine
+from jaxmig.state.machine import BLANK, NOWHERE, Cpus, Geometry, Machine, Tlb
 from jaxmig.state.pytree import pytree
 from jaxmig.state.window import Window, flat
 
@@ -71,6 +70,9 @@ def lay(
     # The k-th entry of a page is followed by its (k + 1)-th, `room` numbers further on.
     following = jnp.where(there, number, NOWHERE)[1:].reshape(-1)
     end = jnp.full(room, NOWHERE, jnp.int32)
+    # Not an array from outside: jaxlib 0.11.2 dies of one that shard_map does not use.
+    nowhere = jnp.full((1, cpus.lazy.shape[0]), NOWHERE, jnp.int32)
+    none_cached = Tlb(nowhere, nowhere, nowhere * 0, nowhere * 0)
     g = Geometry(2, room, (0,), (room,), maps * room, shared)
     m = Machine(
         frame=jnp.concatenate([rows, blank]),
@@ -82,8 +84,8 @@ def lay(
         free=jnp.concatenate([index * 0, (2 * room - 1) - index]),
         top=jnp.asarray([[0], [room]], jnp.int32),
         nfree=jnp.asarray([0, room], jnp.int32),
-        tlb=empty_tlb(1, 1, cpus.lazy.shape[0]),
-        huge_tlb=empty_tlb(1, 1, cpus.lazy.shape[0]),
+        tlb=none_cached,
+        huge_tlb=none_cached,
         cpus=cpus,
         conditions=None
         if conditions is None

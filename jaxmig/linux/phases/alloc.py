@@ -168,7 +168,7 @@ def _places(
     # The topmost block lies below the top.
     empty = node * geometry.slots_per_node + starts + min(step, 0)
     slot, following = lanes.dealt(pool, empty + top[:stacks], step)
-    return slot, top.at[:stacks].set(following - empty)
+    return slot, jax.lax.dynamic_update_slice(top, following - empty, (0,))
 
 
 def _counted(window: Window) -> Lanes:
