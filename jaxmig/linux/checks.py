@@ -63,6 +63,7 @@ class Stage:
     sleeps: Flag  # mode and stage allow it to sleep
     posted: Flag  # the series as posted: -EDEADLOCK instead of a sleep with locks held
     force: Flag  # and so does the number of the pass: `force` of migrate_folio_unmap()
+    isolated: Flag  # folios are on a list: what was to let them go has done so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,6 +302,7 @@ def check_split(
     marks: Index,
     mapped: Index,
     trylock: Flag,
+    freed: Flag,
 ) -> Checked:
     """The tests of try_split_folio() and split_huge_page_to_list().
 
@@ -311,6 +313,7 @@ def check_split(
       left, marks: the folio's conditions, see conditions.py.
       mapped: int32, entries that map its pages.
       trylock: whether the lock is only tried.
+      freed: whether only the isolation holds it: it has no anon_vma any more.
     Returns:
       rc is SUCCESS, EAGAIN or FAILED; conditions and references after the tests.
     Source: split_huge_page_to_list(), can_split_folio() in mm/huge_memory.c.
@@ -319,7 +322,10 @@ def check_split(
     flags = folio.flags
     t = Checks(left, marks, jnp.asarray(True), jnp.int32(SUCCESS))
     t = t.look_at(cond.LOCKED, ~trylock, EAGAIN)
-    t = t.look_at(cond.WRITEBACK, no, FAILED).look_at(cond.NO_MAPPING, no, FAILED)
+    t = t.look_at(cond.WRITEBACK, no, FAILED)
+    lone = t.going & freed & frame.is_anon(flags)
+    t = t.set(going=t.going & ~lone, rc=jnp.where(lone, FAILED, t.rc))
+    t = t.look_at(cond.NO_MAPPING, no, FAILED)
     buffers = frame.has(flags, frame.PRIVATE)
     t = t.look_at(cond.BUFFERS_LOCKED, no, FAILED, buffers)
     # can_split_folio() is no attempt to migrate: nothing is counted down, and references

@@ -146,7 +146,7 @@ def _attempt(
     unforced = (at_once | (~second & ~early)) & (n < UNFORCED)
     no = jnp.asarray(False)
     sleeps = ~early & rules.may_sleep
-    st = checks.Stage(batch=no, sleeps=sleeps, posted=no, force=~unforced)
+    st = checks.Stage(batch=no, sleeps=sleeps, posted=no, force=~unforced, isolated=~no)
     left, marks = cond.unpack_words(before.words)
     going = (before.ends & OVER) == 0
     held = jnp.where(moving & ~movable, folios.maps, 0)

@@ -35,11 +35,13 @@ class Candidates:
     area: Numbers  # number of the area in its Space
 
     @staticmethod
-    def of(view: View, space: Space, nodes: frozenset[int]) -> "Candidates":
-        """All folios of areas that may migrate, each once."""
+    def of(
+        view: View, space: Space, nodes: frozenset[int], everything: bool = False
+    ) -> "Candidates":
+        """All folios of areas that may migrate, each once; or of every area."""
         heads, pages, areas = [NO_HEADS], [NO_HEADS], [NO_HEADS]
         for i, a in enumerate(space.areas):
-            if not a.migratable:
+            if not (everything or a.migratable):
                 continue
             found = mapped(view, a, 0, a.pages)
             found = found.take(on_nodes(found, nodes))
@@ -61,6 +63,10 @@ class Candidates:
 
     def __len__(self) -> int:
         return self.head.shape[0]
+
+    def movable(self, space: Space) -> Mask:
+        """vma_migratable(): pages of other areas are on no LRU, and are skipped."""
+        return np.asarray([a.migratable for a in space.areas], bool)[self.area]
 
     def take(self, rows: np.ndarray) -> "Candidates":
         """Some of them, in the order of `rows`."""

@@ -33,7 +33,8 @@ TRIES: Final = 5
 
 def run(request: Request) -> CallerOutcome:
     """Empty the range, up to the first list that cannot be emptied."""
-    everything = Candidates.of(request.session.view(), request.space, request.old)
+    view, space = request.session.view(), request.space
+    everything = Candidates.of(view, space, request.old, everything=True)
     wanted = everything.take(_wanted(request, everything))
     free = wanted.view.isolable(wanted.head)
     c = wanted.take(free)
@@ -51,6 +52,7 @@ def run(request: Request) -> CallerOutcome:
 
 def _wanted(request: Request, candidates: Candidates) -> Mask:
     wanted = ~candidates.private_refs & ~candidates.driver_busy
+    wanted &= candidates.movable(request.space)
     if since(request.session.kernel, "6.10"):
         locked = candidates.blocked(cond.LOCKED)
         wanted &= ~(candidates.has(frame.MLOCKED) & candidates.has_mapping & locked)

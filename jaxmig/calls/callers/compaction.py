@@ -70,7 +70,8 @@ def run(request: Request) -> CallerOutcome:
     """Compact the old nodes, zone by zone."""
     control = Control.of(request)
     lists = Lists(request.session, request.node, request.mode, "compaction")
-    c = Candidates.of(request.session.view(), request.space, request.old).by_node()
+    view, space = request.session.view(), request.space
+    c = Candidates.of(view, space, request.old, everything=True).by_node()
     wanted = _wanted(request, control, c)
     for node in np.unique(c.node).tolist():
         here = c.take(c.node == node)
@@ -110,7 +111,7 @@ def _wanted(request: Request, control: Control, candidates: Candidates) -> Mask:
             candidates.blocked(cond.WRITEBACK) | candidates.unwritten | (dirty & locked)
         )
         wanted &= driver | ~later
-    return wanted & ~candidates.driver_busy
+    return wanted & ~candidates.driver_busy & candidates.movable(request.space)
 
 
 def _block(page: int, order: int) -> int:

@@ -1,14 +1,19 @@
 """DAMON's migrate_hot and migrate_cold: a region of memory, a list for each of its nodes.
 
+Up to 6.16 the mask of nodes to fall back on is empty, but the first folio that is moved
+clears it, and then every node is allowed; from 6.17 on every node is from the start.
+
 Source: damon_pa_migrate() in mm/damon/paddr.c, damon_migrate_pages() there and, since
-6.17, in mm/damon/ops-common.c, Linux 6.11 to 7.1.  Not modelled: filters of schemes,
-quotas, a fallback to other nodes.
+6.17, in mm/damon/ops-common.c, alloc_demote_folio() in mm/vmscan.c, Linux 6.11 to 7.1;
+that 6.15 and 6.16 are as 6.14 is inferred.  Not modelled: filters of schemes, quotas,
+larger folios and such as may fail, where the target runs full.
 """
 
 import numpy as np
 
 from jaxmig.calls.callers.candidates import Candidates, on_lru
 from jaxmig.calls.callers.lists import Lists, downwards
+from jaxmig.calls.callers.releases import since
 from jaxmig.calls.callers.request import CallerOutcome, Request
 from jaxmig.state import conditions as cond
 
@@ -20,6 +25,9 @@ def run(request: Request) -> CallerOutcome:
     free = on_lru(request.session, c)
     # The lock is tried after the isolation; a folio that is locked is put back.
     c = c.take(free & ~c.blocked(cond.LOCKED))
+    s, anywhere = request.session, since(request.session.kernel, "6.17")
     for node in np.unique(c.node).tolist():
-        lists.one(downwards(c.take(c.node == node)).head)
+        clears = anywhere or s.free(request.node) > 0
+        allowed = range(s.nodes) if clears else ()
+        lists.fall_back(downwards(c.take(c.node == node)), allowed, "damon")
     return CallerOutcome(lists.ret, 0, lists.calls)

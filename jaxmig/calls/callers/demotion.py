@@ -23,8 +23,6 @@ from jaxmig.calls.callers.candidates import Candidates, on_lru
 from jaxmig.calls.callers.lists import Lists, cuts
 from jaxmig.calls.callers.releases import since
 from jaxmig.calls.callers.request import CallerOutcome, Request
-from jaxmig.calls.syscalls.session import NotModelled
-from jaxmig.calls.syscalls.spread import nodes_with_room
 from jaxmig.state import conditions as cond, frame
 
 SWAP_CLUSTER_MAX: Final = 32
@@ -56,19 +54,10 @@ def run(request: Request) -> CallerOutcome:
 
 def _demote(request: Request, lists: Lists, candidates: Candidates) -> None:
     """alloc_demote_folio(): one list, some of which may not fit on its target."""
-    s, here = request.session, request.session.free(request.node)
-    everywhere = here > 0 and not since(s.kernel, "7.1")
-    near = [(request.node + i) % s.nodes for i in range(s.nodes)]
-    tried = [n for n in near if everywhere or n == request.node or n in request.tier]
-    if int(candidates.size.sum()) <= here or len(tried) < 2:
-        lists.one(candidates.head)
-        return
-    nodes = nodes_with_room(s, candidates.head, lambda _: tried, "demotion")
-    home, wanted = int(candidates.node[0]), int((nodes == candidates.node[0]).sum())
-    if min(wanted, s.free(home)) > int(s.state.top[home, 0]):
-        problem = "the machine was made without frames for pages that go nowhere"
-        raise NotModelled(f"demotion: {problem}; leave more memory free")
-    lists.over(candidates.head, nodes, sum(s.free(n) for n in tried))
+    s = request.session
+    everywhere = s.free(request.node) > 0 and not since(s.kernel, "7.1")
+    allowed = range(s.nodes) if everywhere else request.tier
+    lists.fall_back(candidates, allowed, "demotion")
 
 
 def _scans(candidates: Candidates, pages: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def program(defers: Defers | None) -> xla.Program:
             in_order=none,
         )
         c = Context(r, m.geometry, Where(cpu=cpu, node=none), m.pmd_table)
-        st, s = Stage(batch=yes, sleeps=yes, posted=~yes, force=yes), reg.begin(k)
+        st, s = Stage(yes, yes, posted=~yes, force=yes, isolated=~yes), reg.begin(k)
         s, p = step(c, st, s, look(s, head), jnp.int32(DIVIDE), ~yes)
         k = reg.end(k, s, m.memory)
         return k.m, k.ev, p.rc

@@ -1,13 +1,14 @@
 """The lists that a caller hands to migrate_pages(), and the sum of their results."""
 
 import itertools
+from collections.abc import Collection
 
 import numpy as np
 
 from jaxmig.calls.callers.candidates import Candidates, Numbers
-from jaxmig.calls.syscalls.session import Session
+from jaxmig.calls.syscalls.session import NotModelled, Session
 from jaxmig.calls.syscalls.space import Heads
-from jaxmig.calls.syscalls.spread import migrate_over
+from jaxmig.calls.syscalls.spread import migrate_over, nodes_with_room
 
 
 def cuts(size: Numbers, pages: int) -> list[int]:
@@ -87,6 +88,31 @@ class Lists:
         """Migrate one list whose folios go to different nodes, see `migrate_over`."""
         how = {"mode": self.mode, "reason": self.reason, "memalloc": self.memalloc}
         return self._count(migrate_over(self.session, heads, nodes, room, **how), 1)
+
+    def fall_back(
+        self, candidates: Candidates, allowed: Collection[int], who: str
+    ) -> None:
+        """Migrate one list, whose folios go elsewhere once the target is full.
+
+        Args:
+          candidates: folios of one node.
+          allowed: nodes that may be used instead; near are those with the next numbers.
+          who: the caller's name, for the error.
+        Raises:
+          NotModelled: where folios go depends on more than memory.
+        """
+        s = self.session
+        near = [(self.node + i) % s.nodes for i in range(s.nodes)]
+        tried = [n for n in near if n == self.node or n in allowed]
+        if int(candidates.size.sum()) <= s.free(self.node) or len(tried) < 2:
+            self.one(candidates.head)
+            return
+        nodes = nodes_with_room(s, candidates.head, lambda _: tried, who)
+        home, stay = int(candidates.node[0]), int((nodes == candidates.node[0]).sum())
+        if min(stay, s.free(home)) > int(s.state.top[home, 0]):
+            problem = "the machine was made without frames for pages that go nowhere"
+            raise NotModelled(f"{who}: {problem}; leave more memory free")
+        self.over(candidates.head, nodes, sum(s.free(n) for n in tried))
 
     def _count(self, ret: int, lists: int) -> int:
         self.calls += lists

@@ -15,15 +15,25 @@ from jaxmig.state import frame
 
 
 def run(request: Request) -> CallerOutcome:
-    """One list in address order."""
-    lists = Lists(request.session, request.node, request.mode, "longterm_pin")
+    """One list in address order, and after a success another of what is left."""
+    s = request.session
+    lists = Lists(s, request.node, request.mode, "longterm_pin")
+    while len(c := _collected(request)):
+        splits = s.counts["nr_split"]
+        # migrate_longterm_unpinnable_folios() puts its list back whatever the result.
+        ret = lists.one(c.head, puts_back=True)
+        # Up to 6.6 a success says nothing of the pieces of folios that were split.
+        if ret or s.counts["nr_split"] == splits:
+            break
+    return CallerOutcome(lists.ret, -errno.ENOMEM if lists.ret else 0, lists.calls)
+
+
+def _collected(request: Request) -> Candidates:
+    """What lies where it must not be pinned."""
     c = Candidates.of(request.session.view(), request.space, request.old)
     # gup_must_unshare(): the process gets a copy of these before the pin.
-    shared = (c.kind == frame.ANON) & ~c.has(frame.EXCLUSIVE_MAP)
-    unshared = shared | (c.kind == frame.KSM)
+    forked = (c.kind == frame.ANON) & ~c.has(frame.EXCLUSIVE_MAP)
+    forked |= (c.kind == frame.SWAPCACHE) & c.view.shared(c.head, exactly=True)
+    unshared = forked | (c.kind == frame.KSM)
     c = c.take(~unshared & (c.kind != frame.MOVABLE_OPS))
-    c = c.take(isolable(request.session, c))
-    if len(c):
-        # migrate_longterm_unpinnable_folios() puts its list back whatever the result.
-        lists.one(c.head, puts_back=True)
-    return CallerOutcome(lists.ret, -errno.ENOMEM if lists.ret else 0, lists.calls)
+    return c.take(isolable(request.session, c))

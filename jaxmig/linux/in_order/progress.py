@@ -74,6 +74,7 @@ def stage(rules: Rules, progress: CallProgress) -> Stage:
         sleeps=(progress.stage != ASYNC) & rules.may_sleep,
         posted=posted,
         force=~early & (progress.op != PIECES),
+        isolated=jnp.asarray(True),
     )
 
 

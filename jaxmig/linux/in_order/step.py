@@ -14,7 +14,15 @@ from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux import checks, tlb
 from jaxmig.linux.checks import Stage
-from jaxmig.linux.folio import EAGAIN, FAILED, SUCCESS, UNMAPPED, drains, split_first
+from jaxmig.linux.folio import (
+    EAGAIN,
+    FAILED,
+    SUCCESS,
+    UNMAPPED,
+    drains,
+    is_freed,
+    split_first,
+)
 from jaxmig.linux.in_order import entry as entries
 from jaxmig.linux.in_order.attempt import DIVIDE, MOVE, UNDO, UNMAP, Folio, StepPlan
 from jaxmig.linux.in_order.carried import UNMAP_FOLIOS, Context, State
@@ -83,7 +91,8 @@ def _decide(
         pages = jnp.where(divides, folio.pages, 0)
         mapped, empty = mappings(state.frame, folio.head, pages)
         trylock = context.rules.split_trylocks & ~st.sleeps
-        x = checks.check_split(seen, left, marks, mapped, trylock)
+        freed = st.isolated & is_freed(False, folio.flags, seen.refs, marks)
+        x = checks.check_split(seen, left, marks, mapped, trylock, freed)
         chains = (state.rmap_next, state.pte, folio.row[RMAP])
         leaves = leaves_of(context.geometry, *chains, divides)
         halved = divides & (x.rc == SUCCESS)
