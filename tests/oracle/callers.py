@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import compaction, damon, demotion, hints, offline, softoffline
-from .folio import Refused
+from .folio import Folio, Refused
 from .isolate import isolate, putback
 from .job import Job
 from .kernel import EBUSY, ENOMEM, Kernel
@@ -29,11 +29,17 @@ def longterm_pin(job: Job) -> None:
 
     Reading: GUP unshares KSM and forked pages first, so those stay where they are.
     """
-    pages = [p.folio for p in job.pages if p.folio.kind not in ("ksm", "cow")]
+    pages = [p.folio for p in job.pages if not _unshared(p.folio)]
     folios = [folio for folio in pages if isolate(folio)]
     job.send(folios)
     # Whatever the result, what is left on the list goes back.
     putback(folios)
+
+
+def _unshared(folio: Folio) -> bool:
+    """gup_must_unshare(): KSM's pages, and what fork() left, in the swap cache or not."""
+    forked = len({e.process.name for e in folio.maps}) > 1
+    return folio.kind in ("ksm", "cow") or (folio.kind == "swapcache" and forked)
 
 
 # Name: who lists, and the mode and reason of its calls.
