@@ -25,15 +25,21 @@ def everything(job: Job) -> None:
 
 
 def longterm_pin(job: Job) -> None:
-    """collect_longterm_unpinnable_folios(): one list in address order.
+    """collect_longterm_unpinnable_folios(): one list in address order, until it is empty.
 
     Reading: GUP unshares KSM and forked pages first, so those stay where they are.
     """
     pages = [p.folio for p in job.pages if not _unshared(p.folio)]
     folios = [folio for folio in pages if isolate(folio)]
-    job.send(folios)
-    # Whatever the result, what is left on the list goes back.
-    putback(folios)
+    rc = 0
+    # After a success GUP starts again, and finds what lies where it must not.  Reading:
+    # only pieces of folios whose split was not counted, so up to 6.6.
+    while folios and not rc:
+        rc = job.send(folios)
+        # Whatever the result, what is left on the list goes back.
+        putback(folios)
+        left = sorted(folios, key=lambda f: f.index)
+        folios = [] if rc else [folio for folio in left if isolate(folio)]
 
 
 def _unshared(folio: Folio) -> bool:

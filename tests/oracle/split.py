@@ -118,6 +118,7 @@ def _pieces(k: Kernel, folio: Folio) -> list[Folio]:
     for sub in range(folio.nr):
         piece = Folio(0, folio.kind, folio.node, [folio.contents[sub]])
         piece.anon, piece.isolated = folio.anon, folio.isolated
+        piece.index = folio.index + sub
         piece.dirty, piece.mlocked = folio.dirty, folio.mlocked
         piece.poison = {0} if sub in folio.poison else set()
         pieces.append(piece)
