@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import compaction, damon, demotion, hints, offline, softoffline
-from .folio import Refused
+from .folio import Folio, Refused
 from .isolate import isolate, putback
 from .job import Job
 from .kernel import EBUSY, ENOMEM, Kernel
@@ -25,15 +25,27 @@ def everything(job: Job) -> None:
 
 
 def longterm_pin(job: Job) -> None:
-    """collect_longterm_unpinnable_folios(): one list in address order.
+    """collect_longterm_unpinnable_folios(): one list in address order, until it is empty.
 
     Reading: GUP unshares KSM and forked pages first, so those stay where they are.
     """
-    pages = [p.folio for p in job.pages if p.folio.kind not in ("ksm", "cow")]
+    pages = [p.folio for p in job.pages if not _unshared(p.folio)]
     folios = [folio for folio in pages if isolate(folio)]
-    job.send(folios)
-    # Whatever the result, what is left on the list goes back.
-    putback(folios)
+    rc = 0
+    # After a success GUP starts again, and finds what lies where it must not.  Reading:
+    # only pieces of folios whose split was not counted, so up to 6.6.
+    while folios and not rc:
+        rc = job.send(folios)
+        # Whatever the result, what is left on the list goes back.
+        putback(folios)
+        left = sorted(folios, key=lambda f: f.index)
+        folios = [] if rc else [folio for folio in left if isolate(folio)]
+
+
+def _unshared(folio: Folio) -> bool:
+    """gup_must_unshare(): KSM's pages, and what fork() left, in the swap cache or not."""
+    forked = len({e.process.name for e in folio.maps}) > 1
+    return folio.kind in ("ksm", "cow") or (folio.kind == "swapcache" and forked)
 
 
 # Name: who lists, and the mode and reason of its calls.

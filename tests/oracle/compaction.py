@@ -43,9 +43,10 @@ def start_of(pfn: int, order: int) -> int:
 
 def compact(job: Job) -> None:
     """Zone after zone: each node has one, and pages of others are holes in it."""
-    for node in sorted({p.folio.node for p in job.pages}):
+    frames = job.frames
+    for node in sorted({p.folio.node for p in frames}):
         if not job.error:
-            compact_zone(job, [p for p in job.pages if p.folio.node == node])
+            compact_zone(job, [p for p in frames if p.folio.node == node])
 
 
 def compact_zone(job: Job, pages: list[Page]) -> None:
@@ -142,7 +143,7 @@ def _isolate_block(zone: Zone) -> list[Folio]:
 def _compacts(zone: Zone, page: Page) -> bool:
     """Whether compaction isolates a page."""
     folio, job = page.folio, zone.job
-    if folio.hugetlb:
+    if folio.hugetlb or not page.migratable:
         return False
     if folio.large and not _small_enough(zone, folio):
         return False
@@ -193,7 +194,7 @@ def _unevictable_file(job: Job, folio: Folio) -> bool:
 
 def alloc_contig_range(job: Job) -> None:
     """__alloc_contig_migrate_range(): list by list, and the first that fails ends it."""
-    pages = list(job.pages)
+    pages = list(job.frames)
     while pages:
         folios = _isolate_range(job, pages)
         if folios is None:
@@ -209,11 +210,12 @@ def _isolate_range(job: Job, pages: list[Page]) -> list[Folio] | None:
     pool: list[Folio] = []
     total = 0
     while pages and total < CLUSTER:
-        folio = pages.pop(0).folio
-        if folio.hugetlb and folio.order > MAX_ORDER:
+        page = pages.pop(0)
+        folio = page.folio
+        if folio.hugetlb and folio.order > MAX_ORDER and page.migratable:
             putback(found + pool)
             return None
-        if not _contiguous(job, folio):
+        if not (page.migratable and _contiguous(job, folio)):
             # test_pages_isolated() will find it in the range.
             job.busy = True
             continue

@@ -126,6 +126,7 @@ class Folio:
     poison: set[int] = field(default_factory=set)  # base pages whose copy fails
     hugetlb_refs: int = 1  # what the page cache holds of a hugetlb page
     migrate_folio: bool = True  # the file system has that operation
+    index: int = 0  # place among all pages: the first vpn that has ever mapped it
     copied: bool = False  # batch-copy: the engine has filled this new folio
 
     @property

@@ -22,6 +22,11 @@ class Page:
     folio: Folio
     region: Region
 
+    @property
+    def migratable(self) -> bool:
+        """What an area that nobody migrates maps has a frame, but is on no LRU."""
+        return self.region.migratable
+
 
 @dataclass(eq=False)
 class Job:
@@ -34,7 +39,7 @@ class Job:
     reason: str
     memalloc: bool
     to: set[int]
-    pages: list[Page] = field(default_factory=list)
+    frames: list[Page] = field(default_factory=list)
     failed: int = 0  # folios that migrate_pages() gave back
     error: int = 0
     busy: bool = False  # something of the range could not even be listed
@@ -43,13 +48,18 @@ class Job:
     def of(
         k: Kernel, call: dict, process: Process, mode: str, reason: str, memalloc: bool
     ) -> Job:
-        """From a call: all pages of the process on ``from``, in address order."""
+        """From a call: all frames of the process on ``from``, in address order."""
         nodes = len(k.world.free)
         to = parse(call.get("to", "1"), nodes)
         memalloc = call.get("memalloc", memalloc)
         job = Job(k, call, process, call.get("mode", mode), reason, memalloc, to)
-        job.pages = _pages(process, parse(call.get("from", "0"), nodes))
+        job.frames = _frames(process, parse(call.get("from", "0"), nodes))
         return job
+
+    @property
+    def pages(self) -> list[Page]:
+        """What could be listed."""
+        return [p for p in self.frames if p.migratable]
 
     @property
     def target(self) -> int:
@@ -82,12 +92,12 @@ class Job:
         self.failed += max(rc, 0)
 
 
-def _pages(process: Process, nodes: set[int]) -> list[Page]:
-    """What could be listed; areas that nobody migrates are on no LRU."""
+def _frames(process: Process, nodes: set[int]) -> list[Page]:
+    """What a scan by frame numbers meets."""
     found, met = [], set()
     for entry in process.entries_in(0, 1 << 62):
         folio = entry.folio
-        if folio is None or folio.node not in nodes or not entry.region.migratable:
+        if folio is None or folio.node not in nodes:
             continue
         if id(folio) not in met:
             found.append(Page(entry.vpn, folio, entry.region))

@@ -184,7 +184,7 @@ def _add_folio(
     if "zero_page" in states:
         _map_zero_pages(region, vpn, len(tokens))
         return None
-    folio = Folio(region.order, region.kind, node, tokens)
+    folio = Folio(region.order, region.kind, node, tokens, index=vpn)
     private = folio.hugetlb and len(region.processes) == 1
     folio.anon = region.anonymous or private
     # Reading: anonymous memory has no clean copy anywhere, and `dirty` is of files.

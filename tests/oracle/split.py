@@ -48,7 +48,13 @@ def _refused(folio: Folio, taken: bool) -> int:
     # Neither anonymous nor in a mapping.
     if folio.movable_ops:
         return EBUSY
-    if folio.test("writeback") or folio.test("private"):
+    if folio.test("writeback"):
+        return EBUSY
+    # folio_get_anon_vma() finds none once the isolation alone holds the folio.  Reading:
+    # that look is no attempt; before its isolation the folio is still mapped.
+    if folio.isolated and folio.has("freed"):
+        return EBUSY
+    if folio.test("private"):
         return EBUSY
     if folio.test("buffers_locked"):
         return EBUSY
@@ -112,6 +118,7 @@ def _pieces(k: Kernel, folio: Folio) -> list[Folio]:
     for sub in range(folio.nr):
         piece = Folio(0, folio.kind, folio.node, [folio.contents[sub]])
         piece.anon, piece.isolated = folio.anon, folio.isolated
+        piece.index = folio.index + sub
         piece.dirty, piece.mlocked = folio.dirty, folio.mlocked
         piece.poison = {0} if sub in folio.poison else set()
         pieces.append(piece)

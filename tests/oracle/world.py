@@ -107,7 +107,8 @@ class World:
             if self.free.get(node, 0) < src.nr:
                 return None
             self.free[node] -= src.nr
-        return Folio(src.order, src.kind, node, [0] * src.nr, anon=src.anon)
+        zeros = [0] * src.nr
+        return Folio(src.order, src.kind, node, zeros, anon=src.anon, index=src.index)
 
     def release(self, folio: Folio) -> None:
         """Give a folio's frames back to its node (hugetlb: to the pool)."""
