@@ -9,6 +9,7 @@ mm/gup.c, Linux 6.1 to 7.1.
 import errno
 
 from jaxmig.calls.callers.candidates import Candidates, isolable
+from jaxmig.calls.callers.left import left_of
 from jaxmig.calls.callers.lists import Lists
 from jaxmig.calls.callers.request import CallerOutcome, Request
 from jaxmig.state import frame
@@ -18,13 +19,17 @@ def run(request: Request) -> CallerOutcome:
     """One list in address order, and after a success another of what is left."""
     s = request.session
     lists = Lists(s, request.node, request.mode, "longterm_pin")
-    while len(c := _collected(request)):
+    c = _collected(request)
+    while len(c):
         splits = s.counts["nr_split"]
         # migrate_longterm_unpinnable_folios() puts its list back whatever the result.
         ret = lists.one(c.head, puts_back=True)
         # Up to 6.6 a success says nothing of the pieces of folios that were split.
         if ret or s.counts["nr_split"] == splits:
             break
+        left = left_of(c.view, s.view(), c.head)
+        c = Candidates.at(s.view(), left)
+        c = c.take(isolable(s, c))
     return CallerOutcome(lists.ret, -errno.ENOMEM if lists.ret else 0, lists.calls)
 
 
