@@ -258,7 +258,9 @@ def test_unevictable_page_cache_is_looked_at_under_its_lock(kernel, moved):
     ],
 )
 def test_which_pages_stay_when_memory_ends(kernel, caller, stays):
-    doc = document({"caller": caller}, {"size": "32k"}, free={"1": "24k"})
+    # No other node takes the rest, where a caller would fall back to it.
+    free = {"0": "0k", "1": "24k", "2": "0k"}
+    doc = document({"caller": caller}, {"size": "32k"}, free=free)
     world = play(doc, kernel).world
     entries = world.processes["a"].entries.values()
     left = [e.vpn - 0x10000 for e in entries if e.folio.node == 0]
@@ -326,6 +328,19 @@ def test_damon_makes_a_list_for_each_node():
     regions = ({"size": "16k"}, {"size": "16k", "node": 2}, {"size": "16k"})
     call = {"caller": "damon", "from": "0,2"}
     assert sizes("6.12", call, *regions) == [8, 4]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "allocs", "after"),
+    [("6.12", 16, (4, 12)), ("6.16", 16, (4, 12)), ("6.17", 1, (0, 16))],
+)
+def test_damon_splits_where_no_other_node_is_allowed(kernel, allocs, after):
+    """Up to 6.16 until the first piece has got to the target (16.7)."""
+    region = {"size": "64k", "folio": "64k"}
+    record = run(kernel, document({"caller": "damon"}, region, free={"1": "16k"}))
+    nodes = record["nodes_after"]
+    assert (record["ret"], record["allocs"]) == (0, allocs)
+    assert (nodes["1"], nodes["2"]) == after
 
 
 def test_longterm_pin_tells_of_no_memory_whatever_the_reason():

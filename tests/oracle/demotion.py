@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from .fallback import Fallback
 from .folio import ANON, Folio
 from .isolate import isolate, putback
 from .job import Job
-from .kernel import Request
 
 SCAN = 32  # SWAP_CLUSTER_MAX
 GENERATION_SCAN = 64  # MIN_LRU_BATCH
@@ -59,30 +59,9 @@ def _cold(folio: Folio) -> bool:
 
 
 def _demote(job: Job, folios: list[Folio]) -> None:
-    """demote_folio_list(): memory that ends here ends only this list."""
-    node = DemotionTarget(job)
-    request = Request(node.nodes, job.mode, job.reason, job.memalloc, node.placed)
-    job.send(folios, request)
+    """demote_folio_list(): memory that ends here ends only this list.
 
-
-class DemotionTarget:
-    """alloc_demote_folio() and the node mask of one list, which it loses up to 7.0."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.lost = False
-
-    def nodes(self, src: Folio) -> list[int]:
-        """The nearest lower tier first, then what the mask allows.
-
-        Reading: distances grow with the number, as for memory policies.
-        """
-        count, home = len(self.job.k.world.free), self.job.target
-        near = [(home + i) % count for i in range(count)]
-        # Reading: `to` is the lower tier.
-        return [home] + [n for n in near if self.lost or n in self.job.to]
-
-    def placed(self, node: int) -> None:
-        """The first success exactly there leaves the mask empty."""
-        if node == self.job.target and not self.job.k.release.has("demotion_mask_kept"):
-            self.lost = True
+    Reading: `to` is the lower tiers, which up to 7.0 the list forgets.
+    """
+    keeps = job.k.release.has("demotion_mask_kept")
+    job.send(folios, Fallback(job, job.to, keeps).request())

@@ -49,6 +49,7 @@ FIRST = {
     "unmap_asks_no_access": "6.15",
     "invlpgb": "6.15",
     "count_unisolated_ptes": "6.16",
+    "damon_falls_back": "6.17",
     "movable_not_freed": "6.18.0",
     "hints_no_pinned": "6.19",
     "unmaps_file_runs": "7.0",

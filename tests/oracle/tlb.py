@@ -93,7 +93,8 @@ def _flush_multi(k: Kernel, mask: set[int], info: Info) -> None:
             k.vmstat["nr_tlb_remote_flush_received"] += 1
             k.ipis[cpu.number] += 1
         if stale:
-            # "Remote wrong CPU": it leaves the mask and flushes nothing.
+            # "Remote wrong CPU", or the migrating one itself: it leaves the mask and
+            # flushes nothing.
             assert info.mm is not None
             info.mm.cpumask.discard(cpu.number)
         else:
