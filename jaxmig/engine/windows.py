@@ -313,7 +313,8 @@ def _easy(
     m, r, there = carry.call.m, setup.rules, window.there
     enough = _most_left(setup, carry) <= m.nfree[setup.at.node]
     hard = _may_split(r, m, window) | _may_stop(r, m, window)
-    hard |= _may_trim(r, m, setup.at)
+    # A flush may remove a CPU from a mask that later flushes use.
+    hard |= tlb.strays(r, m.cpus).any()
     hard |= _crowded(setup.at, m, window)
     none = there & False
     hard |= jax.lax.cond(enough, lambda: none, lambda: _short(setup.at, m, window))
@@ -438,13 +439,6 @@ def _may_stop(rules: Rules, m: Machine, window: Window) -> Mask:
         return window.head < 0
     held = window.there & frame.has(window.flags, frame.CONDITIONED)
     return held & rules.may_sleep & rules.crossing_opens_next
-
-
-def _may_trim(rules: Rules, m: Machine, at: Where) -> Bool[Array, ""]:
-    """Whether a flush may remove a CPU from a mask that later flushes use."""
-    # The migrating CPU's own bit matters for no IPI.
-    strays = tlb.strays(rules, m.cpus)
-    return (strays & (jnp.arange(strays.shape[1]) != at.cpu)).any()
 
 
 def _in_order(setup: CallSetup, carry: Carry) -> Carry:

@@ -219,7 +219,10 @@ def expand(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def _between(word: str, first: str, last: str) -> list[str]:
-    """The numbered releases from one to another, both included."""
+    """The numbered releases from one to another, both included.
+
+    A point release beside its own (6.18.0) only where it is named.
+    """
     numbered = [name for name in RELEASES if name[0].isdigit()]
     last = LATEST if last == "latest" else last
     for name in (first, last):
@@ -229,7 +232,8 @@ def _between(word: str, first: str, last: str) -> list[str]:
     begin, end = numbered.index(first), numbered.index(last)
     if begin > end:
         raise ValueError(f"{word!r}: an empty range; write {last}-{first}")
-    return numbered[begin : end + 1]
+    found = numbered[begin : end + 1]
+    return [n for n in found if n.count(".") == 1 or n in (first, last)]
 
 
 def _unknown(name: str) -> str:

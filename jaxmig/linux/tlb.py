@@ -213,8 +213,9 @@ def flush_entry(
     leaves = ~rest.any() & c.lazy[cpu] & loaded[cpu] & asks
     counted = ~rules.invlpgb | ((loaded & ~c.lazy).sum() < GLOBAL_ASID_CPUS)
     counted &= asks
-    trimmed = strays(rules, c)[mm] & ~myself & counted
-    requested, ipis = rest.any() & counted, (hit & counted) | trimmed
+    # The migrating CPU takes its own bit away as well, if it has others to ask.
+    trimmed = strays(rules, c)[mm] & counted & rest.any()
+    requested, ipis = rest.any() & counted, (hit & counted) | (trimmed & ~myself)
     # A CPU that was up to date before this flush drops the page, others everything.
     gen = c.mm_gen[mm] + 1
     single = (c.gen + 1 == gen) & one_op
