@@ -21,7 +21,8 @@ def warm_up(
     """Compile `jaxmig.migrate_pages()` for machines and lists of these classes.
 
     Sizes are rounded up to one of four steps per octave, and sizes with the same step
-    share programs; so do all releases, modes and architectures.
+    share programs; so do all releases, modes and architectures.  Where folios are large,
+    lists of up to 16,384 base pages in all have a program of their own.
 
     Args:
       state, folios, node, mode, donate: as for `jaxmig.migrate_pages()`; nothing is
