@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from jaxmig.cli.errors import Usage
 from jaxmig.sources.scenario import CallSpec, MachineSpec, ProcessSpec, Scenario
+from jaxmig.sources.scenario.calls import misfit
 
 
 def overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
@@ -15,7 +16,18 @@ def overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
     """
     machine = _machine(scenario, args)
     processes = _processes(scenario, args, machine.cpus)
+    for name in ("mode", "caller"):
+        given = getattr(args, name) is not None
+        if given and all(c.syscall != "kernel" for c in scenario.calls):
+            raise Usage(
+                f"{scenario.path}: no call is `kernel`, and others have no {name}; leave "
+                f'out --{name}, or write syscall = "kernel"'
+            )
     calls = tuple(_call(c, args) for c in scenario.calls)
+    for number, c in enumerate(calls, 1):
+        wrong = misfit(c.caller, c.mode, c.order, c.direct)
+        if wrong:
+            raise Usage(f"{scenario.path}: {wrong[0]} of call {number}: {wrong[1]}")
     bad = [c.cpu for c in calls if c.cpu >= machine.cpus]
     if bad:
         raise Usage(
@@ -61,18 +73,24 @@ def _processes(
             )
         running = processes[0].running if args.running is None else args.running
         lazy = processes[0].lazy if args.lazy is None else args.lazy
-        if set(running) & set(lazy):
-            both = min(set(running) & set(lazy))
-            raise Usage(
-                f"{scenario.path}: CPU {both} is both running and lazy; choose one"
-            )
         processes = (replace(processes[0], running=running, lazy=lazy),)
-    bad = [c for p in processes for c in p.running + p.lazy if c >= cpus]
-    if bad:
-        raise Usage(
-            f"{scenario.path}: CPU {bad[0]} holds a process, of {cpus}; see --cpus"
-        )
+    for process in processes:
+        _check_cpus(scenario.path, process, cpus)
     return processes
+
+
+def _check_cpus(path: str, process: ProcessSpec, count: int) -> None:
+    """Refuse what a file may not say: a CPU in two lists, or none of the machine's."""
+    found: dict[int, str] = {}
+    for name, does in (("running", "holds"), ("lazy", "holds"), ("left", "has left")):
+        for cpu in sorted(getattr(process, name)):
+            if cpu in found:
+                both = f"CPU {cpu} is both {found[cpu]} and {name}"
+                raise Usage(f"{path}: {both}; choose one")
+            if cpu >= count:
+                what = f"CPU {cpu} {does} a process, of {count}"
+                raise Usage(f"{path}: {what}; see --cpus")
+            found[cpu] = name
 
 
 def _call(spec: CallSpec, args: argparse.Namespace) -> CallSpec:
