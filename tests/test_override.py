@@ -114,6 +114,22 @@ def test_what_does_not_fit_the_file_is_refused(
         changed(tmp_path, words, more)
 
 
+@pytest.mark.parametrize(
+    ("words", "more", "mode"),
+    [
+        ("--caller compaction", "", "sync_light"),
+        ("--caller numa_balancing", 'caller = "cma"', "async"),
+        ("--caller cma", 'mode = "async"', "async"),
+        ("--caller cma --mode sync_light", 'mode = "async"', "sync_light"),
+        ("--cpu 0", 'caller = "damon"', "async"),
+    ],
+)
+def test_a_mode_that_nobody_gives_is_the_caller_s(
+    tmp_path: Path, words: str, more: str, mode: str
+) -> None:
+    assert changed(tmp_path, words, more).calls[1].mode == mode
+
+
 @pytest.mark.parametrize("name", ["mode", "caller"])
 @pytest.mark.parametrize("call", ["migrate_pages", "move_pages", "mbind"])
 def test_what_only_calls_of_kernel_take_needs_one(

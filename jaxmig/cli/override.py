@@ -1,11 +1,13 @@
 """Options of `run` that replace values of the scenario file."""
 
 import argparse
+import tomllib
 from dataclasses import replace
 
 from jaxmig.cli.errors import Usage
 from jaxmig.sources.scenario import CallSpec, MachineSpec, ProcessSpec, Scenario
 from jaxmig.sources.scenario.calls import misfit
+from jaxmig.sources.scenario.words import CALLER_MODES
 
 
 def overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
@@ -23,7 +25,9 @@ def overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
                 f"{scenario.path}: no call is `kernel`, and others have no {name}; leave "
                 f'out --{name}, or write syscall = "kernel"'
             )
-    calls = tuple(_call(c, args) for c in scenario.calls)
+    calls = tuple(
+        _call(scenario, number, args) for number in range(len(scenario.calls))
+    )
     for number, c in enumerate(calls, 1):
         wrong = misfit(c.caller, c.mode, c.order, c.direct)
         if wrong:
@@ -93,12 +97,16 @@ def _check_cpus(path: str, process: ProcessSpec, count: int) -> None:
             found[cpu] = name
 
 
-def _call(spec: CallSpec, args: argparse.Namespace) -> CallSpec:
+def _call(scenario: Scenario, number: int, args: argparse.Namespace) -> CallSpec:
     """The call with --mode and --caller, if it is of the kernel function itself."""
+    spec = scenario.calls[number]
     if args.cpu is not None:
         spec = replace(spec, cpu=args.cpu)
     if spec.syscall == "kernel":
-        spec = replace(
-            spec, mode=args.mode or spec.mode, caller=args.caller or spec.caller
-        )
+        mode = spec.mode
+        # A call whose file gives no mode has that of its caller, also of another one.
+        if args.caller and "mode" not in tomllib.loads(scenario.source)["call"][number]:
+            mode = CALLER_MODES[args.caller]
+        caller = args.caller or spec.caller
+        spec = replace(spec, mode=args.mode or mode, caller=caller)
     return spec
