@@ -203,10 +203,20 @@ def test_a_budget_that_nobody_meets(capsys: pytest.CaptureFixture[str]) -> None:
         ("--p99", "0us"),
         ("--p99", "1us", "--max", "2us"),
         ("0", "0,1", "--p99", "1us"),
-        ("--lazy", "3", "--p99", "1us"),
         ("--cpus", "4", "--running", "4", "--p99", "1us"),
     ],
 )
 def test_wrong_usage(args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["advise", "memhog:1m", *args]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_lazy_cpus_are_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are not among what a budget depends on here; help offers none."""
+    for cpus in ("3", "none"):
+        assert cli.main(["advise", "memhog:1m", "--p99", "1us", "--lazy", cpus]) == 2
+        said = "--lazy: no such option: only CPUs that run the target count here"
+        assert said in capsys.readouterr().err
+    assert cli.main(["advise", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert ("--running" in out, "--lazy" in out) == (True, False)

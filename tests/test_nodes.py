@@ -48,8 +48,13 @@ def test_what_is_no_set_is_refused_in_one_line(text: str) -> None:
 def test_a_node_that_the_machine_lacks_is_named(text: str) -> None:
     with pytest.raises(nodes.NodeError, match="nodes 0-3"):
         nodes.parse(text, 4)
-    with pytest.raises(nodes.NodeError, match="node 0 only"):
+    with pytest.raises(nodes.NodeError, match=r"node 0 only; name another$"):
         nodes.parse("1", 1)
+    for more in ("--nodes ", "node_count="):
+        with pytest.raises(nodes.NodeError, match=f"; give {more}6 or another node$"):
+            nodes.parse("0,5", 4, more)
+    with pytest.raises(ValueError, match=r"node 7: .*; give node_count=8 or"):
+        jaxmig.compare("memhog:1m", "0", "7")
 
 
 @given(st.sets(st.integers(0, 63)))

@@ -35,12 +35,25 @@ process = "app"
 from = "0"
 to = "1"
 """
+LEFT = "left = [7]\n"  # of the process, on eight CPUs
+ASKED = """[[call]]
+syscall = "kernel"
+from = "0"
+to = "1"
+caller = "compaction"
+order = -1
+"""
 OTHER = '[[process]]\nname = "other"\n'
 
 
-def changed(folder: Path, words: str, more: str = "") -> Scenario:
+def changed(folder: Path, words: str, more: str = "", file: str = FILE) -> Scenario:
+    if more == LEFT:
+        file, more = (
+            file.replace("cpus = 4", "cpus = 8").replace("lazy", f"{LEFT}lazy"),
+            "",
+        )
     path = folder / "a.toml"
-    path.write_text(FILE + more)
+    path.write_text(file + more)
     read = scenario.load(str(path))
     return overridden(read, app.parser("run").parse_args(["run", "x", *words.split()]))
 
@@ -85,6 +98,11 @@ def test_more_nodes_are_as_large_as_the_last(
         ("--running 4", "", "CPU 4 holds a process, of 4; see --cpus"),
         ("--lazy 2", "", "CPU 2 is both running and lazy; choose one"),
         ("--running 0,3", "", "CPU 3 is both running and lazy; choose one"),
+        ("--cpus 4", LEFT, "CPU 7 has left a process, of 4; see --cpus"),
+        ("--running 7", LEFT, "CPU 7 is both running and left; choose one"),
+        ("--lazy 3,7", LEFT, "CPU 7 is both lazy and left; choose one"),
+        ("--caller cma", ASKED, "order of call 3: only compaction is asked that; .*"),
+        ("--mode async", ASKED, "order of call 3: async is an .*; give 1 to 10"),
         ("--lazy 0", OTHER, "has 2 processes, --running and --lazy are for one; .*"),
         ("--running 0", OTHER, "has 2 processes, --running and --lazy are for one; .*"),
     ],
@@ -94,3 +112,37 @@ def test_what_does_not_fit_the_file_is_refused(
 ) -> None:
     with pytest.raises(Usage, match=rf"^\S+a\.toml: {said}$"):
         changed(tmp_path, words, more)
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "mode"),
+    [
+        ("--caller compaction", "", "sync_light"),
+        ("--caller numa_balancing", 'caller = "cma"', "async"),
+        ("--caller cma", 'mode = "async"', "async"),
+        ("--caller cma --mode sync_light", 'mode = "async"', "sync_light"),
+        ("--cpu 0", 'caller = "damon"', "async"),
+    ],
+)
+def test_a_mode_that_nobody_gives_is_the_caller_s(
+    tmp_path: Path, words: str, more: str, mode: str
+) -> None:
+    assert changed(tmp_path, words, more).calls[1].mode == mode
+
+
+@pytest.mark.parametrize("name", ["mode", "caller"])
+@pytest.mark.parametrize("call", ["migrate_pages", "move_pages", "mbind"])
+def test_what_only_calls_of_kernel_take_needs_one(
+    tmp_path: Path, name: str, call: str
+) -> None:
+    """A file with such a call may have others; one without would hide a mistake."""
+    value = {"mode": "async", "caller": "cma"}[name]
+    assert getattr(changed(tmp_path, f"--{name} {value}").calls[1], name) == value
+    kept = FILE[: FILE.rindex("[[call]]")]
+    own = {"move_pages": 'pages = "heap"', "mbind": 'pages = "heap"\nnodes = "1"'}
+    if call in own:
+        kept = kept[: kept.rindex("[[call]]")]
+        kept += f'[[call]]\nsyscall = "{call}"\n{own[call]}\n'
+    with pytest.raises(Usage, match=f"no call is `kernel`, .* leave out --{name}, or"):
+        changed(tmp_path, f"--{name} {value}", file=kept)
+    assert changed(tmp_path, "", file=kept).calls[0].syscall == call

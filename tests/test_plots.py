@@ -374,9 +374,11 @@ def test_what_cannot_be_drawn_is_refused_before_the_work(
     with pytest.raises(PlotError, match=r"\.png or \.svg"):
         plots.check("x.pdf")
     for command in (["migratepages", "memhog:1m", "0", "1"], ["sweep", "memhog:1m"]):
-        assert cli.main([*command, "--plot", "x.pdf"]) == 1
-        out, err = capsys.readouterr()
-        assert (out, err.count("\n")) == ("", 1)
+        for name in ("x.pdf", "x", ""):
+            assert cli.main([*command, "--plot", name]) == 2
+            out, err = capsys.readouterr()
+            assert (out, err.count("\n")) == ("", 1)
+            assert f"{name!r}: pictures are .png or .svg" in err
     monkeypatch.setattr(style.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["sweep", "memhog:1m", "--plot", str(tmp_path / "x.png")]) == 1
     assert "pip install matplotlib" in capsys.readouterr().err
@@ -574,5 +576,5 @@ def test_migratepages_draws_its_target_before_and_after(
                  "node 0: 128", "pinned or held: 128"):  # fmt: skip
         assert f">{said}<" in text, said
     capsys.readouterr()
-    assert cli.main([*typed, "--plot-map", "x.pdf"]) == 1
+    assert cli.main([*typed, "--plot-map", "x.pdf"]) == 2
     assert ".png or .svg" in capsys.readouterr().err

@@ -51,8 +51,13 @@ def test_lists_of_releases() -> None:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("6.9", "nobody has read it; 6.8 counts alike, but what compaction and CMA"),
-        ("6.11", "6.10 counts alike, and DAMON's lists are as in 6.12"),
+        (
+            "6.9",
+            "of it only the callers of migrate_pages() were read; the nearest is 6.8",
+        ),
+        ("6.9", "compaction takes large folios and CMA flushes by 31, as in 6.10"),
+        ("6.11", "only the callers of migrate_pages() were read; the nearest is 6.10"),
+        ("6.11", "6.10, which has no DAMON; 6.12 has"),
         ("6.99", "not modelled; one of 6.1"),
         ("7.0-6.3", "write 6.3-7.0"),
         ("6.3-v4", "'v4'"),

@@ -20,6 +20,7 @@ from jaxmig.sources.scenario import (
 )
 from jaxmig.sources.scenario.locate import find_line
 
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 GOOD = """\
 kernel = ["6.2", "v4"]
 
@@ -238,6 +239,29 @@ def test_callers_may_go_by_the_reason_that_linux_prints(given, name):
     assert loads(text).calls[2].caller == name
 
 
+def test_the_reference_lists_the_sizes_that_folios_have():
+    def takes(size: int, kind: str) -> bool:
+        region = f"size = {4 << 30}\nfolio = {size}\nkind = '{kind}'"
+        head = "[machine]\nnode_size = '8g'\n[[process]]\nname = 'a'\n"
+        try:
+            loads(f"{head}[[region]]\nname = 'r'\n{region}")
+        except ScenarioError:
+            return False
+        return True
+
+    sizes = {
+        f"{4 << i}k" if i < 8 else f"{1 << (i - 8)}m": 4096 << i for i in range(18)
+    }
+    taken = [text for text, size in sizes.items() if takes(size, "anon")]
+    text = (REFERENCE / "scenarios.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| `folio`"))
+    about = row.split("|")[3]
+    first, last = f"`{'`, `'.join(taken[:3])}`, ... ", f"`{taken[-2]}` mapped by PTEs"
+    assert f"{first}{last}, `{taken[-1]}` by a PMD" in about
+    assert [s for s, size in sizes.items() if takes(size, "hugetlb")] == ["2m"]
+    assert "`1g` is refused, also for hugetlb" in about
+
+
 def test_kernels_come_once_and_in_order():
     assert loads('kernel = "both"').kernels == ("6.2", "6.3")
     listed = loads('kernel = ["6.18", "both", "6.3", "6.1"]')
@@ -404,7 +428,22 @@ MISTAKES = [
     ("cpu = 5", 'cpu = 5\nmode = "sync"', 'mode = "sync": not an argument'),
     ("cpu = 5", 'cpu = 5\nfrom = "0"', 'from = "0": move_pages takes pages'),
     ("cpu = 5", 'cpu = 5\nform = "0"', 'form = "0": unknown "from"'),
-    ("cpu = 5", 'cpu = 5\ncaller = "demote"', 'caller = "demote": "demotion"'),
+    (
+        "cpu = 5",
+        'cpu = 5\ncaller = "demotion"',
+        'caller = "demotion": move_pages takes',
+    ),
+    (
+        "999999",
+        '999999\ncaller = "cma"',
+        'caller = "cma": migrate_pages takes from, to',
+    ),
+    (
+        'flags = "move|s',
+        'caller = "damon"@\nflags = "move|s',
+        'caller = "damon": mbind',
+    ),
+    ('mode = "sync_light"', 'caller = "demote"', 'caller = "demote": "demotion"'),
     ("cpu = 5", "cpu = 5\ncpuset = 0", 'cpuset = 0: integer "0"'),
     ("cpu = 5", 'cpu = 5\ncpuset = "a"', 'cpuset = "a": libnuma'),
     ("cpu = 5", 'cpu = 5\nmaxnode = "8"', 'maxnode = "8": string'),

@@ -252,7 +252,9 @@ def test_a_cut_instruction_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_no_trace_says_so(tmp_path: Path) -> None:
-    assert "say which by --format: perf" in problem(written(tmp_path, "hello\nworld\n"))
+    assert "say which by `jaxmig replay --format`: perf" in problem(
+        written(tmp_path, "hello\nworld\n")
+    )
     assert "empty" in problem(written(tmp_path, ""))
     assert "no trace" in problem(written(tmp_path, b"\0\1\2" * 100))
     assert "No such file" in problem(tmp_path / "none")

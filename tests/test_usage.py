@@ -1,6 +1,7 @@
 """Wrong usage: one line that names the command and what was meant; completion; manual."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -92,6 +93,65 @@ def test_what_is_not_there_or_not_meant_is_said_with_a_remedy(
     (tmp_path / "bare.txt").write_text("app 12/12 [001] 1.000000: cycles: \n")
     got, line = told(capsys, *args)
     assert (got, words in line) == (code, True), line
+
+
+def advised(line: str) -> set[str]:
+    """The options that a line names as the command's own, outside of whole commands."""
+    return set(re.findall(r"--[a-z][a-z-]+", re.sub("`[^`]*`", "", line)))
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "remedy"),
+    [
+        ((*SMALL[:3], "7"), 2, "give --nodes 8 or another node"),
+        (("advise", "memhog:1m", "0", "7", "--p99", "1us"), 2, "give --nodes 8 or"),
+        (("sweep", "memhog:1m", "0", "7"), 2, "nodes 0-1; name another"),
+        (("sweep", "memhog:1m", "7", "0"), 2, "nodes 0-1; name another"),
+        (("memhog", "4m", "membind", "7"), 1, "nodes 0-1; name another"),
+        (("memhog", "4m", "interleave", "0,2"), 1, "nodes 0-1; name another"),
+        (("migratepages", "trace:odd", "0", "1"), 1, "`jaxmig replay --format`"),
+        (("pmbench", "1", "--trace", "odd"), 1, "`jaxmig replay --format`"),
+        (("replay", "odd"), 1, "`jaxmig replay --format`"),
+    ],
+)
+def test_a_remedy_is_one_that_the_command_has(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: tuple[str, ...],
+    code: int,
+    remedy: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd").write_text("hello\nworld\n")
+    got, line = told(capsys, *args)
+    assert (got, remedy in line) == (code, True), line
+    assert advised(line) <= set(options(args[0]))
+
+
+ENGINE_USERS = {
+    "migratepages": SMALL[1:],
+    "sweep": ("memhog:1m",),
+    "run": ("none.toml",),
+    "replay": ("none",),
+    "memhog": ("4m",),
+    "pmbench": ("1",),
+}
+
+
+def test_a_copy_engine_of_no_kind_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert [c for c in PARSERS if "--copy" in options(c)] == sorted(
+        ENGINE_USERS, key=list(PARSERS).index
+    )
+    for command, more in ENGINE_USERS.items():
+        for engine in ("foo", "dma:0", "dma", "cpu:2", "threads:x", ""):
+            code, line = told(capsys, command, *more, "--copy", engine)
+            assert code == 2
+            assert f"--copy: {engine!r}: use cpu, threads:N or dma:N" in line
+    code, line = told(capsys, "sweep", "memhog:1m", "--copy", "cpu,dma:4,foo")
+    assert (code, "--copy: 'foo'" in line) == (2, True)
 
 
 def test_the_name_of_a_process_suggests_its_pids(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxmig import __version__, report
 from jaxmig.calls.syscalls import SleepsForever
-from jaxmig.cli import htmlreport, named, output, runtime, sweepopts, whatif
+from jaxmig.cli import htmlreport, named, output, runtime, shape, sweepopts, whatif
 from jaxmig.cli.errors import Failure, Usage
 from jaxmig.cli.progress import progress
 from jaxmig.cli.room import check_room
@@ -66,13 +66,11 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     n = args.nodes or max(2, target.nodes)
     if target.nodes > n:
         raise Failure(f"{target.name} has pages on {target.nodes} nodes; see --nodes")
-    old = sweepopts.nodes_of("FROM", args.from_, n)
-    new = sweepopts.nodes_of("TO", args.to, n)
+    old = shape.nodes_of("FROM", args.from_, n, "--nodes ")
+    new = shape.nodes_of("TO", args.to, n, "--nodes ")
     if len(new) > 1:
         raise Usage(f"{args.to!r}: modes other than sync take one node; name one")
     cpus = args.cpus or profile.cpus
-    if args.lazy:
-        raise Usage("--lazy: only CPUs that run the target count here; leave it out")
     sweepopts.check_running(args.running, cpus)
     check_room(target.name, target.pages, n, False, 2)
     memory = Memory(target, n, min(old), cpus, False, given=args.running)

@@ -138,7 +138,7 @@ def _run(name: str, only: str, argv: Sequence[str]) -> int:
     except Exception as error:
         if not _memory_ended(error):
             raise
-        bare = getattr(args, "content", None) is False
+        bare = getattr(args, "content", False) is False
         say(
             f"{name}: out of memory; use {'' if bare else '--no-content or '}fewer pages"
         )

@@ -14,7 +14,7 @@ from jaxmig.host import nodes
 from jaxmig.host.naming import TargetError, kind_of
 from jaxmig.host.terminal import FORMATS
 from jaxmig.linux.releases import MODES, NR_MAX_BATCHED_MIGRATION, RELEASES, expand
-from jaxmig.sources.scenario.words import BASE_PAGE, CALLER_MODES, size_of
+from jaxmig.sources.scenario.words import BASE_PAGE, CALLER_MODES, ENGINE, size_of
 from jaxmig.time import machines
 
 MAX_INT: Final = 2**31 - 1
@@ -54,8 +54,11 @@ def add_target(parser: Parser) -> None:
     )
 
 
-def add_machine(parser: Parser, words: str = KERNELS) -> None:
-    """Add the kernels, which `words` name with their default, and the hardware."""
+def add_machine(parser: Parser, words: str = KERNELS, lazy: bool = True) -> None:
+    """Add the kernels, which `words` name with their default, and the hardware.
+
+    With `lazy` also its lazy CPUs.
+    """
     group = parser.add_argument_group("machine")
     group.add_argument(
         "--kernel",
@@ -88,16 +91,20 @@ def add_machine(parser: Parser, words: str = KERNELS) -> None:
         help="CPUs that run the target, like 1-3,7, or none (memhog: 5 as published; "
         "pmbench: its threads; a PID: where its threads last ran)",
     )
-    group.add_argument(
-        "--lazy",
-        type=cpus,
-        metavar="CPUS",
-        help="idle CPUs that still hold the target's page table (none)",
+    if lazy:
+        group.add_argument(
+            "--lazy",
+            type=cpus,
+            metavar="CPUS",
+            help="idle CPUs that still hold the target's page table (none)",
+        )
+
+
+def add_call(parser: Parser, of: str = "") -> None:
+    """Add the arguments of the call; `of`: which calls of a file take mode and caller."""
+    mode, caller = (
+        ("the caller's", "the system call") if not of else ("the file's",) * 2
     )
-
-
-def add_call(parser: Parser) -> None:
-    """Add the arguments of the migration call."""
     group = parser.add_argument_group("call")
     group.add_argument(
         "--cpu",
@@ -117,18 +124,18 @@ def add_call(parser: Parser) -> None:
         default=None,
         help="carry and check the 4 KiB of every page (yes)",
     )
-    group.add_argument("--copy", metavar="ENGINE", help=COPY)
+    group.add_argument("--copy", type=engine, metavar="ENGINE", help=COPY)
     group.add_argument(
         "--mode",
         choices=MODES,
         metavar="MODE",
-        help=f"of migrate_pages(): {', '.join(MODES)} (the caller's)",
+        help=f"of migrate_pages(){of}: {', '.join(MODES)} ({mode})",
     )
     group.add_argument(
         "--caller",
         choices=tuple(CALLER_MODES),
         metavar="CALLER",
-        help=f"who calls migrate_pages(): {', '.join(CALLER_MODES)} (the system call)",
+        help=f"who calls migrate_pages(){of}: {', '.join(CALLER_MODES)} ({caller})",
     )
     group.add_argument(
         "--seed",
@@ -262,6 +269,14 @@ def cpus(text: str) -> tuple[int, ...]:
         return nodes.parse_cpus(text)
     except nodes.NodeError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def engine(text: str) -> str:
+    """A copy engine, which a profile may still lack."""
+    if not ENGINE.fullmatch(text):
+        line = f"{text!r}: use cpu, threads:N or dma:N, N >= 1"
+        raise argparse.ArgumentTypeError(line)
+    return text
 
 
 def pages(text: str) -> int:

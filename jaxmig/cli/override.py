@@ -1,10 +1,13 @@
 """Options of `run` that replace values of the scenario file."""
 
 import argparse
+import tomllib
 from dataclasses import replace
 
 from jaxmig.cli.errors import Usage
 from jaxmig.sources.scenario import CallSpec, MachineSpec, ProcessSpec, Scenario
+from jaxmig.sources.scenario.calls import misfit
+from jaxmig.sources.scenario.words import CALLER_MODES
 
 
 def overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
@@ -15,7 +18,20 @@ def overridden(scenario: Scenario, args: argparse.Namespace) -> Scenario:
     """
     machine = _machine(scenario, args)
     processes = _processes(scenario, args, machine.cpus)
-    calls = tuple(_call(c, args) for c in scenario.calls)
+    for name in ("mode", "caller"):
+        given = getattr(args, name) is not None
+        if given and all(c.syscall != "kernel" for c in scenario.calls):
+            raise Usage(
+                f"{scenario.path}: no call is `kernel`, and others have no {name}; leave "
+                f'out --{name}, or write syscall = "kernel"'
+            )
+    calls = tuple(
+        _call(scenario, number, args) for number in range(len(scenario.calls))
+    )
+    for number, c in enumerate(calls, 1):
+        wrong = misfit(c.caller, c.mode, c.order, c.direct)
+        if wrong:
+            raise Usage(f"{scenario.path}: {wrong[0]} of call {number}: {wrong[1]}")
     bad = [c.cpu for c in calls if c.cpu >= machine.cpus]
     if bad:
         raise Usage(
@@ -61,26 +77,36 @@ def _processes(
             )
         running = processes[0].running if args.running is None else args.running
         lazy = processes[0].lazy if args.lazy is None else args.lazy
-        if set(running) & set(lazy):
-            both = min(set(running) & set(lazy))
-            raise Usage(
-                f"{scenario.path}: CPU {both} is both running and lazy; choose one"
-            )
         processes = (replace(processes[0], running=running, lazy=lazy),)
-    bad = [c for p in processes for c in p.running + p.lazy if c >= cpus]
-    if bad:
-        raise Usage(
-            f"{scenario.path}: CPU {bad[0]} holds a process, of {cpus}; see --cpus"
-        )
+    for process in processes:
+        _check_cpus(scenario.path, process, cpus)
     return processes
 
 
-def _call(spec: CallSpec, args: argparse.Namespace) -> CallSpec:
+def _check_cpus(path: str, process: ProcessSpec, count: int) -> None:
+    """Refuse what a file may not say: a CPU in two lists, or none of the machine's."""
+    found: dict[int, str] = {}
+    for name, does in (("running", "holds"), ("lazy", "holds"), ("left", "has left")):
+        for cpu in sorted(getattr(process, name)):
+            if cpu in found:
+                both = f"CPU {cpu} is both {found[cpu]} and {name}"
+                raise Usage(f"{path}: {both}; choose one")
+            if cpu >= count:
+                what = f"CPU {cpu} {does} a process, of {count}"
+                raise Usage(f"{path}: {what}; see --cpus")
+            found[cpu] = name
+
+
+def _call(scenario: Scenario, number: int, args: argparse.Namespace) -> CallSpec:
     """The call with --mode and --caller, if it is of the kernel function itself."""
+    spec = scenario.calls[number]
     if args.cpu is not None:
         spec = replace(spec, cpu=args.cpu)
     if spec.syscall == "kernel":
-        spec = replace(
-            spec, mode=args.mode or spec.mode, caller=args.caller or spec.caller
-        )
+        mode = spec.mode
+        # A call whose file gives no mode has that of its caller, also of another one.
+        if args.caller and "mode" not in tomllib.loads(scenario.source)["call"][number]:
+            mode = CALLER_MODES[args.caller]
+        caller = args.caller or spec.caller
+        spec = replace(spec, mode=args.mode or mode, caller=caller)
     return spec

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmig import report
 from jaxmig.cli import output
 from jaxmig.cli.errors import Failure
+from jaxmig.host.refused import WrongUse
 from jaxmig.host.terminal import printable
 from jaxmig.show import plots
 from jaxmig.show.plots import PlotError
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 
 
 def check(path: str | None) -> None:
-    """Raise Failure for a picture that cannot be drawn, before the work."""
-    if path:
+    """Raise Failure for a picture that cannot be drawn, WrongUse for its name."""
+    if path is not None:
         try:
             plots.check(path)
+        except WrongUse:
+            raise
         except PlotError as error:
             raise Failure(str(error)) from None
         output.check(path)

@@ -35,7 +35,8 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> NodeShape:
         )
     cpus = args.cpus or profile.cpus
     running, lazy = _cpus(args, cpus, target)
-    old, new = _nodes("FROM", args.from_, n), _nodes("TO", args.to, n)
+    old = nodes_of("FROM", args.from_, n, "--nodes ")
+    new = nodes_of("TO", args.to, n, "--nodes ")
     setting = Setting(
         nodes=n,
         cpus=cpus,
@@ -54,10 +55,19 @@ def of(args: argparse.Namespace, profile: Profile, target: Target) -> NodeShape:
     return NodeShape(dataclasses.replace(setting, free=free), old, new)
 
 
-def _nodes(name: str, text: str, n: int) -> frozenset[int]:
-    """The nodes of one argument; Usage for none or for one that the machine lacks."""
+def nodes_of(name: str, text: str, n: int, more: str = "") -> frozenset[int]:
+    """The nodes of one argument.
+
+    Args:
+      name: of the argument.
+      text: what was given for it.
+      n: how many nodes the machine has.
+      more: the option that gives it more, and a space; "" if the command has none.
+    Raises:
+      Usage: an empty set, or a node that the machine lacks.
+    """
     try:
-        found = nodes.parse(text, n)
+        found = nodes.parse(text, n, more)
     except nodes.NodeError as error:
         raise Usage(f"{name}: {error}") from None
     if not found:

@@ -5,9 +5,8 @@ import hashlib
 from collections.abc import Sequence
 
 from jaxmig import report
-from jaxmig.cli import named, whatif
+from jaxmig.cli import named, shape, whatif
 from jaxmig.cli.errors import Usage, say
-from jaxmig.host import nodes
 from jaxmig.host.terminal import printable
 from jaxmig.sources.targets import file_of
 from jaxmig.time import machines
@@ -28,7 +27,9 @@ def sweep_of(args: argparse.Namespace) -> Sweep:
     cpus = args.cpus or (next(iter(profiles.values())).cpus,)
     target = whatif.target(args, named.target(args.target, args.pid), max(cpus))
     n = max(2, target.nodes)
-    old, new = (nodes_of(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to)))
+    old, new = (
+        shape.nodes_of(*pair, n) for pair in (("FROM", args.from_), ("TO", args.to))
+    )
     if args.mode != ("sync",) and len(new) > 1:
         raise Usage(f"{args.to!r}: only the system call takes several nodes; name one")
     given = args.running if isinstance(args.running, tuple) else None
@@ -107,18 +108,3 @@ def digest(target: str) -> str:
         return ""
     with open(name, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def nodes_of(name: str, text: str, n: int) -> frozenset[int]:
-    """The nodes of one argument.
-
-    Raises:
-      Usage: an empty set, or a node that a machine of `n` nodes lacks.
-    """
-    try:
-        found = nodes.parse(text, n)
-    except nodes.NodeError as error:
-        raise Usage(f"{name}: {error}") from None
-    if not found:
-        raise Usage(f"{name}: {text!r} names none of the nodes 0-{n - 1}; name one")
-    return frozenset(found)

@@ -22,21 +22,25 @@ class NodeError(Refused, ValueError):
     """A set of nodes or CPUs that cannot be read; one line that says what to write."""
 
 
-def parse(text: str, nodes: int) -> tuple[int, ...]:
+def parse(text: str, nodes: int, more: str = "") -> tuple[int, ...]:
     """The nodes that `text` names on a machine of `nodes` nodes, ascending.
 
     An empty string is an empty set, as with libnuma.
 
+    Args:
+      text: a node string.
+      nodes: of the machine.
+      more: what gives it more nodes, such as `--nodes `; "" if nothing does.
     Raises:
       NodeError: not a node string, or a node that the machine lacks.
     """
     inverted = text.startswith("!")
     body = text.removeprefix("!").removeprefix("+")
-    named = set(range(nodes)) if body == "all" else _named(text, body, nodes)
+    named = set(range(nodes)) if body == "all" else _named(text, body, nodes, more)
     return tuple(sorted(set(range(nodes)) - named if inverted else named))
 
 
-def _named(text: str, body: str, nodes: int) -> set[int]:
+def _named(text: str, body: str, nodes: int, more: str) -> set[int]:
     found: set[int] = set()
     for part in body.split(",") if body else ():
         match = _PART.fullmatch(part)
@@ -47,12 +51,13 @@ def _named(text: str, body: str, nodes: int) -> set[int]:
             )
         first = _number(match[1])
         last = _number(match[2]) if match[2] else first
-        if max(first, last) >= nodes:
+        most = max(first, last)
+        if most >= nodes:
             has = f"nodes 0-{nodes - 1}" if nodes > 1 else "node 0 only"
-            raise NodeError(
-                f"{text!r}: node {max(first, last)}: the machine has {has}; "
-                f"give --nodes {max(first, last) + 1} or another node"
+            advice = (
+                f"give {more}{most + 1} or another node" if more else "name another"
             )
+            raise NodeError(f"{text!r}: node {most}: the machine has {has}; {advice}")
         # libnuma sets the first bit before it looks at the range: 3-1 is just 3.
         found |= {first, *range(first, last + 1)}
     return found

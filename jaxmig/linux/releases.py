@@ -174,10 +174,11 @@ RELEASES: Final[dict[str, Release]] = {
 }
 BOTH: Final = ("6.2", "6.3")  # the last serial and the first batched release
 LATEST: Final = "7.3"
-# migrate_pages() of these was not read: what serves instead, as far as is known.
+# Of these only what changed in the callers was read: which release is nearest, and what
+# the callers have of a later one.
 UNREAD: Final = {
-    "6.9": "6.8 counts alike, but what compaction and CMA list is as in 6.10",
-    "6.11": "6.10 counts alike, and DAMON's lists are as in 6.12",
+    "6.9": "6.8, but compaction takes large folios and CMA flushes by 31, as in 6.10",
+    "6.11": "6.10, which has no DAMON; 6.12 has",
 }
 
 
@@ -238,5 +239,6 @@ def _between(word: str, first: str, last: str) -> list[str]:
 
 def _unknown(name: str) -> str:
     if name in UNREAD:
-        return f"not modelled, nobody has read it; {UNREAD[name]}, as far as is known"
+        read = "of it only the callers of migrate_pages() were read"
+        return f"not modelled, {read}; the nearest is {UNREAD[name]}"
     return f"not modelled; one of {' '.join(RELEASES)}, a range, both or latest"

@@ -166,7 +166,7 @@ def _setting(
 
 
 def _nodes(text: Any, n: int) -> frozenset[int]:
-    found = frozenset(nodes.parse(str(text), n))
+    found = frozenset(nodes.parse(str(text), n, "node_count="))
     if not found:
         raise ValueError(f"{text!r} names none of the nodes 0-{n - 1}; name one")
     return found

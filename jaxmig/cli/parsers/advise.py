@@ -18,6 +18,7 @@ def fill(parser: Parser) -> None:
         "--copy": "see --engines",
         "--batch": "advise looks for the limit",
         "--mode": "advise tries every mode",
+        "--lazy": "only CPUs that run the target count here",
     }
     options.add_target(parser)
     options.add_what_if(parser)
@@ -30,7 +31,9 @@ def fill(parser: Parser) -> None:
     ):
         text = f"for {who}, like 200us or 1.5ms"
         one.add_argument(f"--{name}", type=options.duration, metavar="TIME", help=text)
-    options.add_machine(parser, f"latest ({LATEST}, the default), both (6.2 and 6.3)")
+    options.add_machine(
+        parser, f"latest ({LATEST}, the default), both (6.2 and 6.3)", False
+    )
     parser.add_argument(
         "--engines",
         action="store_true",

@@ -34,7 +34,12 @@ def fill(parser: Parser) -> None:
     )
     group.add_argument("--kernel", type=options.kernels, metavar="LIST")
     group.add_argument("--machine", type=options.machine, default="xeon-2s")
-    group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
+    group.add_argument(
+        "--copy",
+        type=options.engine,
+        default="cpu",
+        help="cpu, threads:N or dma:N (cpu)",
+    )
     group.add_argument(
         "--batch", type=options.whole("base pages", 0, 1 << 20), default=512
     )

@@ -28,7 +28,12 @@ def fill(parser: Parser) -> None:
     group.add_argument(
         "--batch", type=options.whole("base pages", 0, 1 << 20), default=512
     )
-    group.add_argument("--copy", default="cpu", help="cpu, threads:N or dma:N (cpu)")
+    group.add_argument(
+        "--copy",
+        type=options.engine,
+        default="cpu",
+        help="cpu, threads:N or dma:N (cpu)",
+    )
     group.add_argument(
         "--limits", metavar="LIST", help="a table of batch limits, or all: 1 ... 8192"
     )

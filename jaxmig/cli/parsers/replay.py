@@ -85,7 +85,7 @@ def _add_playing(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--running", type=options.cpus, metavar="CPUS",
                        help="CPUs of the trace's threads, one each (the trace's; "
                        "where it has none, 1, 2 ...)")  # fmt: skip
-    group.add_argument("--copy", default="cpu", metavar="ENGINE",
+    group.add_argument("--copy", type=options.engine, default="cpu", metavar="ENGINE",
                        help="cpu, threads:N or dma:N (cpu)")  # fmt: skip
     group.add_argument(
         "--gap", type=options.whole("ns", 0, MAX_GAP_NS), metavar="NS",

@@ -13,6 +13,6 @@ def fill(parser: Parser) -> None:
     parser.example = EXAMPLES
     parser.add_argument("scenario", nargs="+", metavar="SCENARIO.toml")
     options.add_machine(parser)
-    options.add_call(parser)
+    options.add_call(parser, " in calls of `kernel`")
     options.add_output(parser)
     options.add_traces(parser)

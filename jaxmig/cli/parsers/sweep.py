@@ -68,7 +68,7 @@ def _add_axes(group: Any) -> None:
         help="cost profiles: names of `jaxmig machines`, .toml files, or all",
     )  # fmt: skip
     group.add_argument(
-        "--copy", type=_once, default=("cpu",), metavar="LIST",
+        "--copy", type=_engines, default=("cpu",), metavar="LIST",
         help=f"engines: {options.COPY}",
     )  # fmt: skip
     group.add_argument(
@@ -124,6 +124,10 @@ def _running(text: str) -> str | tuple[int, ...]:
 
 def _once(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split(",")))
+
+
+def _engines(text: str) -> tuple[str, ...]:
+    return tuple(map(options.engine, _once(text)))
 
 
 def _names(text: str) -> tuple[str, ...]:

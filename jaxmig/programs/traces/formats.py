@@ -88,7 +88,9 @@ def detect(source: Source) -> Format:
     if name is None:
         known = ", ".join(FORMATS)
         what = "no trace that is recognised"
-        raise TraceError(f"{source.name}: {what}; say which by --format: {known}")
+        raise TraceError(
+            f"{source.name}: {what}; say which by `jaxmig replay --format`: {known}"
+        )
     return FORMATS[name]
 
 

@@ -274,7 +274,7 @@ class Source:
         if wrong.any():
             i = int(wrong.argmax())
             problem = f"{int(address[i]):#x} is an address of no 64-bit CPU"
-            advice = "check the file, or say its --format"
+            advice = "check the file, or say its format to `jaxmig replay --format`"
             raise TraceError(f"{self.name}:{line(i)}: {problem}; {advice}")
 
     def error(self, number: int, line: bytes, problem: str) -> TraceError:

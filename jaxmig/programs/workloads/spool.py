@@ -101,7 +101,7 @@ class Spool:
         made = (UNKNOWN, name - THREAD) if name >= THREAD else (name, UNKNOWN)
         lane = self.lanes.setdefault(name, Lane(*made))
         if len(self.lanes) > MAX_LANES:
-            advice = f"over {MAX_LANES} threads; choose one process with --pid"
+            advice = f"over {MAX_LANES} threads; choose one with `jaxmig replay --pid`"
             raise TraceError(f"{self.path}: {advice}")
         lane.parts.append((self.end, len(rows)))
         self._write(rows.tobytes())

@@ -125,10 +125,14 @@ def load(
         spool.add(block)
         if len(spool.pids - {UNKNOWN}) > 1:
             found = ", ".join(map(str, sorted(spool.pids - {UNKNOWN})[:8]))
-            advice = f"of several processes ({found}); choose one with --pid"
+            advice = (
+                f"of several processes ({found}); choose one with `jaxmig replay --pid`"
+            )
             raise TraceError(f"{path}: {advice}")
     if any(lane.accesses > MAX_ACCESSES for lane in spool.lanes.values()):
-        raise TraceError(f"{path}: over 2^31 accesses of a thread; see --accesses")
+        raise TraceError(
+            f"{path}: over 2^31 accesses of a thread; see `jaxmig replay --accesses`"
+        )
     if not spool.lanes:
         raise TraceError(f"{path}: no access left by --pid and --skip; change them")
     return _trace(reading, spool)

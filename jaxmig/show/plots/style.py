@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from jaxmig.host import files
+from jaxmig.host.refused import WrongUse
 from jaxmig.time.machines.terms import PHASES
 
 if TYPE_CHECKING:
@@ -62,10 +63,14 @@ class PlotError(ValueError):
     """A picture that cannot be drawn; one line that says what to do."""
 
 
+class PictureNameError(PlotError, WrongUse):
+    """The name of a file that is no picture's."""
+
+
 def check(path: str) -> None:
     """Raise PlotError for a picture that cannot be drawn, before the work."""
     if Path(path).suffix.lower() not in SUFFIXES:
-        raise PlotError(f"{path}: pictures are .png or .svg; name such a file")
+        raise PictureNameError(f"{path!r}: pictures are .png or .svg; name such a file")
     if importlib.util.find_spec("matplotlib") is None:
         raise PlotError("pictures need matplotlib; pip install matplotlib")
 

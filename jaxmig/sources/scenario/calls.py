@@ -36,7 +36,6 @@ _COMMON = (
     "syscall",
     "process",
     "cpu",
-    "caller",
     "privileged",
     "pid",
     "cpuset",
@@ -46,7 +45,7 @@ _COMMON = (
 )
 _OWN = {
     "migrate_pages": ("from", "to"),
-    "kernel": ("from", "to", "mode", "order", "direct"),
+    "kernel": ("from", "to", "mode", "caller", "order", "direct"),
     "move_pages": ("pages", "nodes", "flags"),
     "mbind": ("pages", "start", "len", "policy", "nodes", "to", "flags"),
 }
@@ -145,22 +144,32 @@ def _compaction(
     table: TomlTable, caller: str | None, mode: str | None
 ) -> tuple[int | None, bool | None]:
     """The order of the block that compaction is to make, and whether it is direct."""
-    for key in ("order", "direct"):
-        if key in table and caller != "compaction":
-            problem = "only compaction is asked that"
-            raise table.error(key, f'{problem}; add caller = "compaction" or drop it')
     what = "-1 is all that can be had, and blocks have 2^1 pages or more"
     order = table.integer("order", 0, -1, MAX_PAGE_ORDER, what)
     if "order" in table and order == 0:
         raise table.error("order", f"{what}; give -1, or 1 to {MAX_PAGE_ORDER}")
-    direct = table.boolean("direct", False)
+    direct = table.boolean("direct", False) if "direct" in table else None
+    wrong = misfit(caller, mode, order or None, direct)
+    if wrong:
+        raise table.error(*wrong)
+    return order or None, direct
+
+
+def misfit(
+    caller: str | None, mode: str | None, order: int | None, direct: bool | None
+) -> tuple[str, str] | None:
+    """The key, `order` or `direct`, that does not fit its call, and why; or None."""
+    for key, value in (("order", order), ("direct", direct)):
+        if value is not None and caller != "compaction":
+            problem = "only compaction is asked that"
+            return key, f'{problem}; add caller = "compaction" or drop it'
     if direct and (order == -1 or mode == "sync"):
         problem = "an allocation wants a block, and never asks with mode sync"
-        raise table.error("direct", f"{problem}; change order or mode, or drop it")
-    if order == -1 and mode == "async" and "direct" not in table:
+        return "direct", f"{problem}; change order or mode, or drop it"
+    if order == -1 and mode == "async" and direct is None:
         problem = "async is an allocation's first try, which wants a block"
-        raise table.error("order", f"{problem}; give 1 to {MAX_PAGE_ORDER}")
-    return order or None, direct if "direct" in table else None
+        return "order", f"{problem}; give 1 to {MAX_PAGE_ORDER}"
+    return None
 
 
 def _fault_at(table: TomlTable) -> int | None:

@@ -1,11 +1,16 @@
 """The `[machine]` and `[[process]]` tables: nodes, CPUs, and the processes on them."""
 
-import re
 from collections.abc import Callable
 
 from jaxmig.sources.scenario.model import MachineSpec, ProcessSpec
 from jaxmig.sources.scenario.table import TomlTable
-from jaxmig.sources.scenario.words import MAX_CPUS, MAX_MEMORY, MAX_NODES, size_text
+from jaxmig.sources.scenario.words import (
+    ENGINE,
+    MAX_CPUS,
+    MAX_MEMORY,
+    MAX_NODES,
+    size_text,
+)
 
 MACHINE_KEYS = (
     *("profile", "nodes", "cpus", "node_size", "free", "copy", "max_batch"),
@@ -17,7 +22,6 @@ PROCESS_KEYS = ("name", "running", "lazy", "left")
 # unknown name becomes the user's message.
 ProfileCpus = Callable[[str], int]
 
-COPY = re.compile(r"cpu|(?:threads|dma):[1-9][0-9]{0,8}")
 MAX_BATCH = 1 << 30
 _DEFAULT_CPUS = 4
 _LEAST_NODE = 64 << 20
@@ -60,7 +64,7 @@ def parse_machine(
 
 def _copy(table: TomlTable) -> str:
     copy = table.text("copy", "cpu")
-    if not COPY.fullmatch(copy):
+    if not ENGINE.fullmatch(copy):
         raise table.error("copy", "no copy engine; write cpu, threads:N or dma:N")
     return copy
 

@@ -71,6 +71,8 @@ POLICIES = [
     "weighted_interleave",
 ]
 
+ENGINE = re.compile(r"cpu|(?:threads|dma):[1-9][0-9]{0,8}")  # that copies
+
 _SIZE = re.compile(r"([0-9]{1,19})([kmgt]?)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _RANGE = r"(?:[0-9]{1,9}(?:-[0-9]{1,9})?)"
