@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxmig import __version__, report
-from jaxmig.cli import htmlreport, output, pictures, runtime, traces
+from jaxmig.cli import asked, htmlreport, output, pictures, runtime, traces
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
@@ -94,7 +94,7 @@ def _cpus(args: argparse.Namespace, profile: str) -> int:
 
 def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
     if args.json:
-        documents = [report.to_json(_document(p)) + "\n" for p in played]
+        documents = [report.to_json(_document(args, p)) + "\n" for p in played]
         output.write(args.json, "".join(documents))
     if args.csv:
         several = len(played) > 1
@@ -157,12 +157,15 @@ def _titles(played: Played) -> list[str]:
     ]
 
 
-def _document(played: Played) -> Record:
+def _document(args: argparse.Namespace, played: Played) -> Record:
     if played.scenario is None or played.profile is None:
         return report.error_document(played.path, played.error)
     spec = played.scenario.machine
     machine = report.machine_dict(played.profile, spec.cpus, spec.nodes)
-    return report.document(__version__, played.path, machine, played.records)
+    how = args.content is not False, args.seed or 0
+    wanted = asked.of_scenario(played.scenario, played.profile, *how)
+    doc = report.document(__version__, played.path, machine, played.records)
+    return doc | {"asked": wanted}
 
 
 def _why(scenario: Scenario) -> str:
