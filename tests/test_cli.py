@@ -122,6 +122,9 @@ def test_json_on_standard_output_is_nothing_else(
     assert batched["nodes_after"] == {"0": 0, "1": 256}
     assert batched["contents_wrong"] == 0
     assert set(batched["time_ns"]) > {"total", "flush"}
+    page = (ROOT / "docs/reference/records.md").read_text()
+    described = set(re.findall("`([a-z_]+)`", page.partition("## Rows")[0]))
+    assert {*doc, *doc["asked"], *batched} <= described
 
 
 def test_csv_has_the_same_records(

@@ -156,7 +156,7 @@ def test_a_document_a_file_and_the_error_of_one(played: list[dict[str, Any]]) ->
     assert list(bad) == ["scenario", "error"]
     assert "\n" not in bad["error"]
     assert bad["scenario"].endswith("bad.toml")
-    assert list(first) == ["jaxmig", "scenario", "machine", "calls"]
+    assert list(first) == ["jaxmig", "scenario", "machine", "calls", "asked"]
     assert first["jaxmig"] == jaxmig.__version__
     kernels = [(c["kernel"], c["syscall"]) for c in first["calls"]]
     calls = ["migrate_pages", "migrate_pages", "move_pages", "mbind", "kernel"]

@@ -19,6 +19,7 @@ RECORD: dict[str, Any] = {
 DOCUMENT: dict[str, Any] = {
     "jaxmig": "0.2.0", "scenario": None, "calls": [RECORD],
     "machine": {"name": "xeon-2s", "running": [1, 2]}, "target": {"pages": 100},
+    "asked": {"batch": 512, "process app": {"lazy": []}, "free": {}},
 }  # fmt: skip
 
 
@@ -89,6 +90,25 @@ def test_of_assumptions_only_what_differs_is_said() -> None:
         "now assumed: new",
         "now unmovable: vDSO: 1",
     ]
+
+
+def test_what_was_asked_is_said_and_what_is_not_known_is_not_the_same() -> None:
+    a, b = changed(), changed(ret=1)
+    b["asked"] = {"batch": 64, "process app": {"lazy": [3]}, "free": {"1": 5}}
+    b["asked"]["call 1"] = {"nodes": "0, " * 40}
+    assert diff.differences(a, b)[0] == [
+        "batch limit: 512 -> 64",
+        "process app.lazy: none -> CPUs 3",
+        "free.1: not given -> 5",
+        f"call 1.nodes: not given -> {'0, ' * 20}...",
+    ]
+    del a["asked"]
+    lines = ["The first does not say all that was asked for; write it again."]
+    assert diff.differences(a, changed(ret=1))[0] == lines
+    assert diff.answer(a, changed(ret=1))[-1].startswith("6.3: ")
+    diff.check(DOCUMENT | {"asked": {"region a.vmstat": {"kind": "anon"}}})
+    with pytest.raises(ValueError, match="asked is no table"):
+        diff.check(DOCUMENT | {"asked": [1]})
 
 
 def test_many_calls_are_said_in_a_few_sentences() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxmig.report.timed import Traced
 from jaxmig.sources.scenario import load
 from jaxmig.time import machines
 from jaxmig.tools.player import play
@@ -136,6 +137,8 @@ def test_folios_of_the_page_cache_and_calls_are_counted(
     profile = machines.load("xeon-2s")
     nothing = dict.fromkeys(profile.values("cost."), 0)
     priced = profile.replace(nothing | {"cost.cached": 1, "cost.call": 1000})
-    made = play(load(file), kernels=[kernel], profile=priced)
+    traced: list[Traced] = []
+    made = play(load(file), kernels=[kernel], profile=priced, trace=traced.append)
+    assert [list(t.full) for t in traced] == [[], [] if free == 64 else [1]]
     assert [r["time_ns"]["total"] for r in made] == [1000 + n for n in cached]
     assert [r["time_ns"]["other"] for r in made] == [1000 + n for n in cached]

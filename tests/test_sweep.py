@@ -42,7 +42,7 @@ from jaxmig.tools.sweep import (
     values,
 )
 from jaxmig.tools.sweep.counts import countable
-from jaxmig.tools.sweep.engine import SweptCall, run_of
+from jaxmig.tools.sweep.engine import CallTally, SweptCall, run_of
 from jaxmig.tools.sweep.memory import Memory
 from jaxmig.tools.sweep.play import Sweep
 from jaxmig.tools.sweep.pricing import MachineWeights
@@ -433,6 +433,19 @@ def test_the_file_is_plain_csv(whole: Path) -> None:
     assert tuple(made[0]) == rows.COLUMNS
     assert len(made) == 2 * 5 * 3
     assert {r["sweep"].partition("-")[0] for r in made} == {__version__}
+
+
+def test_a_row_has_the_copies_for_nothing_and_every_column_is_described() -> None:
+    counts = dict.fromkeys(COUNTERS, 0) | {"copies_lost": 3}
+    profiles = {("zen3-2s", "dma:4"): machines.load("zen3-2s")}
+    price = MachineWeights(profiles, "batched", "x86").of(counts)["zen3-2s", "dma:4"]
+    config = grid(kernel=("batch-copy",), machine=("zen3-2s",), copy=("dma:4",)).at(0)
+    made = rows.row(config, CallTally(0, None, counts, 0, 0, ()), price, 1, 1, "stamp")
+    assert made["copies_wasted"] == 3
+    assert rows.check(rows.text(made)[:-1]) == made
+    page = Path(__file__).parent.parent / "docs/reference/records.md"
+    told = set(re.findall("`([a-z0-9_]+)`", page.read_text().partition("## Rows")[2]))
+    assert {name.partition(".")[0] for name in rows.COLUMNS} <= told
 
 
 def test_a_file_of_another_version_is_recognised(

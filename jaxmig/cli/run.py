@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from jaxmig import __version__, report
-from jaxmig.cli import htmlreport, output, pictures, runtime, traces
+from jaxmig.cli import asked, htmlreport, output, pictures, reasons, runtime, traces
 from jaxmig.cli.errors import Failure, Usage, say
 from jaxmig.cli.override import overridden
 from jaxmig.cli.progress import progress
@@ -16,7 +16,7 @@ from jaxmig.host.terminal import printable
 from jaxmig.report.records import Record
 from jaxmig.report.timed import Traced
 from jaxmig.sources import scenario
-from jaxmig.sources.scenario import Scenario, ScenarioError
+from jaxmig.sources.scenario import CallSpec, Scenario, ScenarioError
 from jaxmig.time import machines
 from jaxmig.time.cost import Cost
 from jaxmig.tools import player
@@ -94,7 +94,7 @@ def _cpus(args: argparse.Namespace, profile: str) -> int:
 
 def _write(args: argparse.Namespace, played: Sequence[Played]) -> None:
     if args.json:
-        documents = [report.to_json(_document(p)) + "\n" for p in played]
+        documents = [report.to_json(_document(args, p)) + "\n" for p in played]
         output.write(args.json, "".join(documents))
     if args.csv:
         several = len(played) > 1
@@ -126,10 +126,9 @@ def _report(args: argparse.Namespace, played: Sequence[Played]) -> None:
         for i, title in enumerate(_titles(p)):
             n = len(p.scenario.calls)
             records, traced = p.records[i::n], p.traced[i::n]
-            why = dict.fromkeys(p.scenario.kernels, _why(p.scenario))
             logged = [report.stretches(t) for t in traced]
             figures = html.calls(records, [t.cost for t in traced], logged)
-            said = report.answer(records, why)
+            said = report.answer(records, _why(p.scenario, i, traced))
             name = printable(f"{p.path}: {title}")
             sections.append(html.Section(name, tuple(said), tuple(figures)))
     names = ", ".join(p.path for p in played)
@@ -152,23 +151,38 @@ def _calls(
 def _titles(played: Played) -> list[str]:
     calls = played.scenario.calls if played.scenario else ()
     return [
-        f"Call {i}: {call.syscall}, process {call.process}"
+        f"Call {i}: {call.syscall}, process {call.process}{_by(call, calls)}"
         for i, call in enumerate(calls, 1)
     ]
 
 
-def _document(played: Played) -> Record:
+def _by(call: CallSpec, calls: Sequence[CallSpec]) -> str:
+    """Who makes a call, where the first line cannot say it for all of them."""
+    said = f", by CPU {call.cpu}" if len({c.cpu for c in calls}) > 1 else ""
+    if call.syscall != "kernel" and len(_callers(calls)) > 1:
+        said += f", {report.units.CALLERS[call.privileged]}"
+    return said
+
+
+def _callers(calls: Sequence[CallSpec]) -> set[bool]:
+    """Whether system calls are root's; both where they differ."""
+    return {c.privileged for c in calls if c.syscall != "kernel"}
+
+
+def _document(args: argparse.Namespace, played: Played) -> Record:
     if played.scenario is None or played.profile is None:
         return report.error_document(played.path, played.error)
     spec = played.scenario.machine
     machine = report.machine_dict(played.profile, spec.cpus, spec.nodes)
-    return report.document(__version__, played.path, machine, played.records)
+    how = args.content is not False, args.seed or 0
+    wanted = asked.of_scenario(played.scenario, played.profile, *how)
+    doc = report.document(__version__, played.path, machine, played.records)
+    return doc | {"asked": wanted}
 
 
-def _why(scenario: Scenario) -> str:
-    """The file's conditions, which keep pages from moving, in words."""
-    named = [f"{c.state} of {c.region}" for c in scenario.conditions]
-    return ", ".join(dict.fromkeys(named))
+def _why(scenario: Scenario, number: int, traced: Sequence[Traced]) -> dict[str, str]:
+    """By kernel, why pages of that call may have failed."""
+    return {t.record["kernel"]: reasons.why(scenario, number, t) for t in traced}
 
 
 def _table(args: argparse.Namespace, played: Played) -> str:
@@ -178,6 +192,7 @@ def _table(args: argparse.Namespace, played: Played) -> str:
     s, calls = played.scenario, played.scenario.calls
     parts = [*_assumed(args, played), f"Scenario: {played.path}"]
     for i, title in enumerate(_titles(played)):
+        traced = played.traced[i :: len(calls)]
         drawn = report.compare(
             played.records[i :: len(calls)],
             assumed=title,
@@ -185,11 +200,11 @@ def _table(args: argparse.Namespace, played: Played) -> str:
             width=report.terminal_width(sys.stdout),
             color=report.wants_color(sys.stdout, os.environ),
             detail=args.tree,
-            why=dict.fromkeys(s.kernels, _why(s)),
+            why=_why(s, i, traced),
         )
         parts.append("\n" + drawn)
         if args.tree:
-            some = ((t.record, t.cost) for t in played.traced[i :: len(calls)])
+            some = ((t.record, t.cost) for t in traced)
             parts.append("\n" + report.trees_text(some))
     width = report.terminal_width(sys.stdout)
     kinds = [f"{c.syscall}, process {c.process}" for c in calls] * len(s.kernels)
@@ -203,13 +218,13 @@ def _assumed(args: argparse.Namespace, played: Played) -> list[str]:
     if played.scenario is None or played.profile is None:
         raise ValueError("nothing was played")
     s, calls = played.scenario, played.scenario.calls
-    asked = {c.privileged for c in calls if c.syscall != "kernel"}
+    callers = _callers(calls)
     line = report.assumed_line(
         played.profile,
         running={c for process in s.processes for c in process.running},
         lazy={c for process in s.processes for c in process.lazy},
-        cpu=calls[0].cpu if calls else 0,
-        privileged=asked.pop() if len(asked) == 1 else None,
+        cpu=sorted({c.cpu for c in calls}) or 0,
+        privileged=callers.pop() if len(callers) == 1 else None,
         cpus=s.machine.cpus,
         nodes=s.machine.nodes,
         batch=s.machine.max_batch,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxmig import __version__, report
-from jaxmig.cli import htmlreport, output, pictures, room, traces
+from jaxmig.cli import asked as settings, htmlreport, output, pictures, room, traces
 from jaxmig.host.terminal import printable
 from jaxmig.linux.releases import release
 from jaxmig.sources.snapshot import OFF_LRU
@@ -136,8 +136,9 @@ def _document(asked: Resolved, records: list[report.records.Record]) -> dict[str
     s = asked.setting
     shown = {"running": list(s.running), "lazy": list(s.lazy)}
     machine = report.machine_dict(asked.profile, s.cpus, s.nodes) | shown
+    wanted = settings.of_options(asked.target, s, asked.profile, asked.call)
     doc = report.document(__version__, None, machine, records)
-    return doc | {"target": _about(asked.target)}
+    return doc | {"asked": wanted, "target": _about(asked.target)}
 
 
 def _about(target: Target) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from jaxmig.report.answer import answer
 from jaxmig.report.tables import bold, table
 from jaxmig.report.units import (
+    CALLERS,
     count,
     cpu_list,
     duration,
@@ -34,7 +35,7 @@ def assumed_line(
     *,
     running: Iterable[int],
     lazy: Iterable[int] = (),
-    cpu: int = 0,
+    cpu: int | Sequence[int] = 0,
     ran: str = "",
     privileged: bool | None = True,
     cpus: int | None = None,
@@ -48,7 +49,7 @@ def assumed_line(
 
     Args:
       running, lazy: CPU numbers of the target.
-      cpu: the CPU that migrates.
+      cpu: the CPU that migrates; several where calls differ.
       ran: why these CPUs are taken for the target's, if nobody chose them.
       privileged: whether the caller is root; None: the kernel, or callers of both kinds.
       cpus, nodes: how many; None for the profile's.
@@ -61,13 +62,14 @@ def assumed_line(
     """
     n, absent = profile.origins("cost."), ", ".join(profile.absent)
     limit = f"{batch} pages" if batch else "none"
-    who = {True: ", as root", False: ", without CAP_SYS_NICE", None: ""}[privileged]
+    who = "" if privileged is None else f", {CALLERS[privileged]}"
+    migrating = [cpu] if isinstance(cpu, int) else cpu
     why = f" ({ran})" if ran else ""
     parts = [
         f"Assumed: {profile.name} ({profile.arch}, {nodes or profile.nodes} nodes, "
         f"{cpus or profile.cpus} CPUs)",
         f"target on CPUs {cpu_list(running)}{why}, lazy on {cpu_list(lazy)}",
-        f"CPU {cpu} migrates{who}",
+        f"{_cpus(migrating)}{who}",
         f"batch limit {limit}" if batch is not None else "",
         f"copy {copy}" if copy is not None else "",
         f"contents {'carried' if content else 'not carried'}",
@@ -77,6 +79,11 @@ def assumed_line(
         f"varied: {', '.join(varied)}" if varied else "",
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _cpus(migrating: Sequence[int]) -> str:
+    several = len(migrating) > 1
+    return f"CPU{'s' * several} {cpu_list(migrating)} migrate{'s' * (not several)}"
 
 
 def compare(

@@ -15,10 +15,13 @@ Row = tuple[str, str, str, str, str]
 HEADERS: Final = ("kernel", "what", "before", "after", "change")
 _TABLES: Final = ("vmstat", "time_ns", "nodes_after", "stall_ns")
 _COUNTED: Final = (".vmstat", ".time_ns", ".nodes_after")
+_CPUS: Final = ("running", "lazy", "left")
+_SETTINGS: Final = {"batch": "batch limit", "cpu": "migrating CPU"}
 _MOST: Final = 2**63  # of a count, and of ns
 # Of this computer, or said by others.
 _LEFT_OUT: Final = ("wall_s", "compile_s", "time_ns_causes", "time_ns_median", "status")
 MOST_SAID: Final = 4  # sentences
+_LONGEST: Final = 60  # of a setting, in characters
 NAMES: Final = {
     "ret": "result",
     "errno": "error",
@@ -54,7 +57,7 @@ def check(document: Document) -> None:
         _check_cells(f"calls[{number}]", r)
         if not isinstance(r.get("kernel"), str):
             raise ValueError(f"calls[{number}].kernel is no name of a release")
-    for part in ("target", "machine"):
+    for part in ("target", "machine", "asked"):
         if not isinstance(document.get(part) or {}, dict):
             raise ValueError(f"{part} is no table")
         _check_cells(part, document.get(part) or {})
@@ -69,7 +72,8 @@ def _check_cells(where: str, table: Mapping[str, Any]) -> None:
             raise ValueError(f"{at} is {_kind(value)}, not a table")
         if name == "ipis_per_cpu" and not (counts and min(value, default=0) >= 0):
             raise ValueError(f"{at} is {_kind(value)}, not a list of counts")
-        if where.endswith(_COUNTED) and not (whole and value >= 0):
+        counted = where.startswith("calls[") and where.endswith(_COUNTED)
+        if counted and not (whole and value >= 0):
             raise ValueError(f"{at} is {_kind(value)}, not a count")
         for cell in value if isinstance(value, list) else [value]:
             _check_cell(at, cell)
@@ -128,28 +132,36 @@ def _records(document: Document) -> dict[tuple[str, int], Mapping[str, Any]]:
 
 def _reasons(before: Document, after: Document) -> Iterator[str]:
     """The settings of the two runs that differ, a line each."""
-    for part in ("jaxmig", "scenario", "target", "machine"):
+    parts = ["jaxmig", "scenario", "target", "machine"]
+    silent = [n for n, d in (("first", before), ("second", after)) if "asked" not in d]
+    for name in silent:
+        yield f"The {name} does not say all that was asked for; write it again."
+    for part in parts if silent else (*parts, "asked"):
         old, new = ({part: d.get(part)} for d in (before, after))
         a, b = flatten(old), flatten(new)
         for key in dict.fromkeys((*a, *b)):
-            if a.get(key) != b.get(key):
-                name = key.removeprefix("machine.").removeprefix("target.")
+            if a.get(key) != b.get(key) and {} not in (a.get(key), b.get(key)):
+                name = key.removeprefix(f"{part}.")
+                name = _SETTINGS.get(name, name)
                 yield from _reason(name, a.get(key), b.get(key))
 
 
 def _reason(name: str, old: Any, new: Any) -> Iterator[str]:
     """How a setting differs; of lists of words what only one of them has."""
-    if any(isinstance(x, list) and not _counts(x) for x in (old, new)):
+    cpus = name.rpartition(".")[2] in _CPUS
+    if not cpus and any(isinstance(x, list) for x in (old, new)):
         was, now = ([_item(x) for x in some or ()] for some in (old, new))
         for word, some, other in (("no longer", was, now), ("now", now, was)):
             if only := [x for x in some if x not in other]:
                 yield f"{word} {name}: {'; '.join(only)}"
     else:
-        yield f"{name}: {_said(old)} -> {_said(new)}"
+        was, now = ("not given" if x is None else _short(x) for x in (old, new))
+        yield f"{name}: {was} -> {now}"
 
 
-def _counts(value: list[Any]) -> bool:
-    return bool(value) and all(isinstance(x, int) for x in value)
+def _short(value: Any) -> str:
+    said = _said(value)
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
 
 
 def _item(value: Any) -> str:

@@ -72,6 +72,7 @@ class Traced:
       handler_ns: ns that an interrupted CPU loses: for one page, for a batch.
       tasks: the task that each CPU runs; on `cpu` the one that migrates.
       counts_splits: whether the release prints nr_split.
+      full: nodes without a free page after the call.
     """
 
     title: str
@@ -84,6 +85,7 @@ class Traced:
     places: Addresses
     tasks: Sequence[Task]
     counts_splits: bool
+    full: Sequence[int] = ()
 
     @staticmethod
     def of(

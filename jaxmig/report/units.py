@@ -1,6 +1,10 @@
 """Numbers with a unit, to three digits; a reduction is never rounded up to 100 %."""
 
 from collections.abc import Callable, Iterable
+from typing import Final
+
+# Who makes a system call, by whether it is privileged.
+CALLERS: Final = {True: "as root", False: "without CAP_SYS_NICE"}
 
 _TIMES = ((1e9, " s"), (1e6, " ms"), (1e3, " us"), (1.0, " ns"))
 _SCALES = ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, ""))

@@ -206,6 +206,7 @@ def _traced(
         places=Addresses(a for space in layout.spaces.values() for a in space.areas),
         tasks=tasks(len(loaded), loaded, names, c.cpu, who),
         counts_splits=session.release.counts_nr_split,
+        full=[n for n in range(session.nodes) if not session.free(n)],
     )
 
 
