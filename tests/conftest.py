@@ -23,6 +23,7 @@ QUICK: Final = (
     *("scenario_parse", "snapshot", "snapshot_fields", "trace_files", "trace_kinds"),
     "versions",
 )
+LONG: Final = ("conformance", "growth", "sweep", "timeline", "widths")
 
 # How long an example takes depends on who else uses the processor.
 settings.register_profile("jaxmig", deadline=None)
@@ -47,6 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("quick")
     seed = os.environ.get("JAXMIG_TEST_ORDER")
     if seed is None:
+        # Workers share what is left: few long tests must not be the last.
+        items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
         return
     modules: dict[str, list[pytest.Item]] = {}
     for item in items:

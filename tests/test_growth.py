@@ -107,7 +107,7 @@ def test_no_array_is_copied_where_folios_are_large():
     # where folios go one by one; those of a window, of base pages or not, in one.
     memory = re.escape(f"u32[{args[0].memory.shape[0]},1024]")
     loops = re.findall(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)
-    assert len(loops) == len(args[0].geometry.orders) + 2 == 5
+    assert len(loops) == (len(args[0].geometry.orders) + 2) * xla.known()
     assert "u32[512,1024]" not in text
 
 
@@ -153,7 +153,8 @@ def test_contents_are_copied_by_one_compiled_function():
     args = uniform_call(LONG, content=True)
     text = migrate.executable(rules("6.3"), True, *args).as_text()
     memory = re.escape(f"u32[{args[0].memory.shape[0]},1024]")
-    assert re.search(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)
+    found = re.search(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)
+    assert bool(found) == xla.known()
 
 
 def test_sizes_of_one_bucket_share_a_compilation():

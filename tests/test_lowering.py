@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -48,6 +49,7 @@ ACCELERATORS = ("cuda", "tpu")
 SIZES = "*" if jax.__version_info__ < (0, 11) else "+"
 
 
+LATER: Any = importlib.import_module("jax.sharding")  # names that jax 0.6 lacks
 TRITON = "__gpu$xla.gpu.triton"  # what a kernel of Pallas becomes
 
 
@@ -60,8 +62,8 @@ def gpus(count: int, axis: str) -> AbstractMesh:
     """GPUs that are not here: since 0.11 JAX asks which, to lower Triton's kernels."""
     if jax.__version_info__ < (0, 11):
         return AbstractMesh((count,), (axis,))
-    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
-    kinds = (jax.sharding.AxisType.Auto,)
+    device = LATER.AbstractDevice("NVIDIA H100 80GB HBM3", None, "gpu")
+    kinds = (LATER.AxisType.Auto,)
     return AbstractMesh((count,), (axis,), axis_types=kinds, abstract_device=device)
 
 
@@ -71,7 +73,7 @@ def for_cuda(jitted: Any, *args: Any, mesh: AbstractMesh | None = None) -> str:
     exported = export.export(jitted, platforms=("cuda",), disabled_checks=checks)
     here = contextlib.nullcontext()
     if jax.__version_info__ >= (0, 11):
-        here = jax.sharding.use_abstract_mesh(mesh or gpus(1, "gpu"))
+        here = LATER.use_abstract_mesh(mesh or gpus(1, "gpu"))
     with here:
         return exported(*args).mlir_module()
 
