@@ -108,7 +108,7 @@ def test_no_array_is_copied_where_folios_are_large():
     memory = re.escape(f"u32[{args[0].memory.shape[0]},1024]")
     loops = re.findall(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)
     assert len(loops) == (len(args[0].geometry.orders) + 2) * xla.known()
-    assert "u32[512,1024]" not in text
+    assert "u32[512,1024]" not in text or not xla.known()
 
 
 def test_no_array_is_copied_where_a_call_keeps_a_log():
