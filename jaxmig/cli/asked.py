@@ -21,7 +21,15 @@ CPUS: Final = ("running", "lazy", "left")
 def of_options(
     target: Target, setting: Setting, profile: machines.Profile, call: job.Call
 ) -> dict[str, Any]:
-    """What the options of `migratepages` come to; `free`, `nodes_before`: base pages."""
+    """What the options of `migratepages` come to.
+
+    Args:
+      target, setting: the memory that is migrated, and the hardware.
+      profile: prices of the machine, of which a digest is kept.
+      call: the arguments of the migration.
+    Returns:
+      Settings by name; `free` and `nodes_before` are base pages.
+    """
     free = {str(n): pages for n, pages in enumerate(setting.free) if pages is not None}
     before = target.by_node or {setting.node: target.pages}
     return {
@@ -44,7 +52,15 @@ def of_options(
 def of_scenario(
     scenario: Scenario, profile: machines.Profile, content: bool, seed: int
 ) -> dict[str, Any]:
-    """What a file and the options of `run` come to, a table for each of its parts."""
+    """What a file and the options of `run` come to.
+
+    Args:
+      scenario: the file, with what options have replaced.
+      profile: prices of the machine, of which a digest is kept.
+      content, seed: whether pages carry contents, and how these are drawn.
+    Returns:
+      Settings by name, and a table for each part of the file.
+    """
     s, m = scenario, scenario.machine
     made: dict[str, Any] = {
         "batch": m.max_batch,

@@ -38,7 +38,15 @@ class Candidates:
     def of(
         view: View, space: Space, nodes: frozenset[int], everything: bool = False
     ) -> "Candidates":
-        """All folios of areas that may migrate, each once; or of every area."""
+        """The folios of a process, each once.
+
+        Args:
+          view, space: the machine's memory, and the process's areas in it.
+          nodes: on which the folios lie.
+          everything: also those of areas that vma_migratable() refuses.
+        Returns:
+          The folios, in address order.
+        """
         heads, pages, areas = [NO_HEADS], [NO_HEADS], [NO_HEADS]
         for i, a in enumerate(space.areas):
             if not (everything or a.migratable):
