@@ -14,7 +14,9 @@ from jaxmig.calls import callers
 from jaxmig.calls.callers import lists
 from jaxmig.calls.callers.candidates import Candidates
 from jaxmig.calls.callers.releases import since
+from jaxmig.calls.callers.request import Request
 from jaxmig.calls.syscalls import NotModelled, Session
+from jaxmig.engine.migrate import replace
 from jaxmig.linux.releases import RELEASES
 from jaxmig.sources.scenario import ScenarioError, loads
 from jaxmig.state import conditions as cond, pte
@@ -337,6 +339,16 @@ def test_releases_have_an_order() -> None:
         assert (since(name, has), since(name, lacks)) == (True, False)
     with pytest.raises(NotModelled, match="name it after a release"):
         since("mine", "6.3")
+
+
+def test_a_machine_without_frames_for_what_falls_back_says_so() -> None:
+    """Node 0 has memory left for its own page, but the model has no frame for it."""
+    text = scenario("anon 4k 4k", caller="damon", machine="free = { 1 = 0 }")
+    state, layout = build(loads(text))
+    session = Session(replace(state, top=state.top.at[0].set(0)), "7.3")
+    request = Request(session, layout.spaces["a"], frozenset({0}), 1, "async")
+    with pytest.raises(NotModelled, match="leave more memory free"):
+        callers.damon.run(request)
 
 
 # Compaction

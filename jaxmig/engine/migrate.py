@@ -19,7 +19,7 @@ from jaxmig.engine.windows import (
 )
 from jaxmig.linux import tlb
 from jaxmig.linux.call import CallState, List, Stats, no_stats
-from jaxmig.linux.folio import ENOMEM, SLEEPS, Where
+from jaxmig.linux.folio import CROWDED, ENOMEM, SLEEPS, Fallback, Where
 from jaxmig.linux.in_order.progress import NO_LIMIT
 from jaxmig.linux.in_order.run import Stretch, migrate_in_order
 from jaxmig.linux.in_order.split import put_back_zeros
@@ -33,6 +33,7 @@ from jaxmig.state.pytree import pytree
 
 MOST_ROWS: Final = 1 << 25  # of a log
 SHOWN: Final = 8  # results of a vmap, printed
+ARGUMENTS: Final = 7  # of a program: machine, list, size, node, CPU, limit, rules
 Index = Int32[Array, ""]
 
 
@@ -89,6 +90,15 @@ class Result:
         return int(self.error) == SLEEPS
 
     @property
+    def crowded(self) -> bool:
+        """Whether the machine lacks frames for the call, so that all else is void.
+
+        Only a call that falls back on other nodes may need more.  Host only.
+        """
+        self._check_single()
+        return int(self.error) == CROWDED
+
+    @property
     def vmstat(self) -> dict[str, int]:
         """Change of /proc/vmstat.  Host only."""
         self._check_single()
@@ -123,6 +133,7 @@ def run(
     chunk: int | None = None,
     safe: bool = False,
     log: int = 0,
+    fallback: Fallback | None = None,
 ) -> tuple[Machine, Result]:
     """The call on the first `size` of `folios`; traceable.
 
@@ -133,13 +144,14 @@ def run(
       safe: whether no batch can affect another (`uncoupled()`); then only windows are
         compiled, not the form for one folio at a time.
       log: rows of room for a log; a call that writes one goes one folio at a time.
+      fallback: nodes that may be used once `node` is full; so does such a call.
     Returns:
       The machine after the call and what it returned and counted.
     Source: migrate_pages() in mm/migrate.c.
     """
     # Windows do not have the kernel's order of events, which a log shows.
-    if log:
-        return in_order(m, folios, size, node, cpu, limit, rules, log)
+    if log or fallback is not None:
+        return in_order(m, folios, size, node, cpu, limit, rules, log, fallback)
     k, at = _begin(m, folios, size, node, cpu, log)
     k = migrate_lanes(rules, k, at, limit, safe=safe, chunk=chunk)
     return k.m, result_of(k)
@@ -154,6 +166,7 @@ def in_order(
     limit: Int32[Array, ""],
     rules: Rules,
     log: int = 0,
+    fallback: Fallback | None = None,
 ) -> tuple[Machine, Result]:
     """The call folio by folio, in the kernel's own order; traceable.
 
@@ -162,11 +175,13 @@ def in_order(
       size: how many of them are on the list.
       limit: base pages that close a batch.
       log: rows of room for a log; 0: none.
+      fallback: nodes that may be used once `node` is full; None: no others.
     Returns:
       The machine after the call and what it returned and counted.
     Source: migrate_pages() in mm/migrate.c.
     """
     k, at = _begin(m, folios, size, node, cpu, log)
+    at = dataclasses.replace(at, fallback=fallback)
     k, huge = hugetlb_first(rules, k)
     k = put_back_zeros(migrate_in_order(rules, k, at, limit, Stretch(0, huge))[0])
     return k.m, result_of(k.set(in_order=size))
@@ -267,7 +282,10 @@ def program(
     chunk: int | None = None,
     log: int = 0,
 ) -> xla.Program:
-    """The program of a call, whose last argument is its rules as bits (`rules.word`).
+    """The program of a call.
+
+    It takes the arguments of `run` up to the limit, its rules as bits (`rules.word`), and
+    the fallback if there is one.
 
     Args:
       defers: the user's own rule of a release (`Release.defers`), or None.
@@ -278,8 +296,10 @@ def program(
     """
 
     def call(*args: Any) -> tuple[Machine, Result]:
-        r = from_word(args[-1], defers)
-        return run(*args[:-1], rules=r, chunk=chunk, safe=safe, log=log)
+        *others, bits, fallback = args if len(args) > ARGUMENTS else (*args, None)
+        rules = from_word(bits, defers)
+        how = {"chunk": chunk, "safe": safe, "log": log, "fallback": fallback}
+        return run(*others, rules=rules, **how)
 
     return xla.Program(call, donate)
 
@@ -289,7 +309,7 @@ class Executable:
     """A compiled call with the bits of its rules; other rules may share the program."""
 
     compiled: Any
-    bits: tuple[Any, ...]  # the rules
+    bits: tuple[Any, ...]  # the rules, and the fallback if there is one
 
     def __call__(self, *args: Any) -> tuple[Machine, Result]:
         """The call on these arguments of `run`."""
@@ -300,20 +320,28 @@ class Executable:
         return self.compiled.as_text()
 
 
-def executable(rules: Rules, donate: bool, *args: Any, log: int = 0) -> Executable:
+def executable(
+    rules: Rules,
+    donate: bool,
+    *args: Any,
+    log: int = 0,
+    fallback: Fallback | None = None,
+) -> Executable:
     """The compiled call for these rules and shapes, compiled if it is new.
 
     Args:
       donate: whether the machine's arrays are given away.
       args: those of `run` from the machine to the limit, as arrays.
       log: rows of room for a log; 0: none.
+      fallback: nodes that may be used once the target is full; None: no others.
     Returns:
       The call as a function of such arguments.
     """
     state, _, size, node = args[:4]
-    safe = not log and uncoupled(rules, state, size, node)
+    windows = not log and fallback is None
+    safe = windows and uncoupled(rules, state, size, node)
     # The rules go in as data: all releases share the program.
-    bits = (word(rules),)
+    bits = (word(rules),) if fallback is None else (word(rules), fallback)
     made = program(rules.defers, donate, safe, log=log)
     few = most_pages(state, size) <= xla.FEW
     return Executable(made.executable(*args, *bits, few=few), bits)

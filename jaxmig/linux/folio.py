@@ -17,8 +17,18 @@ Flag = Bool[Array, ""]
 
 # Results of an attempt; errno names as the kernel's.
 SUCCESS, UNMAPPED, EAGAIN, FAILED, ENOMEM, EDEADLOCK, SLEEPS = range(7)
+CROWDED: Final = 7  # not Linux's: the model has no free frame where memory is left
 PIN_HELD: Final = cond.PIN_HELD
 GUP_PIN_COUNTING_BIAS: Final = 1024  # include/linux/mm.h
+
+
+@pytree
+class Fallback:
+    """Nodes that may be used once the target is full: nmask of alloc_migrate_folio()."""
+
+    distance: Int32[Array, " nodes"]  # the nearest first; the target's is 0
+    allowed: Bool[Array, " nodes"]  # the others of the mask
+    keeps: Bool[Array, ""]  # if not, a folio that finds room on the target clears it
 
 
 @pytree
@@ -27,6 +37,7 @@ class Where:
 
     cpu: Int32[Array, ""]
     node: Int32[Array, ""]
+    fallback: Fallback | None = None  # None: no other node is tried
 
 
 def pages_of(flags: Index) -> Index:

@@ -16,6 +16,7 @@ from jaxmig.calls.syscalls import Session, SleepsForever
 from jaxmig.calls.syscalls.session import LogTooLong
 from jaxmig.calls.syscalls.space import Heads
 from jaxmig.engine.migrate import Result, executable
+from jaxmig.linux.folio import Fallback
 from jaxmig.linux.releases import release
 from jaxmig.linux.rules import Rules, rules
 from jaxmig.report.timed import FIRST_PID, Addresses, Traced, tasks
@@ -79,16 +80,22 @@ class Donating(Session):
         self.requested = 0
 
     def _run(
-        self, rules: Rules, state: Machine, folios: Heads, node: int, limit: Any
+        self,
+        rules: Rules,
+        state: Machine,
+        folios: Heads,
+        node: int,
+        limit: Any,
+        fallback: Fallback | None = None,
     ) -> tuple[Machine, Result]:
         self.requested += len(folios)
         if self.logs is not None:
-            return super()._run(rules, state, folios, node, limit)
+            return super()._run(rules, state, folios, node, limit, fallback)
         # A numpy view of a donated array would keep it alive.
         self.state, self._view = state, None
         args = self._arguments(state, folios, node, limit)
         start = time.perf_counter()
-        program = executable(rules, True, *args)
+        program = executable(rules, True, *args, fallback=fallback)
         self.compile_s += time.perf_counter() - start
         return self._timed(program, args)
 

@@ -5,8 +5,7 @@ clears it, and then every node is allowed; from 6.17 on every node is from the s
 
 Source: damon_pa_migrate() in mm/damon/paddr.c, damon_migrate_pages() there and, since
 6.17, in mm/damon/ops-common.c, alloc_demote_folio() in mm/vmscan.c, Linux 6.11 to 7.1;
-that 6.15 and 6.16 are as 6.14 is inferred.  Not modelled: filters of schemes, quotas,
-larger folios and such as may fail, where the target runs full.
+that 6.15 and 6.16 are as 6.14 is inferred.  Not modelled: filters of schemes, quotas.
 """
 
 import numpy as np
@@ -27,7 +26,6 @@ def run(request: Request) -> CallerOutcome:
     c = c.take(free & ~c.blocked(cond.LOCKED))
     s, anywhere = request.session, since(request.session.kernel, "6.17")
     for node in np.unique(c.node).tolist():
-        clears = anywhere or s.free(request.node) > 0
-        allowed = range(s.nodes) if clears else ()
-        lists.fall_back(downwards(c.take(c.node == node)), allowed, "damon")
+        allowed = range(s.nodes) if anywhere else ()
+        lists.fall_back(downwards(c.take(c.node == node)), allowed, keeps=anywhere)
     return CallerOutcome(lists.ret, 0, lists.calls)

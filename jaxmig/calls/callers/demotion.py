@@ -10,8 +10,7 @@ then on every node is allowed.
 
 Source: shrink_inactive_list(), isolate_lru_folios(), shrink_folio_list(),
 demote_folio_list() in mm/vmscan.c, Linux 6.1 to 7.1.  Not modelled: active lists, the
-proportion of both LRUs, memory cgroups, distances (nodes are near by their numbers),
-larger folios and such as may fail, where the target runs full.
+proportion of both LRUs, memory cgroups, distances (nodes are near by their numbers).
 """
 
 import itertools
@@ -54,10 +53,8 @@ def run(request: Request) -> CallerOutcome:
 
 def _demote(request: Request, lists: Lists, candidates: Candidates) -> None:
     """alloc_demote_folio(): one list, some of which may not fit on its target."""
-    s = request.session
-    everywhere = s.free(request.node) > 0 and not since(s.kernel, "7.1")
-    allowed = range(s.nodes) if everywhere else request.tier
-    lists.fall_back(candidates, allowed, "demotion")
+    keeps = since(request.session.kernel, "7.1")
+    lists.fall_back(candidates, request.tier, keeps)
 
 
 def _scans(candidates: Candidates, pages: int) -> np.ndarray:

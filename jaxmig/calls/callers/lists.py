@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Collection
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmig.calls.callers.candidates import Candidates, Numbers
-from jaxmig.calls.syscalls.session import NotModelled, Session
+from jaxmig.calls.syscalls.session import Session
 from jaxmig.calls.syscalls.space import Heads
-from jaxmig.calls.syscalls.spread import migrate_over, nodes_with_room
+from jaxmig.linux.folio import Fallback
+from jaxmig.state.machine import NOWHERE
 
 
 def cuts(size: Numbers, pages: int) -> list[int]:
@@ -62,6 +64,7 @@ class Lists:
         batch: int | None = None,
         lists: int = 1,
         puts_back: bool = False,
+        fallback: Fallback | None = None,
     ) -> int:
         """Migrate one list, or `lists` of them as batches of one call.
 
@@ -70,6 +73,7 @@ class Lists:
           batch: base pages of each list; None for the session's own batch limit.
           lists: how many calls of Linux this stands for.
           puts_back: the caller puts back what is on its list even after a success.
+          fallback: other nodes that may be used; None: there are none.
         Returns:
           Folios not migrated, or -ENOMEM.
         """
@@ -81,38 +85,35 @@ class Lists:
             memalloc=self.memalloc,
             batch=batch,
             puts_back=puts_back,
+            fallback=fallback,
         )
         return self._count(ret, lists)
 
-    def over(self, heads: Heads, nodes: Heads, room: int) -> int:
-        """Migrate one list whose folios go to different nodes, see `migrate_over`."""
-        how = {"mode": self.mode, "reason": self.reason, "memalloc": self.memalloc}
-        return self._count(migrate_over(self.session, heads, nodes, room, **how), 1)
-
     def fall_back(
-        self, candidates: Candidates, allowed: Collection[int], who: str
+        self, candidates: Candidates, allowed: Collection[int], keeps: bool
     ) -> None:
         """Migrate one list, whose folios go elsewhere once the target is full.
 
         Args:
-          candidates: folios of one node.
+          candidates: folios of the list.
           allowed: nodes that may be used instead; near are those with the next numbers.
-          who: the caller's name, for the error.
-        Raises:
-          NotModelled: where folios go depends on more than memory.
+          keeps: whether only they may be used; if not, the first folio that finds room on
+            the target clears the mask of nodes, and then every node may be.
         """
         s = self.session
-        near = [(self.node + i) % s.nodes for i in range(s.nodes)]
-        tried = [n for n in near if n == self.node or n in allowed]
-        if int(candidates.size.sum()) <= s.free(self.node) or len(tried) < 2:
+        others = set(allowed) - {self.node}
+        enough = int(candidates.size.sum()) <= s.free(self.node)
+        if enough or (not others and (keeps or s.free(self.node) == 0)):
             self.one(candidates.head)
             return
-        nodes = nodes_with_room(s, candidates.head, lambda _: tried, who)
-        home, stay = int(candidates.node[0]), int((nodes == candidates.node[0]).sum())
-        if min(stay, s.free(home)) > int(s.state.top[home, 0]):
-            problem = "the machine was made without frames for pages that go nowhere"
-            raise NotModelled(f"{who}: {problem}; leave more memory free")
-        self.over(candidates.head, nodes, sum(s.free(n) for n in tried))
+        node = np.arange(s.state.geometry.nodes, dtype=np.int32)
+        near = (node - self.node) % np.int32(s.nodes)
+        # No node is the target if the machine lacks that.
+        near += not 0 <= self.node < s.nodes
+        distance = np.where(node < s.nodes, near, NOWHERE)
+        mask = np.isin(node, list(others))
+        how = Fallback(*map(jnp.asarray, (distance, mask, np.bool_(keeps))))
+        self.one(candidates.head, fallback=how)
 
     def _count(self, ret: int, lists: int) -> int:
         self.calls += lists

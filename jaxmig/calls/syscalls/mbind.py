@@ -236,4 +236,4 @@ def _spread(
         near = [(int(home[i]) + k) % session.nodes for k in range(session.nodes)]
         return near if "interleave" in policy.name else zones
 
-    return nodes_with_room(session, heads, tried, "mbind()")
+    return nodes_with_room(session, heads, tried)

@@ -25,6 +25,7 @@ from jaxmig.engine.migrate import (
     replace,
 )
 from jaxmig.host.refused import Refused
+from jaxmig.linux.folio import Fallback
 from jaxmig.linux.releases import NR_MAX_BATCHED_MIGRATION, Release, release
 from jaxmig.linux.rules import Rules, rules, word
 from jaxmig.state import arguments, conditions as cond, frame, log, xla
@@ -155,8 +156,9 @@ class Session:
         memalloc: bool = False,
         batch: int | None = None,
         puts_back: bool = False,
+        fallback: Fallback | None = None,
     ) -> int:
-        """migrate_pages() of one list to one node.
+        """migrate_pages() of one list to one node, or to others once that is full.
 
         A folio that two areas map is isolated once.  A node that the machine lacks never
         has free memory.
@@ -168,11 +170,13 @@ class Session:
           memalloc: the caller runs with PF_MEMALLOC.
           batch: base pages at which a batch is closed; None for the session's limit.
           puts_back: the caller puts back what is on its list even after a success.
+          fallback: the other nodes; None: there are none.
         Returns:
           Folios not migrated, or -ENOMEM.
         Raises:
           SleepsForever: where Linux would wait for ever.
-          NotModelled: for poisoned pages before 6.12, or with a copy engine.
+          NotModelled: for poisoned pages before 6.12, or with a copy engine; where the
+            machine lacks frames for folios that fall back on the node they lie on.
           ValueError: for folios that do not exist, are free or are tails.
         """
         folios = np.asarray(arguments.frames(self.state, folios))
@@ -189,7 +193,7 @@ class Session:
             folios = folios[np.sort(first)]
         whole = self._large(folios)
         state, home = self.state, node
-        if not 0 <= node < self.nodes:
+        if fallback is None and not 0 <= node < self.nodes:
             # Allocating there always fails, as on a node whose memory is used up.
             home = self._other_node(folios)
             state = replace(state, nfree=state.nfree.at[home].set(0))
@@ -197,12 +201,15 @@ class Session:
         limit = limit_of(
             self.batch if batch is None else arguments.whole("batch", batch, 0)
         )
-        state, result = self._run(r, state, folios, home, limit)
+        state, result = self._run(r, state, folios, home, limit, fallback)
         if home != node:
             nfree = state.nfree.at[home].add(self.state.nfree[home])
             state = replace(state, nfree=nfree)
         if result.sleeps:
             raise SleepsForever
+        if result.crowded:
+            problem = "the machine was made without frames for pages that go nowhere"
+            raise NotModelled(f"{problem}; leave more memory free")
         self.state, self._view = state, None
         if self.logs is not None and result.events.log is not None:
             self.logs.append(log.Written(result.events.log.rows(), mode, reason))
@@ -271,13 +278,19 @@ class Session:
         return rules(kernel, mode, reason, self.arch, memalloc, self.engine)
 
     def _run(
-        self, rules: Rules, state: Machine, folios: Heads, node: int, limit: Any
+        self,
+        rules: Rules,
+        state: Machine,
+        folios: Heads,
+        node: int,
+        limit: Any,
+        fallback: Fallback | None = None,
     ) -> tuple[Machine, Result]:
         args = self._arguments(state, folios, node, limit)
         if self.logs is not None:
-            return self._run_logged(rules, args, len(folios))
+            return self._run_logged(rules, args, len(folios), fallback)
         start = time.perf_counter()
-        call = executable(rules, False, *args)
+        call = executable(rules, False, *args, fallback=fallback)
         self.compile_s += time.perf_counter() - start
         return self._timed(call, args)
 
@@ -299,7 +312,11 @@ class Session:
         return done
 
     def _run_logged(
-        self, rules: Rules, args: tuple[Any, ...], folios: int
+        self,
+        rules: Rules,
+        args: tuple[Any, ...],
+        folios: int,
+        fallback: Fallback | None,
     ) -> tuple[Machine, Result]:
         """Run the call with a log, and again with a longer one if it was too short."""
         rows = max(SMALLEST_LOG, ROWS_A_FOLIO * folios)
@@ -308,7 +325,7 @@ class Session:
             if room > MOST_ROWS:
                 raise LogTooLong(f"too much to trace: more than {MOST_ROWS:,} events")
             start = time.perf_counter()
-            call = executable(rules, False, *args, log=room)
+            call = executable(rules, False, *args, log=room, fallback=fallback)
             self.compile_s += time.perf_counter() - start
             state, result = self._timed(call, args)
             written = result.events.log

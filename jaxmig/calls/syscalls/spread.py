@@ -1,7 +1,6 @@
-"""One list whose folios go to different nodes, as from mbind(2) and demotion.
+"""One list whose folios go to different nodes, as from mbind(2).
 
-Source: alloc_migration_target_by_mpol(), new_folio() in mm/mempolicy.c, Linux 6.3;
-alloc_demote_folio() in mm/vmscan.c, Linux 6.1 to 7.1.
+Source: alloc_migration_target_by_mpol(), new_folio() in mm/mempolicy.c, Linux 6.3.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,20 +48,19 @@ def migrate_over(
 
 
 def nodes_with_room(
-    session: Session, folios: Heads, tried: Callable[[int], Sequence[int]], who: str
+    session: Session, folios: Heads, tried: Callable[[int], Sequence[int]]
 ) -> Heads:
     """The node that each base page of a list goes to: the first with memory left.
 
     Args:
       folios: base pages only, in the order of the list.
       tried: from a position in the list to the nodes that are tried, in order.
-      who: the call's name, for the error.
     Returns:
       int32[folios], a node for each; the last one tried where all are full.
     Raises:
       NotModelled: that depends on memory freed while the list is migrated.
     """
-    _refuse_what_returns_memory(session, folios, who)
+    _refuse_what_returns_memory(session, folios)
     free = [session.free(n) for n in range(session.nodes)]
     sources, back = session.view().node(folios), [0] * session.nodes
     found = np.zeros(len(folios), np.int32)
@@ -77,7 +75,7 @@ def nodes_with_room(
         for node in order[:first]:
             if back[node]:
                 raise NotModelled(
-                    f"{who} over nodes of which one is too small, where later pages "
+                    "mbind() over nodes of which one is too small, where later pages "
                     f"would take what earlier batches leave on node {node}; leave more "
                     "memory free"
                 )
@@ -87,7 +85,7 @@ def nodes_with_room(
     return found
 
 
-def _refuse_what_returns_memory(session: Session, folios: Heads, who: str) -> None:
+def _refuse_what_returns_memory(session: Session, folios: Heads) -> None:
     """Refuse folios that may fail or be split: they decide where later ones go."""
     flags = session.view().flags(folios)
     if (
@@ -95,7 +93,7 @@ def _refuse_what_returns_memory(session: Session, folios: Heads, who: str) -> No
         or frame.order(flags).any()
     ):
         raise NotModelled(
-            f"{who} over nodes of which one is too small, of larger folios or with "
+            "mbind() over nodes of which one is too small, of larger folios or with "
             "something in their way; leave more memory free, or name one node"
         )
 

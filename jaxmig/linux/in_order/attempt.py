@@ -24,6 +24,7 @@ class StepPlan:
     """What a step does to its folio."""
 
     rc: Index  # how the attempt ended, see folio.py
+    node: Index  # of its destination
     tried: Flag  # a destination was allocated
     taken: Flag  # and is reserved from now on
     walks: Flag  # try_to_migrate() walks the entries

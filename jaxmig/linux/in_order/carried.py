@@ -15,7 +15,8 @@ from jaxtyping import Array, Int32
 
 from jaxmig.linux import tlb
 from jaxmig.linux.call import CallState, Stats
-from jaxmig.linux.folio import Where
+from jaxmig.linux.folio import CROWDED, Where
+from jaxmig.linux.in_order.target import Placed, nothing_placed
 from jaxmig.linux.phases.copypage import Copies, no_copies
 from jaxmig.linux.rules import Rules
 from jaxmig.linux.tlb import Cached
@@ -73,6 +74,7 @@ class State:
     ev: Events
     lists: Int32[Array, " places"]
     reg: Int32[Array, " registers"]
+    placed: Placed | None  # None: all folios go to one node
 
     def set(self, **changes: object) -> "State":
         """This state with some fields replaced."""
@@ -151,8 +153,11 @@ class State:
         return self.set(ev=self.ev.note(kind, *words, when=when))
 
 
-def begin(call: CallState) -> State:
-    """The state at the beginning of a call on `call.todo`."""
+def begin(call: CallState, falls_back: bool = False) -> State:
+    """The state at the beginning of a call on `call.todo`.
+
+    `falls_back`: whether folios may go to other nodes than the target.
+    """
     m, n = call.m, call.todo.folios.shape[0]
     spare = jnp.zeros(LISTS * (n + 1) - n, jnp.int32)
     reg = jnp.zeros(REGISTERS, jnp.int32).at[FROM].set(call.todo.size)
@@ -171,6 +176,7 @@ def begin(call: CallState) -> State:
         ev=call.ev,
         lists=jnp.concatenate([call.todo.folios, spare]),
         reg=reg,
+        placed=nothing_placed(m.frame.shape[0]) if falls_back else None,
     )
     state = state.add(dict(zip(range(FAILED, RETRY), stats, strict=True)))
     return state.put({REMAINING: call.remaining, ERROR: call.error})
@@ -194,7 +200,9 @@ def end(call: CallState, state: State, memory: Array | None) -> CallState:
     cpus = state.cached.cpus
     cpus = dataclasses.replace(cpus, pending=cpus.pending & False)
     m = tlb.put_back(m, dataclasses.replace(state.cached, cpus=cpus))
-    stats = Stats(*(state[i] for i in range(FAILED, RETRY)))
+    stats, error = Stats(*(state[i] for i in range(FAILED, RETRY))), state[ERROR]
+    if state.placed is not None:
+        error = jnp.where(state.placed.crowded, CROWDED, error)
     return call.set(
-        m=m, ev=state.ev, stats=stats, remaining=state[REMAINING], error=state[ERROR]
+        m=m, ev=state.ev, stats=stats, remaining=state[REMAINING], error=error
     )

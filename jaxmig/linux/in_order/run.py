@@ -77,7 +77,7 @@ def migrate_in_order(
     begin = jnp.maximum(first, huge)
     todo, once = call.todo, stretch.once
     q = FromList(todo.folios, todo.size, begin, begin, limit, passes_, once)
-    st = reg.begin(call)
+    st = reg.begin(call, at.fallback is not None)
     x, st = _start(c, q, st, first, huge)
     memory = call.m.memory
 

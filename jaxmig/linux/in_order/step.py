@@ -35,6 +35,7 @@ from jaxmig.linux.in_order.split import (
     maps_zeros,
     piece_rows,
 )
+from jaxmig.linux.in_order.target import choose
 from jaxmig.linux.phases import alloc
 from jaxmig.linux.phases.copypage import free_folio, move_rows
 from jaxmig.state import conditions as cond, frame, log, xla
@@ -75,9 +76,11 @@ def _decide(
 ) -> tuple[State, StepPlan]:
     """Run the checks of the step; conditions that last a number of tests count down."""
     left, marks = cond.unpack(folio.words)
-    node = jnp.arange(context.geometry.nodes) == context.at.node
-    room = jnp.where(node, state.nfree, 0).sum(dtype=jnp.int32)
     unmaps, moves, divides = act == UNMAP, act == MOVE, act == DIVIDE
+    where = (folio.head, folio.counted, unmaps)
+    to = choose(context.at, state.placed, state.nfree, *where)
+    node = jnp.arange(context.geometry.nodes) == to
+    room = jnp.where(node, state.nfree, 0).sum(dtype=jnp.int32)
     chained = folio.row[RMAP] != NOWHERE
     seen = checks.FolioView(folio.flags, folio.row[REFCOUNT], chained)
     held = state[UNMAP_FOLIOS] > 0
@@ -105,6 +108,7 @@ def _decide(
     done = rc == SUCCESS
     p = StepPlan(
         rc=rc,
+        node=to,
         tried=unmaps & u.tried,
         taken=unmaps & (rc == UNMAPPED),
         walks=unmaps & u.walks,
@@ -117,6 +121,9 @@ def _decide(
         halved=halved,
         zeros=divides & done & (empty > 0) & maps_zeros(context.rules, folio.flags),
     )
+    if state.placed is not None:
+        placed = state.placed.reserve(context.at, folio.head, to, p.tried)
+        state = state.set(placed=placed)
     return _wear_out(state, folio, looks, mapped), p
 
 
@@ -147,8 +154,8 @@ def _announce(
     order, moves = frame.order(folio.flags), act == MOVE
     scope = jnp.where(moves, log.MOVE, jnp.where(act == UNDO, log.UNDO, log.UNMAP))
     state = state.note(log.FOLIO, folio.head, order, scope, when=act <= UNDO)
-    node, rules = context.at.node, context.rules
-    state = state.note(log.ALLOC, folio.head, folio.pages, node, when=plan.tried)
+    rules, what = context.rules, (folio.head, folio.pages, plan.node)
+    state = state.note(log.ALLOC, *what, when=plan.tried)
     huge = order == frame.PMD_ORDER
     mapped = frame.has(folio.flags, frame.UNMAPPED)
     # With batch copying the copy precedes the reference check: a move that fails wastes it.
@@ -179,7 +186,10 @@ def _move(
     context: Context, state: State, folio: Folio, plan: StepPlan
 ) -> tuple[State, Index]:
     """Contents and rows to the destination; also the folio's head afterwards."""
-    order, geometry, node = frame.order(folio.flags), context.geometry, context.at.node
+    order, geometry, node = frame.order(folio.flags), context.geometry, plan.node
+    if state.placed is not None:
+        placed = state.placed.popped(geometry, state.top, node, order, plan.moved)
+        state = state.set(placed=placed)
     top, dst = alloc.take(geometry, state.free, state.top, node, order, plan.moved)
     state = state.note(log.COPY, folio.head, dst, folio.pages, when=plan.moved)
     orders = geometry.orders
@@ -316,6 +326,6 @@ def _give_back(
     took = jnp.where(plan.taken, folio.counted, 0)
     back = jnp.where(plan.undone | plan.released, folio.counted, 0)
     home = folio.head // jnp.int32(geometry.frames_per_node)
-    nfree = state.nfree + jnp.where(node == context.at.node, back - took, 0)
+    nfree = state.nfree + jnp.where(node == plan.node, back - took, 0)
     nfree += jnp.where((node == home) & plan.gone, folio.counted, 0)
     return state.set(frame=rows, free=free, top=top, nfree=nfree)

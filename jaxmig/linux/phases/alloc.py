@@ -52,6 +52,11 @@ def _top(top: Tops, spot: Bool[Array, "nodes orders"]) -> Index:
     return jnp.where(spot, top, 0).sum(dtype=jnp.int32)
 
 
+def top_of(geometry: Geometry, top: Tops, node: Index, order: Index) -> Index:
+    """Free blocks that serve an order on a node."""
+    return _top(top, _spot(geometry, node, pool_of(geometry, order)))
+
+
 def take(
     geometry: Geometry, free: Slots, top: Tops, node: Index, order: Index, live: Flag
 ) -> tuple[Tops, Index]:
