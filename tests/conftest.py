@@ -14,8 +14,17 @@ from hypothesis import settings
 from jaxmig.state import xla
 
 MOST_MAPPINGS: Final = 25_000
+COMPILED: Final = (
+    "backend_compile"  # the event of a compilation, or of a cache's answer
+)
 # Tracing allocates without end and leaves little to collect: a quarter of its time.
 gc.set_threshold(20_000, 10, 10)
+_compiled: list[str] = []  # such events of this process
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **more: (
+        _compiled.append(event) if COMPILED in event else None
+    )
+)
 # Modules that compile little or nothing: `pytest -m quick` is for people who change a line.
 QUICK: Final = (
     *("at_once", "bounded", "calibrate", "cost", "journal_rows", "layers", "machines"),
@@ -82,9 +91,13 @@ def heeded() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _room_for_programs() -> Iterator[None]:
     """Compiled programs are many small mappings, of which Linux gives a process 65,530."""
+    before = len(_compiled)
     yield
+    # Reading the list of them takes longer than most tests.
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
+    if len(_compiled) == before or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
         xla.forget()
         jax.clear_caches()
         gc.collect()
