@@ -155,30 +155,27 @@ def as_report(own: dict[str, float], children: bool) -> str:
 
 
 @given(
-    st.lists(st.integers(1, 1000), min_size=len(FUNCTIONS), max_size=len(FUNCTIONS)),
+    st.lists(st.integers(1, 400), min_size=len(FUNCTIONS), max_size=len(FUNCTIONS)),
     st.booleans(),
-    st.sampled_from([0.1, 0.5, 1.0]),
 )
 def test_a_report_s_costs_never_sum_to_more_than_the_call(
-    drawn: list[int], children: bool, part: float
+    drawn: list[int], children: bool
 ) -> None:
     """Shares of any report, of a call that is all of it or a part, stay within 100 %."""
-    own = {
-        f: 100 * part * n / sum(drawn) for f, n in zip(FUNCTIONS, drawn, strict=True)
-    }
-
+    # perf prints two decimals: these are hundredths, so that none is rounded away.
+    own = {f: n / 100 for f, n in zip(FUNCTIONS, drawn, strict=True)}
     text = as_report(own, children)
     shares, whole = perf.shares(report.parse(text))
-    assert whole == pytest.approx(100 * part, abs=0.2)
+    assert whole == pytest.approx(sum(drawn) / 100)
     parts = {g: s for g, s in shares.items() if not g.endswith("_next")}
-    assert all(0 < share <= whole + 0.2 for share in shares.values())
-    assert sum(parts.values()) == pytest.approx(whole, abs=0.2)
+    assert all(0 < share <= whole for share in shares.values())
+    assert sum(parts.values()) == pytest.approx(whole)
     made = of(text, share=1.0)
     assert min(made.values()) >= 0
     # Each is a page's but the shootdown, of which a batch has one.
     made["cost.flush_first"] = made.get("cost.flush_first", 0.0) / 512
     each = sum(ns for key, ns in made.items() if not key.endswith("_next"))
-    assert each * PAGES <= ELAPSED * 1.01
+    assert each * PAGES <= ELAPSED * 1.0001
 
 
 @given(
