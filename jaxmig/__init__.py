@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxmig.sources import scenario, snapshot, targets
     from jaxmig.sources.builder import Builder
     from jaxmig.state.machine import Machine
+    from jaxmig.state.xla import quick_options
     from jaxmig.time import cost, machines, timeline
     from jaxmig.tools import (
         advise,
@@ -74,6 +75,7 @@ __all__ = [
     "pages_by_node",
     "player",
     "plots",
+    "quick_options",
     "report",
     "reproduce",
     "scenario",
@@ -124,6 +126,7 @@ _OBJECTS: Final = {
     "folios_on": "jaxmig.tools.query",
     "migrate_pages": "jaxmig.engine.migrate",
     "pages_by_node": "jaxmig.tools.query",
+    "quick_options": "jaxmig.state.xla",
     "warm_up": "jaxmig.tools.ahead",
 }
 

@@ -31,7 +31,7 @@ def test_a_call_is_pure_and_the_same_under_jit(kernel: str) -> None:
     assert all((a == b).all() for a, b in zip(before, leaves(state), strict=True))
     jitted = jax.jit(
         lambda s, f: jaxmig.migrate_pages(s, f, 1, kernel=kernel),
-        compiler_options=xla.quick(),
+        compiler_options=xla.quick_options(),
     )
     traced, again = jitted(state, folios)
     assert all(

@@ -186,7 +186,7 @@ def test_what_is_traced_ends_and_writes_nothing_outside() -> None:
         after, result = jaxmig.migrate_pages(STATE, folios, node, **how)
         return after, result.events
 
-    call_ = jax.jit(moved, compiler_options=xla.quick())
+    call_ = jax.jit(moved, compiler_options=xla.quick_options())
     wild = (-(2**31), -1, 7, 2**31 - 1)
     heads = jnp.asarray(FOLIOS)
     for n in wild:

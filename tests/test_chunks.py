@@ -167,7 +167,7 @@ def test_lists_inside_a_program_of_a_user_are_counted_right(kernel: str) -> None
     heads = s.list_of(pages, 1, 0)
     orders = [0] * (pages // 2) + [9] + [0] * (pages // 2)
 
-    @functools.partial(jax.jit, compiler_options=xla.quick())
+    @functools.partial(jax.jit, compiler_options=xla.quick_options())
     def mine(m: Machine, heads: jax.Array) -> tuple[Machine, Result]:
         return jaxmig.migrate_pages(m, heads, 1, kernel=kernel, batch=LIMIT)
 

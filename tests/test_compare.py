@@ -94,7 +94,7 @@ def test_results_of_a_vmap_are_a_list() -> None:
     singles = [jaxmig.migrate_pages(s, folios, 1, kernel="6.3")[1] for s in states]
     many = jax.tree.map(lambda *x: jnp.stack([*x] * 5), *states)
     call = jax.vmap(lambda s: jaxmig.migrate_pages(s, folios, 1, kernel="6.3")[1])
-    results = jax.jit(call, compiler_options=xla.quick())(many)
+    results = jax.jit(call, compiler_options=xla.quick_options())(many)
     assert len(results) == len(list(results)) == 10
     assert [r.vmstat for r in results[:2]] == [r.vmstat for r in singles]
     assert str(results[-1]) == str(singles[1])

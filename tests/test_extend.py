@@ -99,7 +99,7 @@ def test_a_rule_decides_for_each_process_of_a_jitted_call(mine: str) -> None:
     folios = jnp.asarray(jaxmig.folios_on(state, 0))
     call = jax.jit(
         lambda m: jaxmig.migrate_pages(m, folios, 1, kernel=mine),
-        compiler_options=xla.quick(),
+        compiler_options=xla.quick_options(),
     )
     direct = jaxmig.migrate_pages(state, folios, 1, kernel=mine)
     for after, result in (call(state), direct):

@@ -334,7 +334,7 @@ class Cpus:
         return found
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5), compiler_options=xla.quick())
+@functools.partial(jax.jit, static_argnums=(0, 5), compiler_options=xla.quick_options())
 def begun(
     r: Rules, m: Machine, heads: Any, size: Any, limit: Any, width: int
 ) -> tuple[Machine, Batch]:
@@ -366,7 +366,9 @@ def begun(
 @functools.cache
 def jitted(phase: str) -> Callable[..., tuple[Machine, Batch]]:
     """A phase of the engine."""
-    return jax.jit(PHASES[phase], static_argnums=0, compiler_options=xla.quick())
+    return jax.jit(
+        PHASES[phase], static_argnums=0, compiler_options=xla.quick_options()
+    )
 
 
 def only_believed(r: Rules, m: Machine, b: Batch) -> tuple[Machine, Batch]:

@@ -125,6 +125,7 @@ def test_rules_may_be_known_while_a_call_is_traced() -> None:
     heads = jnp.asarray(folios_on(m, node=0))
     direct = migrate_pages(m, heads, 1, kernel="6.2")
     inside = jax.jit(
-        lambda m, h: migrate_pages(m, h, 1, kernel="6.2"), compiler_options=xla.quick()
+        lambda m, h: migrate_pages(m, h, 1, kernel="6.2"),
+        compiler_options=xla.quick_options(),
     )(m, heads)
     assert outcome(direct) == outcome(inside)

@@ -211,6 +211,7 @@ def test_pieces_do_not_take_frames_that_soft_offline_keeps() -> None:
 [machine]
 nodes = 2
 cpus = 1
+node_size = "8m"
 free = { "0" = "4k" }
 [[process]]
 name = "app"

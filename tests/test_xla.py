@@ -100,8 +100,8 @@ def test_a_list_is_as_many_rows_as_its_folios_have_pages(monkeypatch) -> None:
 def test_this_jaxlib_has_every_option_that_is_asked_for() -> None:
     """XLA refuses a whole program for one option that it does not have."""
     known = xla.known() and jax.default_backend() == "cpu"
-    assert bool(xla.quick()) == known
-    asked = xla.CPU_OPTIONS | xla.quick()
+    assert bool(xla.quick_options()) == known
+    asked = xla.CPU_OPTIONS | xla.quick_options()
     assert len(asked) == 1 + known * (3 + len(xla.TESTED.get(jaxlib.__version__, {})))
     twice = jax.jit(lambda x: x + x, compiler_options=asked)
     assert int(twice(jnp.int32(21))) == 42

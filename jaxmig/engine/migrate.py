@@ -264,14 +264,14 @@ def uncoupled(rules: Rules, m: Machine, size: Any, node: Any) -> bool:
 
 
 def most_pages(m: Machine, size: Any) -> int:
-    """Base pages that so many folios have at most: all could be of the largest order.
-
-    But not more than are in use.
-    """
-    g = m.geometry
-    sizes = np.asarray([1 << o for o in g.orders])
-    in_use = g.frames - int((np.asarray(m.top) * sizes).sum())
-    return min(int(size) * g.largest, in_use)
+    """Base pages that so many folios have at most: those in use, the largest first."""
+    g, left, pages = m.geometry, int(size), 0
+    used = g.nodes * np.asarray(g.pool_blocks) - np.asarray(m.top).sum(axis=0)
+    # A block of a folio that was split holds many, but no more pages than before.
+    for order, blocks in zip(reversed(g.orders), reversed(used.tolist()), strict=True):
+        here = min(left, blocks)
+        pages, left = pages + (here << order), left - here
+    return pages
 
 
 @functools.cache

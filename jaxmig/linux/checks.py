@@ -30,6 +30,7 @@ from jaxmig.linux.folio import (
     pin_refs,
 )
 from jaxmig.linux.rules import Rules
+from jaxmig.linux.verdict import OVER, WORN, Verdict, bits
 from jaxmig.state import conditions as cond, frame
 from jaxmig.state.pytree import pytree
 
@@ -79,8 +80,9 @@ class FolioView:
 class Checks:
     """Running result of a sequence of tests."""
 
-    left: tuple[Index, ...]  # by state
-    marks: Index
+    left: tuple[Index, ...]  # by state, as before the first test
+    marks: Index  # so, too
+    word: Index  # what has been found, see verdict.py
     going: Flag  # no test has failed yet
     rc: Index
 
@@ -93,11 +95,16 @@ class Checks:
         return self.left[state] > 0
 
     def wear(self, state: int, when: Flag, over: Flag | bool = False) -> "Checks":
-        """These after a test of `state`, `when` there was one; `over`: it has ended."""
+        """These after the only test of `state`, `when` there was one.
+
+        `over`: it was waited for, and has ended.
+        """
         n = self.left[state]
         worn = when & (n > 0) & (n < cond.UNTIL_WAITED)
-        new = jnp.where(over, 0, n - worn)
-        return self.set(left=(*self.left[:state], new, *self.left[state + 1 :]))
+        word = self.word | worn.astype(jnp.int32) << (WORN + state)
+        if state in cond.SLEEPERS:
+            word |= jnp.int32(over) << (OVER + cond.SLEEPERS.index(state))
+        return self.set(word=word)
 
     def look_at(
         self, state: int, may_sleep: Flag, fail: Any, here: Flag | bool = True
@@ -121,25 +128,9 @@ class Checks:
         t = self.wear(state, looked, slept)
         return t.set(going=self.going & ~failed & ~endless, rc=rc)
 
-
-@dataclasses.dataclass(frozen=True)
-class Checked:
-    """What the tests of one attempt found."""
-
-    left: tuple[Index, ...]  # by state: how many more tests find it
-    marks: Index
-    refs: Index  # the folio's references afterwards
-    rc: Index
-
-
-@dataclasses.dataclass(frozen=True)
-class UnmapChecked(Checked):
-    """What the tests up to try_to_migrate() found."""
-
-    freed: Flag  # only its isolation held it
-    tried: Flag  # a destination was allocated
-    walks: Flag  # try_to_migrate() walks the entries
-    refuses: Flag  # pinned and exclusive, so that this walk fails
+    def verdict(self, rc: Index, **found: Flag) -> Verdict:
+        """What was found, with the result and more flags, see verdict.py."""
+        return Verdict(self.word | rc | bits(**found))
 
 
 def check_unmap(
@@ -150,7 +141,7 @@ def check_unmap(
     marks: Index,
     room: Index,
     held: Flag,
-) -> UnmapChecked:
+) -> Verdict:
     """The tests of migrate_folio_unmap() and of the walk of try_to_migrate().
 
     Args:
@@ -161,15 +152,14 @@ def check_unmap(
       held: whether other folios of the batch are locked: the posted series must not
         sleep then.
     Returns:
-      rc is UNMAPPED, or as the kernel's; conditions and references after the tests.
+      rc is UNMAPPED, or as the kernel's.
     Source: migrate_folio_unmap() in mm/migrate.c, try_to_migrate_one() in mm/rmap.c.
     """
     flags = folio.flags
     pages = pages_of(flags)
     freed = is_freed(rules.moves_freed_driver_pages, flags, folio.refs, marks)
     hugetlb = frame.kind(flags) == frame.HUGETLB
-    marks = marks & ~cond.WRITTEN_OUT
-    t = Checks(left, marks, ~freed, jnp.int32(UNMAPPED))
+    t = Checks(left, marks, jnp.int32(0), ~freed, jnp.int32(UNMAPPED))
     # The pool of hugetlb folios never runs out: the model reserves one for each.
     short = room < jnp.where(hugetlb, 0, pages)
     short |= (pages > 1) & t.blocks(cond.NO_HUGE_DST)
@@ -187,16 +177,8 @@ def check_unmap(
     t = t.wear(cond.TEMP_STACK, skips).wear(cond.PINNED, pinned)
     rc = jnp.where(stack | refuses, EAGAIN, t.rc)
     rc = jnp.where(short & ~freed, ENOMEM, jnp.where(freed, SUCCESS, rc))
-    return UnmapChecked(
-        left=t.left,
-        marks=jnp.where(unpin, marks & ~PIN_HELD, marks),
-        refs=folio.refs - jnp.where(unpin, pin_refs(flags), 0),
-        rc=rc,
-        freed=freed,
-        tried=tried,
-        walks=walks,
-        refuses=refuses,
-    )
+    found = {"freed": freed, "tried": tried, "walks": walks, "refuses": refuses}
+    return t.verdict(rc, **found, unpins=unpin, anew=jnp.asarray(True))
 
 
 def _before_walk(
@@ -223,7 +205,7 @@ def _before_walk(
 def _references(
     checks: Checks, folio: FolioView, pins: Flag | bool
 ) -> tuple[Checks, Index]:
-    """The reference count as this check reads it, and the conditions afterwards.
+    """The checks with what this one has found, and the reference count that it reads.
 
     Extra references that end before the n-th attempt are taken off, and a pin's if
     `pins`.
@@ -234,10 +216,9 @@ def _references(
     pinned = looked & pins & ((marks & PIN_HELD) != 0)
     unpin = pinned & ~checks.blocks(cond.PINNED)
     checks = checks.wear(cond.EXTRA_REF, looked).wear(cond.PINNED, pinned)
-    marks = marks - (drop << cond.EXTRA_SHIFT)
-    marks = jnp.where(unpin, marks & ~PIN_HELD, marks)
+    checks = checks.set(word=checks.word | bits(drops=gone, unpins=unpin))
     refs = folio.refs - drop - jnp.where(unpin, pin_refs(folio.flags), 0)
-    return checks.set(marks=marks), refs
+    return checks, refs
 
 
 def _counted(checks: Checks, refs: Index, expected: Index) -> Checks:
@@ -248,7 +229,7 @@ def _counted(checks: Checks, refs: Index, expected: Index) -> Checks:
 
 def check_move(
     rules: Rules, st: Stage, folio: FolioView, left: tuple[Index, ...], marks: Index
-) -> Checked:
+) -> Verdict:
     """The tests of move_to_new_folio().
 
     Args:
@@ -256,7 +237,7 @@ def check_move(
       folio: scalars, or a lane for each of many folios.
       left, marks: its conditions, see conditions.py.
     Returns:
-      rc is SUCCESS, EAGAIN or FAILED; conditions and references after the tests.
+      rc is SUCCESS, EAGAIN or FAILED.
     Source: move_to_new_folio(), folio_migrate_mapping(), buffer_migrate_lock_buffers() in
     mm/migrate.c.
     """
@@ -264,7 +245,7 @@ def check_move(
     flags = folio.flags
     movable = frame.kind(flags) == frame.MOVABLE_OPS
     asked = movable & ((marks & cond.RELEASED) == 0)
-    t = Checks(left, marks, asked, jnp.int32(SUCCESS))
+    t = Checks(left, marks, jnp.int32(0), asked, jnp.int32(SUCCESS))
     t = t.look_at(cond.DRIVER_EAGAIN, no, EAGAIN).look_at(cond.DRIVER_ERROR, no, FAILED)
     t = _written(rules, st, t.set(going=~movable))
     t, refs = _references(t, folio, ~exclusive(flags))
@@ -274,8 +255,7 @@ def check_move(
     t = t.look_at(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
     # folio_mc_copy(): -EHWPOISON.
     lost = t.going & frame.has(flags, frame.HURT)
-    t = t.set(rc=jnp.where(lost, FAILED, t.rc))
-    return Checked(t.left, t.marks, refs, t.rc)
+    return t.verdict(jnp.where(lost, FAILED, t.rc))
 
 
 def _written(rules: Rules, st: Stage, checks: Checks) -> Checks:
@@ -287,13 +267,9 @@ def _written(rules: Rules, st: Stage, checks: Checks) -> Checks:
     sync = rules.waits_for_writeback & st.sleeps & ~rules.gives_up_dirty
     starts = dirty & sync
     busy = checks.going & (starts | ((checks.marks & cond.WRITTEN_OUT) != 0))
-    marks = jnp.where(
-        starts, checks.marks & ~cond.UNWRITTEN | cond.WRITTEN_OUT, checks.marks
-    )
-    left = list(checks.left)
-    left[cond.WRITEBACK] = jnp.where(starts, cond.UNTIL_WAITED, left[cond.WRITEBACK])
     rc = jnp.where(busy, EAGAIN, jnp.where(dirty, FAILED, checks.rc))
-    return Checks(tuple(left), marks, checks.going & ~busy & ~dirty, rc)
+    word = checks.word | bits(writes=starts)
+    return checks.set(word=word, going=checks.going & ~busy & ~dirty, rc=rc)
 
 
 def check_split(
@@ -303,7 +279,7 @@ def check_split(
     mapped: Index,
     trylock: Flag,
     freed: Flag,
-) -> Checked:
+) -> Verdict:
     """The tests of try_split_folio() and split_huge_page_to_list().
 
     A lock that is only tried, extra references, and mappings that the walk skips give
@@ -315,12 +291,12 @@ def check_split(
       trylock: whether the lock is only tried.
       freed: whether only the isolation holds it: it has no anon_vma any more.
     Returns:
-      rc is SUCCESS, EAGAIN or FAILED; conditions and references after the tests.
+      rc is SUCCESS, EAGAIN or FAILED.
     Source: split_huge_page_to_list(), can_split_folio() in mm/huge_memory.c.
     """
     no = jnp.asarray(False)
     flags = folio.flags
-    t = Checks(left, marks, jnp.asarray(True), jnp.int32(SUCCESS))
+    t = Checks(left, marks, jnp.int32(0), jnp.asarray(True), jnp.int32(SUCCESS))
     t = t.look_at(cond.LOCKED, ~trylock, EAGAIN)
     t = t.look_at(cond.WRITEBACK, no, FAILED)
     lone = t.going & freed & frame.is_anon(flags)
@@ -332,4 +308,4 @@ def check_split(
     # that end before the n-th attempt are there until it comes.
     t = _counted(t, folio.refs, mapped + frame.cache_refs(flags))
     t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
-    return Checked(t.left, t.marks, folio.refs, t.rc)
+    return t.verdict(t.rc)

@@ -26,6 +26,7 @@ from jaxmig.linux import checks
 from jaxmig.linux.checks import PASSES, UNFORCED
 from jaxmig.linux.folio import EAGAIN, ENOMEM, FAILED, SLEEPS, SUCCESS, UNMAPPED
 from jaxmig.linux.rules import Rules, from_word, word
+from jaxmig.linux.verdict import Verdict
 from jaxmig.state import conditions as cond, frame, xla
 from jaxmig.state.pytree import pytree
 
@@ -151,14 +152,21 @@ def _attempt(
     going = (before.ends & OVER) == 0
     held = jnp.where(moving & ~movable, folios.maps, 0)
     seen = checks.FolioView(folios.flags, before.refs - held, folios.maps > 0)
-    u = checks.check_unmap(rules, st, seen, left, marks, jnp.int32(ENOUGH), no)
-    v = checks.check_move(rules, st, seen, left, marks)
-    rc = jnp.where(moving, v.rc, u.rc)
-    words, refs = _kept(going, moving, u, v, before, held)
+
+    def found() -> Array:
+        u = checks.check_unmap(rules, st, seen, left, marks, jnp.int32(ENOUGH), no)
+        v = checks.check_move(rules, st, seen, left, marks)
+        # An empty word changes nothing.
+        return jnp.where(going, jnp.where(moving, v.word, u.word), 0)
+
+    verdict = Verdict(xla.once(folios.flags, found))
+    rc = verdict.rc
+    words, refs = verdict.settled(before.words, before.refs, folios.flags)
     same = refs == before.refs
     for a, b in zip(words, before.words, strict=True):
         same &= a == b
-    once = u.tried << TRIES | u.refuses << REFUSALS | (u.rc == UNMAPPED) << UNMAPS
+    tried, refuses = verdict.has("tried"), verdict.has("refuses")
+    once = tried << TRIES | refuses << REFUSALS | (rc == UNMAPPED) << UNMAPS
     once = jnp.where(moving, 1 << LOOKS, once)
     most = jnp.minimum(checks.most_passes(rules, early, second), passes)
     # An attempt that changed nothing has the same rc in every pass with the same `force`.
@@ -179,7 +187,7 @@ def _attempt(
     by_cpu = moved & ~released & ~was_copied & rules.offloads
     ends = (
         jnp.where(moved, OVER | jnp.where(released, RELEASED, MOVED), 0)
-        | jnp.where(~moving & u.freed, OVER | FREED, 0)
+        | jnp.where(verdict.has("freed"), OVER | FREED, 0)
         | jnp.where(rc == SLEEPS, OVER | ASLEEP, 0)
         | jnp.where(ended & ~follows, OVER, 0)
         | jnp.where(by_cpu, BY_CPU, 0)
@@ -192,7 +200,7 @@ def _attempt(
     n = jnp.where(unmapped & ~at_once, 0, n)
     at = n | jnp.where(unmapped | (moving & again & ~at_once), MOVING, 0)
     copied = unmapped & ~movable & ~at_once & rules.offloads
-    copied &= u.refs - folios.maps == frame.cache_refs(folios.flags)
+    copied &= refs - folios.maps == frame.cache_refs(folios.flags)
     at |= jnp.where(copied, COPIED, 0)
     at |= jnp.where(second, SECOND, 0) | jnp.where(unmapped & same, UNCHANGED, 0)
     return _Attempted(
@@ -202,23 +210,6 @@ def _attempt(
         words=words,
         at=jnp.where(follows, SECOND, at),
     )
-
-
-def _kept(
-    going: Mask,
-    moving: Mask,
-    unmap: checks.Checked,
-    move: checks.Checked,
-    before: _Attempted,
-    held: Lanes,
-) -> tuple[tuple[Lanes, Lanes, Lanes, Lanes], Lanes]:
-    """Conditions and references after an attempt."""
-    words = (cond.pack(x.left, x.marks) for x in (unmap, move))
-    new = zip(*words, before.words, strict=True)
-    kept = [jnp.where(going, jnp.where(moving, b, a), old) for a, b, old in new]
-    refs = jnp.where(moving, move.refs, unmap.refs) + held
-    refs = jnp.where(going, refs, before.refs)
-    return (kept[0], kept[1], kept[2], kept[3]), refs
 
 
 def _has(word: Lanes, bit: int) -> Mask:

@@ -42,6 +42,7 @@ STATES: Final = (
     NO_HUGE_DST,
     TAKEN,
 ) = range(len(STATES))
+SLEEPERS: Final = (LOCKED, WRITEBACK, BUFFERS_LOCKED)  # those that a task sleeps on
 FIELD: Final = 8  # bits
 UNTIL_WAITED: Final = (1 << FIELD) - 1
 WORDS: Final = 4
@@ -59,8 +60,7 @@ EXTRA_SHIFT: Final = 20  # how many references EXTRA_REF stands for
 
 def forever(state: int) -> int:
     """The mark that sleeping on this state would never end; 0: Linux never does."""
-    sleepers = (LOCKED, WRITEBACK, BUFFERS_LOCKED)
-    return 1 << sleepers.index(state) if state in sleepers else 0
+    return 1 << SLEEPERS.index(state) if state in SLEEPERS else 0
 
 
 def unpack(rows: Any) -> tuple[tuple[Any, ...], Any]:

@@ -199,7 +199,7 @@ class Program:
             with tricks(on, gpu):
                 return self.function(*args)
 
-        options: dict[str, Any] = quick() if short else {}
+        options: dict[str, Any] = quick_options() if short else {}
         if on and known() and jax.default_backend() == "cpu":
             options |= CPU_OPTIONS
         return jax.jit(
@@ -223,8 +223,13 @@ class Program:
             return self.jitted(on=False, short=short).lower(*args).compile()
 
 
-def quick() -> dict[str, Any]:
-    """Options of `jax.jit` for what runs for less time than its compilation takes."""
+def quick_options() -> dict[str, Any]:
+    """Options of `jax.jit` for what runs for less time than its compilation takes.
+
+    Returns:
+      What `compiler_options` takes: XLA optimizes little, and compiles in a third of the
+      time.  Nothing where they are not tested: on a GPU, with an unknown jaxlib.
+    """
     here = known() and jax.default_backend() == "cpu"
     return QUICK_OPTIONS | TESTED[jaxlib.__version__] if here else {}
 
@@ -353,8 +358,9 @@ def once(witness: Int32[Array, "..."], compute: Callable[[], Array]) -> Array:
     It reads no array that is written later, so that other devices need no conditional,
     at which a GPU waits for the host.
     """
+    computed = jax.jit(compute)  # traced once, not for each branch
     return jax.lax.platform_dependent(
-        witness, cpu=lambda at: read(at, compute), default=lambda _: compute()
+        witness, cpu=lambda at: read(at, computed), default=lambda _: computed()
     )
 
 

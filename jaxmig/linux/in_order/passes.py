@@ -31,7 +31,7 @@ from jaxmig.linux.in_order.results import (
 )
 from jaxmig.linux.in_order.split import pieces_of
 from jaxmig.linux.in_order.step import step
-from jaxmig.state import frame
+from jaxmig.state import frame, xla
 from jaxmig.state.pytree import pytree
 
 Index = Int32[Array, ""]
@@ -118,7 +118,7 @@ def _one(
 ) -> tuple[State, Index]:
     """One step with a folio, and which step is next: FIRST if its attempt is over."""
     f = look(state, head)
-    act = _act(context, pass_, f.flags, turn)
+    act = xla.once(head, lambda: _act(context, pass_, f.flags, turn))
     state, done = step(context, pass_.stage, state, f, act, pass_.op == MOVES)
     rc, unmaps = done.rc, act == UNMAP
     asks = unmaps & (rc == ENOMEM) & split_for_memory(context.rules, f.flags)

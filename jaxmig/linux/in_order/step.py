@@ -38,6 +38,7 @@ from jaxmig.linux.in_order.split import (
 from jaxmig.linux.in_order.target import choose
 from jaxmig.linux.phases import alloc
 from jaxmig.linux.phases.copypage import free_folio, move_rows
+from jaxmig.linux.verdict import Verdict
 from jaxmig.state import conditions as cond, frame, log, xla
 from jaxmig.state.frame import FLAGS, REFCOUNT, RMAP
 from jaxmig.state.machine import NOWHERE
@@ -84,24 +85,30 @@ def _decide(
     chained = folio.row[RMAP] != NOWHERE
     seen = checks.FolioView(folio.flags, folio.row[REFCOUNT], chained)
     held = state[UNMAP_FOLIOS] > 0
-    u = checks.check_unmap(context.rules, st, seen, left, marks, room, held)
-    v = checks.check_move(context.rules, st, seen, left, marks)
-    rc = jnp.where(unmaps, u.rc, jnp.where(moves, v.rc, SUCCESS))
-    # All checks are computed, and those of `act` chosen: rc, conditions, references.
-    looks, mapped, empty = [(unmaps, u), (moves, v)], jnp.int32(0), jnp.int32(0)
-    halved = divides & False
-    if len(context.geometry.orders) > 1:
+    mapped = empty = leaves = jnp.int32(0)
+    splits = len(context.geometry.orders) > 1
+    if splits:
         pages = jnp.where(divides, folio.pages, 0)
         mapped, empty = mappings(state.frame, folio.head, pages)
+        chains = (state.rmap_next, state.pte, folio.row[RMAP])
+        leaves = leaves_of(context.geometry, *chains, divides)
+
+    def found() -> Index:
+        """All checks are computed, and those of `act` chosen."""
+        u = checks.check_unmap(context.rules, st, seen, left, marks, room, held)
+        v = checks.check_move(context.rules, st, seen, left, marks)
+        word = jnp.where(unmaps, u.word, jnp.where(moves, v.word, SUCCESS))
+        if not splits:
+            return word
         trylock = context.rules.split_trylocks & ~st.sleeps
         freed = st.isolated & is_freed(False, folio.flags, seen.refs, marks)
         x = checks.check_split(seen, left, marks, mapped, trylock, freed)
-        chains = (state.rmap_next, state.pte, folio.row[RMAP])
-        leaves = leaves_of(context.geometry, *chains, divides)
-        halved = divides & (x.rc == SUCCESS)
-        halved &= loses_one_leaf(context.rules, folio.flags, leaves)
-        rc = jnp.where(halved, EAGAIN, jnp.where(divides, x.rc, rc))
-        looks.append((divides, x))
+        return jnp.where(divides, x.word, word)
+
+    verdict = Verdict(xla.once(folio.head, found))
+    halved = divides & (verdict.rc == SUCCESS)
+    halved &= loses_one_leaf(context.rules, folio.flags, leaves)
+    rc = jnp.where(halved, EAGAIN, verdict.rc)
     # Its driver has released the page meanwhile: MIGRATEPAGE_SUCCESS without a move.
     movable = folio.kind == frame.MOVABLE_OPS
     released = moves & movable & ((marks & cond.RELEASED) != 0)
@@ -109,11 +116,11 @@ def _decide(
     p = StepPlan(
         rc=rc,
         node=to,
-        tried=unmaps & u.tried,
+        tried=verdict.has("tried"),
         taken=unmaps & (rc == UNMAPPED),
-        walks=unmaps & u.walks,
-        refuses=u.refuses,
-        freed=unmaps & u.freed,
+        walks=verdict.has("walks"),
+        refuses=verdict.has("refuses"),
+        freed=verdict.has("freed"),
         released=released,
         moved=moves & done & ~released,
         undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
@@ -124,22 +131,18 @@ def _decide(
     if state.placed is not None:
         placed = state.placed.reserve(context.at, folio.head, to, p.tried)
         state = state.set(placed=placed)
-    return _wear_out(state, folio, looks, mapped), p
+    return _wear_out(state, folio, verdict, mapped), p
 
 
-def _wear_out(
-    state: State, folio: Folio, looks: list[tuple[Flag, checks.Checked]], read: Index
-) -> State:
+def _wear_out(state: State, folio: Folio, verdict: Verdict, read: Index) -> State:
     """What the tests left of the folio's conditions and references.
 
     `read`: a value that depends on all reads of the tests; the writes must follow them.
     """
     if state.conditions is None:
         return state
-    words, refs = folio.words, folio.row[REFCOUNT]
-    for mine, seen in looks:
-        words = jnp.where(mine, jnp.stack(cond.pack(seen.left, seen.marks)), words)
-        refs = jnp.where(mine, seen.refs, refs)
+    settled = verdict.settled(folio.words, folio.row[REFCOUNT], folio.flags)
+    words, refs = jnp.stack(settled[0]), settled[1]
     row = jnp.where(jnp.arange(frame.COLUMNS) == REFCOUNT, refs, folio.row)
     return state.set(
         frame=xla.put(state.frame, xla.after(folio.head, read), row),

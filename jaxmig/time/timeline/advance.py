@@ -128,7 +128,7 @@ def compiled(shape: Shape, short: bool = False) -> Any:
     Without XLA's region analysis, which finds fewer copies here and wrong results
     (jaxlib 0.10.2: a lane's state was written before all of its readers had run).
     """
-    options = xla.quick() if short else {}
+    options = xla.quick_options() if short else {}
     return jax.jit(
         partial(advance, shape), donate_argnums=(2,), compiler_options=options
     )
