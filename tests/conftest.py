@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from jaxmig.state import xla
 
-MOST_MAPPINGS: Final = 25_000
+MOST_MAPPINGS: Final = 40_000
 COMPILED: Final = (
     "backend_compile"  # the event of a compilation, or of a cache's answer
 )

@@ -22,7 +22,7 @@ KEYS = {
 }
 
 
-def quick_options() -> list[Row]:
+def quick() -> list[Row]:
     """All rows that run no program."""
     return [*arm64(), *garg(), *garg_few(), *garg_later(), *ziyan()]
 
