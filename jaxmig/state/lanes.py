@@ -51,7 +51,14 @@ def rows(
 ) -> Int32[Array, "lanes *columns"]:
     """Rows of `array`; a padding lane gets row 0."""
     safe = jnp.where(index == NOWHERE, 0, index)
-    return array.at[safe].get(mode="promise_in_bounds")
+    # `array[safe]` would compute what a negative index stands for, in every lane.
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=tuple(range(1, array.ndim)),
+        collapsed_slice_dims=(0,),
+        start_index_map=(0,),
+    )
+    size = (1, *array.shape[1:])
+    return jax.lax.gather(array, safe[:, None], numbers, size, mode="promise_in_bounds")
 
 
 def scatter(array: Array, index: Lanes, where: Mask, values: Array) -> Array:
@@ -65,7 +72,16 @@ def scatter(array: Array, index: Lanes, where: Mask, values: Array) -> Array:
     Returns:
       The array.
     """
-    return array.at[jnp.where(where, index, NOWHERE)].set(values, mode="drop")
+    numbers = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(range(1, array.ndim)),
+        inserted_window_dims=(0,),
+        scatter_dims_to_operand_dims=(0,),
+    )
+    here = jnp.where(where, index, NOWHERE)[:, None]
+    values = jnp.broadcast_to(values, (index.shape[0], *array.shape[1:]))
+    return jax.lax.scatter(
+        array, here, values.astype(array.dtype), numbers, mode="drop"
+    )
 
 
 def columns(*values: Lanes) -> Int32[Array, "lanes columns"]:

@@ -384,12 +384,24 @@ def after(
     return value + (jnp.ravel(witness)[0] >> 31)
 
 
+def row(array: Array, index: Int32[Array, ""]) -> Array:
+    """One row; `index` must be inside (slices clamp).
+
+    `array[index]` would first compute what a negative index stands for, at every read.
+    """
+    return jax.lax.dynamic_index_in_dim(
+        array, index, keepdims=False, allow_negative_indices=False
+    )
+
+
 def put(array: Array, index: Int32[Array, ""], row: Array) -> Array:
     """`array` with one row replaced; `index` must be inside (slices clamp)."""
-    start = (index,) + (0,) * (array.ndim - 1)
-    return jax.lax.dynamic_update_slice(array, row[None].astype(array.dtype), start)
+    start = (index, *(np.int32(0),) * (array.ndim - 1))
+    return jax.lax.dynamic_update_slice(
+        array, row[None].astype(array.dtype), start, allow_negative_indices=False
+    )
 
 
 def add(array: Array, index: Int32[Array, ""], amount: Int32[Array, "..."]) -> Array:
     """`array` with `amount` added to one row."""
-    return put(array, index, array[index] + amount)
+    return put(array, index, row(array, index) + amount)

@@ -75,7 +75,8 @@ class Folio:
 def look(state: State, head: Index) -> Folio:
     """The folio at `head`."""
     if state.conditions is None:
-        row = xla.read(head, lambda: state.frame[head])
+        row = xla.read(head, lambda: xla.row(state.frame, head))
         return Folio(head, row, jnp.zeros(cond.WORDS, jnp.int32))
     c = state.conditions
-    return Folio(head, *xla.read(head, lambda: (state.frame[head], c[head])))
+    read = xla.read(head, lambda: (xla.row(state.frame, head), xla.row(c, head)))
+    return Folio(head, *read)

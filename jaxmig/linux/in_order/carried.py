@@ -110,7 +110,7 @@ class State:
     def at(self, which: Any, i: Index) -> Index:
         """The i-th folio of a list."""
         place = which * self.room + i
-        return xla.read(i, lambda: self.lists[place])
+        return xla.read(i, lambda: xla.row(self.lists, place))
 
     def append(self, which: Any, folio: Index, when: Any) -> "State":
         """This state with `folio` at the end of a list, if `when`."""
@@ -136,7 +136,7 @@ class State:
 
         def move(carry: tuple[Array, Index, Index]) -> tuple[Array, Index, Index]:
             lists, i, slot = carry
-            folio = xla.read(i, lambda: lists[which * self.room + i])
+            folio = xla.read(i, lambda: xla.row(lists, which * self.room + i))
             return xla.put(lists, to * self.room + slot, folio), i + 1, slot + 1
 
         start = (self.lists, jnp.asarray(first), self[to])

@@ -195,7 +195,9 @@ def _mapcount(rows: Array, walking: Walk, at: Visit) -> Array:
     one = (walking.action == REMAP) & at.here
     count = jnp.where(gone, 0, at.mapcount + one)
     place = (walking.head + at.page, MAPCOUNT)
-    return jax.lax.dynamic_update_slice(rows, count[None, None], place)
+    return jax.lax.dynamic_update_slice(
+        rows, count[None, None], place, allow_negative_indices=False
+    )
 
 
 def _map_pieces(
@@ -208,7 +210,7 @@ def _map_pieces(
     fills = (walking.action == SPLIT) & walking.stays
     fills &= at.here & pte.has(at.bits, pte.HUGE)
     leaf = jnp.clip(at.entry - geometry.ptes, 0, walking.pmd_table.shape[0] - 1)
-    table = xla.read(leaf, lambda: walking.pmd_table[leaf])
+    table = xla.read(leaf, lambda: xla.row(walking.pmd_table, leaf))
     word = _piece(pte.to_migration(at.bits), at)
 
     def piece(
@@ -216,7 +218,9 @@ def _map_pieces(
     ) -> tuple[Array, Array, Array, Events]:
         entries, following, rows, ev = carry
         e, f, tail = table + index, walking.head + index, index > 0
-        row, bits = xla.read(index, lambda: (rows[f], entries[e, pte.BITS]))
+        row, bits = xla.read(
+            index, lambda: (xla.row(rows, f), xla.row(entries, e)[pte.BITS])
+        )
         new = (word & ~pte.STAYS) | pte.empty(bits)
         # `split.piece_rows` drops this piece's rmap chain and mapcount.
         empty = walking.zeros & frame.is_empty(row[frame.FLAGS])

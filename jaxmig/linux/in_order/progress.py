@@ -111,13 +111,14 @@ def cut(
     def more(carry: tuple[Array, Index, Index, Index]) -> tuple:
         lists, i, pages, size = carry
         place = FROM * state.room + i - from_list.next
-        lists = xla.put(lists, place, from_list.folios[i])
+        lists = xla.put(lists, place, xla.row(from_list.folios, i))
         return lists, i + 1, pages + size, size_of(i + 1)
 
     def size_of(i: Index) -> Index:
         def read() -> Index:
-            head = from_list.folios[jnp.minimum(i, from_list.folios.shape[0] - 1)]
-            return pages_of(state.frame[head, FLAGS])
+            # A slice clamps: behind the end of the list stands its last folio.
+            head = xla.row(from_list.folios, i)
+            return pages_of(xla.row(state.frame, head)[FLAGS])
 
         return xla.read(i, read)
 

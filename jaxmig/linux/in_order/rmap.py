@@ -113,7 +113,7 @@ def rmap_walk(
         return m, page + over, jnp.where(over, front, following), more
 
     begin = frame_of(jnp.int32(0))
-    start = xla.read(head, lambda: m.frame[begin, RMAP])
+    start = xla.read(head, lambda: xla.row(m.frame, begin)[RMAP])
     state = (m, jnp.int32(0), start, jnp.asarray(True))
     return jax.lax.while_loop(go_on, step, state)[0]
 
@@ -126,8 +126,11 @@ def _look(
 
     def reads() -> tuple[Array, ...]:
         last = geometry.frames - 1
-        following = m.rmap_next[safe] if geometry.shared else jnp.int32(NOWHERE)
-        first = m.frame[jnp.minimum(then, last), RMAP]
-        return m.pte[safe], following, m.frame[page], first
+        first = xla.row(m.frame, jnp.minimum(then, last))[RMAP]
+        now = xla.row(m.pte, safe), xla.row(m.frame, page)
+        following = jnp.int32(NOWHERE)
+        if geometry.shared:
+            following = xla.row(m.rmap_next, safe)
+        return now[0], following, now[1], first
 
     return xla.read(page, reads)

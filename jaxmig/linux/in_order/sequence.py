@@ -170,8 +170,8 @@ def _engine_first(context: Context, state: State, when: Flag) -> State:
     def take(carry: tuple[Array, Index, Index]) -> tuple[Array, Index, Index]:
         lists, i, size = carry
         at = UNMAP_FOLIOS * state.room + jnp.where(i < n, i, i - n)
-        head = xla.read(i, lambda: lists[at])
-        flags = xla.read(head, lambda: state.frame[head, frame.FLAGS])
+        head = xla.read(i, lambda: xla.row(lists, at))
+        flags = xla.read(head, lambda: xla.row(state.frame, head)[frame.FLAGS])
         mine = frame.has(flags, frame.COPIED) == (i < n)
         return xla.put(lists, SYNC_FOLIOS * state.room + size, head), i + 1, size + mine
 

@@ -30,7 +30,7 @@ def mappings(rows: Rows, head: Index, pages: Index) -> tuple[Index, Index]:
     """How many entries map a folio, and how many of its pages are zeros; 0 pages: none."""
 
     def page(i: Index, total: tuple[Index, Index]) -> tuple[Index, Index]:
-        row = xla.read(i, lambda: rows[head + i])
+        row = xla.read(i, lambda: xla.row(rows, head + i))
         return total[0] + row[MAPCOUNT], total[1] + frame.is_empty(row[FLAGS])
 
     return jax.lax.fori_loop(0, pages, page, (jnp.int32(0), jnp.int32(0)))
@@ -54,7 +54,9 @@ def leaves_of(
 
     def step(carry: tuple[Index, Index]) -> tuple[Index, Index]:
         entry, n = carry
-        words, after = xla.read(entry, lambda: (entries[entry], following[entry]))
+        words, after = xla.read(
+            entry, lambda: (xla.row(entries, entry), xla.row(following, entry))
+        )
         return after, n + pte.has(words[pte.BITS], pte.HUGE)
 
     start = (jnp.where(when, first, NOWHERE), jnp.int32(0))
@@ -100,7 +102,7 @@ def piece_rows(
     cached = frame.cache_refs(folio)
 
     def piece(index: Index, rows: Rows) -> Rows:
-        old = xla.read(index, lambda: rows[head + index])
+        old = xla.read(index, lambda: xla.row(rows, head + index))
         own = old[FLAGS] & (frame.ZERO | frame.POISONED)
         # A piece is its own head: HURT is set if that page is poisoned.
         own |= jnp.where(frame.has(own, frame.POISONED), frame.HURT, 0)

@@ -203,7 +203,8 @@ def _move(
         pool = alloc.pool_of(geometry, order)
         state = state.set(copies=state.copies.add(pool, folio.head, dst, plan.moved))
     if state.conditions is not None:
-        words = xla.read(folio.head, lambda: state.conditions[folio.head])
+        kept = state.conditions
+        words = xla.read(folio.head, lambda: xla.row(kept, folio.head))
         # Conditions follow the folio; a split or freed one has none.
         words_left = jnp.where(plan.gone | plan.divided, 0, words)
         rows = xla.put(state.conditions, base, words)
@@ -271,7 +272,7 @@ def _update_head(
     seen: RmapState,
 ) -> State:
     """The row of the folio's head after the walk."""
-    row = xla.read(base, lambda: state.frame[base])
+    row = xla.read(base, lambda: xla.row(state.frame, base))
     unmapped = plan.walks & ~plan.refuses
     mapped = plan.moved | plan.undone
     # Users of a driver's page keep their references while it moves.

@@ -74,4 +74,4 @@ def choose(
     far = jnp.where(may & (nfree >= pages), distance, NOWHERE)
     nearest = far.argmin().astype(jnp.int32)
     near = jnp.where(far.min() == NOWHERE, NOWHERE, nearest)
-    return jnp.where(unmaps, near, xla.read(head, lambda: placed.node[head]))
+    return jnp.where(unmaps, near, xla.read(head, lambda: xla.row(placed.node, head)))

@@ -74,7 +74,7 @@ def take(
     pool = pool_of(geometry, order)
     spot = _spot(geometry, node, pool)
     slot = _slot(geometry, node, pool, jnp.maximum(_top(top, spot) - 1, 0))
-    return top - (spot & live), xla.read(node, lambda: free[slot])
+    return top - (spot & live), xla.read(node, lambda: xla.row(free, slot))
 
 
 def give(
@@ -102,7 +102,7 @@ def give(
     spot = _spot(geometry, node, pool)
     size = _of(lambda k: geometry.pool_blocks[k], geometry, pool)
     slot = _slot(geometry, node, pool, jnp.minimum(_top(top, spot), size - 1))
-    old = xla.read(node, lambda: free[slot])
+    old = xla.read(node, lambda: xla.row(free, slot))
     free = xla.put(free, slot, jnp.where(home, head, old))
     return free, top + (spot & home)
 

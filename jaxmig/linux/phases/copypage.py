@@ -90,7 +90,7 @@ def _blocks(size: int) -> tuple[Any, Any]:
 
     def blocks(memory: Array, pairs: Pairs, count: Index) -> Array:
         def one(i: Index, memory: Array) -> Array:
-            at = xla.read(i, lambda: pairs[i])
+            at = xla.read(i, lambda: xla.row(pairs, i))
             block = xla.read(at, lambda: _slice(memory, at[0], size))
             return jax.lax.dynamic_update_slice_in_dim(memory, block, at[1], 0)
 
