@@ -230,16 +230,16 @@ def folios(count: int, seed: int) -> oc.FoundFolios:
     return oc.FoundFolios(*columns, words)
 
 
-def decided(kernel: str, passes: int) -> tuple[Any, Any]:
+def decided(kernel: str) -> tuple[Any, Any]:
     """Outcomes in whole slices, and of all lanes together."""
-    return decided_by(rules(kernel).defers, passes)
+    return decided_by(rules(kernel).defers)
 
 
 @functools.cache
-def decided_by(defers: Any, passes: int) -> tuple[Any, Any]:
+def decided_by(defers: Any) -> tuple[Any, Any]:
     """The same for all releases."""
 
-    def found(bits: Any, f: oc.FoundFolios) -> oc.Outcomes:
+    def found(bits: Any, passes: Any, f: oc.FoundFolios) -> oc.Outcomes:
         return oc.outcomes(from_word(bits, defers), f, passes)
 
     return twins(found)
@@ -259,7 +259,7 @@ def test_outcomes_are_the_same_without_tricks(
         for i, mode in enumerate(("sync", "async", "sync_light")):
             bits = jnp.asarray(word(rules(kernel, mode)))
             f = folios(count, seed=count + i)
-            a, b = (compiled(bits, f) for compiled in decided(kernel, passes))
+            a, b = (made(bits, jnp.int32(passes), f) for made in decided(kernel))
             equal(a, b)
             ends = np.asarray(a.ends)
             seen |= [(ends & (1 << i)).any() for i in range(5)]
@@ -280,7 +280,7 @@ def test_a_folio_in_nobodys_way_moves_at_the_first_try(kernel, mode, kind) -> No
     none = maps * 0
     f = oc.FoundFolios(flags, refs, maps, (none,) * cond.WORDS)
     bits = jnp.asarray(word(rules(kernel, mode)))
-    o = decided(kernel, oc.PASSES)[1](bits, f)
+    o = decided(kernel)[1](bits, jnp.int32(oc.PASSES), f)
     assert (np.asarray(o.counts)[some] == oc.PLAIN).all()
     assert (np.asarray(o.ends)[some] == oc.OVER | oc.MOVED).all()
     assert (np.asarray(o.refs) == np.asarray(refs)).all()
