@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if cache is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 # Before pytest itself chooses by marks.
