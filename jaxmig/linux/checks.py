@@ -15,6 +15,7 @@ from typing import Any, Final
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
+from jaxmig.linux.attempt_result import OVER, WORN, AttemptResult, bits
 from jaxmig.linux.folio import (
     EAGAIN,
     EDEADLOCK,
@@ -30,7 +31,6 @@ from jaxmig.linux.folio import (
     pin_refs,
 )
 from jaxmig.linux.rules import Rules
-from jaxmig.linux.verdict import OVER, WORN, Verdict, bits
 from jaxmig.state import conditions as cond, frame
 from jaxmig.state.pytree import pytree
 
@@ -82,7 +82,7 @@ class Checks:
 
     left: tuple[Index, ...]  # by state, as before the first test
     marks: Index  # so, too
-    word: Index  # what has been found, see verdict.py
+    word: Index  # what has been found, see attempt_result.py
     going: Flag  # no test has failed yet
     rc: Index
 
@@ -128,9 +128,9 @@ class Checks:
         t = self.wear(state, looked, slept)
         return t.set(going=self.going & ~failed & ~endless, rc=rc)
 
-    def verdict(self, rc: Index, **found: Flag) -> Verdict:
-        """What was found, with the result and more flags, see verdict.py."""
-        return Verdict(self.word | rc | bits(**found))
+    def result(self, rc: Index, **found: Flag) -> AttemptResult:
+        """What was found, with the result and more flags, see attempt_result.py."""
+        return AttemptResult(self.word | rc | bits(**found))
 
 
 def check_unmap(
@@ -141,7 +141,7 @@ def check_unmap(
     marks: Index,
     room: Index,
     held: Flag,
-) -> Verdict:
+) -> AttemptResult:
     """The tests of migrate_folio_unmap() and of the walk of try_to_migrate().
 
     Args:
@@ -178,7 +178,7 @@ def check_unmap(
     rc = jnp.where(stack | refuses, EAGAIN, t.rc)
     rc = jnp.where(short & ~freed, ENOMEM, jnp.where(freed, SUCCESS, rc))
     found = {"freed": freed, "tried": tried, "walks": walks, "refuses": refuses}
-    return t.verdict(rc, **found, unpins=unpin, anew=jnp.asarray(True))
+    return t.result(rc, **found, unpins=unpin, anew=jnp.asarray(True))
 
 
 def _before_walk(
@@ -229,7 +229,7 @@ def _counted(checks: Checks, refs: Index, expected: Index) -> Checks:
 
 def check_move(
     rules: Rules, st: Stage, folio: FolioView, left: tuple[Index, ...], marks: Index
-) -> Verdict:
+) -> AttemptResult:
     """The tests of move_to_new_folio().
 
     Args:
@@ -255,7 +255,7 @@ def check_move(
     t = t.look_at(cond.BUFFERS_LOCKED, st.sleeps, EAGAIN, buffers)
     # folio_mc_copy(): -EHWPOISON.
     lost = t.going & frame.has(flags, frame.HURT)
-    return t.verdict(jnp.where(lost, FAILED, t.rc))
+    return t.result(jnp.where(lost, FAILED, t.rc))
 
 
 def _written(rules: Rules, st: Stage, checks: Checks) -> Checks:
@@ -279,7 +279,7 @@ def check_split(
     mapped: Index,
     trylock: Flag,
     freed: Flag,
-) -> Verdict:
+) -> AttemptResult:
     """The tests of try_split_folio() and split_huge_page_to_list().
 
     A lock that is only tried, extra references, and mappings that the walk skips give
@@ -308,4 +308,4 @@ def check_split(
     # that end before the n-th attempt are there until it comes.
     t = _counted(t, folio.refs, mapped + frame.cache_refs(flags))
     t = t.look_at(cond.TEMP_STACK, no, EAGAIN, frame.on_stack(flags))
-    return t.verdict(t.rc)
+    return t.result(t.rc)

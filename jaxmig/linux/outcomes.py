@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux import checks
+from jaxmig.linux.attempt_result import AttemptResult
 from jaxmig.linux.checks import PASSES, UNFORCED
 from jaxmig.linux.folio import EAGAIN, ENOMEM, FAILED, SLEEPS, SUCCESS, UNMAPPED
 from jaxmig.linux.rules import Rules, from_word, word
-from jaxmig.linux.verdict import Verdict
 from jaxmig.state import conditions as cond, frame, xla
 from jaxmig.state.pytree import pytree
 
@@ -159,13 +159,13 @@ def _attempt(
         # An empty word changes nothing.
         return jnp.where(going, jnp.where(moving, v.word, u.word), 0)
 
-    verdict = Verdict(xla.once(folios.flags, found))
-    rc = verdict.rc
-    words, refs = verdict.settled(before.words, before.refs, folios.flags)
+    result = AttemptResult(xla.once(folios.flags, found))
+    rc = result.rc
+    words, refs = result.settled(before.words, before.refs, folios.flags)
     same = refs == before.refs
     for a, b in zip(words, before.words, strict=True):
         same &= a == b
-    tried, refuses = verdict.has("tried"), verdict.has("refuses")
+    tried, refuses = result.has("tried"), result.has("refuses")
     once = tried << TRIES | refuses << REFUSALS | (rc == UNMAPPED) << UNMAPS
     once = jnp.where(moving, 1 << LOOKS, once)
     most = jnp.minimum(checks.most_passes(rules, early, second), passes)
@@ -187,7 +187,7 @@ def _attempt(
     by_cpu = moved & ~released & ~was_copied & rules.offloads
     ends = (
         jnp.where(moved, OVER | jnp.where(released, RELEASED, MOVED), 0)
-        | jnp.where(verdict.has("freed"), OVER | FREED, 0)
+        | jnp.where(result.has("freed"), OVER | FREED, 0)
         | jnp.where(rc == SLEEPS, OVER | ASLEEP, 0)
         | jnp.where(ended & ~follows, OVER, 0)
         | jnp.where(by_cpu, BY_CPU, 0)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux import checks, tlb
+from jaxmig.linux.attempt_result import AttemptResult
 from jaxmig.linux.checks import Stage
 from jaxmig.linux.folio import (
     EAGAIN,
@@ -38,7 +39,6 @@ from jaxmig.linux.in_order.split import (
 from jaxmig.linux.in_order.target import choose
 from jaxmig.linux.phases import alloc
 from jaxmig.linux.phases.copypage import free_folio, move_rows
-from jaxmig.linux.verdict import Verdict
 from jaxmig.state import conditions as cond, frame, log, xla
 from jaxmig.state.frame import FLAGS, REFCOUNT, RMAP
 from jaxmig.state.machine import NOWHERE
@@ -105,10 +105,10 @@ def _decide(
         x = checks.check_split(seen, left, marks, mapped, trylock, freed)
         return jnp.where(divides, x.word, word)
 
-    verdict = Verdict(xla.once(folio.head, found))
-    halved = divides & (verdict.rc == SUCCESS)
+    result = AttemptResult(xla.once(folio.head, found))
+    halved = divides & (result.rc == SUCCESS)
     halved &= loses_one_leaf(context.rules, folio.flags, leaves)
-    rc = jnp.where(halved, EAGAIN, verdict.rc)
+    rc = jnp.where(halved, EAGAIN, result.rc)
     # Its driver has released the page meanwhile: MIGRATEPAGE_SUCCESS without a move.
     movable = folio.kind == frame.MOVABLE_OPS
     released = moves & movable & ((marks & cond.RELEASED) != 0)
@@ -116,11 +116,11 @@ def _decide(
     p = StepPlan(
         rc=rc,
         node=to,
-        tried=verdict.has("tried"),
+        tried=result.has("tried"),
         taken=unmaps & (rc == UNMAPPED),
-        walks=verdict.has("walks"),
-        refuses=verdict.has("refuses"),
-        freed=verdict.has("freed"),
+        walks=result.has("walks"),
+        refuses=result.has("refuses"),
+        freed=result.has("freed"),
         released=released,
         moved=moves & done & ~released,
         undone=(act == UNDO) | (moves & ~done & (~keeps | (rc == FAILED))),
@@ -131,17 +131,17 @@ def _decide(
     if state.placed is not None:
         placed = state.placed.reserve(context.at, folio.head, to, p.tried)
         state = state.set(placed=placed)
-    return _wear_out(state, folio, verdict, mapped), p
+    return _wear_out(state, folio, result, mapped), p
 
 
-def _wear_out(state: State, folio: Folio, verdict: Verdict, read: Index) -> State:
+def _wear_out(state: State, folio: Folio, result: AttemptResult, read: Index) -> State:
     """What the tests left of the folio's conditions and references.
 
     `read`: a value that depends on all reads of the tests; the writes must follow them.
     """
     if state.conditions is None:
         return state
-    settled = verdict.settled(folio.words, folio.row[REFCOUNT], folio.flags)
+    settled = result.settled(folio.words, folio.row[REFCOUNT], folio.flags)
     words, refs = jnp.stack(settled[0]), settled[1]
     row = jnp.where(jnp.arange(frame.COLUMNS) == REFCOUNT, refs, folio.row)
     return state.set(

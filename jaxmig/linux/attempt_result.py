@@ -33,7 +33,7 @@ Words = tuple[Index, Index, Index, Index]
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class AttemptResult:
     """The word, of a folio or of a lane each of many."""
 
     word: Index
