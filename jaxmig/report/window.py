@@ -12,7 +12,7 @@ are refused and tried again are away for longer.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int64
@@ -28,6 +28,8 @@ FLUSH: Final = ("flush", "engine")  # once for each batch, of which every folio 
 MOVE: Final = ("copy", "switch", "cached", "drain", "remap")
 GROUPS: Final = (UNMAP, FLUSH, MOVE)
 POINTS: Final = 4096  # the most folios of a batch that are computed
+CELLS: Final = 1 << 20  # machines times folios, at a time
+SHARES: Final = {"p50": 0.5, "p99": 0.99}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +64,10 @@ def away(places: Mapping[str, int], folios: int, batches: int, limit: int) -> Aw
     if not batches:
         once = round(unmap + move)
         return AwayTimes(once, once, once, call + once)
-    full, rest = divmod(folios, max(limit, 1))
-    times, weights = _batch(unmap, flush, move, limit, full)
-    if rest:
-        more, count = _batch(unmap, flush, move, rest, 1)
-        times, weights = np.append(times, more), np.append(weights, count)
+    times, weights = _times(unmap, flush, move, folios, limit)
     return AwayTimes(
-        quantile(times, weights, 0.5),
-        quantile(times, weights, 0.99),
+        int(quantile(times, weights, 0.5)),
+        int(quantile(times, weights, 0.99)),
         round(times.max()),
         round(call + unmap * min(limit, folios) + flush + move),
     )
@@ -85,19 +83,26 @@ def on_each(
       point: an attribute of `AwayTimes`.
       folios, batches, limit: as for `away`.
     """
-    # Only the sums of these groups count.
-    groups = [(n[0], np.asarray(sum(places.get(p, 0) for p in n))) for n in GROUPS]
     machines = next(iter(places.values())).size
-    columns = [(name, np.broadcast_to(ns, machines)) for name, ns in groups]
-    return np.asarray(
-        [
-            getattr(
-                away({n: ns[k] for n, ns in columns}, folios, batches, limit), point
-            )
-            for k in range(machines)
-        ],
-        np.int64,
-    )
+    if folios == 0:
+        return np.zeros(machines, np.int64)
+    whole = [sum(places.get(p, 0) for p in names) for names in GROUPS]
+    parts = (folios, max(batches, 1), folios)
+    each = [
+        np.broadcast_to(ns, machines) / n for ns, n in zip(whole, parts, strict=True)
+    ]
+    if not batches:
+        return np.rint(each[0] + each[2]).astype(np.int64)
+    found = np.zeros(machines, np.int64)
+    step = max(1, CELLS // max(1, min(limit, folios, 2 * POINTS)))
+    for k in range(0, machines, step):
+        unmap, flush, move = (ns[k : k + step, None] for ns in each)
+        times, weights = _times(unmap, flush, move, folios, limit)
+        if point == "most":
+            found[k : k + step] = np.rint(times.max(axis=-1))
+        else:
+            found[k : k + step] = quantile(times, weights, SHARES[point])
+    return found
 
 
 def folios_a_batch(limit: int, folios: int, pages: int) -> int:
@@ -112,12 +117,27 @@ def folios_a_batch(limit: int, folios: int, pages: int) -> int:
     return max(1, -(-limit * folios // pages))
 
 
-def _batch(
-    unmap: float, flush: float, move: float, size: int, count: int
+def _times(
+    unmap: Any, flush: Any, move: Any, folios: int, limit: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Times of folios of `count` equal batches, and how many folios each stands for."""
-    if not count:
-        return np.zeros(0), np.zeros(0)
+    """Times of folios of a batched call, and how many folios each stands for.
+
+    Args:
+      unmap, flush, move: ns, numbers or columns with a row for each machine.
+    Returns:
+      float64[points] or [machines, points]; float64[points].
+    """
+    full, rest = divmod(folios, max(limit, 1))
+    parts = [_batch(unmap, flush, move, limit, full)] if full else []
+    parts += [_batch(unmap, flush, move, rest, 1)] if rest else []
+    times, weights = zip(*parts, strict=True)
+    return np.concatenate(times, axis=-1), np.concatenate(weights)
+
+
+def _batch(
+    unmap: Any, flush: Any, move: Any, size: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of `count` equal batches."""
     i = np.arange(1, size + 1)
     if size > POINTS:
         # Times grow evenly along the batch: evenly spaced folios stand for all.
@@ -128,10 +148,17 @@ def _batch(
 
 def quantile(
     times: Sequence[float] | np.ndarray, weights: np.ndarray, share: float
-) -> int:
-    """The least time, whole ns, that this share of the weights does not exceed."""
+) -> Int64[np.ndarray, "*machines"]:
+    """The least time, whole ns, that this share of the weights does not exceed.
+
+    Args:
+      times: float64[..., points].
+      weights: float64[points].
+    """
     times = np.asarray(times)
-    order = np.argsort(times, kind="stable")
-    reached = np.cumsum(weights[order])
-    at = np.searchsorted(reached, share * reached[-1] * (1 - 1e-12))
-    return round(float(times[order][min(int(at), times.size - 1)]))
+    order = np.argsort(times, axis=-1, kind="stable")
+    reached = np.cumsum(weights[order], axis=-1)
+    below = reached < share * reached[..., -1:] * (1 - 1e-12)
+    at = np.minimum(below.sum(axis=-1, keepdims=True), times.shape[-1] - 1)
+    found = np.take_along_axis(np.take_along_axis(times, order, -1), at, -1)
+    return np.rint(found[..., 0]).astype(np.int64)
