@@ -53,7 +53,8 @@ def test_machines_batch_limits_and_cpus_map_under_vmap() -> None:
     batches, cpus = jnp.asarray([1, 8, 0]), jnp.asarray([0, 0, 1])
     # A part of the caller's program: outside of jit each operation would be compiled.
     assert len(jax.make_jaxpr(jax.vmap(count))(batches, cpus).eqns) < 20
-    nfree, results = jax.vmap(count)(batches, cpus)
+    counted = jax.jit(jax.vmap(count), compiler_options=xla.quick_options())
+    nfree, results = counted(batches, cpus)
     for i, (batch, cpu) in enumerate([(1, 0), (8, 0), (0, 1)]):
         _, one = jaxmig.migrate_pages(
             state, folios, 1, kernel="6.3", batch=batch, cpu=cpu

@@ -153,6 +153,8 @@ def bare(e: Example) -> Document:
         {**r, "process": r["process"][:1], "kind": KINDS.get(r.get("kind"), "anon")}
         for r in [*migratable(e), ONE]
     ]
+    for region in regions:
+        region.pop("mapped_twice", None)  # that is sharing, too
     frameless = [c for c in e.document["condition"] if c["state"] == "untouched"]
     document = {**e.document, "region": regions, "condition": frameless}
     return {**document, "call": [ANYWHERE]}
