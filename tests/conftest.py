@@ -19,7 +19,7 @@ COMPILED: Final = (
     "backend_compile"  # the event of a compilation, or of a cache's answer
 )
 # Tracing allocates without end and leaves little to collect: a quarter of its time.
-gc.set_threshold(50_000, 20, 20)
+gc.set_threshold(200_000, 20, 20)
 xla.KEPT = 64  # programs that a worker keeps: machines of tests are small
 _compiled: list[str] = []  # such events of this process
 _look_again = [0]  # after so many
