@@ -99,10 +99,9 @@ def _room_for_programs() -> Iterator[None]:
     maps = Path("/proc/self/maps")
     if len(_compiled) < _look_again[0] or not maps.exists():
         return
-    if maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
+    free = MOST_MAPPINGS - maps.read_bytes().count(b"\n")
+    if free < 0:
         xla.forget()
         jax.clear_caches()
         gc.collect()
-    there = maps.read_bytes().count(b"\n")
-    more = max(MOST_MAPPINGS - there, 0) // A_PROGRAM
-    _look_again[0] = len(_compiled) + 1 + more
+    _look_again[0] = len(_compiled) + 1 + max(free, 0) // A_PROGRAM

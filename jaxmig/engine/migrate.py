@@ -33,7 +33,6 @@ from jaxmig.state.pytree import pytree
 
 MOST_ROWS: Final = 1 << 25  # of a log
 SHOWN: Final = 8  # results of a vmap, printed
-ARGUMENTS: Final = 7  # of a program: machine, list, size, node, CPU, limit, rules
 Index = Int32[Array, ""]
 
 
@@ -295,11 +294,18 @@ def program(
       The program, compiled when it is first called with new shapes.
     """
 
-    def call(*args: Any) -> tuple[Machine, Result]:
-        *others, bits, fallback = args if len(args) > ARGUMENTS else (*args, None)
-        rules = from_word(bits, defers)
-        how = {"chunk": chunk, "safe": safe, "log": log, "fallback": fallback}
-        return run(*others, rules=rules, **how)
+    def call(
+        m: Machine,
+        folios: Int32[Array, " folios"],
+        size: Index,
+        node: Index,
+        cpu: Index,
+        limit: Index,
+        bits: Index,
+        fallback: Fallback | None = None,
+    ) -> tuple[Machine, Result]:
+        args = (m, folios, size, node, cpu, limit, from_word(bits, defers))
+        return run(*args, chunk=chunk, safe=safe, log=log, fallback=fallback)
 
     return xla.Program(call, donate)
 
