@@ -25,7 +25,10 @@ KERNELS: Final = ("6.2", "6.3")
 # What is asked most comes first: a run may be cut off.
 CONTENTS: Final = (1 << 20, 1 << 22)
 SIZES: Final = (1 << 26, 1 << 14, 1 << 20, 1 << 24)
-MIXES: Final = ("all", "quarter", "64k", "16k", "shared", "split")
+MIXES: Final = (
+    *("all", "quarter", "64k", "16k", "hugetlb", "shared"),
+    *("conditions", "stay", "split"),
+)
 WORDS: Final = 1 << 10
 
 

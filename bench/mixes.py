@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import timing
+from conditions import SHARE, STATES
 from engine import jaxmig
 from jax import export
 from jaxmig.engine.migrate import executable, limit_of, listed, program, uncoupled
@@ -34,7 +35,7 @@ from jaxmig.tools import check
 KERNELS: Final = ("6.3", "6.2")
 BATCH: Final = 512  # base pages
 TO: Final = 1  # the node to which all goes from node 0
-COUNTED: Final = ("gather", "scatter", "sort", "while")
+COUNTED: Final = ("gather", "scatter", "sort", "while", "case")
 ledger, violations = jax.jit(check.ledger), jax.jit(check.violations)
 # The machine after a call, its result, and seconds in it.
 Done = tuple[Any, Any, float]
@@ -52,6 +53,13 @@ class Part:
     share: float = 0
     kind: str = "anon"
     shared: bool = False  # by two processes
+    state: str = ""  # what stands in the way of its folios
+    until: str | int = "forever"
+
+    @property
+    def stays(self) -> bool:
+        """Whether its folios can not be moved; a freed one is gone instead."""
+        return bool(self.state) and self.until == "forever" and self.state != "freed"
 
     def folios(self, pages: int) -> int:
         """How many there are among so many base pages."""
@@ -79,7 +87,12 @@ class Layout:
         for part in self.parts:
             size = part.folios(pages) << part.order
             who = owners if part.shared else owners[0]
-            region = b.mmap(who, size, order=part.order, kind=part.kind)
+            private = part.kind == "file"
+            region = b.mmap(
+                who, size, order=part.order, kind=part.kind, private=private
+            )
+            if part.state:
+                b.condition(region, part.state, until=part.until)
             if self.held and part.order == frame.PMD_ORDER:
                 b.condition(region, "huge_dst_unavailable", [0])
         return b.build(content=False, seed=0)
@@ -90,16 +103,18 @@ class Layout:
         large = [p for p in self.parts if p.order >= least and p.kind != "hugetlb"]
         thps = sum(p.folios(pages) for p in large)
         again = sum(p.folios(pages) << p.order for p in self.parts if p.shared)
+        gone = sum(p.folios(pages) for p in self.parts if p.state == "freed")
+        stay = sum(p.folios(pages) for p in self.parts if p.stays)
         # A folio that is split counts as failed, its pieces as moved.
         return {
-            "ret": 0,
-            "pgmigrate_success": pages,
-            "pgmigrate_fail": 0,
+            "ret": stay,
+            "pgmigrate_success": pages - stay,
+            "pgmigrate_fail": stay,
             "thp_migration_success": thps - self.held,
             "thp_migration_fail": int(self.held),
             "thp_migration_split": int(self.held),
             "nr_split": int(self.held),
-            "pages_by_node": [0, pages + again],
+            "pages_by_node": [stay, pages - stay - gone + again],
         }
 
 
@@ -145,6 +160,14 @@ ONE: Final = Layout((Part(order=9),))
 SPLIT: Final = Layout((Part(order=9),), splits=True, held=True)
 ONCE: Final = Layout((Part(kind="shmem", share=1),), processes=2)
 TWICE: Final = Layout((Part(kind="shmem", share=1, shared=True),), processes=2)
+# Five in a hundred pages are in each condition.
+RESISTING: Final = Layout(
+    (
+        *(Part(share=1 / SHARE, state=state, until=until) for state, until in STATES),
+        Part(kind="file", share=1 / SHARE, state="buffers_locked", until="waited"),
+    )
+)
+STAYING: Final = Layout((Part(share=1 / 100, state="extra_ref"),))
 # A quarter is left to base pages.
 ALL: Final = Layout(
     (
@@ -161,6 +184,11 @@ MIXES: Final = {
     "quarter": Mix("1/4 in 2 MiB folios", Layout((Part(order=9, share=1 / 4),)), 1.2),
     "64k": Mix("64 KiB folios", Layout((Part(order=4, share=1),)), 1.5),
     "16k": Mix("16 KiB folios", Layout((Part(order=2, share=1),)), 1.5),
+    "hugetlb": Mix(
+        "1/4 in hugetlb folios", Layout((Part(9, 1 / 4, "hugetlb"),)), math.nan
+    ),
+    "conditions": Mix("5 % in each condition", RESISTING, 2),
+    "stay": Mix("1 % stay", STAYING, 2),
     "split": Mix(
         "one folio split",
         SPLIT,
@@ -239,7 +267,10 @@ def row(mix: Mix, kernel: str, pages: int, repeat: int) -> timing.Row:
 
 
 def operations(pages: int) -> list[timing.Row]:
-    """Operations of the exported CUDA program, base pages only beside all together."""
+    """Operations of the exported CUDA program, base pages only beside all together.
+
+    And the fusions of the program that is compiled for this machine's CPU.
+    """
     rows = []
     for what, layout in (("base pages", Layout()), ("all together", ALL)):
         m = layout.machine(pages)
@@ -248,7 +279,11 @@ def operations(pages: int) -> list[timing.Row]:
         jitted = program(r.defers, True, safe).jitted()
         text = export.export(jitted, platforms=("cuda",))(*args, word(r)).mlir_module()
         counts = inlined(text)
-        rows.append({"CUDA, 6.3": what} | {name: counts[name] for name in COUNTED})
+        found: timing.Row = {"6.3": what}
+        found |= {f"{name}, CUDA": counts[name] for name in COUNTED}
+        compiled = executable(r, True, *args).as_text()
+        found["fusions, CPU"] = len(re.findall(r" fusion\(", compiled))
+        rows.append(found)
     return rows
 
 

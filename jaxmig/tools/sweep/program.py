@@ -18,7 +18,7 @@ from jaxtyping import Array, Int32
 from jaxmig.engine import migrate
 from jaxmig.linux.releases import Defers
 from jaxmig.linux.rules import Rules, from_word
-from jaxmig.state import events, pte, xla
+from jaxmig.state import events, lanes, pte, xla
 from jaxmig.state.events import Events
 from jaxmig.state.machine import PMD_PAGES, Cpus, Machine
 from jaxmig.tools.sweep.counts import What, count
@@ -94,10 +94,12 @@ def program_of(defers: Defers | None, counts: bool, mesh: Mesh | None = None) ->
 
 def _counted(rules: Rules, m: Machine, call: What, limits: Array, stack: Cpus) -> Found:
     before = mapped(m)
+    # All configurations together have as many lanes as a window that suits the device.
+    width = max(lanes.CHUNK, lanes.chunk() // limits.shape[0])
 
     def one(cpus: Cpus, limit: Index) -> Found:
         start = dataclasses.replace(m, cpus=cpus)
-        result, shift = count(rules, start, call, limit)
+        result, shift = count(rules, start, call, limit, width)
         return result.events, result.failed, result.error, before + shift
 
     return jax.vmap(one)(stack, limits)
