@@ -78,6 +78,24 @@ def test_sums_of_any_length_are_the_same_without_tricks(size: int) -> None:
         equal(compiled(jnp.asarray(ones), jnp.asarray(mask)), want)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 511, 512, 4096, 65537])
+def test_each_group_counts_from_a_number_of_its_own(size: int, groups: int) -> None:
+    rng = np.random.default_rng(size)
+    # A last group more, whose lanes get any number.
+    group = rng.integers(0, groups + 1, size, dtype=np.int32)
+    first = np.arange(groups, dtype=np.int32) * 1000
+    for step in (1, -1):
+        following, want = first.tolist(), []
+        for mine in group[group < groups]:
+            want.append(following[mine])
+            following[mine] += step
+        for compiled in twins(functools.partial(lanes.dealt, step=step)):
+            numbers, after = compiled(jnp.asarray(group), jnp.asarray(first))
+            assert np.asarray(numbers)[group < groups].tolist() == want
+            assert after.tolist() == following
+
+
 @given(
     start=st.integers(0, 2**31 - 1 - 16384),
     limit=st.integers(1, 2**31 - 1) | st.integers(1, 20000),

@@ -102,7 +102,7 @@ def test_this_jaxlib_has_every_option_that_is_asked_for() -> None:
     known = xla.known() and jax.default_backend() == "cpu"
     assert bool(xla.quick_options()) == known
     asked = xla.CPU_OPTIONS | xla.quick_options()
-    assert len(asked) == 1 + known * (3 + len(xla.TESTED.get(jaxlib.__version__, {})))
+    assert len(asked) == 2 + known * (2 + len(xla.TESTED.get(jaxlib.__version__, {})))
     twice = jax.jit(lambda x: x + x, compiler_options=asked)
     assert int(twice(jnp.int32(21))) == 42
 

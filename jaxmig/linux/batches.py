@@ -62,38 +62,37 @@ def _counted(
     if xla.marks():
         return jax.lax.platform_dependent(
             window.pages,
+            window.skipped,
             open_pages,
             limit,
             cpu=lambda *args: _in_turn(rules, *args),
-            default=lambda *args: _by_jumps(rules, window, *args[1:]),
+            default=lambda *args: _by_jumps(rules, window, *args[2:]),
         )
     return _by_jumps(rules, window, open_pages, limit)
 
 
 def _in_turn(
-    rules: Rules, pages: Lanes, open_pages: Index, limit: Index
+    rules: Rules, pages: Lanes, skipped: Index, open_pages: Index, limit: Index
 ) -> tuple[Array, ...]:
     """Folio after folio, in one compiled function."""
+    # As posted, a batch stays open, even if full, until the next folio.
+    posted = jnp.asarray(rules.crossing_opens_next, jnp.int32)
+    most = limit - 1 + posted
 
-    def turns(
-        pages: Lanes, open_pages: Index, limit: Index, posted: Index
-    ) -> tuple[Lanes, Index, Index]:
-        def one(i: Array, carry: tuple[Lanes, Array, Array]) -> tuple[Array, ...]:
-            batch, number, held = carry
-            size = jax.lax.dynamic_slice(pages, (i,), (1,))[0]
-            # As posted, a batch stays open, even if full, until the next folio.
-            ends = (posted > 0) & (held > 0) & (size > 0) & (size > limit - held)
-            number, held = number + ends, jnp.where(ends, 0, held) + size
-            batch = xla.put(batch, i, number)
-            ends = (posted == 0) & (held >= limit)
-            return batch, number + ends, jnp.where(ends, 0, held)
+    def one(carry: tuple[Index, ...], size: Index) -> tuple[tuple[Index, ...], Index]:
+        # What the next lane waits for is short: a sum, a comparison and a choice.
+        number, held, most, posted = carry
+        after = held + size
+        full = after > jnp.where(size > 0, most, NOWHERE)
+        mine = number + jnp.where(full, posted, 0)
+        held = jnp.where(full, jnp.where(posted > 0, size, 0), after)
+        return (number + full, held, most, posted), mine
 
-        start = (pages * 0, jnp.int32(0), open_pages)
-        return jax.lax.fori_loop(0, pages.shape[0], one, start)
-
-    # XLA must not fold it: see `xla.whole`.
-    posted = xla.after(jnp.asarray(rules.crossing_opens_next, jnp.int32), pages)
-    return xla.whole(turns, pages, open_pages, limit, posted)
+    # A first folio that is larger than the limit ends no batch before it.
+    alone = (posted > 0) & (open_pages == 0) & (xla.row(pages, skipped) > most)
+    start = (-alone.astype(jnp.int32), open_pages, most, posted)
+    (number, held, _, _), batch = lanes.in_turn(one, start, pages)
+    return batch, number, held
 
 
 def _by_jumps(

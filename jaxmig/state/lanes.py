@@ -3,6 +3,8 @@
 A padding lane, with head NOWHERE, reads row 0 and writes nothing.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -17,9 +19,10 @@ from jaxmig.state.pytree import pytree
 
 CHUNK: Final = 1 << 14  # base pages a window: their rows stay in a CPU core's cache
 WIDE: Final = 1 << 22  # on a GPU, where a window costs 200 kernel launches
-TOGETHER: Final = 4  # lanes that an iteration of a sum adds
+TOGETHER: Final = 4  # lanes of one iteration, where they are gone through in turn
 DEPTH: Final = 2  # entries of a chain that are read once a window
 C = TypeVar("C", bound=tuple[Any, ...])
+Index = Int32[Array, ""]
 Lanes = Int32[Array, " lanes"]
 Mask = Bool[Array, " lanes"]
 
@@ -136,23 +139,44 @@ def running(mask: Mask) -> Lanes:
 
 
 def _running_on_cpu(ones: Lanes) -> Lanes:
-    # A loop in one function: XLA:CPU's own cumsum costs six times as much.
-    count = ones.shape[0]
-    trips = -(-count // TOGETHER)
+    def add(sums: tuple[Index], one: Index) -> tuple[tuple[Index], Index]:
+        total = sums[0] + one
+        return (total,), total
 
-    def sums(ones: Lanes) -> Lanes:
-        def some(i: Array, carry: tuple[Array, Lanes]) -> tuple[Array, Lanes]:
-            total, out = carry
-            for n in range(TOGETHER):
-                at = (i.astype(jnp.uint32) * TOGETHER + n).astype(jnp.int32)
-                total += jax.lax.dynamic_slice(ones, (at,), (1,))[0]
-                out = xla.put(out, at, total)
-            return total, out
+    # XLA:CPU's own cumsum costs six times as much.
+    return in_turn(add, (jnp.int32(0),), ones)[1]
 
-        return jax.lax.fori_loop(0, trips, some, (jnp.int32(0), ones))[1]
 
-    # Padding runs on several threads, which `xla.whole` must not hold: it stays outside.
-    return xla.whole(sums, jnp.pad(ones, (0, trips * TOGETHER - count)))[:count]
+def in_turn(
+    step: Callable[[C, Index], tuple[C, Index]], start: C, values: Lanes
+) -> tuple[C, Lanes]:
+    """One lane after the other, on a CPU, in one compiled function.
+
+    Args:
+      step: (carry, value of the lane) -> (carry, number of the lane), int32 all.
+      start: a tuple of int32, the carry before the first lane.
+      values: int32[lanes], not negative.
+    Returns:
+      The carry after the last lane; int32[lanes], their numbers.
+    """
+    count = values.shape[0]
+    together = math.gcd(count, TOGETHER)
+
+    def turns(values: Lanes, *start: Index) -> tuple[Any, Lanes]:
+        def some(i: Array, state: tuple[Any, Lanes]) -> tuple[Any, Lanes]:
+            carry, numbers = state
+            for n in range(together):
+                at = (i.astype(jnp.uint32) * together + n).astype(jnp.int32)
+                value = jax.lax.dynamic_slice(values, (at,), (1,))[0]
+                carry, number = step(carry, value)
+                numbers = xla.put(numbers, at, number)
+            return carry, numbers
+
+        return jax.lax.fori_loop(0, count // together, some, (start, values))
+
+    # XLA must not fold them: see `xla.whole`.
+    known = (xla.after(number, values) for number in start)
+    return xla.whole(turns, values, *known)
 
 
 def dealt(
@@ -172,6 +196,32 @@ def dealt(
         mine = group == 0
         return first[0] + step * rank(mine), first + step * totals(mine)[0]
 
+    elsewhere = functools.partial(_dealt_by_groups, step=step)
+    if not xla.marks():
+        return elsewhere(group, first)
+    cpu = functools.partial(_dealt_in_turn, step=step)
+    return jax.lax.platform_dependent(group, first, cpu=cpu, default=elsewhere)
+
+
+def _dealt_in_turn(
+    group: Lanes, first: Int32[Array, " groups"], step: int
+) -> tuple[Lanes, Int32[Array, " groups"]]:
+    def deal(
+        following: tuple[Index, ...], group: Index
+    ) -> tuple[tuple[Index, ...], Index]:
+        number, after = following[0], []
+        for n, mine in enumerate(following):
+            number = jnp.where(group == n, mine, number)
+            after.append(mine + jnp.where(group == n, step, 0))
+        return tuple(after), number
+
+    following, numbers = in_turn(deal, tuple(first), group)
+    return numbers, jnp.stack(following)
+
+
+def _dealt_by_groups(
+    group: Lanes, first: Int32[Array, " groups"], step: int
+) -> tuple[Lanes, Int32[Array, " groups"]]:
     def one(n: Array, carry: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
         numbers, following = carry
         mine = group == n
