@@ -346,6 +346,13 @@ def shard_map(
 
     JAX cannot infer it where they come from loops.  jax 0.6.0 has the function under
     jax.experimental, and another name for the check.
+
+    Args:
+      function: run by each device on its part of the arguments.
+      mesh: the devices.
+      in_specs, out_specs: how arguments and results are divided, PartitionSpecs.
+    Returns:
+      A function of whole arrays.
     """
     specs = {"mesh": mesh, "in_specs": in_specs, "out_specs": out_specs}
     if hasattr(jax, "shard_map"):

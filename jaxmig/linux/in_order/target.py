@@ -28,7 +28,16 @@ class Placed:
     crowded: Flag  # a folio found memory, but no free frame
 
     def reserve(self, at: Where, head: Index, node: Index, when: Flag) -> "Placed":
-        """These after `node` gave a destination to the folio at `head`."""
+        """These after a destination was reserved.
+
+        Args:
+          at: the target, with the nodes that may be used instead.
+          head: int32, the folio's head frame.
+          node: int32, the node that gave it.
+          when: whether the step asked for one.
+        Returns:
+          Where the folios of the call have found room.
+        """
         fallback = at.fallback
         assert fallback is not None
         nodes = xla.put(self.node, head, node)
@@ -38,7 +47,16 @@ class Placed:
     def popped(
         self, geometry: Geometry, top: Array, node: Index, order: Index, when: Flag
     ) -> "Placed":
-        """These after a frame was taken; `top`: the tops before."""
+        """These after a frame was popped from a stack.
+
+        Args:
+          geometry: the machine's.
+          top: int32[nodes, orders], free blocks of each stack before.
+          node, order: int32, whose stack it was.
+          when: whether a frame was popped.
+        Returns:
+          Where the folios of the call have found room; `crowded` if the stack was empty.
+        """
         none = when & (top_of(geometry, top, node, order) <= 0)
         return dataclasses.replace(self, crowded=self.crowded | none)
 

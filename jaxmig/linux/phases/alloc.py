@@ -53,7 +53,15 @@ def _top(top: Tops, spot: Bool[Array, "nodes orders"]) -> Index:
 
 
 def top_of(geometry: Geometry, top: Tops, node: Index, order: Index) -> Index:
-    """Free blocks that serve an order on a node."""
+    """Free blocks that serve an order on a node.
+
+    Args:
+      geometry: the machine's.
+      top: int32[nodes, orders], Machine.top.
+      node, order: int32.
+    Returns:
+      int32, how many.
+    """
     return _top(top, _spot(geometry, node, pool_of(geometry, order)))
 
 

@@ -158,7 +158,15 @@ def _compaction(
 def misfit(
     caller: str | None, mode: str | None, order: int | None, direct: bool | None
 ) -> tuple[str, str] | None:
-    """The key, `order` or `direct`, that does not fit its call, and why; or None."""
+    """The key that does not fit its call.
+
+    Args:
+      caller, mode: of the call; None: not given.
+      order: that compaction makes room for, -1: of all; None: not given.
+      direct: whether an allocation waits for it; None: not given.
+    Returns:
+      `order` or `direct`, and why; None if both fit.
+    """
     for key, value in (("order", order), ("direct", direct)):
         if value is not None and caller != "compaction":
             problem = "only compaction is asked that"
