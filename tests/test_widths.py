@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ import pytest
 from differential import diff, to_toml
 from engine_snapshot import Before
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
-from jaxmig import Builder, migrate_pages
+from jaxmig import Builder, folios_on, migrate_pages
 from jaxmig.calls.syscalls.scan import kernel_list
 from jaxmig.calls.syscalls.space import View
-from jaxmig.engine.migrate import Result
+from jaxmig.engine import windows
+from jaxmig.engine.migrate import Result, program
 from jaxmig.sources.scenario import loads
+from jaxmig.state import pte
 from jaxmig.state.machine import NOWHERE, Machine, Tlb
 from jaxmig.tools import player
 from strategies import Document, Example, Program, examples
@@ -312,6 +314,67 @@ def test_folios_of_every_size_some_shared_or_held(choice: list[Program]) -> None
 @pytest.mark.parametrize("choice", LARGE)
 def test_folios_of_every_size_that_nobody_shares(choice: list[Program]) -> None:
     play(choice, bare, 40, windows=0.4)
+
+
+def by_leaves(make: Callable[[Example], Document]) -> Callable[[Example], Document]:
+    """Machines whose large folios are all mapped by one PMD leaf, if they are mapped."""
+
+    def made(e: Example) -> Document:
+        document = make(e)
+        regions = [
+            {
+                **r,
+                "process": r["process"][:1],
+                "folio": "2m" if r.get("folio") == "2m" else "4k",
+            }
+            for r in document["region"]
+        ]
+        for region in regions:
+            region.pop("mapped_twice", None)
+        return {**document, "region": regions}
+
+    return made
+
+
+@pytest.fixture
+def two_forms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Few pages are worked in the forms that windows of many have."""
+    monkeypatch.setattr(windows, "TWO_FORMS", 1)
+    program.cache_clear()
+    yield
+    program.cache_clear()
+
+
+@pytest.mark.usefixtures("two_forms")
+@pytest.mark.parametrize("make", [rich, bare])
+def test_windows_in_which_only_heads_have_entries(
+    make: Callable[[Example], Document],
+) -> None:
+    choice = large(SERIAL) + large(BATCHED)
+    play(choice, by_leaves(make), MANY or 80, windows=0.4 * (make is bare))
+
+
+@pytest.mark.usefixtures("two_forms")
+def test_contents_of_folios_of_which_only_heads_have_entries() -> None:
+    b = Builder(nodes=2, cpus=4)
+    app = b.process("app", running=[1, 2])
+    b.mmap(app, 1024, order=9)
+    b.mmap(app, 70)
+    held = b.mmap(app, 512, order=9)
+    b.mmap(app, 512, order=9, kind="hugetlb")
+    b.condition(held, "extra_ref")
+    before = b.build(seed=1)
+    heads, memory = folios_on(before, 0), np.asarray(before.memory)
+    old = np.asarray(before.pte)
+    for kernel in ("6.2", "6.3"):
+        after, result = migrate_pages(before, heads, 1, kernel=kernel)
+        assert (result.ret, result.vmstat["pgmigrate_success"]) == (1, 1024 + 70 + 512)
+        assert int(result.in_order) == 0
+        new, found = np.asarray(after.pte), np.asarray(after.memory)
+        for entry in np.flatnonzero((old[:, pte.BITS] & pte.PRESENT) != 0):
+            pages = np.arange(512 if entry >= before.geometry.ptes else 1)
+            here, there = old[entry, pte.PFN] + pages, new[entry, pte.PFN] + pages
+            np.testing.assert_array_equal(found[there], memory[here])
 
 
 @pytest.mark.skipif(not MANY, reason="JAXMIG_EXAMPLES says how many to play")

@@ -21,6 +21,7 @@ from jaxmig.linux.phases import (
     remap as remapping,
     unmap as unmapping,
 )
+from jaxmig.linux.phases.copypage import Copies
 from jaxmig.linux.phases.flush import FlushRequests
 from jaxmig.linux.phases.unmap import HeadChanges
 from jaxmig.linux.plan import Left, Pages, Plan
@@ -47,6 +48,7 @@ class Batch:
     known: Known  # rows and entries as they are now
     dst: Lanes  # destination of each folio, its head frame; NOWHERE: it stays
     page: Lanes  # destination of each base page
+    others: Copies | None  # large folios that move, of which only heads have lanes
     asked: FlushRequests  # the flushes that it needs
     emptied: Bool[Array, " cpus"]  # CPUs that flushed everything earlier in the call
     seen: bool = static()  # whether the machine is read between two phases
@@ -77,6 +79,7 @@ def prepare(
         pages, unmapped=pages.unmapped & ready, refused=pages.refused & ready
     )
     m, dst = alloc.take_many(m, at.node, window, p.moved)
+    others = copypage.whole_folios(window, dst, p.gone) if window.leaves else None
     found = Known(window.page_row, seen.chains)
     step = jnp.where(dst == NOWHERE, NOWHERE, dst - window.head)
     maps, lost, step = window.spread(mapped.maps << 1 | mapped.dirty, p.lost, step)
@@ -85,7 +88,18 @@ def prepare(
     heads = (jnp.where(window.is_head, x, 0) for x in (maps >> 1, lost))
     held = HeadChanges(*heads, dirty=(maps & 1) > 0)
     return m, Batch(
-        window, p, pages, held, found, found, dst, page, asked, emptied, seen_inside
+        window,
+        p,
+        pages,
+        held,
+        found,
+        found,
+        dst,
+        page,
+        others,
+        asked,
+        emptied,
+        seen_inside,
     )
 
 
@@ -100,17 +114,26 @@ def unmap(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
 def flush(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
     """Phase 2: CPUs drop stale translations."""
     m = flushing.drop(rules, m, batch.asked, batch.emptied)
+
     # Later writes of the page table depend on the flush, which reads it (xla.after).
-    dst, page = (
-        xla.after(xla.after(x, m.tlb.entry[0, 0]), m.huge_tlb.entry[0, 0])
-        for x in (batch.dst, batch.page)
-    )
-    return m, dataclasses.replace(batch, dst=dst, page=page)
+    def later(x: Lanes) -> Lanes:
+        return xla.after(xla.after(x, m.tlb.entry[0, 0]), m.huge_tlb.entry[0, 0])
+
+    others = batch.others
+    if others is not None:
+        others = dataclasses.replace(others, count=later(others.count))
+    moved = {"dst": later(batch.dst), "page": later(batch.page), "others": others}
+    return m, dataclasses.replace(batch, **moved)
 
 
 def copy(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
     """Phase 3: contents."""
-    return copypage.copy(m, batch.window.page, batch.page), batch
+    m = copypage.copy(m, batch.window.page, batch.page)
+    if batch.others is not None and m.memory is not None:
+        orders = (frame.PMD_ORDER,)
+        memory = copypage.copy_folios(orders, m.memory, batch.others)
+        m = dataclasses.replace(m, memory=memory)
+    return m, batch
 
 
 def remap(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
@@ -118,6 +141,9 @@ def remap(rules: Rules, m: Machine, batch: Batch) -> tuple[Machine, Batch]:
     w, p, pages = batch.window, batch.plan, batch.pages
     m = _keep_conditions(m, w.head, batch.dst, p.left)
     m = _follow_drivers(m, batch)
+    if batch.others is not None:
+        rows = copypage.move_blocks(frame.PMD_ORDER, m.frame, batch.others)
+        m = dataclasses.replace(m, frame=rows)
     those = (pages.unmapped, pages.refused, pages.gone)
     m = remapping.remap(m, w.page, batch.page, those, batch.known, batch.held)
     m = _zap(m, batch.found, pages.gone)

@@ -10,6 +10,7 @@ Source: migrate_pages() in mm/migrate.c.
 """
 
 import dataclasses
+from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ from jaxmig.state.lanes import CHUNK, Lanes, Mask
 from jaxmig.state.machine import NOWHERE, Machine
 from jaxmig.state.window import Window, expanded, listed
 
+# Windows of so many lanes have two forms, of which each compiles for itself.
+TWO_FORMS: Final = CHUNK
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 
@@ -48,6 +51,7 @@ class CallSetup:
     safe: bool  # whether no batch can affect another
     passes: Index | int  # the most passes of a serial release
     aborts: Flag  # whether a folio's -ENOMEM may end all passes of a serial release
+    apart: Flag  # whether no folio of the list is on the target node
 
 
 def migrate_lanes(
@@ -74,19 +78,23 @@ def migrate_lanes(
     """
     call, huge = hugetlb_first(rules, call)
     limit = close_at(rules, limit)
-    aborts = jnp.asarray(False) if safe else _may_abort(rules, call)
+    no = jnp.asarray(False)
+    aborts = no if safe else _may_abort(rules, call)
     width = width_of(call, chunk or lanes.chunk())
     call = _with_room(call, width)
     before = jnp.zeros(1, jnp.int32) if safe else _pages_before(call, at.node)
-    j = CallSetup(rules, at, limit, call.todo.size, huge, before, safe, passes, aborts)
-    none, no = jnp.int32(0), jnp.asarray(False)
+    two_forms = width >= TWO_FORMS and call.m.geometry.orders != (0,)
+    apart = ~_any_at_home(call, at) if two_forms or width > CHUNK else no
+    j = CallSetup(
+        rules, at, limit, call.todo.size, huge, before, safe, passes, aborts, apart
+    )
+    none = jnp.int32(0)
     c = Carry(call, flush.no_flushes(call.m.cpus), none, none, no)
     if width <= CHUNK:
         c = _windows(j, c, width, j.size)
     else:
         # A window's frames are freed at its end, and later folios of the same node may get
         # them: which, must not depend on the width of windows, that is on the device.
-        apart = ~_any_at_home(call, at)
         c = _windows(j, c, width, jnp.where(apart, j.size, 0))
         narrow = max(CHUNK, call.m.geometry.largest)
         c = _windows(j, c, min(narrow, width), j.size)
@@ -150,7 +158,7 @@ def open_window(
     """
     found = listed(m, folios, start, end, width)
     if m.geometry.orders == (0,):
-        return found.flat, found.place
+        return found.flat(), found.place
     return expanded(m, found), found.place
 
 
@@ -252,24 +260,30 @@ def _windows(setup: CallSetup, carry: Carry, width: int, end: Index) -> Carry:
 
 def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
     """The window that begins where the last one ended, or one batch folio by folio."""
-    before, m = carry.next, carry.call.m
+    before, m, no = carry.next, carry.call.m, jnp.asarray(False)
     end = jnp.where(before < setup.huge, setup.huge, setup.size)
     found = listed(m, carry.call.todo.folios, before, end, width)
 
-    def of_base_pages(carry: Carry) -> Carry:
-        return _at_once(setup, carry, found.flat, found.place)
+    def of_few_entries(carry: Carry) -> Carry:
+        large = m.geometry.orders != (0,)
+        return _at_once(setup, carry, found.flat(large), found.place)
 
     def of_others(carry: Carry) -> Carry:
         return _at_once(setup, carry, expanded(carry.call.m, found), found.place)
 
     if m.geometry.orders == (0,):
-        carry = of_base_pages(carry)
-    elif width < CHUNK:
+        carry = of_few_entries(carry)
+    elif width < TWO_FORMS:
         carry = of_others(carry)
     else:
-        # Windows of base pages alone have a cheaper form: two loops of one iteration.
-        is_flat = found.is_flat
-        carry = xla.when(is_flat, of_base_pages, carry)
+        # Windows in which only heads have entries have a cheaper form: two loops of one
+        # iteration.  Other devices move the other pages of large folios by lanes, and
+        # what is in a window must not depend on the device where frames are freed that
+        # later windows may get.  Of a shared folio others may map some pages by PTEs.
+        narrow = width <= CHUNK and not m.geometry.shared
+        whole = setup.apart if narrow else no
+        is_flat = found.is_flat(m.geometry, whole)
+        carry = xla.when(is_flat, of_few_entries, carry)
         carry = xla.when(~is_flat, of_others, carry)
     if setup.safe:
         return carry

@@ -53,7 +53,12 @@ def cut(rules: Rules, window: Window, open_pages: Index, limit: Index) -> Cut:
     def one_by_one() -> tuple[Array, ...]:
         return _counted(rules, window, open_pages, limit)
 
-    return Cut(*(one_by_one() if window.large else by_division()))
+    if not window.large:
+        return Cut(*by_division())
+    if not window.by_heads:
+        return Cut(*one_by_one())
+    some = lanes.some(window.pages > 1)[0]
+    return Cut(*jax.lax.cond(some, one_by_one, by_division))
 
 
 def _counted(
@@ -63,16 +68,22 @@ def _counted(
         return jax.lax.platform_dependent(
             window.pages,
             window.skipped,
+            window.count,
             open_pages,
             limit,
             cpu=lambda *args: _in_turn(rules, *args),
-            default=lambda *args: _by_jumps(rules, window, *args[2:]),
+            default=lambda *args: _by_jumps(rules, window, *args[3:]),
         )
     return _by_jumps(rules, window, open_pages, limit)
 
 
 def _in_turn(
-    rules: Rules, pages: Lanes, skipped: Index, open_pages: Index, limit: Index
+    rules: Rules,
+    pages: Lanes,
+    skipped: Index,
+    count: Index,
+    open_pages: Index,
+    limit: Index,
 ) -> tuple[Array, ...]:
     """Folio after folio, in one compiled function."""
     # As posted, a batch stays open, even if full, until the next folio.
@@ -91,7 +102,7 @@ def _in_turn(
     # A first folio that is larger than the limit ends no batch before it.
     alone = (posted > 0) & (open_pages == 0) & (xla.row(pages, skipped) > most)
     start = (-alone.astype(jnp.int32), open_pages, most, posted)
-    (number, held, _, _), batch = lanes.in_turn(one, start, pages)
+    (number, held, _, _), batch = lanes.in_turn(one, start, pages, skipped + count)
     return batch, number, held
 
 

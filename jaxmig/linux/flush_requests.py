@@ -322,6 +322,9 @@ def _times(
             whole.at[at[1]].max(when, mode="drop"),
         )
 
-    some = (mm != NOWHERE) & lanes.some(acts & (seen.pmds > 0))[0]
+    def leaf() -> Array:
+        return lanes.some(acts & (seen.pmds > 0))[0]
+
+    some = jax.lax.cond(mm != NOWHERE, leaf, lambda: mm < 0)
     # Without a leaf in this window the CPU can be up to date only from an earlier one.
     return jax.lax.cond(some | (flushes.caught_up > 0), look, lambda: (deferred, whole))

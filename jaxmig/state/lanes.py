@@ -130,25 +130,34 @@ def _rank_on_cpu(mask: Mask) -> Lanes:
     return jax.lax.cond(others == 0, lambda: lanes, lambda: running(mask) - 1)
 
 
-def running(mask: Mask) -> Lanes:
-    """How many lanes of `mask` there are up to each lane."""
-    cpu = _running_on_cpu if xla.marks() else jnp.cumsum
+def running(mask: Mask | Lanes, last: Index | None = None) -> Lanes:
+    """How many lanes of `mask` there are up to each lane, or the sums of numbers.
+
+    `last`: lanes from here on may have any number; None: none of them.
+    """
+    ones = mask.astype(jnp.int32)
+    if not xla.marks():
+        return jnp.cumsum(ones)
+    args = (ones,) if last is None else (ones, last)
     return jax.lax.platform_dependent(
-        mask.astype(jnp.int32), cpu=cpu, default=jnp.cumsum
+        *args, cpu=_running_on_cpu, default=lambda ones, *_: jnp.cumsum(ones)
     )
 
 
-def _running_on_cpu(ones: Lanes) -> Lanes:
+def _running_on_cpu(ones: Lanes, last: Index | None = None) -> Lanes:
     def add(sums: tuple[Index], one: Index) -> tuple[tuple[Index], Index]:
         total = sums[0] + one
         return (total,), total
 
     # XLA:CPU's own cumsum costs six times as much.
-    return in_turn(add, (jnp.int32(0),), ones)[1]
+    return in_turn(add, (jnp.int32(0),), ones, last)[1]
 
 
 def in_turn(
-    step: Callable[[C, Index], tuple[C, Index]], start: C, values: Lanes
+    step: Callable[[C, Index], tuple[C, Index]],
+    start: C,
+    values: Lanes,
+    last: Index | None = None,
 ) -> tuple[C, Lanes]:
     """One lane after the other, on a CPU, in one compiled function.
 
@@ -156,13 +165,15 @@ def in_turn(
       step: (carry, value of the lane) -> (carry, number of the lane), int32 all.
       start: a tuple of int32, the carry before the first lane.
       values: int32[lanes], not negative.
+      last: int32, lanes from here on may be left out; None: all are gone through.
     Returns:
-      The carry after the last lane; int32[lanes], their numbers.
+      The carry after the last lane; int32[lanes], their numbers, or values left out.
     """
     count = values.shape[0]
     together = math.gcd(count, TOGETHER)
+    trips = jnp.int32(count) if last is None else last + together - 1
 
-    def turns(values: Lanes, *start: Index) -> tuple[Any, Lanes]:
+    def turns(values: Lanes, trips: Index, *start: Index) -> tuple[Any, Lanes]:
         def some(i: Array, state: tuple[Any, Lanes]) -> tuple[Any, Lanes]:
             carry, numbers = state
             for n in range(together):
@@ -172,10 +183,10 @@ def in_turn(
                 numbers = xla.put(numbers, at, number)
             return carry, numbers
 
-        return jax.lax.fori_loop(0, count // together, some, (start, values))
+        return jax.lax.fori_loop(0, trips // together, some, (start, values))
 
     # XLA must not fold them: see `xla.whole`.
-    known = (xla.after(number, values) for number in start)
+    known = (xla.after(number, values) for number in (trips, *start))
     return xla.whole(turns, values, *known)
 
 
@@ -191,11 +202,23 @@ def dealt(
     Returns:
       int32[lanes]; int32[groups], the numbers that would come next.
     """
-    if first.shape[0] == 1:
-        # Nearly always all lanes, or all but padding: `rank` has a short way for these.
-        mine = group == 0
-        return first[0] + step * rank(mine), first + step * totals(mine)[0]
+    # Mostly there is one group, of all lanes or all but padding: `rank` has a short way
+    # for these.
+    counts = jnp.stack(totals(*(group == n for n in range(first.shape[0]))))
 
+    def one_group() -> tuple[Lanes, Array]:
+        only = counts.argmax().astype(jnp.int32)
+        return xla.row(first, only) + step * rank(group == only), first + step * counts
+
+    if first.shape[0] == 1:
+        return one_group()
+    several = functools.partial(_dealt, group, first, step)
+    return jax.lax.cond((counts > 0).sum() <= 1, one_group, several)
+
+
+def _dealt(
+    group: Lanes, first: Int32[Array, " groups"], step: int
+) -> tuple[Lanes, Int32[Array, " groups"]]:
     elsewhere = functools.partial(_dealt_by_groups, step=step)
     if not xla.marks():
         return elsewhere(group, first)

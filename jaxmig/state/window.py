@@ -1,8 +1,9 @@
 """A stretch of the caller's list as lanes: one for each folio, one for each base page.
 
 Checks use a folio's lane; entries, rows and contents the lanes of its base pages, which
-are consecutive.  Where all folios of a stretch are base pages, both are the same lanes
-and nothing is gathered.
+are consecutive.  Where all folios of a stretch are base pages, or are mapped by PMD leaves
+alone, both are the same lanes and nothing is gathered: of the pages of such a large folio
+only the first has entries, and the others have no lane.
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.state import frame, lanes, xla
-from jaxmig.state.frame import FLAGS
+from jaxmig.state.frame import FLAGS, RMAP
 from jaxmig.state.lanes import Lanes, Mask
-from jaxmig.state.machine import NOWHERE, Machine
+from jaxmig.state.machine import NOWHERE, Geometry, Machine
 from jaxmig.state.pytree import pytree, static
 
 Index = Int32[Array, ""]
@@ -33,7 +34,13 @@ class Window:
     is_head: Mask  # page lanes that hold the first page of a folio
     count: Index  # folios
     skipped: Index  # padding lanes before the first of them
-    large: bool = static()  # folios may be large: their lanes are not those of pages
+    large: bool = static()  # folios may be large
+    by_heads: bool = static()  # only the first page of a folio has a lane, the folio's
+
+    @property
+    def leaves(self) -> bool:
+        """Whether there may be folios of which only the first page has a lane."""
+        return self.large and self.by_heads
 
     @property
     def there(self) -> Mask:
@@ -57,14 +64,14 @@ class Window:
 
         In one gather: a row of several numbers takes no longer than one.
         """
-        if not self.large:
+        if self.by_heads:
             return values
         rows = lanes.rows(lanes.columns(*values), self.folio)
         return tuple(rows[:, i] for i in range(len(values)))
 
     def total(self, values: Lanes) -> Lanes:
         """Sum over the pages of each folio."""
-        if not self.large:
+        if self.by_heads:
             return values
         upto = jnp.pad(lanes.running(values), (1, 0))
         before = upto.at[self.first].get(mode="promise_in_bounds")
@@ -85,22 +92,25 @@ def flat(
     row: Int32[Array, "lanes 4"],
     count: Index | None = None,
     skipped: Index | int = 0,
+    large: bool = False,
 ) -> Window:
-    """A window of base pages.
+    """A window of base pages, and perhaps of folios that only PMD leaves map.
 
     Args:
-      head: int32[lanes], their frames, one behind the other; NOWHERE elsewhere.
-      row: int32[lanes, 4], their rows.
+      head: int32[lanes], their head frames, one behind the other; NOWHERE elsewhere.
+      row: int32[lanes, 4], the rows of these frames.
       count: how many; None: they are counted.
       skipped: padding lanes before the first.
+      large: whether there may be others than base pages.
     Returns:
-      The window, each folio on the lane of its page.
+      The window, each folio on the lane of its first page.
     """
     lane = jnp.arange(head.shape[0], dtype=jnp.int32)
     there = head != NOWHERE
     count = lanes.totals(there)[0] if count is None else count
     skipped = jnp.asarray(skipped, jnp.int32)
-    return Window(head, row, head, row, lane, lane, there, count, skipped, large=False)
+    same = (head, row, head, row, lane, lane)
+    return Window(*same, there, count, skipped, large=large, by_heads=True)
 
 
 def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:
@@ -118,16 +128,20 @@ class Listed:
     skipped: Index  # padding lanes before the first folio
     count: Index  # folios, on consecutive lanes
 
-    @property
-    def is_flat(self) -> Bool[Array, ""]:
-        """Whether all are base pages."""
-        order = jnp.where(self.head == NOWHERE, 0, frame.order(self.row[:, FLAGS]))
-        return ~lanes.some(order != 0)[0]
+    def is_flat(self, geometry: Geometry, whole: Bool[Array, ""]) -> Bool[Array, ""]:
+        """Whether all are base pages or, if `whole`, mapped by PMD leaves alone.
 
-    @property
-    def flat(self) -> Window:
-        """The window, if all are base pages."""
-        return flat(self.head, self.row, self.count, self.skipped)
+        `whole`: whether those count that are mapped by one; only where nothing is shared.
+        """
+        flags, first = self.row[:, FLAGS], self.row[:, RMAP]
+        leaf = (first >= geometry.ptes) & (first != NOWHERE)
+        leaf &= (frame.order(flags) == frame.PMD_ORDER) & whole
+        few = (frame.order(flags) == 0) | leaf
+        return ~lanes.some((self.head != NOWHERE) & ~few)[0]
+
+    def flat(self, large: bool = False) -> Window:
+        """The window, if `is_flat`; `large`: whether there may be large folios."""
+        return flat(self.head, self.row, self.count, self.skipped, large)
 
 
 def listed(m: Machine, folios: Lanes, start: Index, end: Index, width: int) -> Listed:
@@ -157,14 +171,14 @@ def expanded(m: Machine, found: Listed) -> Window:
     lane = jnp.arange(width, dtype=jnp.int32)
     there = head != NOWHERE
     pages = jnp.where(there, jnp.int32(1) << frame.order(row[:, FLAGS]), 0)
-    upto = lanes.running(pages)
+    upto = lanes.running(pages, found.skipped + found.count)
     fits = there & (upto <= width)
     first = upto - pages
     begins = lanes.scattered(
         jnp.where(fits, first, NOWHERE), jnp.ones_like(lane), jnp.zeros_like(lane)
     )
     used, count = lanes.totals(jnp.where(fits, pages, 0), fits)
-    first = jnp.minimum(first, used)
+    first = jnp.where(fits, first, used)
     # Padding pages point to a padding folio: there is one, in front or behind.
     padding = jnp.where(found.skipped > 0, 0, jnp.minimum(count, width - 1))
     folio = lanes.running(begins) - 1 + found.skipped
@@ -184,4 +198,5 @@ def expanded(m: Machine, found: Listed) -> Window:
         count,
         found.skipped,
         large=True,
+        by_heads=False,
     )

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.state import lanes, xla
-from jaxmig.state.lanes import Lanes
+from jaxmig.state.lanes import Lanes, Mask
 from jaxmig.state.machine import BLANK, NOWHERE, WORDS, Machine
 from jaxmig.state.pytree import pytree
+from jaxmig.state.window import Window
 
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
@@ -68,6 +69,49 @@ def no_copies(orders: int, room: int) -> Copies:
     """Nothing to copy yet, `room` folios of each order."""
     pairs = jnp.zeros((orders * room, 2), jnp.int32)
     return Copies(pairs, jnp.zeros(orders, jnp.int32))
+
+
+def whole_folios(window: Window, dst: Lanes, gone: Mask) -> Copies:
+    """The large folios of a window that leave their frames, of which only heads have lanes.
+
+    Args:
+      dst: int32[lanes], the folios' new head frames; NOWHERE: they do not move.
+      gone: bool[lanes], folios that are freed.
+    Returns:
+      Their old heads and new ones; a freed one is its own.
+    """
+    leaves = window.there & (window.pages > 1) & ((dst != NOWHERE) | gone)
+    (count,) = lanes.totals(leaves)
+
+    def picked() -> Pairs:
+        to = jnp.where(dst == NOWHERE, window.head, dst)
+        return lanes.rows(lanes.columns(window.head, to), lanes.pick(leaves))
+
+    none = jnp.zeros((dst.shape[0], 2), jnp.int32)
+    return Copies(jax.lax.cond(count > 0, picked, lambda: none), count[None])
+
+
+@jax.named_scope("folio_migrate_mapping")
+def move_blocks(order: int, rows: Int32[Array, "frames 4"], moves: Copies) -> Array:
+    """Move the rows of whole folios; those that they leave become blank.
+
+    Args:
+      order: of the folios.
+      rows: Machine.frame.
+      moves: old and new head frames; the same twice: rows become blank.
+    Returns:
+      int32[frames, 4].
+    Source: folio_migrate_mapping(), folio_migrate_flags() in mm/migrate.c.
+    """
+    size = 1 << order
+
+    def one(i: Index, rows: Array) -> Array:
+        at = xla.read(i, lambda: xla.row(moves.pairs, i))
+        block = xla.read(at, lambda: _slice(rows, at[0], size))
+        rows = jax.lax.dynamic_update_slice_in_dim(rows, block, at[1], 0)
+        return jax.lax.dynamic_update_slice_in_dim(rows, blank(size), at[0], 0)
+
+    return jax.lax.fori_loop(0, moves.count[0], one, rows)
 
 
 @jax.named_scope("folio_copy")
