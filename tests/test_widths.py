@@ -22,8 +22,9 @@ from jaxmig.calls.syscalls.scan import kernel_list
 from jaxmig.calls.syscalls.space import View
 from jaxmig.engine import windows
 from jaxmig.engine.migrate import Result, program
+from jaxmig.sources.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.sources.scenario import loads
-from jaxmig.state import pte
+from jaxmig.state import frame, pte
 from jaxmig.state.machine import NOWHERE, Machine, Tlb
 from jaxmig.tools import player
 from strategies import Document, Example, Program, examples
@@ -317,20 +318,14 @@ def test_folios_of_every_size_that_nobody_shares(choice: list[Program]) -> None:
 
 
 def by_leaves(make: Callable[[Example], Document]) -> Callable[[Example], Document]:
-    """Machines whose large folios are all mapped by one PMD leaf, if they are mapped."""
+    """Machines whose large folios are all mapped by PMD leaves, if they are mapped."""
 
     def made(e: Example) -> Document:
         document = make(e)
         regions = [
-            {
-                **r,
-                "process": r["process"][:1],
-                "folio": "2m" if r.get("folio") == "2m" else "4k",
-            }
+            {**r, "folio": "2m" if r.get("folio") == "2m" else "4k"}
             for r in document["region"]
         ]
-        for region in regions:
-            region.pop("mapped_twice", None)
         return {**document, "region": regions}
 
     return made
@@ -397,3 +392,43 @@ def test_a_page_that_stays_wastes_a_copy_a_stage(kernel: str, wasted: int) -> No
         heads = np.asarray(m.pte)[:8, 0]
         _, result = migrate_pages(m, heads, 1, kernel=kernel, log=log)
         assert result.events.counts()["copies_wasted"] == wasted
+
+
+def partly_mapped() -> Machine:
+    """A THP of shmem that one process maps by a leaf, and another but for its head.
+
+    So a snapshot of several processes may have it.
+    """
+    bits = pte.PRESENT | pte.WRITE | pte.YOUNG | pte.DIRTY
+    nothing, pages = np.full(512, -1), np.arange(512)
+    other = np.where(pages == 0, -1, 0)
+    ptes = Entries(
+        np.concatenate([nothing, other]),
+        np.concatenate([pages * 0, pages]).astype(np.int32),
+        np.repeat(np.array([0, 1], np.int32) << pte.MM_SHIFT | bits, 512),
+    )
+    one = np.zeros(1, np.int32)
+    leaf = Entries(one.astype(np.int64), one, one + bits)
+    folio = Folios(one + 9, one, one + frame.SHMEM + frame.LRU, one)
+    running = np.array([[False, True, False], [False, False, True]])
+    hw = Hardware(2, running, np.zeros(3, bool), free=[4096, 4096])
+    return assemble(hw, folio, ptes, leaf, one, seed=1)
+
+
+@pytest.mark.usefixtures("two_forms")
+@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
+@pytest.mark.parametrize("log", [0, 1])
+def test_ptes_of_others_where_a_leaf_maps_the_head(kernel: str, log: int) -> None:
+    before = partly_mapped()
+    heads = folios_on(before, 0)
+    after, result = migrate_pages(before, heads, 1, kernel=kernel, log=log)
+    counts = result.events.counts()
+    assert (result.ret, result.vmstat["pgmigrate_success"]) == (0, 512)
+    assert (counts["ptes_cleared"], counts["pmds_cleared"]) == (511, 1)
+    old, new = np.asarray(before.pte), np.asarray(after.pte)
+    present = (old[:, pte.BITS] & pte.PRESENT) != 0
+    mapped = present & (old[:, pte.PFN] != NOWHERE)
+    assert mapped.sum() == 512
+    memory = np.asarray(before.memory)[old[mapped, pte.PFN]]
+    np.testing.assert_array_equal(after.memory[new[mapped, pte.PFN]], memory)
+    assert (after.node_of(new[mapped, pte.PFN]) == 1).all()

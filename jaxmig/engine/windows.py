@@ -279,9 +279,8 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
         # Windows in which only heads have entries have a cheaper form: two loops of one
         # iteration.  Other devices move the other pages of large folios by lanes, and
         # what is in a window must not depend on the device where frames are freed that
-        # later windows may get.  Of a shared folio others may map some pages by PTEs.
-        narrow = width <= CHUNK and not m.geometry.shared
-        whole = setup.apart if narrow else no
+        # later windows may get.
+        whole = setup.apart if width <= CHUNK else no
         is_flat = found.is_flat(m.geometry, whole)
         carry = xla.when(is_flat, of_few_entries, carry)
         carry = xla.when(~is_flat, of_others, carry)

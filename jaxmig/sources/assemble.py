@@ -318,10 +318,11 @@ def _frame_rows(
     rows[head, frame.REFCOUNT] = counts + cached + folios.extra_refs
     for order in geometry.orders[1:]:
         big = head[folios.order == order]
-        tails = (big[:, None] + np.arange(1, 1 << order)).reshape(-1)
-        rows[tails, frame.FLAGS] = np.repeat(
-            rows[big, frame.FLAGS] | frame.TAIL, (1 << order) - 1
-        )
+        tails = big[:, None] + np.arange(1, 1 << order)
+        rows[tails, frame.FLAGS] = rows[big, frame.FLAGS, None] | frame.TAIL
+        some = (first[tails] != NOWHERE).any(axis=1)
+        some &= geometry.only_heads(rows[big])
+        rows[big[some], frame.FLAGS] |= frame.TAILS_MAPPED
     for folio, page, bit in folios.marks:
         rows[head[folio] + page, frame.FLAGS] |= bit
         if bit == frame.POISONED:

@@ -40,6 +40,7 @@ ZERO: Final = 1 << 19  # of each page: it holds nothing but zeros
 POISONED: Final = 1 << 20  # of each page: it cannot be read
 HURT: Final = 1 << 21  # of a folio's head: some page of it cannot
 COPIED: Final = 1 << 22  # by an engine, until the folio's references are looked at
+TAILS_MAPPED: Final = 1 << 23  # of a head that a PMD maps: PTEs map pages behind it
 PMD_ORDER: Final = 9
 
 Flags = Any  # int32[lanes], of JAX or of numpy

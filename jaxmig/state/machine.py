@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Array, Bool, Int32, Scalar, UInt32
 
+from jaxmig.state import frame
 from jaxmig.state.frame import PMD_ORDER
 from jaxmig.state.pytree import pytree, static
 
@@ -61,6 +62,18 @@ class Geometry:
     def shares_pmds(self) -> bool:
         """Whether two PMD leaves can map one folio."""
         return self.shared and self.orders[-1] == PMD_ORDER
+
+    def only_heads(self, row: Int32[Array, "*n 4"]) -> Bool[Array, "*n"]:
+        """Whether entries map large folios as a whole, PMD leaves, and no others do.
+
+        Args:
+          row: int32[..., 4], rows of heads.
+        Returns:
+          bool[...]: a head's chain lists PTEs before PMD leaves.
+        """
+        first, flags = row[..., frame.RMAP], row[..., frame.FLAGS]
+        leaf = (first >= self.ptes) & (first != NOWHERE)
+        return leaf & ~frame.has(flags, frame.TAILS_MAPPED)
 
     def pool_start(self, pool: int) -> int:
         """First frame of a pool within a node."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.state import frame, lanes, xla
-from jaxmig.state.frame import FLAGS, RMAP
+from jaxmig.state.frame import FLAGS
 from jaxmig.state.lanes import Lanes, Mask
 from jaxmig.state.machine import NOWHERE, Geometry, Machine
 from jaxmig.state.pytree import pytree, static
@@ -129,15 +129,11 @@ class Listed:
     count: Index  # folios, on consecutive lanes
 
     def is_flat(self, geometry: Geometry, whole: Bool[Array, ""]) -> Bool[Array, ""]:
-        """Whether all are base pages or, if `whole`, mapped by PMD leaves alone.
-
-        `whole`: whether those count that are mapped by one; only where nothing is shared.
-        """
-        flags, first = self.row[:, FLAGS], self.row[:, RMAP]
-        leaf = (first >= geometry.ptes) & (first != NOWHERE)
-        leaf &= (frame.order(flags) == frame.PMD_ORDER) & whole
-        few = (frame.order(flags) == 0) | leaf
-        return ~lanes.some((self.head != NOWHERE) & ~few)[0]
+        """Whether all are base pages or, if `whole`, mapped by PMD leaves alone."""
+        order = frame.order(self.row[:, FLAGS])
+        leaf = (order == frame.PMD_ORDER) & whole
+        leaf &= geometry.only_heads(self.row)
+        return ~lanes.some((self.head != NOWHERE) & (order != 0) & ~leaf)[0]
 
     def flat(self, large: bool = False) -> Window:
         """The window, if `is_flat`; `large`: whether there may be large folios."""

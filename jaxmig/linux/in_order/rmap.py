@@ -57,10 +57,10 @@ class Visit:
 def walked_pages(geometry: Geometry, row: Int32[Array, " 4"], pages: Index) -> Index:
     """How many frames of a folio can have chains: only the head under PMD mappings.
 
-    A head's chain lists PTEs before PMD leaves, so that its first entry tells.
+    A head's chain lists PTEs before PMD leaves, so that its first entry tells, unless
+    another process maps by PTEs what is behind the head.
     """
-    pmd = (row[RMAP] >= geometry.ptes) & (row[RMAP] != NOWHERE)
-    return jnp.where(pmd, 1, pages)
+    return jnp.where(geometry.only_heads(row), 1, pages)
 
 
 def rmap_walk(

@@ -98,6 +98,7 @@ def piece_rows(
     stays = frame.is_anon(flags)
     # Flags of the large folio that its base pages do not inherit.
     gone = frame.ORDER | frame.TAIL | frame.PRIVATE | frame.SPLIT_QUEUED
+    gone |= frame.TAILS_MAPPED
     folio = flags & ~(gone | frame.ZERO | frame.POISONED | frame.HURT)
     cached = frame.cache_refs(folio)
 
