@@ -104,11 +104,11 @@ def test_no_array_is_copied_where_folios_are_large():
     inside = text[: text.index("\nENTRY ")]
     assert copied(inside, args[0], 1 << 12) == []
     # Contents of each size go in a loop of their own, as much at a time as a cache holds,
-    # where folios go one by one; those of a window, of base pages or not, in one, and those
-    # of folios of which only heads have lanes in another.
+    # where folios go one by one; windows have two forms, each with a loop for pages and
+    # one for blocks.
     memory = re.escape(f"u32[{args[0].memory.shape[0]},1024]")
     loops = re.findall(rf" = {memory}\S* call\(.*xla_cpu_small_call", text)
-    assert len(loops) == (len(args[0].geometry.orders) + 3) * xla.known()
+    assert len(loops) == (len(args[0].geometry.orders) + 4) * xla.known()
     assert "u32[512,1024]" not in text or not xla.known()
 
 

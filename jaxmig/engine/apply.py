@@ -48,7 +48,7 @@ class Batch:
     known: Known  # rows and entries as they are now
     dst: Lanes  # destination of each folio, its head frame; NOWHERE: it stays
     page: Lanes  # destination of each base page
-    others: Copies | None  # large folios that move, of which only heads have lanes
+    others: Copies | None  # large folios that move as blocks
     asked: FlushRequests  # the flushes that it needs
     emptied: Bool[Array, " cpus"]  # CPUs that flushed everything earlier in the call
     seen: bool = static()  # whether the machine is read between two phases
@@ -79,7 +79,7 @@ def prepare(
         pages, unmapped=pages.unmapped & ready, refused=pages.refused & ready
     )
     m, dst = alloc.take_many(m, at.node, window, p.moved)
-    others = copypage.whole_folios(window, dst, p.gone) if window.leaves else None
+    others = copypage.blocks_of(window, dst, p.gone)
     found = Known(window.page_row, seen.chains)
     step = jnp.where(dst == NOWHERE, NOWHERE, dst - window.head)
     maps, lost, step = window.spread(mapped.maps << 1 | mapped.dirty, p.lost, step)

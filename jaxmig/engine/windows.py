@@ -260,7 +260,10 @@ def _windows(setup: CallSetup, carry: Carry, width: int, end: Index) -> Carry:
 
 def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
     """The window that begins where the last one ended, or one batch folio by folio."""
-    before, m, no = carry.next, carry.call.m, jnp.asarray(False)
+    before, m = carry.next, carry.call.m
+    # Other devices move all pages of large folios by lanes, and what is in a window must
+    # not depend on the device where frames are freed that later windows may get.
+    blocks = setup.apart if TWO_FORMS <= width <= CHUNK else None
     end = jnp.where(before < setup.huge, setup.huge, setup.size)
     found = listed(m, carry.call.todo.folios, before, end, width)
 
@@ -269,19 +272,18 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
         return _at_once(setup, carry, found.flat(large), found.place)
 
     def of_others(carry: Carry) -> Carry:
-        return _at_once(setup, carry, expanded(carry.call.m, found), found.place)
+        window = expanded(carry.call.m, found, blocks)
+        return _at_once(setup, carry, window, found.place)
 
     if m.geometry.orders == (0,):
         carry = of_few_entries(carry)
     elif width < TWO_FORMS:
         carry = of_others(carry)
     else:
-        # Windows in which only heads have entries have a cheaper form: two loops of one
-        # iteration.  Other devices move the other pages of large folios by lanes, and
-        # what is in a window must not depend on the device where frames are freed that
-        # later windows may get.
-        whole = setup.apart if width <= CHUNK else no
-        is_flat = found.is_flat(m.geometry, whole)
+        # Windows in which a lane a folio is enough have a cheaper form: two loops of one
+        # iteration.
+        some = jnp.asarray(False) if blocks is None else blocks
+        is_flat = found.is_flat(m.geometry, some)
         carry = xla.when(is_flat, of_few_entries, carry)
         carry = xla.when(~is_flat, of_others, carry)
     if setup.safe:

@@ -194,13 +194,11 @@ def _pending(
 ) -> Bool[Array, "batches mms"]:
     """Address spaces with deferred flushes, for each batch of the window."""
     mms = put_off.shape[0]
-    none = jnp.zeros((slots, mms), bool)
+    none = jnp.zeros(slots * mms, bool)
     # With one mapping a page, `seen` has all that chains would tell.
     if not m.geometry.shared:
         at = jnp.where(defers & (seen.counted > 0), batch * mms + seen.mm, NOWHERE)
-        flat = jax.lax.platform_dependent(
-            at, none.reshape(-1), cpu=_marked, default=_marked_once
-        )
+        flat = jax.lax.platform_dependent(at, none, cpu=_marked, default=_marked_once)
         return flat.reshape(slots, mms)
 
     def step(carry: tuple, i: Index) -> tuple:
@@ -209,11 +207,11 @@ def _pending(
         bits = old[:, pte.BITS]
         mm = jnp.where(entry == NOWHERE, 0, pte.mm_of(bits))
         counted = tlb.defers_entry(rules, bits) & (entry != NOWHERE) & put_off[mm]
-        at = jnp.where(counted, batch, slots)
-        return pending.at[at, mm].set(True, mode="drop"), following
+        at = jnp.where(counted, batch * mms + mm, NOWHERE)
+        return lanes.scatter(pending, at, counted, jnp.asarray(True)), following
 
     first = jnp.where(defers, chain(m, window.page_row), NOWHERE)
-    return lanes.along_chains(True, step, (none, first))[0]
+    return lanes.along_chains(True, step, (none, first))[0].reshape(slots, mms)
 
 
 def _marked(at: Lanes, none: Bool[Array, " slots"]) -> Bool[Array, " slots"]:

@@ -3,6 +3,8 @@
 Source: folio_mapcount(), page_vma_mapped_walk() as try_to_migrate_one() sees it.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
@@ -80,14 +82,21 @@ def look(
     chains = _no_chains(m.geometry.shared, first)
     start = (PageMaps(zero, zero, zero, zero, zero, zero, zero > 0, chains), first)
     seen, _ = lanes.along_chains(m.geometry.shared, step, start)
-    return seen
+    words = seen.chains.words.reshape(-1, *first.shape, 2)
+    chains = dataclasses.replace(seen.chains, words=words)
+    return dataclasses.replace(seen, chains=chains)
 
 
 def _no_chains(shared: bool, first: Lanes) -> Chains:
+    """No entries yet; a row of words holds those of all lanes one behind the other.
+
+    XLA:CPU would fill rows of two words ten times as slowly.
+    """
     # One more row, for entries that are not kept.
-    depth = DEPTH + 1 if shared else 1
-    none = jnp.zeros((depth, first.shape[0]), jnp.int32)
-    return Chains(jnp.zeros((*none.shape, 2), jnp.int32), none if shared else None)
+    depth, count = DEPTH + 1 if shared else 1, first.shape[0]
+    none = jnp.zeros((depth, count), jnp.int32)
+    words = jnp.zeros((depth, 2 * count), jnp.int32)
+    return Chains(words, none if shared else None)
 
 
 def _with(
@@ -97,9 +106,8 @@ def _with(
     if chains.following is None:
         return Chains(words[None], None)
     at = jnp.minimum(i, DEPTH)
-    return Chains(
-        xla.put(chains.words, at, words), xla.put(chains.following, at, behind)
-    )
+    words = xla.put(chains.words, at, words.reshape(-1))
+    return Chains(words, xla.put(chains.following, at, behind))
 
 
 def chain(m: Machine, row: Int32[Array, "lanes 4"]) -> Lanes:

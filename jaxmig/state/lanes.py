@@ -191,7 +191,10 @@ def in_turn(
 
 
 def dealt(
-    group: Lanes, first: Int32[Array, " groups"], step: int
+    group: Lanes,
+    first: Int32[Array, " groups"],
+    step: int,
+    last: Index | None = None,
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     """A number for each lane: those of a group count from the group's first number.
 
@@ -199,6 +202,7 @@ def dealt(
       group: int32[lanes], below `groups`; a lane of group `groups` gets any number.
       first: int32[groups], the number of each group's first lane.
       step: from one lane of a group to its next.
+      last: int32, lanes from here on are in no group; None: that is not known.
     Returns:
       int32[lanes]; int32[groups], the numbers that would come next.
     """
@@ -212,22 +216,23 @@ def dealt(
 
     if first.shape[0] == 1:
         return one_group()
-    several = functools.partial(_dealt, group, first, step)
+    last = jnp.int32(group.shape[0]) if last is None else last
+    several = functools.partial(_dealt, group, first, last, step)
     return jax.lax.cond((counts > 0).sum() <= 1, one_group, several)
 
 
 def _dealt(
-    group: Lanes, first: Int32[Array, " groups"], step: int
+    group: Lanes, first: Int32[Array, " groups"], last: Index, step: int
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     elsewhere = functools.partial(_dealt_by_groups, step=step)
     if not xla.marks():
-        return elsewhere(group, first)
+        return elsewhere(group, first, last)
     cpu = functools.partial(_dealt_in_turn, step=step)
-    return jax.lax.platform_dependent(group, first, cpu=cpu, default=elsewhere)
+    return jax.lax.platform_dependent(group, first, last, cpu=cpu, default=elsewhere)
 
 
 def _dealt_in_turn(
-    group: Lanes, first: Int32[Array, " groups"], step: int
+    group: Lanes, first: Int32[Array, " groups"], last: Index, step: int
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     def deal(
         following: tuple[Index, ...], group: Index
@@ -238,12 +243,12 @@ def _dealt_in_turn(
             after.append(mine + jnp.where(group == n, step, 0))
         return tuple(after), number
 
-    following, numbers = in_turn(deal, tuple(first), group)
+    following, numbers = in_turn(deal, tuple(first), group, last)
     return numbers, jnp.stack(following)
 
 
 def _dealt_by_groups(
-    group: Lanes, first: Int32[Array, " groups"], step: int
+    group: Lanes, first: Int32[Array, " groups"], _last: Index, step: int
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     def one(n: Array, carry: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
         numbers, following = carry

@@ -1,9 +1,9 @@
 """A stretch of the caller's list as lanes: one for each folio, one for each base page.
 
 Checks use a folio's lane; entries, rows and contents the lanes of its base pages, which
-are consecutive.  Where all folios of a stretch are base pages, or are mapped by PMD leaves
-alone, both are the same lanes and nothing is gathered: of the pages of such a large folio
-only the first has entries, and the others have no lane.
+are consecutive.  Of a large folio that only PMD leaves map, the first page alone has
+entries: the others may have no lanes, and move with it as a block.  Where no folio has
+more than one lane, both are the same lanes and nothing is gathered.
 """
 
 import dataclasses
@@ -34,13 +34,9 @@ class Window:
     is_head: Mask  # page lanes that hold the first page of a folio
     count: Index  # folios
     skipped: Index  # padding lanes before the first of them
+    block: Mask | None  # folios of which only the first page has a lane; None: none
     large: bool = static()  # folios may be large
-    by_heads: bool = static()  # only the first page of a folio has a lane, the folio's
-
-    @property
-    def leaves(self) -> bool:
-        """Whether there may be folios of which only the first page has a lane."""
-        return self.large and self.by_heads
+    by_heads: bool = static()  # no folio has more than one lane, which is its page's
 
     @property
     def there(self) -> Mask:
@@ -110,7 +106,8 @@ def flat(
     count = lanes.totals(there)[0] if count is None else count
     skipped = jnp.asarray(skipped, jnp.int32)
     same = (head, row, head, row, lane, lane)
-    return Window(*same, there, count, skipped, large=large, by_heads=True)
+    block = there & (frame.order(row[:, FLAGS]) > 0) if large else None
+    return Window(*same, there, count, skipped, block, large=large, by_heads=True)
 
 
 def rows_of(m: Machine, pages: Lanes) -> Int32[Array, "lanes 4"]:
@@ -128,12 +125,15 @@ class Listed:
     skipped: Index  # padding lanes before the first folio
     count: Index  # folios, on consecutive lanes
 
-    def is_flat(self, geometry: Geometry, whole: Bool[Array, ""]) -> Bool[Array, ""]:
-        """Whether all are base pages or, if `whole`, mapped by PMD leaves alone."""
-        order = frame.order(self.row[:, FLAGS])
-        leaf = (order == frame.PMD_ORDER) & whole
-        leaf &= geometry.only_heads(self.row)
-        return ~lanes.some((self.head != NOWHERE) & (order != 0) & ~leaf)[0]
+    def blocks(self, geometry: Geometry) -> Mask:
+        """Folios of which only the first page needs a lane."""
+        huge = frame.order(self.row[:, FLAGS]) == frame.PMD_ORDER
+        return (self.head != NOWHERE) & huge & geometry.only_heads(self.row)
+
+    def is_flat(self, geometry: Geometry, blocks: Bool[Array, ""]) -> Bool[Array, ""]:
+        """Whether a lane a folio is enough; `blocks`: whether large folios may be."""
+        large = (self.head != NOWHERE) & (frame.order(self.row[:, FLAGS]) != 0)
+        return ~lanes.some(large & ~(self.blocks(geometry) & blocks))[0]
 
     def flat(self, large: bool = False) -> Window:
         """The window, if `is_flat`; `large`: whether there may be large folios."""
@@ -160,13 +160,26 @@ def listed(m: Machine, folios: Lanes, start: Index, end: Index, width: int) -> L
     return Listed(head, rows_of(m, head), first, skipped, count)
 
 
-def expanded(m: Machine, found: Listed) -> Window:
-    """The folios whose pages fit the lanes, and a lane for each page."""
+def expanded(
+    m: Machine, found: Listed, blocks: Bool[Array, ""] | None = None
+) -> Window:
+    """The folios whose pages fit the lanes, and lanes for these pages.
+
+    Args:
+      found: folios of a list.
+      blocks: whether large folios may be blocks, with one lane; None: each page has one.
+    Returns:
+      The window; its last folios may be left out.
+    """
     head, row = found.head, found.row
     width = head.shape[0]
     lane = jnp.arange(width, dtype=jnp.int32)
     there = head != NOWHERE
     pages = jnp.where(there, jnp.int32(1) << frame.order(row[:, FLAGS]), 0)
+    block = None
+    if blocks is not None:
+        block = found.blocks(m.geometry) & blocks
+        pages = jnp.where(block, 1, pages)
     upto = lanes.running(pages, found.skipped + found.count)
     fits = there & (upto <= width)
     first = upto - pages
@@ -193,6 +206,7 @@ def expanded(m: Machine, found: Listed) -> Window:
         begins > 0,
         count,
         found.skipped,
+        block,
         large=True,
         by_heads=False,
     )

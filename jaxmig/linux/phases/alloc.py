@@ -137,9 +137,7 @@ def take_many(
     Source: alloc_migration_target() in mm/migrate.c.
     """
     g = m.geometry
-    slot, top = _places(
-        g, m.top[node], pools(g, window, wanted), node, -1, window.large
-    )
+    slot, top = _places(g, m.top[node], pools(g, window, wanted), node, -1, window)
     frames = xla.read(node, lambda: lanes.rows(m.free, jnp.maximum(slot, 0)))
     m = dataclasses.replace(m, top=m.top.at[node].set(top))
     (pages,) = lanes.totals(jnp.where(wanted, _counted(window), 0))
@@ -164,7 +162,7 @@ def _places(
     pool: Lanes,
     node: Index,
     step: int,
-    large: bool,
+    window: Window,
 ) -> tuple[Lanes, Int32[Array, " orders"]]:
     """Slots that are popped from a node's stacks, or pushed on them, one for each folio.
 
@@ -172,15 +170,16 @@ def _places(
       top: int32[orders], free blocks of each stack.
       pool: int32[lanes], the stack of each folio; len(orders): none.
       step: -1: popped, 1: pushed.
-      large: whether there are others than base pages.
+      window: the folios.
     Returns:
       int32[lanes]; int32[orders], free blocks of each stack afterwards.
     """
-    stacks = len(geometry.orders) if large else 1
+    stacks = len(geometry.orders) if window.large else 1
     starts = np.asarray([geometry.stack_start(k) for k in range(stacks)], np.int32)
     # The topmost block lies below the top.
     empty = node * geometry.slots_per_node + starts + min(step, 0)
-    slot, following = lanes.dealt(pool, empty + top[:stacks], step)
+    last = window.skipped + window.count
+    slot, following = lanes.dealt(pool, empty + top[:stacks], step, last)
     return slot, jax.lax.dynamic_update_slice(top, following - empty, (0,))
 
 
@@ -221,7 +220,7 @@ def give_many(m: Machine, window: Window, head: Lanes, freed: Mask) -> Machine:
             mine &= offset >= _of(g.pool_start, g, pool)
             mine &= offset < _of(lambda k: g.pool_start(k + 1), g, pool)
         here = jnp.where(mine, pool, len(g.orders))
-        slot, above = _places(g, top[node], here, node, 1, window.large)
+        slot, above = _places(g, top[node], here, node, 1, window)
         free = lanes.scatter(free, slot, mine, head)
         nfree = nfree.at[node].add(pages)
         return next_node(node), free, top.at[node].set(above), nfree

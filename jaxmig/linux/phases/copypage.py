@@ -71,21 +71,24 @@ def no_copies(orders: int, room: int) -> Copies:
     return Copies(pairs, jnp.zeros(orders, jnp.int32))
 
 
-def whole_folios(window: Window, dst: Lanes, gone: Mask) -> Copies:
-    """The large folios of a window that leave their frames, of which only heads have lanes.
+def blocks_of(window: Window, dst: Lanes, gone: Mask) -> Copies | None:
+    """The large folios of a window that leave their frames as blocks.
 
     Args:
       dst: int32[lanes], the folios' new head frames; NOWHERE: they do not move.
       gone: bool[lanes], folios that are freed.
     Returns:
-      Their old heads and new ones; a freed one is its own.
+      Their old heads and new ones, a freed one's twice the old; None: the window has no
+      blocks.
     """
-    leaves = window.there & (window.pages > 1) & ((dst != NOWHERE) | gone)
-    (count,) = lanes.totals(leaves)
+    if window.block is None:
+        return None
+    leave = window.there & window.block & ((dst != NOWHERE) | gone)
+    (count,) = lanes.totals(leave)
 
     def picked() -> Pairs:
         to = jnp.where(dst == NOWHERE, window.head, dst)
-        return lanes.rows(lanes.columns(window.head, to), lanes.pick(leaves))
+        return lanes.rows(lanes.columns(window.head, to), lanes.pick(leave))
 
     none = jnp.zeros((dst.shape[0], 2), jnp.int32)
     return Copies(jax.lax.cond(count > 0, picked, lambda: none), count[None])
