@@ -8,8 +8,9 @@ the same.  Frames need not have the same numbers: machines are compared as pictu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from hypothesis import HealthCheck, given, seed, settings, strategies as st
 from jaxmig import Builder, folios_on, migrate_pages
 from jaxmig.calls.syscalls.scan import kernel_list
 from jaxmig.calls.syscalls.space import View
-from jaxmig.engine import windows
-from jaxmig.engine.migrate import Result, program
+from jaxmig.engine import migrate, windows
+from jaxmig.engine.migrate import Result
 from jaxmig.sources.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.sources.scenario import loads
 from jaxmig.state import frame, pte
@@ -331,13 +332,15 @@ def by_leaves(make: Callable[[Example], Document]) -> Callable[[Example], Docume
     return made
 
 
+# Programs of their own, which all tests of a process share.
+in_two_forms = functools.cache(migrate.program.__wrapped__)
+
+
 @pytest.fixture
-def two_forms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def two_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pages are worked in the forms that windows of many have."""
     monkeypatch.setattr(windows, "TWO_FORMS", 1)
-    program.cache_clear()
-    yield
-    program.cache_clear()
+    monkeypatch.setattr(migrate, "program", in_two_forms)
 
 
 @pytest.mark.usefixtures("two_forms")
@@ -346,7 +349,7 @@ def test_windows_in_which_only_heads_have_entries(
     make: Callable[[Example], Document],
 ) -> None:
     choice = large(SERIAL) + large(BATCHED)
-    play(choice, make, MANY or 80, windows=0.4 * (make is not rich))
+    play(choice, make, MANY or 40, windows=0.4 * (make is not rich))
 
 
 @pytest.mark.usefixtures("two_forms")
@@ -416,8 +419,8 @@ def partly_mapped() -> Machine:
 
 
 @pytest.mark.usefixtures("two_forms")
-@pytest.mark.parametrize("kernel", ["6.2", "6.3"])
 @pytest.mark.parametrize("log", [0, 1])
+@pytest.mark.parametrize("kernel", ["6.3", "6.2"])
 def test_ptes_of_others_where_a_leaf_maps_the_head(kernel: str, log: int) -> None:
     before = partly_mapped()
     heads = folios_on(before, 0)

@@ -206,6 +206,11 @@ def dealt(
     Returns:
       int32[lanes]; int32[groups], the numbers that would come next.
     """
+    last = jnp.int32(group.shape[0]) if last is None else last
+    several = functools.partial(_dealt, group, first, last, step)
+    if first.shape[0] > 1 and group.shape[0] < CHUNK:
+        # The short way gains less on few lanes than it takes to compile.
+        return several()
     # Mostly there is one group, of all lanes or all but padding: `rank` has a short way
     # for these.
     counts = jnp.stack(totals(*(group == n for n in range(first.shape[0]))))
@@ -216,8 +221,6 @@ def dealt(
 
     if first.shape[0] == 1:
         return one_group()
-    last = jnp.int32(group.shape[0]) if last is None else last
-    several = functools.partial(_dealt, group, first, last, step)
     return jax.lax.cond((counts > 0).sum() <= 1, one_group, several)
 
 
