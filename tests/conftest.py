@@ -20,7 +20,10 @@ COMPILED: Final = (
 )
 # Tracing allocates without end and leaves little to collect: a quarter of its time.
 gc.set_threshold(200_000, 20, 20)
-xla.KEPT = 64  # programs that a worker keeps: machines of tests are small
+# Programs that the workers keep together: machines of tests are small.  Eight workers with
+# 64 each took 20 GB.
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+xla.KEPT = max(min(64, 128 // workers), 16)
 _compiled: list[str] = []  # such events of this process
 _look_again = [0]  # after so many
 jax.monitoring.register_event_duration_secs_listener(
