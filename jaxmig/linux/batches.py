@@ -68,11 +68,10 @@ def _counted(
         return jax.lax.platform_dependent(
             window.pages,
             window.skipped,
-            window.count,
             open_pages,
             limit,
             cpu=lambda *args: _in_turn(rules, *args),
-            default=lambda *args: _by_jumps(rules, window, *args[3:]),
+            default=lambda *args: _by_jumps(rules, window, *args[2:]),
         )
     return _by_jumps(rules, window, open_pages, limit)
 
@@ -81,7 +80,6 @@ def _in_turn(
     rules: Rules,
     pages: Lanes,
     skipped: Index,
-    count: Index,
     open_pages: Index,
     limit: Index,
 ) -> tuple[Array, ...]:
@@ -102,7 +100,7 @@ def _in_turn(
     # A first folio that is larger than the limit ends no batch before it.
     alone = (posted > 0) & (open_pages == 0) & (xla.row(pages, skipped) > most)
     start = (-alone.astype(jnp.int32), open_pages, most, posted)
-    (number, held, _, _), batch = lanes.in_turn(one, start, pages, skipped + count)
+    (number, held, _, _), batch = lanes.in_turn(one, start, pages)
     return batch, number, held
 
 

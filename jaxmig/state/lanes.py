@@ -130,34 +130,27 @@ def _rank_on_cpu(mask: Mask) -> Lanes:
     return jax.lax.cond(others == 0, lambda: lanes, lambda: running(mask) - 1)
 
 
-def running(mask: Mask | Lanes, last: Index | None = None) -> Lanes:
-    """How many lanes of `mask` there are up to each lane, or the sums of numbers.
-
-    `last`: lanes from here on may have any number; None: none of them.
-    """
+def running(mask: Mask | Lanes) -> Lanes:
+    """How many lanes of `mask` there are up to each lane, or the sums of numbers."""
     ones = mask.astype(jnp.int32)
     if not xla.marks():
         return jnp.cumsum(ones)
-    args = (ones,) if last is None else (ones, last)
-    return jax.lax.platform_dependent(
-        *args, cpu=_running_on_cpu, default=lambda ones, *_: jnp.cumsum(ones)
-    )
+    return jax.lax.platform_dependent(ones, cpu=_running_on_cpu, default=jnp.cumsum)
 
 
-def _running_on_cpu(ones: Lanes, last: Index | None = None) -> Lanes:
+def _running_on_cpu(ones: Lanes) -> Lanes:
     def add(sums: tuple[Index], one: Index) -> tuple[tuple[Index], Index]:
         total = sums[0] + one
         return (total,), total
 
     # XLA:CPU's own cumsum costs six times as much.
-    return in_turn(add, (jnp.int32(0),), ones, last)[1]
+    return in_turn(add, (jnp.int32(0),), ones)[1]
 
 
 def in_turn(
     step: Callable[[C, Index], tuple[C, Index]],
     start: C,
     values: Lanes,
-    last: Index | None = None,
 ) -> tuple[C, Lanes]:
     """One lane after the other, on a CPU, in one compiled function.
 
@@ -165,15 +158,13 @@ def in_turn(
       step: (carry, value of the lane) -> (carry, number of the lane), int32 all.
       start: a tuple of int32, the carry before the first lane.
       values: int32[lanes], not negative.
-      last: int32, lanes from here on may be left out; None: all are gone through.
     Returns:
-      The carry after the last lane; int32[lanes], their numbers, or values left out.
+      The carry after the last lane; int32[lanes], their numbers.
     """
     count = values.shape[0]
     together = math.gcd(count, TOGETHER)
-    trips = jnp.int32(count) if last is None else last + together - 1
 
-    def turns(values: Lanes, trips: Index, *start: Index) -> tuple[Any, Lanes]:
+    def turns(values: Lanes, *start: Index) -> tuple[Any, Lanes]:
         def some(i: Array, state: tuple[Any, Lanes]) -> tuple[Any, Lanes]:
             carry, numbers = state
             for n in range(together):
@@ -183,10 +174,11 @@ def in_turn(
                 numbers = xla.put(numbers, at, number)
             return carry, numbers
 
-        return jax.lax.fori_loop(0, trips // together, some, (start, values))
+        # All lanes: with a number of trips that is data, vmap would make scatters of it.
+        return jax.lax.fori_loop(0, count // together, some, (start, values))
 
     # XLA must not fold them: see `xla.whole`.
-    known = (xla.after(number, values) for number in (trips, *start))
+    known = (xla.after(number, values) for number in start)
     return xla.whole(turns, values, *known)
 
 
@@ -194,7 +186,6 @@ def dealt(
     group: Lanes,
     first: Int32[Array, " groups"],
     step: int,
-    last: Index | None = None,
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     """A number for each lane: those of a group count from the group's first number.
 
@@ -202,12 +193,10 @@ def dealt(
       group: int32[lanes], below `groups`; a lane of group `groups` gets any number.
       first: int32[groups], the number of each group's first lane.
       step: from one lane of a group to its next.
-      last: int32, lanes from here on are in no group; None: that is not known.
     Returns:
       int32[lanes]; int32[groups], the numbers that would come next.
     """
-    last = jnp.int32(group.shape[0]) if last is None else last
-    several = functools.partial(_dealt, group, first, last, step)
+    several = functools.partial(_dealt, group, first, step)
     if first.shape[0] > 1 and group.shape[0] < CHUNK:
         # The short way gains less on few lanes than it takes to compile.
         return several()
@@ -225,17 +214,17 @@ def dealt(
 
 
 def _dealt(
-    group: Lanes, first: Int32[Array, " groups"], last: Index, step: int
+    group: Lanes, first: Int32[Array, " groups"], step: int
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     elsewhere = functools.partial(_dealt_by_groups, step=step)
     if not xla.marks():
-        return elsewhere(group, first, last)
+        return elsewhere(group, first)
     cpu = functools.partial(_dealt_in_turn, step=step)
-    return jax.lax.platform_dependent(group, first, last, cpu=cpu, default=elsewhere)
+    return jax.lax.platform_dependent(group, first, cpu=cpu, default=elsewhere)
 
 
 def _dealt_in_turn(
-    group: Lanes, first: Int32[Array, " groups"], last: Index, step: int
+    group: Lanes, first: Int32[Array, " groups"], step: int
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     def deal(
         following: tuple[Index, ...], group: Index
@@ -246,12 +235,12 @@ def _dealt_in_turn(
             after.append(mine + jnp.where(group == n, step, 0))
         return tuple(after), number
 
-    following, numbers = in_turn(deal, tuple(first), group, last)
+    following, numbers = in_turn(deal, tuple(first), group)
     return numbers, jnp.stack(following)
 
 
 def _dealt_by_groups(
-    group: Lanes, first: Int32[Array, " groups"], _last: Index, step: int
+    group: Lanes, first: Int32[Array, " groups"], step: int
 ) -> tuple[Lanes, Int32[Array, " groups"]]:
     def one(n: Array, carry: tuple[Lanes, Array]) -> tuple[Lanes, Array]:
         numbers, following = carry

@@ -180,7 +180,7 @@ def expanded(
     if blocks is not None:
         block = found.blocks(m.geometry) & blocks
         pages = jnp.where(block, 1, pages)
-    upto = lanes.running(pages, found.skipped + found.count)
+    upto = lanes.running(pages)
     fits = there & (upto <= width)
     first = upto - pages
     begins = lanes.scattered(

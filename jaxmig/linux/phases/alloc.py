@@ -178,8 +178,7 @@ def _places(
     starts = np.asarray([geometry.stack_start(k) for k in range(stacks)], np.int32)
     # The topmost block lies below the top.
     empty = node * geometry.slots_per_node + starts + min(step, 0)
-    last = window.skipped + window.count
-    slot, following = lanes.dealt(pool, empty + top[:stacks], step, last)
+    slot, following = lanes.dealt(pool, empty + top[:stacks], step)
     return slot, jax.lax.dynamic_update_slice(top, following - empty, (0,))
 
 
