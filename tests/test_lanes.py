@@ -428,6 +428,11 @@ def test_only_our_own_programs_are_marked_and_only_for_cpus() -> None:
         marked = {p for p in ("cpu", "cuda", "tpu") if "small_call" in text_of(on, p)}
         assert marked == ({"cpu"} if on and xla.known() else set())
     assert not xla.marks()
+    # What was traced with marks is not used again without, nor the other way round.
+    program, mask = xla.Program(lambda mask: lanes.rank(mask)), jnp.ones(64, bool)
+    for on in (True, False, True):
+        text = program.jitted(on).lower(mask).as_text()
+        assert ("small_call" in text) == (on and xla.known())
     with xla.tricks(True):
         assert xla.marks() == xla.known()
         with xla.tricks(False):

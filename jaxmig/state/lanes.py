@@ -117,8 +117,9 @@ def some(*masks: Mask) -> list[Bool[Array, ""]]:
 
 def rank(mask: Mask) -> Lanes:
     """Position of each lane among those of `mask`."""
+    # New functions each time: JAX would go on using what it traced with other tricks.
     return jax.lax.platform_dependent(
-        mask, cpu=_rank_on_cpu, default=lambda mask: running(mask) - 1
+        mask, cpu=lambda m: _rank_on_cpu(m), default=lambda m: running(m) - 1
     )
 
 
