@@ -19,7 +19,7 @@ from jaxmig.linux import outcomes as oc, plan
 from jaxmig.linux.batches import cut
 from jaxmig.linux.in_order.progress import NO_LIMIT
 from jaxmig.linux.phases import copypage, gpucopy
-from jaxmig.linux.rules import from_word, rules, word
+from jaxmig.linux.rules import rules, word
 from jaxmig.state import conditions as cond, frame, lanes, xla
 from jaxmig.state.machine import NOWHERE
 from jaxmig.state.window import Window, flat
@@ -253,17 +253,12 @@ def folios(count: int, seed: int) -> oc.FoundFolios:
     return oc.FoundFolios(*columns, words)
 
 
-def decided(kernel: str) -> tuple[Any, Any]:
-    """Outcomes in whole slices, and of all lanes together."""
-    return decided_by(rules(kernel).defers)
-
-
 @functools.cache
-def decided_by(defers: Any) -> tuple[Any, Any]:
-    """The same for all releases."""
+def decided() -> tuple[Any, Any]:
+    """Outcomes in whole slices, and of all lanes together; the same for all releases."""
 
     def found(bits: Any, passes: Any, f: oc.FoundFolios) -> oc.Outcomes:
-        return oc.outcomes(from_word(bits, defers), f, passes)
+        return oc.outcomes(bits, f, passes)
 
     return twins(found)
 
@@ -282,7 +277,7 @@ def test_outcomes_are_the_same_without_tricks(
         for i, mode in enumerate(("sync", "async", "sync_light")):
             bits = jnp.asarray(word(rules(kernel, mode)))
             f = folios(count, seed=count + i)
-            a, b = (made(bits, jnp.int32(passes), f) for made in decided(kernel))
+            a, b = (made(bits, jnp.int32(passes), f) for made in decided())
             equal(a, b)
             ends = np.asarray(a.ends)
             seen |= [(ends & (1 << i)).any() for i in range(5)]
@@ -303,7 +298,7 @@ def test_a_folio_in_nobodys_way_moves_at_the_first_try(kernel, mode, kind) -> No
     none = maps * 0
     f = oc.FoundFolios(flags, refs, maps, (none,) * cond.WORDS)
     bits = jnp.asarray(word(rules(kernel, mode)))
-    o = decided(kernel)[1](bits, jnp.int32(oc.PASSES), f)
+    o = decided()[1](bits, jnp.int32(oc.PASSES), f)
     assert (np.asarray(o.counts)[some] == oc.PLAIN).all()
     assert (np.asarray(o.ends)[some] == oc.OVER | oc.MOVED).all()
     assert (np.asarray(o.refs) == np.asarray(refs)).all()

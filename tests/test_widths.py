@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from differential import diff, to_toml
@@ -25,7 +26,7 @@ from jaxmig.engine import migrate, windows
 from jaxmig.engine.migrate import Result
 from jaxmig.sources.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.sources.scenario import loads
-from jaxmig.state import frame, pte
+from jaxmig.state import frame, pte, xla
 from jaxmig.state.machine import NOWHERE, Machine, Tlb
 from jaxmig.tools import player
 from strategies import Document, Example, Program, examples
@@ -373,6 +374,35 @@ def test_contents_of_folios_of_which_only_heads_have_entries() -> None:
             pages = np.arange(512 if entry >= before.geometry.ptes else 1)
             here, there = old[entry, pte.PFN] + pages, new[entry, pte.PFN] + pages
             np.testing.assert_array_equal(found[there], memory[here])
+
+
+@functools.cache
+def for_others(*how: Any, log: int = 0, **more: Any) -> xla.Program:
+    """A call as other devices than CPUs run it; one with a log as ever."""
+    as_ever = in_two_forms(*how, log=log, **more)
+
+    def call(*args: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax.lax, "platform_dependent", default_of)
+            patch.setattr(xla, "asks_host", lambda: True)
+            return as_ever.function(*args)
+
+    return as_ever if log else xla.Program(call, as_ever.donate)
+
+
+def default_of(*args: Any, default: Callable[..., Any], **platforms: Any) -> Any:
+    """What JAX chooses for a device that is not named."""
+    return default(*args)
+
+
+@pytest.mark.parametrize("make", [rich, pytest.param(bare, marks=pytest.mark.slow)])
+def test_other_devices_do_what_a_cpu_does(
+    make: Callable[[Example], Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They skip nothing, have no loop for a single window, and walls of another kind."""
+    monkeypatch.setattr(migrate, "program", for_others)
+    choice = large(SERIAL) + large(BATCHED)
+    play(choice, make, MANY or 25, windows=0.4 * (make is bare))
 
 
 @pytest.mark.skipif(not MANY, reason="JAXMIG_EXAMPLES says how many to play")

@@ -195,7 +195,7 @@ def _keep_conditions(m: Machine, src: Lanes, dst: Lanes, left: Left | None) -> M
     def follow(rows: Array) -> Array:
         return lanes.scatter(rows, lanes.rows(dst, lane), some, left.goes)
 
-    rows = xla.when(left.some_go, follow, rows)
+    rows = xla.skip_unless(left.some_go, follow, rows)
     return dataclasses.replace(m, conditions=rows)
 
 
@@ -219,7 +219,7 @@ def _follow_drivers(m: Machine, batch: Batch) -> Machine:
 
         return lanes.along_chains(m.geometry.shared, point, (m, entry))[0]
 
-    return xla.when(lanes.some(where)[0], follow, m)
+    return xla.skip_unless(lanes.some(where)[0], follow, m)
 
 
 def _zap(m: Machine, known: Known, gone: Mask) -> Machine:
@@ -242,7 +242,7 @@ def _zap(m: Machine, known: Known, gone: Mask) -> Machine:
 
         return lanes.along_chains(m.geometry.shared, empty, (m, entry))[0]
 
-    return xla.when(lanes.some(gone)[0], zap, m)
+    return xla.skip_unless(lanes.some(gone)[0], zap, m)
 
 
 def _entry(

@@ -90,7 +90,10 @@ def migrate_lanes(
     )
     none = jnp.int32(0)
     c = Carry(call, flush.no_flushes(call.m.cpus), none, none, no)
-    if width <= CHUNK:
+    all_in_one = safe and width >= most_lanes(call) and not call.m.geometry.hugetlb
+    if all_in_one and xla.asks_host():
+        c = _next(j, c, width)
+    elif width <= CHUNK:
         c = _windows(j, c, width, j.size)
     else:
         # A window's frames are freed at its end, and later folios of the same node may get
@@ -196,13 +199,14 @@ def batch_start(
 
 def width_of(call: CallState, chunk: int) -> int:
     """Base pages a window: at most `chunk`, what the list can have, or the machine has."""
-    g = call.m.geometry
-    most = g.largest
-    room = call.todo.folios.shape[0]
-    if most == 1:
-        return min(chunk, room)
     # The largest folio must fit into a window.
-    return min(max(chunk, most), room * most, max(g.frames, most))
+    return min(max(chunk, call.m.geometry.largest), most_lanes(call))
+
+
+def most_lanes(call: CallState) -> int:
+    """Base pages that the list can have."""
+    g, room = call.m.geometry, call.todo.folios.shape[0]
+    return room if g.largest == 1 else min(room * g.largest, max(g.frames, g.largest))
 
 
 def _with_room(call: CallState, width: int) -> CallState:
@@ -277,7 +281,7 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
 
     if m.geometry.orders == (0,):
         carry = of_few_entries(carry)
-    elif width < TWO_FORMS:
+    elif width < TWO_FORMS or xla.asks_host():
         carry = of_others(carry)
     else:
         # Windows in which a lane a folio is enough have a cheaper form: two loops of one

@@ -18,7 +18,7 @@ from jaxmig.linux.phases import flush
 from jaxmig.linux.phases.flush import CallFlushes, FlushRequests
 from jaxmig.linux.plan import Pages, Plan
 from jaxmig.linux.rules import Rules
-from jaxmig.state import frame, lanes, pte
+from jaxmig.state import frame, lanes, pte, xla
 from jaxmig.state.events import Events
 from jaxmig.state.frame import FLAGS
 from jaxmig.state.lanes import Lanes, Mask
@@ -254,7 +254,7 @@ def _immediate(
             return none.at[mm].add(one), none.at[mm].add(whole)
 
         # Batched calls mostly flush nothing immediately: then no scatter is run.
-        return jax.lax.cond(lanes.some(one + whole)[0], add, lambda: (none, none))
+        return xla.zero_unless(lanes.some(one + whole)[0], add)
 
     def step(carry: tuple, i: Index) -> tuple:
         total, entry = carry

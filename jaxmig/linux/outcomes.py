@@ -20,13 +20,14 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux import checks
 from jaxmig.linux.attempt_result import AttemptResult
 from jaxmig.linux.checks import PASSES, UNFORCED
 from jaxmig.linux.folio import EAGAIN, ENOMEM, FAILED, SLEEPS, SUCCESS, UNMAPPED
-from jaxmig.linux.rules import Rules, from_word, word
+from jaxmig.linux.rules import Rules, from_word
 from jaxmig.state import conditions as cond, frame, xla
 from jaxmig.state.pytree import pytree
 
@@ -85,11 +86,14 @@ def number(counts: Lanes, what: int, stage: int) -> Lanes:
 
 
 def outcomes(
-    rules: Rules, folios: FoundFolios, passes: Int32[Array, ""] | int = PASSES
+    bits: np.int32 | Int32[Array, ""],
+    folios: FoundFolios,
+    passes: Int32[Array, ""] | int = PASSES,
 ) -> Outcomes:
     """Outcomes of all lanes, SLICE of them at a time.
 
     Args:
+      bits: the rules, as a word.
       folios: int32[lanes] each; the number of lanes is a multiple of SLICE or below it.
       passes: the most passes of a stage; 1: only what the first pass does.
     Returns:
@@ -102,7 +106,7 @@ def outcomes(
     # Arguments that XLA can neither fold nor find unused: see `xla.whole`.
     bits, most = (
         xla.after(jnp.asarray(number, jnp.int32), folios.flags)
-        for number in (word(rules), passes)
+        for number in (bits, passes)
     )
 
     def loop(folios: FoundFolios, bits: Array, most: Array) -> Outcomes:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
 from jaxmig.linux import outcomes as oc
-from jaxmig.linux.rules import Rules
+from jaxmig.linux.rules import Rules, word
 from jaxmig.state import conditions as cond, frame, lanes, xla
 from jaxmig.state.frame import FLAGS, REFCOUNT
 from jaxmig.state.lanes import Lanes, Mask
@@ -163,6 +163,7 @@ def _odd_ones(
     count = odd.shape[0]
     width = _group(count)
     (n,) = lanes.totals(odd)
+    bits = word(rules)  # one operand of the loop, not one for each rule
 
     def pick() -> tuple[Lanes, Int32[Array, "lanes 4"]]:
         # One gather for all: the latencies of its reads overlap.
@@ -187,7 +188,7 @@ def _odd_ones(
         a, b, c_, marks = (states[:, n] for n in range(cond.WORDS))
         words = (a, b, c_, marks)
         f = oc.FoundFolios(row[:, FLAGS], refs, lanes.rows(maps, lane), words)
-        o = oc.outcomes(rules, f, passes)
+        o = oc.outcomes(bits, f, passes)
         counts, ends, lost = (
             lanes.scatter(old, lane, there, new)
             for old, new in (
@@ -237,7 +238,7 @@ def _leave(
     return Left(
         left.lane,
         put(left.stays, stays),
-        xla.when(some, lambda rows: put(rows, goes), left.goes),
+        xla.skip_unless(some, lambda rows: put(rows, goes), left.goes),
         left.some_go | some,
     )
 

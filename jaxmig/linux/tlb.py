@@ -156,7 +156,7 @@ def drop_all_sizes(m: Machine, cpus: CpuSet) -> Machine:
     def both(tlbs: tuple[Tlb, Tlb]) -> tuple[Tlb, Tlb]:
         return drop_all(tlbs[0], cpus), drop_all(tlbs[1], cpus)
 
-    tlb, huge = xla.when(cpus.any(), both, (m.tlb, m.huge_tlb))
+    tlb, huge = xla.skip_unless(cpus.any(), both, (m.tlb, m.huge_tlb))
     return dataclasses.replace(m, tlb=tlb, huge_tlb=huge)
 
 

@@ -163,7 +163,8 @@ def in_turn(
       The carry after the last lane; int32[lanes], their numbers.
     """
     count = values.shape[0]
-    together = math.gcd(count, TOGETHER)
+    # With few lanes a longer program takes more time to compile than it saves.
+    together = math.gcd(count, TOGETHER) if count >= CHUNK else 1
 
     def turns(values: Lanes, *start: Index) -> tuple[Any, Lanes]:
         def some(i: Array, state: tuple[Any, Lanes]) -> tuple[Any, Lanes]:

@@ -67,6 +67,7 @@ QUICK_OPTIONS: Final[dict[str, Any]] = {
     ),
 }
 ALIGNED: Final = 64  # bytes
+FEW_TURNS: Final = 2  # of a loop, sooner taken than asked for
 # jaxlib 0.6.0 runs a program that it reads back from JAX's compilation cache wrongly: pages
 # are not copied.  Those up to 0.9 have not been tried.  JAX asks once a process whether to
 # use it: the one setting that is changed on import.
@@ -106,6 +107,11 @@ def marks() -> bool:
 def kernels() -> bool:
     """Whether what is traced now may have Pallas kernels for GPUs."""
     return _kernels.get()
+
+
+def asks_host() -> bool:
+    """Whether what is traced now is for a device that asks the host at every turn."""
+    return kernels() or jax.default_backend() != "cpu"
 
 
 @functools.cache
@@ -362,10 +368,21 @@ def shard_map(
 
 
 def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
-    """`reads()` inside a conditional; `witness` is any index it uses, never negative."""
-    shapes = jax.eval_shape(reads)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reads, lambda: zeros)
+    """`reads()`, not fused with later writes; `witness`: an index of it, not negative.
+
+    Inside a conditional on CPUs.  For GPUs XLA makes a choice of a small one, through which
+    fusion goes, and waits for the host at a large one; a barrier stops it.
+    """
+    reading = jax.jit(reads)  # traced once, not for each branch
+    shapes = jax.eval_shape(reading)
+
+    def on_cpu(witness: Int32[Array, "..."]) -> T:
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reading, lambda: zeros)
+
+    return jax.lax.platform_dependent(
+        witness, cpu=on_cpu, default=lambda _: jax.lax.optimization_barrier(reading())
+    )
 
 
 def once(witness: Int32[Array, "..."], compute: Callable[[], Array]) -> Array:
@@ -387,6 +404,56 @@ def when(pred: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
         return jnp.asarray(False), change(carry[1])
 
     return jax.lax.while_loop(lambda c: c[0], once, (jnp.asarray(pred), state))[1]
+
+
+def zero_unless(some: Bool[Array, ""], compute: Callable[[], T]) -> T:
+    """`compute()`, or zeros unless `some`; only CPUs save the work, as `skip_unless`."""
+    computed = jax.jit(compute)
+    shapes = jax.eval_shape(computed)
+
+    def on_cpu(some: Bool[Array, ""]) -> T:
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        return jax.lax.cond(some, computed, lambda: zeros)
+
+    def elsewhere(some: Bool[Array, ""]) -> T:
+        return jax.tree.map(lambda x: jnp.where(some, x, jnp.zeros_like(x)), computed())
+
+    return jax.lax.platform_dependent(some, cpu=on_cpu, default=elsewhere)
+
+
+def skip_unless(some: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
+    """`change(state)`, which changes nothing unless `some`.
+
+    CPUs skip it then.  Others do not: to know would cost a GPU more, which would have to
+    ask the host.
+    """
+    changed = jax.jit(change)  # traced once, not for each branch
+    return jax.lax.platform_dependent(
+        some,
+        state,
+        cpu=lambda some, state: when(some, changed, state),
+        default=lambda _, state: changed(state),
+    )
+
+
+def while_at_most(
+    more: Callable[[T], Array], turn: Callable[[T], T], state: T, most: int
+) -> T:
+    """`turn` again and again while there is `more`, `most` times; then it changes nothing.
+
+    Devices that would ask the host after each turn take all turns, if these are few.
+    """
+    turned = jax.jit(turn)  # traced once, not for each branch
+
+    def as_needed(state: T) -> T:
+        return jax.lax.while_loop(more, turned, state)
+
+    def all_turns(state: T) -> T:
+        return jax.lax.fori_loop(0, most, lambda _, state: turned(state), state)
+
+    if most > FEW_TURNS:
+        return as_needed(state)
+    return jax.lax.platform_dependent(state, cpu=as_needed, default=all_turns)
 
 
 def after(

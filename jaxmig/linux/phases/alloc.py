@@ -224,6 +224,8 @@ def give_many(m: Machine, window: Window, head: Lanes, freed: Mask) -> Machine:
         nfree = nfree.at[node].add(pages)
         return next_node(node), free, top.at[node].set(above), nfree
 
+    # Most nodes have none.
     start = (next_node(jnp.int32(-1)), m.free, m.top, m.nfree)
-    _, free, top, nfree = jax.lax.while_loop(lambda c: c[0] != NOWHERE, give, start)
+    start = xla.while_at_most(lambda c: c[0] != NOWHERE, give, start, g.nodes)
+    _, free, top, nfree = start
     return dataclasses.replace(m, free=free, top=top, nfree=nfree)

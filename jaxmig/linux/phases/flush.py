@@ -121,6 +121,8 @@ def _close_many(
 
     size = min(GROUP, count)
     start = (jnp.int32(0), ev, flushes)
+    if count <= GROUP:
+        return group(start)[1:]
     return jax.lax.while_loop(lambda c: c[0] * GROUP < last, group, start)[1:]
 
 
@@ -330,9 +332,8 @@ def _kept(
 ) -> Tlb:
     # The page table is read in a conditional of its own: in the loop that writes, XLA would
     # copy the table.
-    no = jnp.zeros(tlb.entry.shape, bool)
-    dead = jax.lax.cond(some, lambda: stale(tlb), lambda: no)
-    entry = xla.when(some, lambda e: jnp.where(dead, NOWHERE, e), tlb.entry)
+    dead = xla.zero_unless(some, lambda: stale(tlb))
+    entry = xla.skip_unless(some, lambda e: jnp.where(dead, NOWHERE, e), tlb.entry)
     return dataclasses.replace(tlb, entry=entry)
 
 

@@ -78,7 +78,7 @@ def unmap(
         rows = lanes.scatter(m.frame, window.page, where | refused, new)
     elif m.conditions is not None:
         # The flush phase reads the FLUSHED marks of failed unmaps.
-        rows = xla.when(
+        rows = xla.skip_unless(
             lanes.some(refused)[0],
             lambda rows: lanes.scatter(rows, window.page, refused, new),
             m.frame,
