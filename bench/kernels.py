@@ -52,9 +52,11 @@ LAYOUTS: Final = {"base": mixes.Layout()} | {
 }
 
 
-def compiled(device: Any, layout: mixes.Layout, pages: int, kernel: str) -> Any:
+def compiled(
+    device: Any, layout: mixes.Layout, pages: int, kernel: str, content: bool = False
+) -> Any:
     """The call on a machine of this layout, compiled for `device`, and the machine."""
-    m = layout.machine(pages)
+    m = layout.machine(pages, content)
     args, r = mixes.arguments(m, mixes.spread(m)), rules(kernel)
     safe = uncoupled(r, m, *args[2:4])
     there = jax.sharding.SingleDeviceSharding(device)
@@ -119,9 +121,10 @@ def counted(text: str, large: int) -> Counter[str]:
     return total
 
 
-def row(device: Any, name: str, pages: int, kernel: str) -> timing.Row:
-    """What is counted of one call."""
-    made, m = compiled(device, LAYOUTS[name], pages, kernel)
+def row(device: Any, name: str, *how: Any) -> timing.Row:
+    """What is counted of one call; `how`: pages, release, whether they have contents."""
+    made, m = compiled(device, LAYOUTS[name], *how)
+    pages, kernel, content = how
     # Arrays of lanes are smaller than the rows of all frames.
     totals = counted(made.as_text(), m.frame.nbytes)
     names = ("kernels", "waits", "all kernels", "loops", "branches", "large copies")
@@ -130,6 +133,7 @@ def row(device: Any, name: str, pages: int, kernel: str) -> timing.Row:
         "kernel": kernel,
         "what": name,
         "pages": pages,
+        "contents": content,
         **{what: totals[what] for what in names},
         "bytes of room a page": memory / pages,
     }
@@ -143,6 +147,7 @@ def main() -> int:
     parser.add_argument("--pages", type=int, default=1 << 14, help="base pages")
     releases = mixes.some_of(RELEASES)
     parser.add_argument("--kernel", type=releases, default=mixes.KERNELS)
+    parser.add_argument("--content", action="store_true", help="copy pages, too")
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
     try:
@@ -153,7 +158,7 @@ def main() -> int:
         why = str(error).partition("\n")[0]
         sys.exit(f"kernels: no compiler for GPUs ({why}); pip install '.[cuda]'")
     rows = [
-        row(here.devices[0], name, args.pages, kernel)
+        row(here.devices[0], name, args.pages, kernel, args.content)
         for name in args.mix
         for kernel in args.kernel
     ]

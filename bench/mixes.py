@@ -75,8 +75,8 @@ class Layout:
     splits: bool = False  # there is room for the pieces of large folios
     held: bool = False  # nothing can be allocated for the first 2 MiB folio
 
-    def machine(self, pages: int) -> Any:
-        """So many base pages on node 0, without contents."""
+    def machine(self, pages: int, content: bool = False) -> Any:
+        """So many base pages on node 0."""
         b = jaxmig.Builder(nodes=2, cpus=4)
         cpus = [[1, 2, 3]] if self.processes == 1 else [[1, 2], [3]]
         owners = [b.process(f"p{i}", running=cpus[i]) for i in range(self.processes)]
@@ -95,7 +95,7 @@ class Layout:
                 b.condition(region, part.state, until=part.until)
             if self.held and part.order == frame.PMD_ORDER:
                 b.condition(region, "huge_dst_unavailable", [0])
-        return b.build(content=False, seed=0)
+        return b.build(content=content, seed=0)
 
     def expected(self, kernel: str, pages: int) -> dict[str, Any]:
         """What a call must return, count and leave behind."""

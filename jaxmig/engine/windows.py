@@ -52,6 +52,7 @@ class CallSetup:
     passes: Index | int  # the most passes of a serial release
     aborts: Flag  # whether a folio's -ENOMEM may end all passes of a serial release
     apart: Flag  # whether no folio of the list is on the target node
+    most: Index | int  # base pages that a window takes at most
 
 
 def migrate_lanes(
@@ -83,24 +84,23 @@ def migrate_lanes(
     width = width_of(call, chunk or lanes.chunk())
     call = _with_room(call, width)
     before = jnp.zeros(1, jnp.int32) if safe else _pages_before(call, at.node)
+    # What is in a window must not depend on the device where frames that it frees may be
+    # got by later ones: a wide window takes no more folios then.
+    narrow = min(max(CHUNK, call.m.geometry.largest), width)
     two_forms = width >= TWO_FORMS and call.m.geometry.orders != (0,)
-    apart = ~_any_at_home(call, at) if two_forms or width > CHUNK else no
+    apart = ~_any_at_home(call, at) if two_forms or width > narrow else no
+    most = jnp.where(apart, width, narrow) if width > narrow else width
+    size = call.todo.size
     j = CallSetup(
-        rules, at, limit, call.todo.size, huge, before, safe, passes, aborts, apart
+        rules, at, limit, size, huge, before, safe, passes, aborts, apart, most
     )
     none = jnp.int32(0)
     c = Carry(call, flush.no_flushes(call.m.cpus), none, none, no)
-    all_in_one = safe and width >= most_lanes(call) and not call.m.geometry.hugetlb
+    all_in_one = safe and narrow >= most_lanes(call) and not call.m.geometry.hugetlb
     if all_in_one and xla.asks_host():
         c = _next(j, c, width)
-    elif width <= CHUNK:
-        c = _windows(j, c, width, j.size)
     else:
-        # A window's frames are freed at its end, and later folios of the same node may get
-        # them: which, must not depend on the width of windows, that is on the device.
-        c = _windows(j, c, width, jnp.where(apart, j.size, 0))
-        narrow = max(CHUNK, call.m.geometry.largest)
-        c = _windows(j, c, min(narrow, width), j.size)
+        c = _windows(j, c, width)
     return _end(j, c)
 
 
@@ -253,11 +253,11 @@ def _any_at_home(call: CallState, at: Where) -> Bool[Array, ""]:
     return (listed & (call.m.node_of(folios) == at.node)).any()
 
 
-def _windows(setup: CallSetup, carry: Carry, width: int, end: Index) -> Carry:
-    """The list up to `end`, window by window."""
+def _windows(setup: CallSetup, carry: Carry, width: int) -> Carry:
+    """The list, window by window."""
 
     def more(carry: Carry) -> Array:
-        return (carry.next < end) & (carry.call.error == 0)
+        return (carry.next < setup.size) & (carry.call.error == 0)
 
     return jax.lax.while_loop(more, lambda c: _next(setup, c, width), carry)
 
@@ -269,6 +269,8 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
     # not depend on the device where frames are freed that later windows may get.
     blocks = setup.apart if TWO_FORMS <= width <= CHUNK else None
     end = jnp.where(before < setup.huge, setup.huge, setup.size)
+    if not isinstance(setup.most, int):
+        end = jnp.minimum(end, before + setup.most)
     found = listed(m, carry.call.todo.folios, before, end, width)
 
     def of_few_entries(carry: Carry) -> Carry:
@@ -276,7 +278,7 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
         return _at_once(setup, carry, found.flat(large), found.place)
 
     def of_others(carry: Carry) -> Carry:
-        window = expanded(carry.call.m, found, blocks)
+        window = expanded(carry.call.m, found, blocks, setup.most)
         return _at_once(setup, carry, window, found.place)
 
     if m.geometry.orders == (0,):

@@ -161,13 +161,17 @@ def listed(m: Machine, folios: Lanes, start: Index, end: Index, width: int) -> L
 
 
 def expanded(
-    m: Machine, found: Listed, blocks: Bool[Array, ""] | None = None
+    m: Machine,
+    found: Listed,
+    blocks: Bool[Array, ""] | None = None,
+    most: Index | int | None = None,
 ) -> Window:
     """The folios whose pages fit the lanes, and lanes for these pages.
 
     Args:
       found: folios of a list.
       blocks: whether large folios may be blocks, with one lane; None: each page has one.
+      most: pages that it takes; None: as many as there are lanes.
     Returns:
       The window; its last folios may be left out.
     """
@@ -181,7 +185,7 @@ def expanded(
         block = found.blocks(m.geometry) & blocks
         pages = jnp.where(block, 1, pages)
     upto = lanes.running(pages)
-    fits = there & (upto <= width)
+    fits = there & (upto <= (width if most is None else most))
     first = upto - pages
     begins = lanes.scattered(
         jnp.where(fits, first, NOWHERE), jnp.ones_like(lane), jnp.zeros_like(lane)

@@ -439,9 +439,15 @@ def skip_unless(some: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
 def while_at_most(
     more: Callable[[T], Array], turn: Callable[[T], T], state: T, most: int
 ) -> T:
-    """`turn` again and again while there is `more`, `most` times; then it changes nothing.
+    """`turn` again and again while there is `more`; devices that ask the host, always.
 
-    Devices that would ask the host after each turn take all turns, if these are few.
+    Args:
+      more: of the state, whether it changes in the next turn.
+      turn: state -> state; the same state if there is no more.
+      state: any arrays.
+      most: as many turns at most; where they are few, a GPU takes them all.
+    Returns:
+      The state when there is no more.
     """
     turned = jax.jit(turn)  # traced once, not for each branch
 
