@@ -24,6 +24,7 @@ from jaxmig.calls.syscalls.scan import kernel_list
 from jaxmig.calls.syscalls.space import View
 from jaxmig.engine import migrate, windows
 from jaxmig.engine.migrate import Result
+from jaxmig.linux import flush_requests
 from jaxmig.sources.assemble import Entries, Folios, Hardware, assemble
 from jaxmig.sources.scenario import loads
 from jaxmig.state import frame, pte, xla
@@ -339,8 +340,9 @@ in_two_forms = functools.cache(migrate.program.__wrapped__)
 
 @pytest.fixture
 def two_forms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few pages are worked in the forms that windows of many have."""
+    """Few pages are worked in the forms that windows of many have, few processes, too."""
     monkeypatch.setattr(windows, "TWO_FORMS", 1)
+    monkeypatch.setattr(flush_requests, "FEW_MMS", 0)
     monkeypatch.setattr(migrate, "program", in_two_forms)
 
 

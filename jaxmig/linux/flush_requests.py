@@ -27,9 +27,9 @@ from jaxmig.state.pytree import pytree
 from jaxmig.state.window import Window
 
 Index = Int32[Array, ""]
-PASS_SHIFT: Final = (
-    27  # an attempt's time: its pass, then its folio's place in the list
-)
+FEW_MMS: Final = 4  # address spaces whose sums are taken in one pass
+# An attempt's time: its pass, then its folio's place in the list.
+PASS_SHIFT: Final = 27
 
 
 @pytree
@@ -245,28 +245,39 @@ def _immediate(
         return mm, jnp.where(whole, 0, n), jnp.where(whole, n, 0)
 
     if not m.geometry.shared:
-        mm, one, whole = sums(seen.chains.words[0], seen.maps > 0)
-        if mms == 1:
-            found = lanes.totals(one, whole)
-            return found[0][None], found[1][None]
-
-        def add() -> tuple[Array, Array]:
-            return none.at[mm].add(one), none.at[mm].add(whole)
-
+        mm, *found = sums(seen.chains.words[0], seen.maps > 0)
+        if mms <= FEW_MMS:
+            return _by_mm(mms, mm, *found)
         # Batched calls mostly flush nothing immediately: then no scatter is run.
-        return xla.zero_unless(lanes.some(one + whole)[0], add)
+        some = lanes.some(found[0] + found[1])[0]
+        return xla.zero_unless(some, lambda: _by_mm(mms, mm, *found))
 
     def step(carry: tuple, i: Index) -> tuple:
         total, entry = carry
         old, following = lanes.entry_or(seen.chains, m, entry, i)
-        mm, one, whole = sums(old, entry != NOWHERE)
-        return (total[0].at[mm].add(one), total[1].at[mm].add(whole)), following
+        found = _by_mm(mms, *sums(old, entry != NOWHERE))
+        return (total[0] + found[0], total[1] + found[1]), following
 
     some = walks.again + walks.again_refused > 0
     now = walks.unmaps + walks.refusals > 0
     some |= now & (walks.at_once | (seen.pmds > 0) | ~put_off.all())
     first = jnp.where(some, chain(m, window.page_row), NOWHERE)
     return lanes.along_chains(True, step, ((none, none), first))[0]
+
+
+def _by_mm(
+    mms: int, mm: Lanes, one: Lanes, whole: Lanes
+) -> tuple[Int32[Array, " mms"], Int32[Array, " mms"]]:
+    """Sums of two numbers by the lanes' address spaces."""
+    if mms <= FEW_MMS:
+        # In one pass; scattered to few places, numbers would queue up on a GPU.
+        mine = [mm == n for n in range(mms)] if mms > 1 else [True]
+        terms = (jnp.where(here, x, 0) for x in (one, whole) for here in mine)
+        found = jnp.stack(lanes.totals(*terms))
+        return found[:mms], found[mms:]
+    none = jnp.zeros(mms, jnp.int32)
+    at = jnp.where(one + whole > 0, mm, NOWHERE)
+    return none.at[at].add(one, mode="drop"), none.at[at].add(whole, mode="drop")
 
 
 def _times(
