@@ -373,16 +373,11 @@ def read(witness: Int32[Array, "..."], reads: Callable[[], T]) -> T:
     Inside a conditional on CPUs.  For GPUs XLA makes a choice of a small one, through which
     fusion goes, and waits for the host at a large one; a barrier stops it.
     """
-    reading = jax.jit(reads)  # traced once, not for each branch
-    shapes = jax.eval_shape(reading)
-
-    def on_cpu(witness: Int32[Array, "..."]) -> T:
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reading, lambda: zeros)
-
-    return jax.lax.platform_dependent(
-        witness, cpu=on_cpu, default=lambda _: jax.lax.optimization_barrier(reading())
-    )
+    if asks_host():
+        return jax.lax.optimization_barrier(reads())
+    shapes = jax.eval_shape(reads)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.cond(jnp.ravel(witness)[0] >= 0, reads, lambda: zeros)
 
 
 def once(witness: Int32[Array, "..."], compute: Callable[[], Array]) -> Array:
@@ -408,17 +403,11 @@ def when(pred: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
 
 def zero_unless(some: Bool[Array, ""], compute: Callable[[], T]) -> T:
     """`compute()`, or zeros unless `some`; only CPUs save the work, as `skip_unless`."""
-    computed = jax.jit(compute)
-    shapes = jax.eval_shape(computed)
-
-    def on_cpu(some: Bool[Array, ""]) -> T:
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.cond(some, computed, lambda: zeros)
-
-    def elsewhere(some: Bool[Array, ""]) -> T:
-        return jax.tree.map(lambda x: jnp.where(some, x, jnp.zeros_like(x)), computed())
-
-    return jax.lax.platform_dependent(some, cpu=on_cpu, default=elsewhere)
+    if asks_host():
+        return jax.tree.map(lambda x: jnp.where(some, x, jnp.zeros_like(x)), compute())
+    shapes = jax.eval_shape(compute)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.cond(some, compute, lambda: zeros)
 
 
 def skip_unless(some: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
@@ -427,39 +416,25 @@ def skip_unless(some: Bool[Array, ""], change: Callable[[T], T], state: T) -> T:
     CPUs skip it then.  Others do not: to know would cost a GPU more, which would have to
     ask the host.
     """
-    changed = jax.jit(change)  # traced once, not for each branch
-    return jax.lax.platform_dependent(
-        some,
-        state,
-        cpu=lambda some, state: when(some, changed, state),
-        default=lambda _, state: changed(state),
-    )
+    return change(state) if asks_host() else when(some, change, state)
 
 
 def while_at_most(
     more: Callable[[T], Array], turn: Callable[[T], T], state: T, most: int
 ) -> T:
-    """`turn` again and again while there is `more`; devices that ask the host, always.
+    """`turn` again and again while there is `more`.
 
     Args:
       more: of the state, whether it changes in the next turn.
       turn: state -> state; the same state if there is no more.
       state: any arrays.
-      most: as many turns at most; where they are few, a GPU takes them all.
+      most: as many turns at most; a device that asks the host takes all, if they are few.
     Returns:
       The state when there is no more.
     """
-    turned = jax.jit(turn)  # traced once, not for each branch
-
-    def as_needed(state: T) -> T:
-        return jax.lax.while_loop(more, turned, state)
-
-    def all_turns(state: T) -> T:
-        return jax.lax.fori_loop(0, most, lambda _, state: turned(state), state)
-
-    if most > FEW_TURNS:
-        return as_needed(state)
-    return jax.lax.platform_dependent(state, cpu=as_needed, default=all_turns)
+    if asks_host() and most <= FEW_TURNS:
+        return jax.lax.fori_loop(0, most, lambda _, state: turn(state), state)
+    return jax.lax.while_loop(more, turn, state)
 
 
 def after(
