@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jaxmig
 import numpy as np
 import pytest
-from jaxmig.engine.migrate import Result, program
+from jaxmig.engine.migrate import Result, listed, program
 from jaxmig.linux.rules import rules, word
 from jaxmig.state import frame, xla
 from jaxmig.state.lanes import CHUNK
@@ -79,6 +79,32 @@ def test_a_wide_chunk_gives_every_page_the_same_frame(home, order, monkeypatch):
         # Devices with wide windows have no loop for what fits a narrow one.
         monkeypatch.setattr(xla, "asks_host", lambda: chunk is not None)  # noqa: B023
         found.append(program(r.defers, False, True, chunk)(*args, word(r)))
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_program_for_few_pages_is_shorter_and_does_the_same():
+    """Where lanes are many only because the machine is large."""
+    b = jaxmig.Builder(nodes=2, cpus=4)
+    app = b.process("app", running=[1, 2, 3])
+    for order, pages in ((0, 700), (9, 1024), (4, 320), (9, 512), (0, 300)):
+        b.mmap(app, pages, order=order)
+    b.mmap(app, CHUNK, node=1)
+    state = b.build(content=False, seed=1)
+    heads, size = listed(jaxmig.folios_on(state, 0))
+    numbers = (jnp.int32(n) for n in (size, 1, 0, LIMIT))
+    r = rules("6.3")
+    args = (state, heads, *numbers, word(r))
+    lowered = []
+    for brief in (False, True):
+        call = program.__wrapped__(r.defers, False, True).function
+        with xla.tricks(True, short=brief):
+            jitted = jax.jit(call, compiler_options=xla.quick_options())
+            lowered.append(jitted.lower(*args))
+    long, short = (sum(1 for _ in x.as_text().splitlines()) for x in lowered)
+    assert short < 0.75 * long
+    found = [x.compile()(*args) for x in lowered]
+    assert found[0][1].vmstat["pgmigrate_success"] == 2856
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_array_equal(a, b)
 

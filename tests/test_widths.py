@@ -341,7 +341,7 @@ in_two_forms = functools.cache(migrate.program.__wrapped__)
 @pytest.fixture
 def two_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pages are worked in the forms that windows of many have, few processes, too."""
-    monkeypatch.setattr(windows, "TWO_FORMS", 1)
+    monkeypatch.setattr(windows, "many", lambda lanes: True)
     monkeypatch.setattr(flush_requests, "FEW_MMS", 0)
     monkeypatch.setattr(migrate, "program", in_two_forms)
 

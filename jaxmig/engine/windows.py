@@ -10,7 +10,6 @@ Source: migrate_pages() in mm/migrate.c.
 """
 
 import dataclasses
-from typing import Final
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +27,10 @@ from jaxmig.linux.plan import conditions_of
 from jaxmig.linux.rules import Rules
 from jaxmig.state import conditions as cond, frame, lanes, xla
 from jaxmig.state.frame import FLAGS
-from jaxmig.state.lanes import CHUNK, Lanes, Mask
+from jaxmig.state.lanes import CHUNK, Lanes, Mask, many
 from jaxmig.state.machine import NOWHERE, Machine
 from jaxmig.state.window import Window, expanded, listed
 
-# Windows of so many lanes have two forms, of which each compiles for itself.
-TWO_FORMS: Final = CHUNK
 Index = Int32[Array, ""]
 Flag = Bool[Array, ""]
 
@@ -87,7 +84,7 @@ def migrate_lanes(
     # What is in a window must not depend on the device where frames that it frees may be
     # got by later ones: a wide window takes no more folios then.
     narrow = min(max(CHUNK, call.m.geometry.largest), width)
-    two_forms = width >= TWO_FORMS and call.m.geometry.orders != (0,)
+    two_forms = many(width) and call.m.geometry.orders != (0,)
     apart = ~_any_at_home(call, at) if two_forms or width > narrow else no
     most = jnp.where(apart, width, narrow) if width > narrow else width
     size = call.todo.size
@@ -267,7 +264,7 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
     before, m = carry.next, carry.call.m
     # Other devices move all pages of large folios by lanes, and what is in a window must
     # not depend on the device where frames are freed that later windows may get.
-    blocks = setup.apart if TWO_FORMS <= width <= CHUNK else None
+    blocks = setup.apart if many(width) and width <= CHUNK else None
     end = jnp.where(before < setup.huge, setup.huge, setup.size)
     if not isinstance(setup.most, int):
         end = jnp.minimum(end, before + setup.most)
@@ -283,7 +280,7 @@ def _next(setup: CallSetup, carry: Carry, width: int) -> Carry:
 
     if m.geometry.orders == (0,):
         carry = of_few_entries(carry)
-    elif width < TWO_FORMS or xla.asks_host():
+    elif not many(width) or xla.asks_host():
         carry = of_others(carry)
     else:
         # Windows in which a lane a folio is enough have a cheaper form: two loops of one

@@ -100,7 +100,7 @@ def _in_turn(
     # A first folio that is larger than the limit ends no batch before it.
     alone = (posted > 0) & (open_pages == 0) & (xla.row(pages, skipped) > most)
     start = (-alone.astype(jnp.int32), open_pages, most, posted)
-    (number, held, _, _), batch = lanes.in_turn(one, start, pages)
+    (number, held, _, _), batch = lanes.in_turn(one, start, pages, lanes.TOGETHER)
     return batch, number, held
 
 

@@ -44,6 +44,11 @@ class Known:
     chains: Chains
 
 
+def many(count: int) -> bool:
+    """Whether so many lanes are worth a second form, or a longer one, to be compiled."""
+    return count >= CHUNK and not xla.short()
+
+
 def chunk() -> int:
     """Base pages a window that suit this process's devices."""
     return CHUNK if jax.default_backend() == "cpu" else WIDE
@@ -152,6 +157,7 @@ def in_turn(
     step: Callable[[C, Index], tuple[C, Index]],
     start: C,
     values: Lanes,
+    together: int = 1,
 ) -> tuple[C, Lanes]:
     """One lane after the other, on a CPU, in one compiled function.
 
@@ -159,12 +165,12 @@ def in_turn(
       step: (carry, value of the lane) -> (carry, number of the lane), int32 all.
       start: a tuple of int32, the carry before the first lane.
       values: int32[lanes], not negative.
+      together: lanes of one iteration: only steps that compute much gain by it.
     Returns:
       The carry after the last lane; int32[lanes], their numbers.
     """
     count = values.shape[0]
-    # With few lanes a longer program takes more time to compile than it saves.
-    together = math.gcd(count, TOGETHER) if count >= CHUNK else 1
+    together = math.gcd(count, together) if many(count) else 1
 
     def turns(values: Lanes, *start: Index) -> tuple[Any, Lanes]:
         def some(i: Array, state: tuple[Any, Lanes]) -> tuple[Any, Lanes]:
@@ -199,8 +205,7 @@ def dealt(
       int32[lanes]; int32[groups], the numbers that would come next.
     """
     several = functools.partial(_dealt, group, first, step)
-    if first.shape[0] > 1 and group.shape[0] < CHUNK:
-        # The short way gains less on few lanes than it takes to compile.
+    if first.shape[0] > 1 and not many(group.shape[0]):
         return several()
     # Mostly there is one group, of all lanes or all but padding: `rank` has a short way
     # for these.
@@ -237,7 +242,7 @@ def _dealt_in_turn(
             after.append(mine + jnp.where(group == n, step, 0))
         return tuple(after), number
 
-    following, numbers = in_turn(deal, tuple(first), group)
+    following, numbers = in_turn(deal, tuple(first), group, TOGETHER)
     return numbers, jnp.stack(following)
 
 

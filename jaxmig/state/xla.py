@@ -81,6 +81,7 @@ _tricks: contextvars.ContextVar[bool] = contextvars.ContextVar("tricks", default
 _kernels: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "kernels", default=False
 )
+_short: contextvars.ContextVar[bool] = contextvars.ContextVar("short", default=False)
 
 
 def known() -> bool:
@@ -89,19 +90,30 @@ def known() -> bool:
 
 
 @contextlib.contextmanager
-def tricks(on: bool, gpu: bool = False) -> Iterator[None]:
-    """Trace with the tricks, if they are tested, or without; `gpu`: for a GPU."""
-    tokens = _tricks.set(on and known()), _kernels.set(on and gpu)
+def tricks(on: bool, gpu: bool = False, short: bool = False) -> Iterator[None]:
+    """Trace with the tricks, if they are tested, or without.
+
+    Args:
+      gpu: for a GPU.
+      short: for less work than the compilation is.
+    """
+    values = {_tricks: on and known(), _kernels: on and gpu, _short: short}
+    tokens = {variable: variable.set(value) for variable, value in values.items()}
     try:
         yield
     finally:
-        _tricks.reset(tokens[0])
-        _kernels.reset(tokens[1])
+        for variable, token in tokens.items():
+            variable.reset(token)
 
 
 def marks() -> bool:
     """Whether what is traced now may be marked."""
     return _tricks.get()
+
+
+def short() -> bool:
+    """Whether what is traced now runs for less time than its compilation takes."""
+    return _short.get()
 
 
 def kernels() -> bool:
@@ -210,7 +222,7 @@ class Program:
 
         # A new function each time: JAX would return its cached trace of the old one.
         def traced(*args: Any) -> Any:
-            with tricks(on, gpu):
+            with tricks(on, gpu, short):
                 return self.function(*args)
 
         options: dict[str, Any] = {}
